@@ -1,0 +1,134 @@
+"""What the three faces of a problem share: its spaces, its observations as arrays, and a batch of one-step episodes."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from gymnasium import spaces
+
+from slot_rl.problems import Observation, Problem, RowProblem, SlotProblem, check_choice, make_problem
+
+Arrays = dict[str, npt.NDArray[Any]]
+
+
+def as_problem(problem: Problem | str, options: Mapping[str, Any]) -> Problem:
+    """Returns a problem as it is, or builds it from its id.
+
+    Raises:
+        ValueError: If the id is unknown, or options come with a problem that is built already.
+        TypeError: If an option is unknown.
+    """
+    if isinstance(problem, str):
+        return make_problem(problem, **options)
+    if options:
+        raise ValueError(f"expected no options with a problem that is built already, got {', '.join(options)}")
+    return problem
+
+
+def observation_space(problem: Problem) -> spaces.Dict:
+    """Returns the space of a single observation: ``candidates``, ``mask`` and ``context`` as far as they vary."""
+    parts: dict[str, spaces.Space[Any]] = {}
+    if isinstance(problem, SlotProblem):
+        shape = (problem.items, problem.dim)
+        parts["candidates"] = spaces.Box(-np.inf, np.inf, shape, np.float32)
+        if problem.fewest_items < problem.items:
+            parts["mask"] = spaces.MultiBinary((problem.slots, problem.items))
+    elif isinstance(problem, RowProblem):
+        parts["context"] = spaces.MultiDiscrete(list(problem.context_sizes))
+    else:
+        raise TypeError(f"expected a SlotProblem or a RowProblem, got {type(problem).__name__}")
+    return spaces.Dict(parts)
+
+
+def action_space(problem: Problem) -> spaces.MultiDiscrete[np.signedinteger[Any]]:
+    """Returns the space of a single choice."""
+    return spaces.MultiDiscrete(list(problem.sizes))
+
+
+def to_arrays(observation: Observation) -> Arrays:
+    """Returns an observation's parts as arrays; they share memory with its tensors."""
+    arrays: Arrays = {name: part.numpy() for name, part in observation.tensors().items()}
+    if "mask" in arrays:
+        arrays["mask"] = arrays["mask"].view(np.int8)  # gymnasium's MultiBinary holds int8
+    return arrays
+
+
+def from_arrays(arrays: Mapping[str, npt.NDArray[Any]]) -> Observation:
+    """Returns the observation of a batch of arrays; the inverse of :func:`to_arrays`."""
+    candidates, mask, context = (arrays.get(name) for name in ("candidates", "mask", "context"))
+    return Observation(
+        None if candidates is None else torch.as_tensor(np.asarray(candidates, dtype=np.float32)),
+        None if mask is None else torch.as_tensor(np.asarray(mask) != 0),
+        None if context is None else torch.as_tensor(np.asarray(context, dtype=np.int64)),
+    )
+
+
+@dataclass
+class Episodes:
+    """A batch of one-step episodes: the requests that are open, and the generator that draws the next ones.
+
+    Attributes:
+        problem: The problem.
+        size: Episodes in the batch.
+        observation: The open requests; None before the first start.
+    """
+
+    problem: Problem
+    size: int
+    observation: Observation | None = None
+
+    def __post_init__(self) -> None:
+        """Refuses an empty batch."""
+        if self.size < 1:
+            raise ValueError(f"expected at least one environment, got {self.size}")
+        self._generator = torch.Generator()
+
+    def seed(self, random: np.random.Generator) -> None:
+        """Seeds all further draws from an environment's own generator."""
+        self._generator.manual_seed(int(random.integers(2**63)))
+
+    def start(self, options: Mapping[str, Any] | None = None) -> Arrays:
+        """Opens new requests, or the ones in ``options["observation"]``.
+
+        Raises:
+            ValueError: If an option is unknown, or the given observation does not fit the problem.
+        """
+        unknown = set(options or {}) - {"observation"}
+        if unknown:
+            raise ValueError(f"expected no reset option but 'observation', got {', '.join(sorted(unknown))}")
+        if options and options.get("observation") is not None:
+            self.observation = self._given(options["observation"])
+        else:
+            self.observation = self.problem.sample(self.size, self._generator)
+        return to_arrays(self.observation)
+
+    def finish(self, actions: npt.ArrayLike) -> npt.NDArray[np.float32]:
+        """Scores one choice per open request.
+
+        Args:
+            actions: Integers of shape ``(size, slots)``.
+
+        Returns:
+            Rewards of shape ``(size,)``.
+
+        Raises:
+            RuntimeError: If no request is open.
+            ValueError: If an action names no item, or a masked one.
+        """
+        if self.observation is None:
+            raise RuntimeError("expected reset() before step(), got a step with no open request")
+        choice = torch.as_tensor(np.asarray(actions, dtype=np.int64))
+        check_choice(self.problem, self.observation, choice)
+        rewards: npt.NDArray[np.float32] = self.problem.score(self.observation, choice).numpy()
+        return rewards
+
+    def _given(self, arrays: Mapping[str, npt.NDArray[Any]]) -> Observation:
+        for name, space in observation_space(self.problem).items():
+            expected = (self.size, *(space.shape or ()))
+            found = None if name not in arrays else np.shape(arrays[name])
+            if found != expected:
+                raise ValueError(f"expected {name!r} of shape {expected} in the given observation, got {found}")
+        return from_arrays(arrays)

@@ -1,0 +1,17 @@
+"""Registers the environments with Gymnasium; imports nothing heavy, since ``import slot_rl`` runs it."""
+
+from gymnasium.envs.registration import register, registry
+
+IDS = ("SlotRL/Slots-v0", "SlotRL/SlotsLarge-v0", "SlotRL/PickValue-v0", "SlotRL/Rows-v0")
+
+
+def register_envs() -> None:
+    """Registers every id once; a second call changes nothing."""
+    for env_id in IDS:
+        if env_id not in registry:
+            register(
+                id=env_id,
+                entry_point="slot_rl.envs.single:SlotsEnv",
+                vector_entry_point="slot_rl.envs.vector:SlotsVectorEnv",
+                kwargs={"problem": env_id},
+            )

@@ -1,0 +1,65 @@
+"""One request at a time: a Gymnasium environment whose reward is the estimator's score."""
+
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import numpy.typing as npt
+from gymnasium import spaces
+
+from slot_rl.envs.episodes import Arrays, Episodes, action_space, as_problem, observation_space
+from slot_rl.problems import Problem
+
+
+class SlotsEnv(gym.Env[Arrays, npt.NDArray[np.int64]]):
+    """One-step episodes: see a request, choose an item per slot, get the estimator's score.
+
+    The observation is a dict of ``candidates``, ``mask`` and ``context``, only those that vary between requests; the
+    action holds one item's index per slot. ``reset(options={"observation": ...})`` opens a given request.
+    """
+
+    metadata: dict[str, Any] = {"render_modes": []}
+
+    def __init__(self, problem: Problem | str, render_mode: None = None, **options: Any) -> None:
+        """Builds the environment.
+
+        Args:
+            problem: A problem, or a problem's id.
+            render_mode: None; there is nothing to render.
+            options: Options of ``slot_rl.problems.make_problem``, with an id only.
+
+        Raises:
+            ValueError: If the problem cannot be built from the arguments.
+        """
+        self.problem = as_problem(problem, options)
+        self.render_mode = render_mode
+        self.observation_space: spaces.Dict[Any] = observation_space(self.problem)
+        self.action_space = action_space(self.problem)
+        self._episodes = Episodes(self.problem, 1)
+        self._episodes.seed(self.np_random)
+        self._last: Arrays = {}
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Arrays, dict[str, Any]]:
+        """Opens a request; ``options["observation"]`` opens a given one."""
+        super().reset(seed=seed)
+        if seed is not None:
+            self._episodes.seed(self.np_random)
+        if options and options.get("observation") is not None:
+            given = {name: np.asarray(part)[None] for name, part in options["observation"].items()}
+            options = {**options, "observation": given}
+        self._last = self._episodes.start(options)
+        return _first(self._last), {}
+
+    def step(self, action: npt.NDArray[np.int64]) -> tuple[Arrays, float, bool, bool, dict[str, Any]]:
+        """Scores a choice and ends the episode.
+
+        Raises:
+            ValueError: If the action names no item, or a masked one.
+        """
+        reward = self._episodes.finish(np.asarray(action)[None])
+        return _first(self._last), float(reward[0]), True, False, {}
+
+
+def _first(arrays: Arrays) -> Arrays:
+    # Copies: an observation that shares memory with the next one would change under its holder.
+    return {name: part[0].copy() for name, part in arrays.items()}

@@ -1,0 +1,88 @@
+"""Many requests at a time for Stable-Baselines3, whose ``VecEnv`` is not gymnasium's ``VectorEnv``."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from stable_baselines3.common.vec_env import VecEnv
+from stable_baselines3.common.vec_env.base_vec_env import VecEnvStepReturn
+
+from slot_rl.envs.episodes import Arrays, Episodes, action_space, as_problem, observation_space
+from slot_rl.problems import Problem
+
+EPISODES_KEPT = 100
+"""Stable-Baselines3 averages the last 100 episodes, so more than 100 reports a step would be made for nothing."""
+
+
+class SlotVecEnv(VecEnv):
+    """``num_envs`` one-step episodes at once with one estimator call a step.
+
+    The last 100 infos carry the episode's statistics; the others are one shared empty dict.
+    """
+
+    def __init__(self, problem: Problem | str, num_envs: int = 1, seed: int | None = None, **options: Any) -> None:
+        """Builds the environment.
+
+        Args:
+            problem: A problem, or a problem's id.
+            num_envs: Requests per step.
+            seed: Seeds the requests; :meth:`seed` does so later.
+            options: Options of ``slot_rl.problems.make_problem``, with an id only.
+
+        Raises:
+            ValueError: If the problem cannot be built from the arguments.
+        """
+        self.problem = as_problem(problem, options)
+        self.render_mode = None  # VecEnv.__init__ asks for it
+        self._episodes = Episodes(self.problem, num_envs)
+        self._episodes.seed(np.random.default_rng(seed))
+        self._actions: npt.NDArray[Any] = np.zeros(0)
+        super().__init__(num_envs, observation_space(self.problem), action_space(self.problem))
+
+    def seed(self, seed: int | None = None) -> Sequence[int | None]:
+        """Seeds all further requests, from the next reset on."""
+        self._episodes.seed(np.random.default_rng(seed))
+        return [seed] * self.num_envs
+
+    def reset(self) -> Arrays:
+        """Opens requests; ``set_options({"observation": ...})`` beforehand opens given ones, stacked."""
+        options = self._options[0]
+        self.reset_infos = [{} for _ in range(self.num_envs)]
+        self._reset_options()
+        return self._episodes.start(options)
+
+    def step_async(self, actions: npt.NDArray[Any]) -> None:
+        """Keeps the actions for :meth:`step_wait`."""
+        self._actions = actions
+
+    def step_wait(self) -> VecEnvStepReturn:
+        """Scores the choices and opens the next requests."""
+        rewards = self._episodes.finish(self._actions)
+        shared: dict[str, Any] = {}
+        infos = [shared] * self.num_envs
+        for i in range(max(0, self.num_envs - EPISODES_KEPT), self.num_envs):
+            infos[i] = {"episode": {"r": float(rewards[i]), "l": 1}}
+        return self._episodes.start(), rewards, np.ones(self.num_envs, dtype=np.bool_), infos
+
+    def close(self) -> None:
+        """Does nothing; there is nothing to close."""
+
+    def get_attr(self, attr_name: str, indices: Any = None) -> list[Any]:
+        """Returns an attribute once per environment."""
+        return [getattr(self, attr_name)] * self._count(indices)
+
+    def set_attr(self, attr_name: str, value: Any, indices: Any = None) -> None:
+        """Refuses: the environments of a batch cannot differ."""
+        raise AttributeError(f"expected no attribute to be set on a batched environment, got {attr_name!r}")
+
+    def env_method(self, method_name: str, *args: Any, indices: Any = None, **kwargs: Any) -> list[Any]:
+        """Calls a method once and returns its result once per environment."""
+        return [getattr(self, method_name)(*args, **kwargs)] * self._count(indices)
+
+    def env_is_wrapped(self, wrapper_class: type[Any], indices: Any = None) -> list[bool]:
+        """Returns False for each: nothing is wrapped."""
+        return [False] * self._count(indices)
+
+    def _count(self, indices: Any) -> int:
+        return sum(1 for _ in self._get_indices(indices))

@@ -1,0 +1,18 @@
+"""Fits an estimator on a table or on a synthetic ground truth; see --help."""
+
+import sys
+
+import tyro
+
+from slot_rl.experiments.console import run
+from slot_rl.experiments.pretraining import PretrainConfig, pretrain
+
+
+def main() -> None:
+    """Parses the flags and pretrains."""
+    config = tyro.cli(tyro.conf.OmitArgPrefixes[PretrainConfig], prog="pretrain_estimator.py")
+    pretrain(config)
+
+
+if __name__ == "__main__":
+    sys.exit(run(main))

@@ -1,0 +1,140 @@
+"""A bundle is a folder with one safetensors file and one JSON document that names its size and SHA-256.
+
+Estimators and checkpoints are bundles. The weights' file name carries its hash and the document is replaced last,
+in one atomic rename, so whoever is killed at any moment leaves either the old bundle or the new one, whole.
+Nothing here can execute code: safetensors holds numbers, the document is JSON.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+
+FORMAT = "slot_rl bundle 1"
+_PREFIX = "weights-"
+
+
+class BundleError(ValueError):
+    """A bundle is missing, incomplete, altered, or of another kind than expected."""
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Writes ``data`` to ``path`` under a temporary name, syncs it and renames it.
+
+    Args:
+        path: The file; its folder must exist.
+        data: The whole content.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(temporary, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    _sync_folder(path.parent)
+
+
+def write_json(path: Path, document: Mapping[str, Any]) -> None:
+    """Writes a JSON document atomically, indented, keys in the given order, never NaN."""
+    write_atomically(path, (json.dumps(document, indent=2, allow_nan=False) + "\n").encode())
+
+
+def write_bundle(
+    folder: Path, kind: str, tensors: Mapping[str, torch.Tensor], document: Mapping[str, Any], name: str
+) -> None:
+    """Writes or replaces a bundle.
+
+    Args:
+        folder: The bundle's folder; made if it is missing.
+        kind: What the bundle is, for example ``"estimator"``; checked when it is read.
+        tensors: The weights by name; all must be finite.
+        document: Further JSON content; ``format``, ``kind`` and ``files`` are added.
+        name: File name of the document, for example ``"manifest.json"``.
+
+    Raises:
+        BundleError: If a tensor is not finite; then nothing is written.
+    """
+    broken = [key for key, value in tensors.items() if value.is_floating_point() and not value.isfinite().all()]
+    if broken:
+        raise BundleError(f"expected finite weights, got NaN or infinity in {', '.join(broken)}; nothing was written")
+    data = safetensors.torch.save({key: value.detach().contiguous() for key, value in tensors.items()})
+    digest = hashlib.sha256(data).hexdigest()
+    weights = f"{_PREFIX}{digest[:12]}.safetensors"
+    folder.mkdir(parents=True, exist_ok=True)
+    write_atomically(folder / weights, data)
+    header = {"format": FORMAT, "kind": kind, "files": {weights: {"bytes": len(data), "sha256": digest}}}
+    write_json(folder / name, {**header, **document})
+    for stale in folder.glob(f"{_PREFIX}*.safetensors"):
+        if stale.name != weights:
+            stale.unlink()
+
+
+def read_bundle(folder: Path, kind: str, name: str) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    """Reads a bundle and checks it against its own document.
+
+    Args:
+        folder: The bundle's folder.
+        kind: The expected kind.
+        name: File name of the document.
+
+    Returns:
+        The tensors by name, and the document.
+
+    Raises:
+        BundleError: If a file is missing, of another kind, or differs from its recorded size or hash.
+    """
+    document = read_document(folder, kind, name)
+    (weights, expected), *rest = document["files"].items()
+    path = folder / Path(weights).name
+    if rest or not path.is_file():
+        raise BundleError(f"expected the weights {weights} in {folder}, got no such file")
+    data = path.read_bytes()
+    actual = {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+    if actual != expected:
+        raise BundleError(f"expected {path} to have {_state(expected)}, got {_state(actual)}: the file was altered")
+    return safetensors.torch.load(data), document
+
+
+def read_document(folder: Path, kind: str, name: str) -> dict[str, Any]:
+    """Reads only a bundle's JSON document; raises :class:`BundleError` as :func:`read_bundle` does."""
+    path = folder / name
+    if not path.is_file():
+        raise BundleError(f"expected a folder with {kind} weights and {name}, got {folder} without {name}")
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise BundleError(f"expected JSON in {path}, got: {error}") from error
+    if not isinstance(document, dict) or document.get("format") != FORMAT or document.get("kind") != kind:
+        found = document.get("kind") if isinstance(document, dict) else type(document).__name__
+        raise BundleError(f"expected {path} to describe a {kind} in format {FORMAT!r}, got {found!r}")
+    files = document.get("files")
+    if not isinstance(files, dict) or len(files) != 1:
+        raise BundleError(f"expected {path} to name one weights file, got {files!r}")
+    return document
+
+
+def weights_hash(document: Mapping[str, Any]) -> str:
+    """Returns the SHA-256 of a bundle's weights, as its document states it."""
+    (entry,) = document["files"].values()
+    return str(entry["sha256"])
+
+
+def _state(entry: Mapping[str, Any]) -> str:
+    return f"{entry.get('bytes')} bytes and SHA-256 {str(entry.get('sha256'))[:12]}"
+
+
+def _sync_folder(folder: Path) -> None:
+    # A rename survives a power cut only once its folder is on disk too.
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

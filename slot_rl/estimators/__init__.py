@@ -1,0 +1,6 @@
+"""Floor 1: estimators, their fitting on tables and ground truths, and their files."""
+
+from slot_rl.estimators.net import EstimatorNet, EstimatorShape
+from slot_rl.estimators.store import load_estimator, load_shipped, save_estimator
+
+__all__ = ["EstimatorNet", "EstimatorShape", "load_estimator", "load_shipped", "save_estimator"]

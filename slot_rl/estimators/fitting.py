@@ -1,0 +1,190 @@
+"""Fitting an estimator on a ground truth that can be sampled without limit, and measuring how well it fits."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from slot_rl.estimators.net import EstimatorNet
+
+Batch = tuple[Tensor, Tensor]
+Report = Callable[[int, float], None]
+
+
+@dataclass(frozen=True)
+class TruthFit:
+    """How an estimator is fitted on fresh samples of a ground truth.
+
+    Attributes:
+        steps: Gradient steps.
+        batch_size: Fresh configurations per step.
+        learning_rate: Peak of the one-cycle schedule.
+    """
+
+    steps: int = 6000
+    batch_size: int = 1024
+    learning_rate: float = 3e-3
+
+
+def fit_on_truth(net: EstimatorNet, draw: Callable[[int], Batch], fit: TruthFit, report: Report) -> None:
+    """Fits a network by squared error on fresh samples, with Adam under a one-cycle schedule.
+
+    Args:
+        net: The network, changed in place.
+        draw: Draws that many vectors ``(batch, slots, dim)`` and their true scores ``(batch,)``.
+        fit: Steps, batch size and learning rate.
+        report: Called with the step and its loss after each step.
+    """
+    net.scale.fill_(draw(16_384)[1].std())
+    optimizer = torch.optim.Adam(net.parameters(), lr=fit.learning_rate)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=fit.learning_rate, total_steps=fit.steps)
+    for step in range(fit.steps):
+        vectors, target = draw(fit.batch_size)
+        loss = nn.functional.mse_loss(net(vectors) / net.scale, target / net.scale)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+        report(step + 1, loss.item())
+
+
+def r_squared(predicted: Tensor, target: Tensor) -> float:
+    """Returns the share of the target's variance that is explained; 1 is perfect, 0 is the mean."""
+    residual = (target - predicted).square().sum()
+    return float(1 - residual / (target - target.mean()).square().sum())
+
+
+@dataclass(frozen=True)
+class TableFit:
+    """How an estimator is fitted on a table.
+
+    Attributes:
+        train: Share of the rows to fit on.
+        validation: Share of the rows that decide when to stop; the rest is the test split.
+        epochs: Passes over the training rows at most.
+        patience: Passes without a better validation error before stopping.
+        batch_size: Rows per gradient step.
+        learning_rate: Adam's step size.
+        weight_decay: Decoupled weight decay.
+        dim: Length of a category's embedding.
+        hidden: Widths of the hidden layers.
+    """
+
+    train: float = 0.8
+    validation: float = 0.1
+    epochs: int = 400
+    patience: int = 40
+    batch_size: int = 256
+    learning_rate: float = 1e-3
+    weight_decay: float = 1e-2
+    dim: int = 16
+    hidden: tuple[int, ...] = (256, 256)
+
+    def __post_init__(self) -> None:
+        """Refuses splits that leave a part empty and sizes below 1."""
+        if not (0 < self.train < 1 and 0 < self.validation < 1 and self.train + self.validation < 1):
+            raise ValueError(
+                "expected train > 0, validation > 0 and train + validation < 1, "
+                f"got train {self.train} and validation {self.validation}"
+            )
+        if min(self.epochs, self.patience, self.batch_size, self.dim, *self.hidden) < 1:
+            raise ValueError(f"expected epochs, patience, batch_size, dim and hidden >= 1, got {self}")
+
+
+@dataclass(frozen=True)
+class TableRows:
+    """Encoded rows.
+
+    Attributes:
+        features: Long tensor of shape ``(rows, features)``.
+        contexts: Long tensor of shape ``(rows, columns)``, or None.
+        score: Float tensor of shape ``(rows,)``.
+    """
+
+    features: Tensor
+    contexts: Tensor | None
+    score: Tensor
+
+    def __len__(self) -> int:
+        """Returns the number of rows."""
+        return len(self.score)
+
+    def __getitem__(self, rows: Tensor) -> "TableRows":
+        """Returns some rows by index."""
+        contexts = None if self.contexts is None else self.contexts[rows]
+        return TableRows(self.features[rows], contexts, self.score[rows])
+
+
+def split_rows(rows: TableRows, fit: TableFit, generator: torch.Generator) -> tuple[TableRows, TableRows, TableRows]:
+    """Splits rows at random into training, validation and test rows.
+
+    Raises:
+        ValueError: If a part would hold fewer than two rows, of which no error could be measured.
+    """
+    order = torch.randperm(len(rows), generator=generator)
+    ends = round(fit.train * len(rows)), round((fit.train + fit.validation) * len(rows))
+    parts = order[: ends[0]], order[ends[0] : ends[1]], order[ends[1] :]
+    if min(map(len, parts)) < 2:
+        raise ValueError(
+            f"expected enough rows for two in each of training, validation and test, got {len(rows)} rows, "
+            f"split into {' + '.join(str(len(part)) for part in parts)}"
+        )
+    train, validation, test = (rows[part] for part in parts)
+    return train, validation, test
+
+
+def predict_rows(net: EstimatorNet, rows: TableRows) -> Tensor:
+    """Scores encoded rows, ``(rows,)``, without gradient."""
+    with torch.no_grad():
+        return torch.cat([_predict(net, rows[part]) for part in torch.arange(len(rows)).split(16_384)])
+
+
+def fit_on_table(
+    net: EstimatorNet,
+    train: TableRows,
+    validation: TableRows,
+    fit: TableFit,
+    generator: torch.Generator,
+    report: Report,
+) -> int:
+    """Fits a network by squared error with AdamW; stops early and keeps the weights of the best validation error.
+
+    Args:
+        net: A network with a vocabulary, changed in place.
+        train: Rows to fit on.
+        validation: Rows that decide when to stop.
+        fit: Epochs, patience and step sizes.
+        generator: Source of the rows' order.
+        report: Called with the epoch and its validation RMSE after each epoch.
+
+    Returns:
+        The epoch whose weights were kept.
+    """
+    net.offset.fill_(train.score.mean())
+    net.scale.fill_(train.score.std().clamp_min(1e-12))
+    optimizer = torch.optim.AdamW(net.parameters(), lr=fit.learning_rate, weight_decay=fit.weight_decay)
+    best, best_epoch, weights = float("inf"), 0, net.state_dict()
+    for epoch in range(1, fit.epochs + 1):
+        for part in torch.randperm(len(train), generator=generator).split(fit.batch_size):
+            batch = train[part]
+            loss = nn.functional.mse_loss(_predict(net, batch) / net.scale, batch.score / net.scale)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+        error = float((predict_rows(net, validation) - validation.score).square().mean().sqrt())
+        report(epoch, error)
+        if error < best:
+            best, best_epoch = error, epoch
+            weights = {name: value.clone() for name, value in net.state_dict().items()}
+        elif epoch - best_epoch >= fit.patience:
+            break
+    net.load_state_dict(weights)
+    return best_epoch
+
+
+def _predict(net: EstimatorNet, rows: TableRows) -> Tensor:
+    assert net.catalogue is not None
+    vectors = net.catalogue[torch.arange(net.shape.slots), rows.features]
+    scores: Tensor = net(vectors, rows.contexts)
+    return scores

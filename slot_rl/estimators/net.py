@@ -1,0 +1,106 @@
+"""The estimator network: one vector per slot, concatenated with context embeddings, through an MLP to a score.
+
+The vectors are either given with each observation (a slot problem) or are rows of the network's own embedding tables
+(a table of categorical features); :attr:`EstimatorNet.catalogue` is the latter, padded to one rectangle. Since a
+one-hot row times the catalogue *is* the embedding look-up, the same network accepts indices and probability rows.
+"""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+EMBEDDING_SCALE = 0.5
+
+
+@dataclass(frozen=True)
+class EstimatorShape:
+    """Sizes that rebuild an :class:`EstimatorNet`.
+
+    Attributes:
+        slots: Slots of a configuration, S.
+        dim: Length D of a slot's vector.
+        hidden: Widths of the MLP's hidden layers.
+        vocabulary: Categories of each slot where the network embeds them itself; empty where vectors are given.
+        contexts: Categories of each context column.
+        context_dim: Length of a context column's embedding.
+    """
+
+    slots: int
+    dim: int
+    hidden: tuple[int, ...] = (256, 256)
+    vocabulary: tuple[int, ...] = ()
+    contexts: tuple[int, ...] = ()
+    context_dim: int = 16
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns the shape as JSON-ready values."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> "EstimatorShape":
+        """Rebuilds a shape written by :meth:`to_json`."""
+        fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+        return cls(**fields)
+
+
+class EstimatorNet(nn.Module):
+    """Scores configurations given as vectors of shape ``(..., batch, slots, dim)``."""
+
+    offset: Tensor
+    scale: Tensor
+
+    def __init__(self, shape: EstimatorShape) -> None:
+        """Builds the network from its shape; weights come from the global generator (see ``slot_rl.seeding``)."""
+        super().__init__()
+        self.shape = shape
+        self.catalogue = _embedding_table(shape.vocabulary, shape.dim) if shape.vocabulary else None
+        self.context_tables = nn.ModuleList(nn.Embedding(size, shape.context_dim) for size in shape.contexts)
+        width = shape.slots * shape.dim + len(shape.contexts) * shape.context_dim
+        self.body = nn.Sequential(*_layers(width, shape.hidden))
+        self.head = nn.Linear(shape.hidden[-1], 1)
+        # The MLP predicts standardised scores; these two put them back into the score's own units.
+        self.register_buffer("offset", torch.zeros(()))
+        self.register_buffer("scale", torch.ones(()))
+
+    def to_latent(self, vectors: Tensor, context: Tensor | None = None) -> Tensor:
+        """Returns the last hidden layer.
+
+        Args:
+            vectors: Tensor of shape ``(..., batch, slots, dim)``.
+            context: Long tensor of shape ``(batch, contexts)``; None where the network has no context.
+
+        Returns:
+            Tensor of shape ``(..., batch, hidden[-1])``.
+        """
+        inputs = vectors.flatten(-2)
+        if len(self.context_tables):
+            if context is None:
+                raise ValueError(f"expected a context of {len(self.context_tables)} columns, got None")
+            embedded = torch.cat([table(context[..., i]) for i, table in enumerate(self.context_tables)], dim=-1)
+            inputs = torch.cat([inputs, embedded.expand(*inputs.shape[:-1], -1)], dim=-1)
+        latent: Tensor = self.body(inputs)
+        return latent
+
+    def forward(self, vectors: Tensor, context: Tensor | None = None) -> Tensor:
+        """Returns scores of shape ``(..., batch)``; arguments as for :meth:`to_latent`."""
+        standardised: Tensor = self.head(self.to_latent(vectors, context)).squeeze(-1)
+        return standardised * self.scale + self.offset
+
+
+def _layers(width: int, hidden: Sequence[int]) -> list[nn.Module]:
+    layers: list[nn.Module] = []
+    for size in hidden:
+        layers += [nn.Linear(width, size), nn.SiLU()]
+        width = size
+    return layers
+
+
+def _embedding_table(vocabulary: Sequence[int], dim: int) -> nn.Parameter:
+    # Padded to (slots, largest vocabulary, dim), so that selecting is one batched product for all features.
+    table = torch.randn(len(vocabulary), max(vocabulary), dim) * EMBEDDING_SCALE
+    for slot, size in enumerate(vocabulary):
+        table[slot, size:] = 0.0
+    return nn.Parameter(table)

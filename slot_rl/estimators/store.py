@@ -1,0 +1,90 @@
+"""Estimators on disk: a bundle whose card says what the weights are, how well they fit, and how to make them again."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from slot_rl.bundles import BundleError, read_bundle, weights_hash, write_bundle
+from slot_rl.estimators.encoding import TableEncoding
+from slot_rl.estimators.net import EstimatorNet, EstimatorShape
+
+CARD = "card.json"
+SHIPPED = Path(__file__).parent / "shipped"
+
+
+@dataclass(frozen=True)
+class StoredEstimator:
+    """An estimator as it lies on disk.
+
+    Attributes:
+        net: The network, in eval mode.
+        sha256: Hash of the weights.
+        card: How it was made and how well it fits.
+        encoding: Names and categories of features and contexts; None for an estimator of given vectors.
+        contexts: Long tensor ``(contexts, columns)`` of the contexts in the table; None where there are none.
+    """
+
+    net: EstimatorNet
+    sha256: str
+    card: Mapping[str, Any]
+    encoding: TableEncoding | None = None
+    contexts: Tensor | None = None
+
+
+def save_estimator(
+    folder: Path,
+    net: EstimatorNet,
+    card: Mapping[str, Any],
+    encoding: TableEncoding | None = None,
+    contexts: Tensor | None = None,
+) -> None:
+    """Writes an estimator's weights and card.
+
+    Args:
+        folder: Where to; made if missing.
+        net: The network.
+        card: JSON-ready values that say how it was made and how well it fits.
+        encoding: The table's names and categories, for an estimator of a table.
+        contexts: Long tensor ``(contexts, columns)`` of the contexts in the table.
+    """
+    document = {
+        "card": dict(card),
+        "shape": net.shape.to_json(),
+        "encoding": None if encoding is None else encoding.to_json(),
+    }
+    tensors = dict(net.state_dict())
+    if contexts is not None:
+        tensors["contexts"] = contexts
+    write_bundle(folder, "estimator", tensors, document, CARD)
+
+
+def load_estimator(folder: Path) -> StoredEstimator:
+    """Reads an estimator that :func:`save_estimator` wrote.
+
+    Raises:
+        BundleError: If the folder is no estimator, or a file was altered, or weights and card do not fit.
+    """
+    tensors, document = read_bundle(folder, "estimator", CARD)
+    contexts = tensors.pop("contexts", None)
+    try:
+        net = EstimatorNet(EstimatorShape.from_json(document["shape"]))
+        net.load_state_dict(tensors)
+        encoding = None if document["encoding"] is None else TableEncoding.from_json(document["encoding"])
+    except (KeyError, TypeError, RuntimeError) as error:
+        raise BundleError(f"expected weights that fit the card in {folder}, got: {error}") from error
+    return StoredEstimator(net.eval(), weights_hash(document), document["card"], encoding, contexts)
+
+
+def load_shipped(name: str) -> StoredEstimator:
+    """Reads an estimator that comes with the package, for example ``"slots-v0"``."""
+    return load_estimator(SHIPPED / name)
+
+
+def context_tensor(rows: Tensor) -> Tensor:
+    """Returns the distinct rows of a long tensor ``(rows, columns)``, sorted."""
+    distinct: Tensor = torch.unique(rows, dim=0)
+    return distinct

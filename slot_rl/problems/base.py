@@ -1,0 +1,259 @@
+"""What a problem is: observations to answer, configurations to score, and a count of everything that was scored.
+
+A problem gives each slot's candidates as vectors, turns a choice (indices) or a selection (one-hot or relaxed rows)
+into one vector per slot, and asks the frozen estimator. Both ways meet in the same estimator call, so the reward of a
+choice is the same number for an agent that learns through the estimator and for one that only sees rewards.
+"""
+
+import copy
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass, fields, replace
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+Score = Callable[..., Tensor]
+Frozen = TypeVar("Frozen", bound=Score)
+
+
+class NonFiniteScore(ArithmeticError):
+    """The estimator answered NaN or infinity, as a score or as a gradient.
+
+    Attributes:
+        observation: The observations that were scored.
+        rows: The choice ``(..., batch, slots)`` or selection ``(..., batch, slots, items)`` that was scored.
+        score: The estimator's answer, of shape ``(..., batch)``.
+    """
+
+    def __init__(self, what: str, bad: int, observation: "Observation", rows: Tensor, score: Tensor) -> None:
+        """Keeps the batch, so that whoever catches this can save it for a look.
+
+        Args:
+            what: What is not finite, ``"scores"`` or ``"gradients"``.
+            bad: How many rows are not finite.
+            observation: The observations that were scored.
+            rows: What was scored.
+            score: The estimator's answer.
+        """
+        super().__init__(f"expected finite {what} from the estimator, got {bad} of {score.numel()} NaN or infinite")
+        self.observation, self.rows, self.score = observation, rows.detach(), score.detach()
+
+
+@dataclass(frozen=True)
+class Observation:
+    """A batch of requests; what does not vary between requests is None.
+
+    Attributes:
+        candidates: Float tensor of shape ``(batch, items, dim)``, or None where the candidates are fixed.
+        mask: Boolean tensor of shape ``(batch, slots, items)``, true where an item may be chosen, or None.
+        context: Long tensor of shape ``(batch, columns)``, or None.
+    """
+
+    candidates: Tensor | None = None
+    mask: Tensor | None = None
+    context: Tensor | None = None
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Returns the parts that vary, by name."""
+        parts = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {name: part for name, part in parts.items() if part is not None}
+
+    def __len__(self) -> int:
+        """Returns the batch size."""
+        return len(next(iter(self.tensors().values())))
+
+    def __getitem__(self, rows: Any) -> "Observation":
+        """Returns the observations of some rows: a slice, a boolean mask or an index tensor."""
+        return replace(self, **{name: part[rows] for name, part in self.tensors().items()})
+
+
+@dataclass
+class Budget:
+    """What has been asked of the estimator.
+
+    Attributes:
+        forwards: Configurations scored.
+        backwards: Configurations differentiated.
+    """
+
+    forwards: int = 0
+    backwards: int = 0
+
+
+class Problem(ABC):
+    """A frozen estimator and the requests that it is asked about.
+
+    Attributes:
+        name: The problem's id, for reports.
+        slots: Slots of a configuration, S.
+        sizes: Items that each slot can hold at most, per slot.
+        budget: What has been scored and differentiated through this object.
+    """
+
+    name: str
+    slots: int
+    sizes: tuple[int, ...]
+    budget: Budget
+
+    def __init__(self, name: str, sizes: tuple[int, ...], estimator: Score, truth: Score | None) -> None:
+        """Takes frozen copies of the estimator and the ground truth; the caller's modules stay as they are."""
+        if not sizes or min(sizes) < 1:
+            raise ValueError(f"expected at least one slot with at least one item each, got sizes {sizes}")
+        self.name, self.sizes, self.slots = name, sizes, len(sizes)
+        self._estimator = frozen(estimator)
+        self._truth = None if truth is None else frozen(truth)
+        self.budget = Budget()
+
+    @property
+    def items(self) -> int:
+        """The widest slot's number of items, N; narrower slots are padded and masked."""
+        return max(self.sizes)
+
+    @abstractmethod
+    def sample(self, batch: int, generator: torch.Generator) -> Observation:
+        """Draws ``batch`` requests."""
+
+    @abstractmethod
+    def candidates(self, observation: Observation) -> Tensor:
+        """Returns the vectors that slots choose from: ``(batch, items, dim)``, or ``(slots, items, dim)`` if fixed."""
+
+    @abstractmethod
+    def mask(self, observation: Observation) -> Tensor | None:
+        """Returns what may be chosen, broadcastable to ``(batch, slots, items)``; None if everything may."""
+
+    @abstractmethod
+    def gather(self, observation: Observation, choice: Tensor) -> Tensor:
+        """Returns the chosen vectors ``(..., batch, slots, dim)`` of a choice ``(..., batch, slots)``."""
+
+    @abstractmethod
+    def mix(self, observation: Observation, selection: Tensor) -> Tensor:
+        """Returns selection-weighted vectors ``(..., batch, slots, dim)`` of rows ``(..., batch, slots, items)``."""
+
+    def evaluation_observations(self, most: int, generator: torch.Generator) -> Observation:
+        """Returns the requests that agents are compared on: ``most`` draws, or fewer where there are not as many."""
+        return self.sample(most, generator)
+
+    @torch.no_grad()
+    def score(self, observation: Observation, choice: Tensor) -> Tensor:
+        """Scores choices, without gradient.
+
+        Args:
+            observation: The requests.
+            choice: Long tensor of shape ``(..., batch, slots)``.
+
+        Returns:
+            Tensor of shape ``(..., batch)``.
+
+        Raises:
+            NonFiniteScore: If the estimator answers NaN or infinity.
+        """
+        score = self._ask(observation, self.gather(observation, choice))
+        self.budget.forwards += score.numel()
+        return _checked(observation, choice, score)
+
+    def score_selection(self, observation: Observation, selection: Tensor) -> Tensor:
+        """Scores one-hot or relaxed rows, differentiably.
+
+        Args:
+            observation: The requests.
+            selection: Float tensor of shape ``(..., batch, slots, items)``.
+
+        Returns:
+            Tensor of shape ``(..., batch)``.
+
+        Raises:
+            NonFiniteScore: If the estimator answers NaN or infinity.
+            TypeError: If a gradient is wanted and the estimator gives none.
+        """
+        vectors = self.mix(observation, selection)
+        score = self._ask(observation, vectors)
+        self.budget.forwards += score.numel()
+        if selection.requires_grad and torch.is_grad_enabled():
+            if not score.requires_grad:
+                raise TypeError(f"expected a differentiable estimator for {self.name}, got one that gives no gradient")
+            score.register_hook(self._count_backward)
+            vectors.register_hook(lambda gradient: _check_gradient(gradient, observation, selection, score))
+        return _checked(observation, selection, score)
+
+    @property
+    def has_truth(self) -> bool:
+        """Whether the ground truth is known."""
+        return self._truth is not None
+
+    @torch.no_grad()
+    def true_score(self, observation: Observation, choice: Tensor) -> Tensor:
+        """Scores choices ``(..., batch, slots)`` by the ground truth, uncounted: no agent can learn from it.
+
+        Raises:
+            ValueError: If no ground truth is known.
+        """
+        if self._truth is None:
+            raise ValueError(f"expected a problem with a ground truth, got {self.name} without one")
+        return self._ask_truth(self._truth, observation, choice)
+
+    def with_fresh_budget(self) -> "Problem":
+        """Returns the same problem with a budget of its own, so that evaluating does not spend the training's."""
+        twin = copy.copy(self)
+        twin.budget = Budget()
+        return twin
+
+    @abstractmethod
+    def _ask(self, observation: Observation, vectors: Tensor) -> Tensor:
+        """Calls the estimator on vectors of shape ``(..., batch, slots, dim)``."""
+
+    @abstractmethod
+    def _ask_truth(self, truth: Score, observation: Observation, choice: Tensor) -> Tensor:
+        """Calls the ground truth on a choice of shape ``(..., batch, slots)``."""
+
+    def _count_backward(self, gradient: Tensor) -> None:
+        self.budget.backwards += gradient.numel()
+
+
+def check_choice(problem: Problem, observation: Observation, choice: Tensor) -> None:
+    """Refuses choices that name no item, or one that is masked.
+
+    Args:
+        problem: The problem.
+        observation: The requests.
+        choice: Long tensor of shape ``(batch, slots)``.
+
+    Raises:
+        ValueError: If the shape is wrong, an index is out of range, or a masked item is chosen.
+    """
+    expected = (len(observation), problem.slots)
+    if tuple(choice.shape) != expected:
+        raise ValueError(f"expected a choice of shape {expected}, got {tuple(choice.shape)}")
+    limit = torch.tensor(problem.sizes)
+    outside = (choice < 0) | (choice >= limit)
+    if outside.any():
+        row, slot = outside.nonzero()[0].tolist()
+        raise ValueError(
+            f"expected an item from 0 to {problem.sizes[slot] - 1} in slot {slot}, got {int(choice[row, slot])}"
+        )
+    if observation.mask is not None:
+        masked = ~observation.mask.gather(-1, choice.unsqueeze(-1)).squeeze(-1)
+        if masked.any():
+            row, slot = masked.nonzero()[0].tolist()
+            raise ValueError(f"expected an allowed item in slot {slot}, got masked item {int(choice[row, slot])}")
+
+
+def frozen(score: Frozen) -> Frozen:
+    """Returns a copy in eval mode without trainable parameters; anything but a module is returned as it is."""
+    if not isinstance(score, nn.Module):
+        return score
+    return copy.deepcopy(score).eval().requires_grad_(False)
+
+
+def _checked(observation: Observation, rows: Tensor, score: Tensor) -> Tensor:
+    finite = score.isfinite()
+    if not bool(finite.all()):
+        raise NonFiniteScore("scores", int((~finite).sum()), observation, rows, score)
+    return score
+
+
+def _check_gradient(gradient: Tensor, observation: Observation, selection: Tensor, score: Tensor) -> None:
+    finite = gradient.isfinite().flatten(-2).all(dim=-1)
+    if not bool(finite.all()):
+        raise NonFiniteScore("gradients", int((~finite).sum()), observation, selection, score)

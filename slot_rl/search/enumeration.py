@@ -1,0 +1,93 @@
+"""Enumeration: the exact best of every request, the exact mean, and the best constant, where N^S is small enough."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from math import prod
+
+import torch
+from torch import Tensor
+
+from slot_rl.problems.base import Observation, Problem
+
+ScoreChoice = Callable[[Observation, Tensor], Tensor]
+MOST_CONFIGURATIONS = 200_000
+_CHUNK = 65_536
+
+
+@dataclass(frozen=True)
+class Landscape:
+    """What enumerating every configuration of every request shows.
+
+    Attributes:
+        best: Highest score of each request, ``(batch,)``.
+        choice: The configuration that has it, ``(batch, slots)``.
+        mean: Mean score of each request's allowed configurations, ``(batch,)``: the expectation of a random choice.
+        constant: The one configuration with the highest mean over the requests, ``(slots,)``.
+        constant_scores: Its score in each request, ``(batch,)``.
+    """
+
+    best: Tensor
+    choice: Tensor
+    mean: Tensor
+    constant: Tensor
+    constant_scores: Tensor
+
+
+def configurations(problem: Problem) -> int:
+    """Returns how many configurations a request has, masks not counted."""
+    return prod(problem.sizes)
+
+
+def enumerate_landscape(problem: Problem, observation: Observation, score: ScoreChoice) -> Landscape:
+    """Scores every configuration of every request.
+
+    Args:
+        problem: Gives sizes and masks.
+        observation: The requests.
+        score: Scores choices ``(..., batch, slots)``; ``problem.score`` or ``problem.true_score``.
+
+    Returns:
+        The landscape. A constant must be allowed in every request to count as one.
+
+    Raises:
+        ValueError: If a request has more than :data:`MOST_CONFIGURATIONS` configurations.
+    """
+    if configurations(problem) > MOST_CONFIGURATIONS:
+        raise ValueError(
+            f"expected at most {MOST_CONFIGURATIONS:,} configurations to enumerate, got {configurations(problem):,}"
+        )
+    batch = len(observation)
+    best, choice = torch.full((batch,), -torch.inf), torch.zeros(batch, problem.slots, dtype=torch.long)
+    total, count = torch.zeros(batch, dtype=torch.float64), torch.zeros(batch, dtype=torch.float64)
+    top_constant, constant = -torch.inf, choice[0]
+    for block in _blocks(problem, batch):
+        rows = block.unsqueeze(1).expand(-1, batch, -1)
+        scores = score(observation, rows)
+        allowed = _allowed(problem, observation, rows)
+        total += torch.where(allowed, scores, 0.0).double().sum(dim=0)
+        count += allowed.sum(dim=0)
+        scores = torch.where(allowed, scores, -torch.inf)
+        block_best, where = scores.max(dim=0)
+        better = block_best > best
+        choice = torch.where(better.unsqueeze(1), block[where], choice)
+        best = torch.where(better, block_best, best)
+        means = scores.double().mean(dim=1)
+        if float(means.max()) > top_constant:
+            top_constant, constant = float(means.max()), block[means.argmax()]
+    constant_scores = score(observation, constant.expand(batch, -1))
+    return Landscape(best, choice, (total / count).float(), constant, constant_scores)
+
+
+def _blocks(problem: Problem, batch: int) -> Iterator[Tensor]:
+    sizes = torch.tensor(problem.sizes)
+    strides = torch.tensor([prod(problem.sizes[i + 1 :]) for i in range(problem.slots)])
+    per_block = max(1, _CHUNK // batch)
+    for numbers in torch.arange(configurations(problem)).split(per_block):
+        yield numbers.unsqueeze(1) // strides % sizes
+
+
+def _allowed(problem: Problem, observation: Observation, rows: Tensor) -> Tensor:
+    if observation.mask is None:
+        return torch.ones(rows.shape[:-1], dtype=torch.bool)
+    mask = observation.mask.expand(len(rows), -1, -1, -1)
+    return mask.gather(-1, rows.unsqueeze(-1)).squeeze(-1).all(dim=-1)
