@@ -1,1 +1,29 @@
-"""Floor 3."""
+"""Floor 3: agents, Stable-Baselines3 algorithms that share one policy and one checkpoint format."""
+
+from pathlib import Path
+from typing import Any
+
+from stable_baselines3.common.type_aliases import GymEnv
+
+from slot_rl.agents.checkpoint import MANIFEST, CheckpointedAgent, read_agent
+from slot_rl.agents.policy import SlotPolicy
+from slot_rl.agents.ppo import PPOAgent
+from slot_rl.agents.reinforce import ReinforceAgent
+from slot_rl.agents.through_estimator import GumbelAgent
+
+AGENTS: dict[str, type[CheckpointedAgent]] = {agent.name: agent for agent in (GumbelAgent, ReinforceAgent, PPOAgent)}
+
+__all__ = ["AGENTS", "GumbelAgent", "PPOAgent", "ReinforceAgent", "SlotPolicy", "load_agent"]
+
+
+def load_agent(folder: Path | str, env: GymEnv, **kwargs: Any) -> CheckpointedAgent:
+    """Reads a checkpoint of whichever agent wrote it.
+
+    Raises:
+        ValueError: If the folder is no checkpoint, or not one for this environment.
+    """
+    _, document = read_agent(Path(folder))
+    name = document.get("agent")
+    if name not in AGENTS:
+        raise ValueError(f"expected a checkpoint of one of {', '.join(AGENTS)} in {folder}/{MANIFEST}, got {name!r}")
+    return AGENTS[name].load(folder, env, **kwargs)

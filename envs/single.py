@@ -5,7 +5,6 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import numpy.typing as npt
-from gymnasium import spaces
 
 from slot_rl.envs.episodes import Arrays, Episodes, action_space, as_problem, observation_space
 from slot_rl.problems import Problem
@@ -33,7 +32,7 @@ class SlotsEnv(gym.Env[Arrays, npt.NDArray[np.int64]]):
         """
         self.problem = as_problem(problem, options)
         self.render_mode = render_mode
-        self.observation_space: spaces.Dict[Any] = observation_space(self.problem)
+        self.observation_space = observation_space(self.problem)  # type: ignore[assignment]
         self.action_space = action_space(self.problem)
         self._episodes = Episodes(self.problem, 1)
         self._episodes.seed(self.np_random)

@@ -20,10 +20,11 @@ from slot_rl.estimators.fitting import (
     split_rows,
 )
 from slot_rl.estimators.net import EstimatorNet, EstimatorShape
-from slot_rl.estimators.store import context_tensor, load_estimator, load_shipped, save_estimator
+from slot_rl.estimators.store import CARD, context_tensor, load_estimator, load_shipped, save_estimator
 from slot_rl.estimators.table import read_table
 from slot_rl.experiments.console import command_line, console, print_figures, progress_bar
 from slot_rl.experiments.plots import plot_fit
+from slot_rl.experiments.run_folder import check_free
 from slot_rl.experiments.versions import versions
 from slot_rl.problems.named import SYNTHETIC, Synthetic
 from slot_rl.seeding import generator_from, seeded_initialisation
@@ -96,18 +97,18 @@ def pretrain(config: PretrainConfig) -> None:
         **fit.details,
         "versions": versions(),
     }
+    shipped = None if config.problem is None else _shipped_hash(config.problem)
     save_estimator(out, fit.net, card, fit.encoding, fit.contexts)
-    source = config.problem or str(config.table)
+    source = config.problem or str(fit.details["table"])
     plot_fit(out / "fit.png", fit.predicted.numpy(), fit.true.numpy(), f"{source}, test R² = {figures['r2']:.3f}")
-    _report(config, out, figures, len(fit.true))
+    _report(out, figures, len(fit.true), shipped)
 
 
 def _free_folder(config: PretrainConfig) -> Path:
     if config.out is None and config.problem is None:
         raise ValueError("expected --out FOLDER for the estimator, got none")
     out = config.out or Path("runs", "estimators", str(config.problem))
-    if out.exists() and not config.force:
-        raise ValueError(f"expected a new folder for --out, got {out}, which exists (--force replaces it)")
+    check_free(out, config.force, CARD)
     return out
 
 
@@ -183,12 +184,12 @@ def _reporting(total: int, figure: str) -> Iterator[Callable[[int, float], None]
         yield report
 
 
-def _report(config: PretrainConfig, out: Path, figures: dict[str, float], rows: int) -> None:
+def _report(out: Path, figures: dict[str, float], rows: int, shipped: str | None) -> None:
     sha256 = load_estimator(out).sha256
     shown = {name: f"{figures[key]:.4f}" for name, key in [("R2", "r2"), ("RMSE", "rmse"), ("Spearman", "spearman")]}
     shown |= {"test rows": f"{rows:,}", "SHA-256 of the weights": sha256[:12]}
-    if config.problem is not None and config.seed == 0:
-        shown["equal to the shipped ones"] = "yes" if _shipped_hash(config.problem) == sha256 else "no"
+    if shipped is not None:
+        shown["equal to the shipped ones"] = "yes" if shipped == sha256 else "no"
     print_figures("estimator on its test split", shown)
     console.print(f"written: {out}", soft_wrap=True)
 

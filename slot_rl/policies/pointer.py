@@ -26,7 +26,7 @@ class PointerSize:
 
     width: int = 64
     hidden: int = 256
-    rounds: int = 3
+    rounds: int = 1
 
     def __post_init__(self) -> None:
         """Refuses sizes below 1."""

@@ -1,0 +1,136 @@
+"""The policy that all agents share: a thin Stable-Baselines3 ``ActorCriticPolicy`` around the pointer network.
+
+It is built from the spaces alone, so Stable-Baselines3's own algorithms take it as they are:
+``PPO(SlotPolicy, SlotVecEnv("SlotRL/Slots-v0", 256))``.
+"""
+
+from typing import Any
+
+import torch
+from gymnasium import spaces
+from stable_baselines3.common.policies import ActorCriticPolicy
+from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
+from torch import Tensor, nn
+
+from slot_rl.agents.distribution import SlotDistribution
+from slot_rl.policies import PointerNetwork, PointerSize
+from slot_rl.problems import Observation, Problem, RowProblem
+from slot_rl.selectors import masked_logits
+
+VALUE_HIDDEN = 64
+
+
+class SlotPolicy(ActorCriticPolicy):
+    """Logits from the pointer network, a value from its latent, and slots drawn independently.
+
+    Attributes:
+        network: The pointer network.
+        generator: Source of sampled choices; seeded from the global generator as the weights are.
+    """
+
+    def __init__(
+        self,
+        observation_space: spaces.Space[Any],
+        action_space: spaces.Space[Any],
+        lr_schedule: Schedule,
+        size: PointerSize | None = None,
+        catalogue: Tensor | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Builds the policy.
+
+        Args:
+            observation_space: Dict of ``candidates``, ``mask`` and ``context``, as far as they vary.
+            action_space: MultiDiscrete with one entry per slot.
+            lr_schedule: Step size by remaining progress.
+            size: Sizes of the pointer network; the default sizes if None.
+            catalogue: Fixed candidates ``(slots, items, dim)`` where observations bring none; one-hot rows if None.
+            kwargs: Further arguments of ``ActorCriticPolicy``.
+
+        Raises:
+            TypeError: If the spaces are not those of a slots environment.
+        """
+        if not isinstance(observation_space, spaces.Dict) or not isinstance(action_space, spaces.MultiDiscrete):
+            raise TypeError(
+                "expected a Dict observation and a MultiDiscrete action of a slots environment, "
+                f"got {observation_space} and {action_space}"
+            )
+        self._size = size or PointerSize()
+        self._catalogue = catalogue
+        super().__init__(observation_space, action_space, lr_schedule, **kwargs)
+
+    def _build(self, lr_schedule: Schedule) -> None:
+        assert isinstance(self.action_space, spaces.MultiDiscrete)
+        assert isinstance(self.observation_space, spaces.Dict)
+        sizes = torch.as_tensor(self.action_space.nvec)
+        items = int(sizes.max())
+        padding = torch.arange(items) < sizes.unsqueeze(-1)
+        self.padding: Tensor | None
+        self.register_buffer("padding", None if bool(padding.all()) else padding, persistent=False)
+        parts = self.observation_space.spaces
+        catalogue = self._catalogue
+        if "candidates" in parts:
+            dim = parts["candidates"].shape[-1]  # type: ignore[index]
+        else:
+            catalogue = torch.eye(items).expand(len(sizes), -1, -1) if catalogue is None else catalogue
+            dim = catalogue.shape[-1]
+        contexts = tuple(int(n) for n in parts["context"].nvec) if "context" in parts else ()  # type: ignore[attr-defined]
+        self.network = PointerNetwork(len(sizes), dim, contexts, self._size, catalogue)
+        self.value_head = nn.Sequential(
+            nn.Linear(self.network.latent_dim, VALUE_HIDDEN), nn.SiLU(), nn.Linear(VALUE_HIDDEN, 1)
+        )
+        self.generator = torch.Generator().manual_seed(int(torch.randint(2**62, ())))
+        self.optimizer = self.optimizer_class(self.parameters(), lr=lr_schedule(1), **self.optimizer_kwargs)  # type: ignore[call-arg]
+
+    def point(self, observation: Observation) -> tuple[Tensor, Tensor]:
+        """Returns masked logits ``(batch, slots, items)`` and the latent ``(batch, latent_dim)``."""
+        mask = self.padding if observation.mask is None else observation.mask
+        logits, latent = self.network(observation.candidates, mask, observation.context)
+        return masked_logits(logits, mask), latent
+
+    def forward(self, obs: PyTorchObs, deterministic: bool = False) -> tuple[Tensor, Tensor, Tensor]:
+        """Returns choices ``(batch, slots)``, values ``(batch, 1)`` and the choices' log-probabilities ``(batch,)``."""
+        distribution, values = self.act_and_value(obs)
+        actions = distribution.get_actions(deterministic)
+        return actions, values, distribution.log_prob(actions)
+
+    def act_and_value(self, obs: PyTorchObs) -> tuple[SlotDistribution, Tensor]:
+        """Returns the distribution over choices and the values ``(batch, 1)`` from one pass of the network."""
+        logits, latent = self.point(as_observation(obs))
+        return SlotDistribution(self.generator).proba_distribution(logits), self.value_head(latent)
+
+    def evaluate_actions(self, obs: PyTorchObs, actions: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Returns values ``(batch, 1)``, log-probabilities ``(batch,)`` and entropy ``(batch,)``."""
+        distribution, values = self.act_and_value(obs)
+        return values, distribution.log_prob(actions), distribution.entropy()
+
+    def get_distribution(self, obs: PyTorchObs) -> SlotDistribution:
+        """Returns the distribution over choices."""
+        return self.act_and_value(obs)[0]
+
+    def predict_values(self, obs: PyTorchObs) -> Tensor:
+        """Returns the values, ``(batch, 1)``."""
+        return self.act_and_value(obs)[1]
+
+
+def as_observation(obs: PyTorchObs) -> Observation:
+    """Returns Stable-Baselines3's dict of tensors as an observation; its buffers hold everything as float32."""
+    if not isinstance(obs, dict):
+        raise TypeError(f"expected a dict observation, got {type(obs).__name__}")
+    candidates, mask, context = obs.get("candidates"), obs.get("mask"), obs.get("context")
+    return Observation(
+        None if candidates is None else candidates.float(),
+        None if mask is None else mask != 0,
+        None if context is None else context.long(),
+    )
+
+
+def policy_kwargs(problem: Problem | None, size: PointerSize) -> dict[str, Any]:
+    """Returns the arguments that fit :class:`SlotPolicy` to a problem.
+
+    A row problem's candidates are the estimator's embedding rows, which observations do not carry.
+    """
+    if not isinstance(problem, RowProblem):
+        return {"size": size}
+    anything = problem.evaluation_observations(1, torch.Generator())
+    return {"size": size, "catalogue": problem.candidates(anything)}

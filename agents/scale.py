@@ -1,0 +1,41 @@
+"""Running standardisation of scores, so that one coefficient suits estimators of any scale."""
+
+from dataclasses import dataclass
+from math import exp
+
+from torch import Tensor
+
+HORIZON = 25_600
+"""Scores over which the running statistics forget: the policy improves, and so must what it is compared with."""
+
+
+@dataclass
+class RunningScale:
+    """Exponentially forgetting mean and standard deviation.
+
+    Attributes:
+        mean: Running mean of the scores.
+        std: Running standard deviation of the scores within a batch.
+        seen: Scores seen.
+    """
+
+    mean: float = 0.0
+    std: float = 1.0
+    seen: int = 0
+
+    def update(self, score: Tensor) -> None:
+        """Takes in a batch of scores ``(batch,)``."""
+        mean, std = float(score.mean()), float(score.std(unbiased=False))
+        new = 1.0 if self.seen == 0 else 1 - exp(-score.numel() / HORIZON)
+        self.mean += new * (mean - self.mean)
+        self.std += new * (std - self.std)
+        self.seen += score.numel()
+
+    def standardise(self, score: Tensor) -> Tensor:
+        """Returns scores with the running mean taken off, in running standard deviations."""
+        return (score - self.mean) / self.unit
+
+    @property
+    def unit(self) -> float:
+        """The standard deviation to divide by; never so small that rounding errors would count as differences."""
+        return max(self.std, 1e-6 * (1 + abs(self.mean)))

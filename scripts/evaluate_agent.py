@@ -1,0 +1,17 @@
+"""Loads a trained agent from its run folder and prints how good it is; see --help."""
+
+import sys
+
+import tyro
+
+from slot_rl.experiments.console import run
+from slot_rl.experiments.reevaluation import ReevaluationConfig, reevaluate
+
+
+def main() -> None:
+    """Parses the flags and evaluates."""
+    reevaluate(tyro.cli(tyro.conf.configure(tyro.conf.PositionalRequiredArgs)(ReevaluationConfig)))
+
+
+if __name__ == "__main__":
+    sys.exit(run(main))

@@ -1,0 +1,173 @@
+"""How good a policy is: judged on fixed requests, beside everything that it has to beat.
+
+The requests are drawn once per (problem, evaluation seed) and are the same for every agent. Beside the policy stand
+random choices, the best constant (what a policy that ignores its request can reach), search guided by the estimator's
+gradient at equal calls, the same search started from the policy's answer, and the best configuration. Every row also
+shows its true score where a ground truth is known: a strong agent finds where the estimator is wrong.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from slot_rl.problems import Observation, Problem, SlotProblem
+from slot_rl.search import (
+    configurations,
+    enumerate_landscape,
+    guided_search,
+    random_choice,
+    restarted_search,
+    search_constant,
+)
+from slot_rl.seeding import generator_from
+
+Choose = Callable[[Observation], Tensor]
+HIT_TOLERANCE = 1e-6
+MOST_EVALUATIONS = 20_000_000
+GUIDED_CALLS = 31
+STRONG_RESTARTS, STRONG_ROUNDS = 10, 80
+RANDOM_DRAWS = 64
+
+
+@dataclass(frozen=True)
+class EvaluationConfig:
+    """Which requests agents are judged on.
+
+    Attributes:
+        eval_seed: Seeds the requests and every reference's random starts.
+        eval_size: Requests; fewer where the problem has fewer contexts.
+    """
+
+    eval_seed: int = 0
+    eval_size: int = 512
+
+    def __post_init__(self) -> None:
+        """Refuses an empty evaluation."""
+        if self.eval_size < 1:
+            raise ValueError(f"expected eval_size >= 1, got {self.eval_size}")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One competitor's figures, means over the requests.
+
+    Attributes:
+        name: The competitor.
+        calls: The estimator's calls per request when it answers; None where that is beside the point.
+        score: Estimated score.
+        optimality: ``(score - random) / (best - random)``.
+        hit_rate: Share of requests answered with the best score.
+        true_score: True score; None without a ground truth.
+    """
+
+    name: str
+    calls: int | None
+    score: float
+    optimality: float
+    hit_rate: float | None
+    true_score: float | None
+
+
+class Evaluation:
+    """Fixed requests with their references.
+
+    Attributes:
+        observation: The requests.
+        random_score: Mean score of random choices.
+        best: Best score of each request, ``(requests,)``.
+        best_is_exact: Whether the best comes from enumeration.
+        true_random: Mean true score of random choices; None without a ground truth.
+        true_best: Mean of the requests' best true scores; None without a ground truth.
+        references: The competitors' rows.
+    """
+
+    def __init__(self, problem: Problem, config: EvaluationConfig) -> None:
+        """Draws the requests and measures the references; spends none of the problem's budget."""
+        self.problem = problem.with_fresh_budget()
+        self._generator = generator_from(config.eval_seed)
+        self.observation = problem.evaluation_observations(config.eval_size, self._generator)
+        cost = configurations(problem) * len(self.observation)
+        self.best_is_exact = configurations(problem) <= 200_000 and cost <= MOST_EVALUATIONS
+        self.true_random: float | None = None
+        self.true_best: float | None = None
+        self._true_constant: Tensor | None = None
+        best_choice, constant = self._enumerate() if self.best_is_exact else self._search()
+        rounds = GUIDED_CALLS - 1
+        guided = guided_search(self.problem, self.observation, self._random(), rounds).choice
+        self.references = [
+            Row("random", 0, self.random_score, 0.0, None, self.true_random),
+            self._row("best constant", 0, constant.expand(len(self.observation), -1)),
+            self._row(f"guided search, {GUIDED_CALLS} calls", GUIDED_CALLS, guided),
+            self._row("best" if self.best_is_exact else "best known", None, best_choice),
+        ]
+        if self._true_constant is not None:
+            true_constant = self._true_constant.expand(len(self.observation), -1)
+            self.references.insert(2, self._row("best constant by true score", 0, true_constant))
+
+    def judge(self, choose: Choose) -> Row:
+        """Judges a policy's answers, each from one pass and no call of the estimator."""
+        return self._row("policy, one pass", 0, choose(self.observation))
+
+    def judge_with_search(self, choose: Choose) -> Row:
+        """Judges guided search from the policy's answers, at as many calls as guided search from random starts."""
+        start = choose(self.observation)
+        found = guided_search(self.problem, self.observation, start, GUIDED_CALLS - 1)
+        return self._row(f"policy + guided search, {GUIDED_CALLS} calls", GUIDED_CALLS, found.choice)
+
+    def optimality(self, score: float) -> float:
+        """Places a mean score between random (0) and best (1)."""
+        return _share(score, self.random_score, float(self.best.double().mean()))
+
+    def true_optimality(self, true_score: float | None) -> float | None:
+        """Places a mean true score between random (0) and the truth's own best (1); None without a ground truth."""
+        if true_score is None or self.true_random is None or self.true_best is None:
+            return None
+        return _share(true_score, self.true_random, self.true_best)
+
+    def measured_share(self, choose: Choose) -> float | None:
+        """Returns the share of answers that the ground truth has measured; None where every one is known."""
+        measured = getattr(self.problem, "measured", None)
+        found = None if measured is None else measured(self.observation, choose(self.observation))
+        return None if found is None else float(found.double().mean())
+
+    def _row(self, name: str, calls: int | None, choice: Tensor) -> Row:
+        scores = self.problem.score(self.observation, choice)
+        score = float(scores.double().mean())
+        hits = scores >= self.best - HIT_TOLERANCE * self.best.abs()
+        true = None
+        if self.problem.has_truth:
+            true = float(self.problem.true_score(self.observation, choice).double().mean())
+        return Row(name, calls, score, self.optimality(score), float(hits.double().mean()), true)
+
+    def _enumerate(self) -> tuple[Tensor, Tensor]:
+        landscape = enumerate_landscape(self.problem, self.observation, self.problem.score)
+        self.best, self.random_score = landscape.best, float(landscape.mean.double().mean())
+        if self.problem.has_truth:
+            true = enumerate_landscape(self.problem, self.observation, self.problem.true_score)
+            self.true_best, self.true_random = float(true.best.double().mean()), float(true.mean.double().mean())
+            self._true_constant = true.constant
+        return landscape.choice, landscape.constant
+
+    def _search(self) -> tuple[Tensor, Tensor]:
+        draws = torch.stack([self._random() for _ in range(RANDOM_DRAWS)])
+        self.random_score = float(self.problem.score(self.observation, draws).double().mean())
+        found = self._strongest(self.problem)
+        self.best = found[1]
+        if isinstance(self.problem, SlotProblem) and self.problem.has_truth:
+            self.true_random = float(self.problem.true_score(self.observation, draws).double().mean())
+            self.true_best = float(self._strongest(self.problem.with_truth_as_estimator())[1].double().mean())
+        return found[0], search_constant(self.problem, self.observation)
+
+    def _strongest(self, problem: Problem) -> tuple[Tensor, Tensor]:
+        found = restarted_search(problem, self.observation, STRONG_RESTARTS, STRONG_ROUNDS, self._generator)
+        return found.choice, found.score
+
+    def _random(self) -> Tensor:
+        return random_choice(self.problem, self.observation, self._generator)
+
+
+def _share(value: float, zero: float, one: float) -> float:
+    # Where every configuration scores the same, each is the best.
+    return 1.0 if one == zero else (value - zero) / (one - zero)

@@ -1,0 +1,78 @@
+"""Evaluating a run again, from its folder alone."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from slot_rl.agents import load_agent
+from slot_rl.bundles import read_document, weights_hash
+from slot_rl.envs import SlotVecEnv
+from slot_rl.estimators.store import CARD
+from slot_rl.experiments.console import console
+from slot_rl.experiments.evaluation import Evaluation, EvaluationConfig
+from slot_rl.experiments.judgement import judge, print_judgement
+from slot_rl.experiments.run_folder import CHECKPOINT, SUMMARY, read_config
+from slot_rl.problems import Budget, Problem, make_problem
+from slot_rl.problems.named import estimator_folder
+
+
+@dataclass(frozen=True)
+class ReevaluationConfig:
+    """Loads a run's checkpoint and judges it on its evaluation requests.
+
+    Attributes:
+        run: The run's folder.
+        estimator: Folder of the estimator, if it has moved since the training; its weights must be the same.
+        truth: Table with the true scores, if it has moved or the training had none.
+    """
+
+    run: Path
+    estimator: Path | None = None
+    truth: Path | None = None
+
+
+def reevaluate(config: ReevaluationConfig) -> dict[str, Any]:
+    """Judges a run's checkpoint and prints the tables that its training printed.
+
+    Returns:
+        The summary.
+
+    Raises:
+        ValueError: If the folder is no run, its files were altered, or the estimator is another one.
+    """
+    document = read_config(config.run)
+    try:
+        problem = _problem(config, document)
+        requests = EvaluationConfig(**document["evaluation"])
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"expected the config of a run in {config.run}, got one that lacks or adds {error}") from error
+    agent = load_agent(config.run / CHECKPOINT, SlotVecEnv(problem, 2))
+    with console.status("measuring the competitors"):
+        evaluation = Evaluation(problem, requests)
+    training = _summary(config.run)
+    budget = Budget(training["estimator_forwards"], training["estimator_backwards"])
+    summary, rows = judge(agent, evaluation, budget, training["status"], training["wall_seconds"])
+    print_judgement(summary, rows)
+    return summary
+
+
+def _problem(config: ReevaluationConfig, document: dict[str, Any]) -> Problem:
+    env_id, estimator = document["env"], config.estimator or document["estimator"]
+    folder = estimator_folder(env_id, estimator)
+    if folder is not None:
+        found = weights_hash(read_document(folder, "estimator", CARD))
+        if found != document["estimator_sha256"]:
+            raise ValueError(
+                f"expected the estimator {document['estimator_sha256'][:12]} that the run was trained with, "
+                f"got {found[:12]} in {folder}"
+            )
+    return make_problem(env_id, estimator=estimator, truth=config.truth or document["truth"])
+
+
+def _summary(run: Path) -> dict[str, Any]:
+    path = run / SUMMARY
+    if not path.is_file():
+        raise ValueError(f"expected a run that ended, with {SUMMARY}, got {run} without one")
+    summary: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return summary

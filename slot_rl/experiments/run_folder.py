@@ -1,0 +1,66 @@
+"""A run on disk: config, metrics, summary, checkpoint, learning curve and the offline W&B run, in one folder."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+
+from slot_rl.bundles import write_atomically
+from slot_rl.problems import NonFiniteScore
+
+CONFIG, SUMMARY, CHECKPOINT, CURVE = "config.json", "summary.json", "checkpoint", "learning_curve.png"
+BAD_BATCH = "bad_batch.safetensors"
+
+
+def check_free(folder: Path, force: bool, mark: str) -> None:
+    """Refuses a folder that holds something, unless it is of the expected kind and ``force`` is given.
+
+    Args:
+        folder: The folder to write to.
+        force: Whether an earlier one may be replaced.
+        mark: A file that every folder of this kind has; anything else is never deleted.
+
+    Raises:
+        ValueError: If the folder is taken.
+    """
+    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
+        return
+    if not force:
+        raise ValueError(f"expected a new folder for --out, got {folder}, which exists (--force replaces it)")
+    if not (folder / mark).is_file():
+        raise ValueError(f"expected --force to replace a folder with {mark}, got {folder} without one; nothing deleted")
+
+
+def make_folder(folder: Path) -> None:
+    """Makes an empty folder, replacing one that :func:`check_free` let pass."""
+    if folder.exists():
+        shutil.rmtree(folder)
+    folder.mkdir(parents=True)
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """Reads a run's config.
+
+    Raises:
+        ValueError: If the folder is no run.
+    """
+    path = folder / CONFIG
+    if not path.is_file():
+        raise ValueError(f"expected a run folder with {CONFIG}, got {folder} without one")
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"expected JSON in {path}, got: {error}") from error
+    if not isinstance(config, dict):
+        raise ValueError(f"expected a JSON object in {path}, got {type(config).__name__}")
+    return config
+
+
+def save_bad_batch(folder: Path, failure: NonFiniteScore) -> Path:
+    """Writes the batch on which the estimator failed, as safetensors, and returns its path."""
+    path = folder / BAD_BATCH
+    tensors = {**failure.observation.tensors(), "rows": failure.rows, "score": failure.score}
+    write_atomically(path, safetensors.torch.save({name: part.contiguous() for name, part in tensors.items()}))
+    return path

@@ -1,0 +1,169 @@
+"""Training one agent, as one command: what is built, in which order, and what is left on disk."""
+
+import time
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from stable_baselines3.common.logger import Logger
+
+from slot_rl import __version__
+from slot_rl.agents import AGENTS
+from slot_rl.agents.checkpoint import CheckpointedAgent
+from slot_rl.agents.options import AgentOptions
+from slot_rl.bundles import read_document, weights_hash, write_json
+from slot_rl.envs import SlotVecEnv
+from slot_rl.estimators.store import CARD
+from slot_rl.experiments.console import INTERRUPTED, command_line, console, progress_bar
+from slot_rl.experiments.evaluation import Evaluation, EvaluationConfig, Row
+from slot_rl.experiments.judgement import judge, metrics_of, print_judgement
+from slot_rl.experiments.plots import plot_learning_curve
+from slot_rl.experiments.run_folder import (
+    CHECKPOINT,
+    CONFIG,
+    CURVE,
+    SUMMARY,
+    check_free,
+    make_folder,
+    save_bad_batch,
+)
+from slot_rl.experiments.tracking import RunIdentity, Tracker, TrackerWriter, WandbMode, wandb_mode
+from slot_rl.experiments.versions import versions
+from slot_rl.experiments.watch import Curve, Watch, budget_metrics, stopping
+from slot_rl.problems import NonFiniteScore, Problem, make_problem
+from slot_rl.problems.named import estimator_folder
+
+LOG_POINTS = 100
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """Where, how long, and where to.
+
+    Attributes:
+        env: The environment's id.
+        estimator: Folder of a pretrained estimator; needed by SlotRL/Rows-v0.
+        truth: Table with the true scores, for SlotRL/Rows-v0.
+        timesteps: Configurations that the estimator scores in training.
+        seed: Seeds weights, requests and draws.
+        out: The run's folder; runs/<env>__<agent>__s<seed>__<time> if left out.
+        force: Replace the run that is already in --out.
+        wandb: Weights & Biases mode; WANDB_MODE if left out, offline without it.
+        evaluation: The requests to judge on.
+    """
+
+    env: str = "SlotRL/Slots-v0"
+    estimator: Path | None = None
+    truth: Path | None = None
+    timesteps: int = 500_000
+    seed: int = 0
+    out: Path | None = None
+    force: bool = False
+    wandb: WandbMode | None = None
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+
+    def __post_init__(self) -> None:
+        """Refuses an empty training and a seed that no generator takes."""
+        if self.timesteps < 1 or not 0 <= self.seed < 2**32:
+            raise ValueError(f"expected timesteps >= 1 and 0 <= seed < 2**32, got {self.timesteps} and {self.seed}")
+
+    def problem(self) -> Problem:
+        """Builds the problem."""
+        return make_problem(self.env, estimator=self.estimator, truth=self.truth)
+
+
+def train(agent_name: str, run: RunConfig, options: AgentOptions) -> int:
+    """Trains an agent and leaves a run folder.
+
+    Args:
+        agent_name: A name in ``slot_rl.agents.AGENTS``.
+        run: Where, how long, and where to.
+        options: The agent's own options.
+
+    Returns:
+        The exit code: 0, or 130 after Ctrl-C.
+
+    Raises:
+        ValueError: If the input is bad; then nothing was written. Also if the estimator answers NaN or infinity; then
+            the batch lies in the run folder.
+    """
+    mode = wandb_mode(run.wandb)
+    stamp = time.strftime("%Y%m%d-%H%M%S")
+    identity = RunIdentity(run.env, agent_name, run.seed, run.timesteps, stamp, __version__)
+    folder = run.out or Path("runs", identity.name)
+    check_free(folder, run.force, CONFIG)
+    problem = run.problem()
+    with console.status("measuring the competitors"):
+        evaluation = Evaluation(problem, run.evaluation)
+    env = SlotVecEnv(problem, options.batch_size, seed=run.seed)
+    agent = AGENTS[agent_name](env, options, seed=run.seed)  # type: ignore[arg-type, call-arg]
+    make_folder(folder)
+    config = _config_document(agent_name, run, options)
+    write_json(folder / CONFIG, config)
+    with Tracker(folder, identity, config, mode) as tracker:
+        start = time.perf_counter()
+        curve, status = _learn(agent, problem, run, evaluation, tracker, folder)
+        seconds = time.perf_counter() - start
+        agent.save(folder / CHECKPOINT)
+        summary, rows = judge(agent, evaluation, problem.budget, status, seconds)
+        tracker.log(agent.num_timesteps, metrics_of(evaluation, rows[0]) | budget_metrics(problem))
+        _plot(folder, identity, curve, agent.num_timesteps, evaluation, rows)
+        tracker.finish(summary)
+    write_json(folder / SUMMARY, summary)
+    print_judgement(summary, rows)
+    console.print(f"run: {folder}", soft_wrap=True)
+    return 0 if status == "finished" else INTERRUPTED
+
+
+def _learn(
+    agent: CheckpointedAgent,
+    problem: Problem,
+    run: RunConfig,
+    evaluation: Evaluation,
+    tracker: Tracker,
+    folder: Path,
+) -> tuple[Curve, str]:
+    agent.set_logger(Logger(folder=None, output_formats=[TrackerWriter(tracker)]))
+    assert agent.env is not None
+    updates = run.timesteps / agent.env.num_envs
+    with progress_bar() as progress:
+        task = progress.add_task(f"training {agent.name}", total=run.timesteps, note="")
+        watch = Watch(evaluation, problem, run.timesteps, progress, task)
+        try:
+            with stopping(watch):
+                agent.learn(run.timesteps, callback=watch, log_interval=max(1, round(updates / LOG_POINTS)))
+        except NonFiniteScore as failure:
+            path = save_bad_batch(folder, failure)
+            raise ValueError(f"{failure}; the batch is in {path}, no weights were written") from failure
+    return watch.curve, "interrupted" if watch.stopped else "finished"
+
+
+def _config_document(agent_name: str, run: RunConfig, options: AgentOptions) -> dict[str, Any]:
+    folder = estimator_folder(run.env, run.estimator)
+    return {
+        "command": command_line(),
+        "agent": agent_name,
+        "env": run.env,
+        "budget": run.timesteps,
+        "seed": run.seed,
+        "estimator": None if run.estimator is None else str(run.estimator.resolve()),
+        "estimator_sha256": None if folder is None else weights_hash(read_document(folder, "estimator", CARD)),
+        "truth": None if run.truth is None else str(run.truth.resolve()),
+        "evaluation": asdict(run.evaluation),
+        "options": asdict(options),
+        "versions": versions(),
+    }
+
+
+def _plot(
+    folder: Path, identity: RunIdentity, curve: Curve, timesteps: int, evaluation: Evaluation, rows: list[Row]
+) -> None:
+    budget, optimality = [*curve.budget, float(timesteps)], [*curve.optimality, rows[0].optimality]
+    curves: dict[str, list[float]] = {f"{identity.agent}, estimated": optimality}
+    true = [*curve.true_optimality, evaluation.true_optimality(rows[0].true_score)]
+    known = [value for value in true if value is not None]
+    if len(known) == len(true):
+        curves[f"{identity.agent}, true"] = known
+    levels = {row.name: row.optimality for row in rows[1:]}
+    title = f"{identity.agent} on {identity.env}, seed {identity.seed}"
+    plot_learning_curve(folder / CURVE, budget, curves, levels, title)
