@@ -21,7 +21,7 @@ class AgentOptions:
 
     learning_rate: float = 1e-3
     batch_size: int = 256
-    entropy: float = 0.02
+    entropy: float = 0.3
     entropy_end: float = 0.0
     max_grad_norm: float = 1.0
     policy: PointerSize = field(default_factory=PointerSize)
@@ -46,10 +46,12 @@ class GumbelOptions(AgentOptions):
     """Hard Gumbel draws, gradient through the estimator.
 
     Attributes:
+        learning_rate: Adam's step size at the start; it anneals linearly to zero.
         tau: Temperature of the backward softmax.
     """
 
-    tau: float = 1.0
+    learning_rate: float = 3e-3
+    tau: float = 0.5
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from slot_rl.experiments.reevaluation import ReevaluationConfig, reevaluate
 
 def main() -> None:
     """Parses the flags and evaluates."""
-    reevaluate(tyro.cli(tyro.conf.configure(tyro.conf.PositionalRequiredArgs)(ReevaluationConfig)))
+    reevaluate(tyro.cli(ReevaluationConfig, config=(tyro.conf.PositionalRequiredArgs,)))
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from slot_rl.experiments.pretraining import PretrainConfig, pretrain
 
 def main() -> None:
     """Parses the flags and pretrains."""
-    config = tyro.cli(tyro.conf.OmitArgPrefixes[PretrainConfig], prog="pretrain_estimator.py")
+    config = tyro.cli(PretrainConfig, config=(tyro.conf.OmitArgPrefixes,))
     pretrain(config)
 
 

@@ -18,22 +18,20 @@ def main() -> int:
     chooser.add_argument("--agent", choices=sorted(AGENTS), default="gumbel")
     chosen, rest = chooser.parse_known_args()
     flags = tyro.cli(
-        tyro.conf.OmitArgPrefixes[_flags_of(chosen.agent)],
+        _flags_of(chosen.agent),
         args=rest,
         prog=f"train_agent.py --agent {chosen.agent}",
         description=f"Trains an agent; --agent is one of {', '.join(sorted(AGENTS))}.",
+        config=(tyro.conf.OmitArgPrefixes,),
     )
-    return train(chosen.agent, flags.run, flags.options)
+    return train(chosen.agent, flags.run, flags.agent)
 
 
 def _flags_of(agent: str) -> Any:
     """Returns a dataclass of the run's flags and the agent's own."""
     options = AGENTS[agent].options_type
-    fields = [
-        ("run", RunConfig, field(default_factory=RunConfig)),
-        ("options", options, field(default_factory=options)),
-    ]
-    return make_dataclass("Flags", fields, frozen=True)
+    run_field = ("run", RunConfig, field(default_factory=RunConfig))
+    return make_dataclass("Flags", [run_field, ("agent", options, field(default_factory=options))], frozen=True)
 
 
 if __name__ == "__main__":

@@ -35,7 +35,7 @@ def print_table(title: str, columns: list[str], rows: list[list[str]]) -> None:
     """Prints a table; the first column is text, the others are figures."""
     table = Table(title=title, title_justify="left")
     for i, column in enumerate(columns):
-        table.add_column(column, justify="left" if i == 0 else "right")
+        table.add_column(column, justify="left" if i == 0 else "right", no_wrap=True)
     for row in rows:
         table.add_row(*row)
     console.print(table)

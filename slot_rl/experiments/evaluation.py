@@ -99,12 +99,12 @@ class Evaluation:
         self.references = [
             Row("random", 0, self.random_score, 0.0, None, self.true_random),
             self._row("best constant", 0, constant.expand(len(self.observation), -1)),
-            self._row(f"guided search, {GUIDED_CALLS} calls", GUIDED_CALLS, guided),
+            self._row("guided search", GUIDED_CALLS, guided),
             self._row("best" if self.best_is_exact else "best known", None, best_choice),
         ]
         if self._true_constant is not None:
             true_constant = self._true_constant.expand(len(self.observation), -1)
-            self.references.insert(2, self._row("best constant by true score", 0, true_constant))
+            self.references.insert(2, self._row("constant, best true", 0, true_constant))
 
     def judge(self, choose: Choose) -> Row:
         """Judges a policy's answers, each from one pass and no call of the estimator."""
@@ -114,7 +114,7 @@ class Evaluation:
         """Judges guided search from the policy's answers, at as many calls as guided search from random starts."""
         start = choose(self.observation)
         found = guided_search(self.problem, self.observation, start, GUIDED_CALLS - 1)
-        return self._row(f"policy + guided search, {GUIDED_CALLS} calls", GUIDED_CALLS, found.choice)
+        return self._row("policy + guided search", GUIDED_CALLS, found.choice)
 
     def optimality(self, score: float) -> float:
         """Places a mean score between random (0) and best (1)."""

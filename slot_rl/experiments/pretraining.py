@@ -147,7 +147,7 @@ def _fit_table(config: PretrainConfig, path: Path) -> Fit:
     table = read_table(path, config.score, config.context, config.features)
     encoding = TableEncoding.of(table, config.score, config.context)
     contexts = encoding.encode_contexts(table) if config.context else None
-    rows = TableRows(encoding.encode_features(table), contexts, torch.as_tensor(table.score, dtype=torch.float32))
+    rows = TableRows(encoding.encode_features(table), contexts, torch.tensor(table.score, dtype=torch.float32))
     generator = generator_from(config.seed)
     train, validation, test = split_rows(rows, config.fit, generator)
     shape = EstimatorShape(

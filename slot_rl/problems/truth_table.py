@@ -55,7 +55,7 @@ class TruthTable:
         if table.score is None:
             raise TableError(f"expected a score column in {path}, got none")
         sizes = [len(found) for found in (*encoding.contexts.values(), *encoding.features.values())]
-        score = torch.from_numpy(table.score)
+        score = torch.tensor(table.score)
         return cls(encoding.encode_features(table), encoding.encode_contexts(table), score, sizes)
 
     def __call__(self, choice: Tensor, context: Tensor | None) -> Tensor:

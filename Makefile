@@ -1,0 +1,34 @@
+# Needs Python 3.10 or newer and make; everything else is installed into .venv once.
+PYTHON ?= python3
+AGENT ?= gumbel
+ARGS ?=
+BIN := .venv/bin
+PIP := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
+
+.PHONY: train test test-all
+
+train: .venv/installed
+	$(BIN)/python scripts/train_agent.py --agent $(AGENT) $(ARGS)
+
+test: .venv/installed-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/pytest --numprocesses 2 -m "not slow" $(ARGS)
+
+test-all: .venv/installed-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/pytest --numprocesses 2 $(ARGS)
+
+# Without build isolation, so that the build's own setuptools is pinned as well.
+.venv/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(PIP) setuptools
+	$(PIP) --no-build-isolation --editable .
+	touch $@
+
+.venv/installed-dev: .venv/installed
+	$(PIP) --no-build-isolation --editable ".[dev]"
+	touch $@
