@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 
 from slot_rl.policies import PointerSize
+from slot_rl.selectors import Gumbel
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,11 @@ class GumbelOptions(AgentOptions):
     learning_rate: float = 3e-3
     tau: float = 0.5
 
+    def __post_init__(self) -> None:
+        """Refuses values that no training could use."""
+        super().__post_init__()
+        Gumbel(self.tau)
+
 
 @dataclass(frozen=True)
 class ReinforceOptions(AgentOptions):
@@ -63,6 +69,11 @@ class ReinforceOptions(AgentOptions):
     """
 
     value_coefficient: float = 0.5
+
+    def __post_init__(self) -> None:
+        """Refuses values that no training could use."""
+        super().__post_init__()
+        _refuse_negative(self.value_coefficient)
 
 
 @dataclass(frozen=True)
@@ -87,8 +98,14 @@ class PPOOptions(AgentOptions):
     def __post_init__(self) -> None:
         """Refuses values that no training could use."""
         super().__post_init__()
+        _refuse_negative(self.value_coefficient)
         if not 2 <= self.minibatch_size <= self.batch_size or self.epochs < 1 or not self.clip_range > 0:
             raise ValueError(
                 "expected minibatch_size from 2 to batch_size, epochs >= 1 and clip_range > 0, "
                 f"got {self.minibatch_size}, {self.epochs} and {self.clip_range}"
             )
+
+
+def _refuse_negative(value_coefficient: float) -> None:
+    if not value_coefficient >= 0:
+        raise ValueError(f"expected value_coefficient >= 0, got {value_coefficient}")

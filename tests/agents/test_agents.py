@@ -1,0 +1,281 @@
+"""What every agent promises: it learns, counts, repeats itself under a seed, and suits Stable-Baselines3's tools."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from stable_baselines3 import PPO
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.evaluation import evaluate_policy
+from stable_baselines3.common.vec_env import DummyVecEnv, VecMonitor
+
+from slot_rl.agents import AGENTS, GumbelAgent, PPOAgent, ReinforceAgent, SlotPolicy, load_agent
+from slot_rl.agents.checkpoint import CheckpointedAgent
+from slot_rl.agents.options import AgentOptions, GumbelOptions, PPOOptions, ReinforceOptions
+from slot_rl.bundles import BundleError
+from slot_rl.envs import SlotsEnv, SlotVecEnv
+from slot_rl.policies import PointerSize
+from slot_rl.problems import SlotProblem
+from slot_rl.problems.truths import pick_value
+
+SMALL = PointerSize(width=16, hidden=32, rounds=1)
+OPTIONS: dict[str, AgentOptions] = {
+    "gumbel": GumbelOptions(batch_size=64, policy=SMALL),
+    "reinforce": ReinforceOptions(batch_size=64, policy=SMALL),
+    "ppo": PPOOptions(batch_size=128, minibatch_size=64, policy=SMALL),
+}
+names = pytest.mark.parametrize("name", sorted(AGENTS))
+
+
+def pick_env(num_envs: int = 64, fewest_items: int | None = None) -> SlotVecEnv:
+    return SlotVecEnv("SlotRL/PickValue-v0", num_envs, seed=0, fewest_items=fewest_items)
+
+
+def build(name: str, env: Any = None, seed: int = 0) -> CheckpointedAgent:
+    options = OPTIONS[name]
+    make: Any = AGENTS[name]
+    agent: CheckpointedAgent = make(pick_env(options.batch_size) if env is None else env, options, seed=seed)
+    return agent
+
+
+def weights(agent: CheckpointedAgent) -> dict[str, torch.Tensor]:
+    return {key: value.clone() for key, value in agent.policy.state_dict().items()}
+
+
+def mean_score(agent: CheckpointedAgent) -> float:
+    env = pick_env(2000)
+    actions, _ = agent.predict(env.reset(), deterministic=True)
+    return float(env.step(actions)[1].mean())
+
+
+@names
+def test_agent_learns_and_an_untrained_one_does_not(name: str) -> None:
+    # Random choices score -1/3 on average, the best of eight about -0.02.
+    untrained = build(name)
+    trained = build(name).learn(20_000)
+    assert mean_score(untrained) < -0.2
+    assert mean_score(trained) > -0.1
+
+
+@names
+def test_timesteps_are_the_configurations_that_the_problem_counted(name: str) -> None:
+    env = pick_env(OPTIONS[name].batch_size)
+    agent = build(name, env).learn(1_000)
+    assert agent.num_timesteps == env.problem.budget.forwards >= 1_000
+    assert agent.num_timesteps < 1_000 + OPTIONS[name].batch_size
+    assert env.problem.budget.backwards == (agent.num_timesteps if name == "gumbel" else 0)
+
+
+@names
+def test_no_agent_scores_without_being_counted(name: str) -> None:
+    asked = 0
+
+    def counting(vectors: torch.Tensor) -> torch.Tensor:
+        nonlocal asked
+        score = pick_value(vectors)
+        asked += score.numel()
+        return score
+
+    problem = SlotProblem(counting, 4, 8, 1)
+    agent = build(name, SlotVecEnv(problem, OPTIONS[name].batch_size)).learn(512)
+    assert asked == problem.budget.forwards == agent.num_timesteps
+
+
+@names
+def test_same_seed_gives_the_same_weights_and_another_seed_others(name: str) -> None:
+    first, second, other = (weights(build(name, seed=seed).learn(512)) for seed in (3, 3, 4))
+    assert all(torch.equal(first[key], second[key]) for key in first)
+    assert not torch.equal(first["network.query.weight"], other["network.query.weight"])
+
+
+@pytest.mark.parametrize("name", ["gumbel", "reinforce"])
+def test_our_agents_leave_the_global_generators_alone(name: str) -> None:
+    before, numpy_before = torch.get_rng_state(), np.random.get_state()[1].copy()  # type: ignore[index]  # noqa: NPY002
+    build(name).learn(256)
+    assert torch.equal(before, torch.get_rng_state())
+    assert np.array_equal(numpy_before, np.random.get_state()[1])  # type: ignore[index]  # noqa: NPY002
+
+
+@names
+def test_a_checkpoint_restores_predictions_and_continues_bit_for_bit(name: str, tmp_path: Path) -> None:
+    agent = build(name).learn(512)
+    agent.save(tmp_path / "checkpoint")
+    assert sorted(p.suffix for p in (tmp_path / "checkpoint").iterdir()) == [".json", ".safetensors"]
+    again = load_agent(tmp_path / "checkpoint", pick_env(OPTIONS[name].batch_size))
+    assert type(again) is type(agent)
+    assert again.options == agent.options
+    assert again.num_timesteps == agent.num_timesteps
+    obs = pick_env(32).reset()
+    assert np.array_equal(agent.predict(obs, deterministic=True)[0], again.predict(obs, deterministic=True)[0])
+    if name == "gumbel":  # draws its own requests, so that the environment's state does not matter
+        agent.learn(512, reset_num_timesteps=False)
+        again.learn(512, reset_num_timesteps=False)
+        first, second = weights(agent), weights(again)
+        assert all(torch.equal(first[key], second[key]) for key in first)
+
+
+def test_a_checkpoint_of_another_agent_environment_or_file_is_refused(tmp_path: Path) -> None:
+    build("gumbel").save(tmp_path / "checkpoint")
+    with pytest.raises(BundleError, match="expected a checkpoint of 'reinforce'.*got 'gumbel'"):
+        ReinforceAgent.load(tmp_path / "checkpoint", pick_env())
+    with pytest.raises(BundleError, match="agent for this environment"):
+        load_agent(tmp_path / "checkpoint", SlotVecEnv("SlotRL/Slots-v0", 8))
+    with pytest.raises(ValueError, match="environment that the agent was trained in, got none"):
+        GumbelAgent.load(tmp_path / "checkpoint")
+    with pytest.raises(BundleError, match="manifest.json"):
+        load_agent(tmp_path, pick_env())
+    with pytest.raises(ValueError, match="whole checkpoint"):
+        build("gumbel").save(tmp_path / "other", exclude=["policy"])
+
+
+def test_a_weight_that_is_not_finite_is_never_written(tmp_path: Path) -> None:
+    agent = build("gumbel")
+    agent.save(tmp_path / "checkpoint")
+    good = {p.name: p.read_bytes() for p in (tmp_path / "checkpoint").iterdir()}
+    with torch.no_grad():
+        agent.policy.network.query.weight[0, 0] = torch.nan
+    with pytest.raises(BundleError, match="finite weights, got NaN or infinity in policy.network.query.weight"):
+        agent.save(tmp_path / "checkpoint")
+    assert {p.name: p.read_bytes() for p in (tmp_path / "checkpoint").iterdir()} == good
+
+
+@names
+def test_callbacks_see_every_update_and_can_stop_the_training(name: str) -> None:
+    class StopAfter(BaseCallback):
+        calls = 0
+
+        def _on_step(self) -> bool:
+            self.calls += 1
+            return self.calls < 3
+
+    stop = StopAfter()
+    agent = build(name).learn(10_000, callback=stop)
+    assert stop.calls == 3
+    assert agent.num_timesteps == 3 * OPTIONS[name].batch_size
+
+
+@names
+def test_evaluate_policy_gives_the_score_that_the_problem_gives(name: str) -> None:
+    agent = build(name)
+    env = VecMonitor(pick_env(50))
+    mean, _ = evaluate_policy(agent, env, n_eval_episodes=400, deterministic=True)
+    assert mean == pytest.approx(mean_score(agent), abs=0.05)
+
+
+@names
+def test_the_entropy_bonus_anneals_to_zero_by_default(name: str) -> None:
+    options = AGENTS[name].options_type()
+    assert options.entropy > 0
+    assert [options.entropy_at(share) for share in (1.0, 0.5, 0.0)] == [options.entropy, options.entropy / 2, 0.0]
+
+
+@names
+def test_padded_items_are_never_chosen_in_training(name: str) -> None:
+    # The face refuses a masked choice, so a training that ends has made none.
+    env = pick_env(OPTIONS[name].batch_size, fewest_items=1)
+    seen: list[bool] = []
+    problem = env.problem
+    original: Callable[..., torch.Tensor] = problem.mix
+
+    def watched(observation: Any, selection: torch.Tensor) -> torch.Tensor:
+        seen.append(bool((selection.detach()[~observation.mask] == 0).all()))
+        return original(observation, selection)
+
+    problem.mix = watched  # type: ignore[method-assign]
+    agent = build(name, env).learn(2_000)
+    assert agent.num_timesteps >= 2_000
+    assert all(seen)
+
+
+def test_gumbel_says_so_when_there_is_no_estimator_to_differentiate() -> None:
+    class Blind(SlotVecEnv):
+        def get_attr(self, attr_name: str, indices: Any = None) -> list[Any]:
+            if attr_name == "problem":
+                raise AttributeError(attr_name)
+            return super().get_attr(attr_name, indices)
+
+    with pytest.raises(ValueError, match="differentiable estimator for 'gumbel'.*got one without"):
+        build("gumbel", Blind("SlotRL/PickValue-v0", 64))
+    build("reinforce", Blind("SlotRL/PickValue-v0", 64)).learn(64)
+
+    flat = SlotProblem(lambda vectors: pick_value(vectors).detach(), 4, 8, 1)
+    with pytest.raises(TypeError, match="differentiable estimator.*no gradient"):
+        build("gumbel", SlotVecEnv(flat, 64)).learn(64)
+
+
+def test_agents_accept_single_environments_too() -> None:
+    env = DummyVecEnv([lambda: SlotsEnv("SlotRL/PickValue-v0") for _ in range(4)])
+    for name in ("reinforce", "ppo"):
+        agent = build(name, env).learn(256)
+        assert agent.num_timesteps == 256
+    agent = GumbelAgent(SlotsEnv("SlotRL/PickValue-v0"), OPTIONS["gumbel"]).learn(256)
+    assert agent.num_timesteps == 256
+
+
+def test_unmodified_ppo_takes_the_policy_as_it_is() -> None:
+    env = SlotVecEnv("SlotRL/PickValue-v0", 64, seed=0)
+    agent = PPO(SlotPolicy, env, n_steps=2, batch_size=64, seed=0, policy_kwargs={"size": SMALL}).learn(256)
+    assert isinstance(agent.policy, SlotPolicy)
+    assert env.problem.budget.forwards == agent.num_timesteps == 256
+
+
+def test_one_coefficient_suits_estimators_of_any_scale() -> None:
+    def trained(scale: float, shift: float) -> dict[str, torch.Tensor]:
+        problem = SlotProblem(lambda vectors: pick_value(vectors) * scale + shift, 4, 8, 1)
+        return weights(build("gumbel", SlotVecEnv(problem, 64)).learn(640))
+
+    # A power of two and no shift only change exponents, so even the rounding is the same.
+    plain, scaled = trained(1.0, 0.0), trained(1024.0, 0.0)
+    assert all(torch.equal(plain[key], scaled[key]) for key in plain)
+    shifted = trained(1.0, 0.5)
+    assert all(torch.allclose(plain[key], shifted[key], atol=1e-4) for key in plain)
+
+
+@pytest.mark.parametrize(
+    ("kind", "arguments", "message"),
+    [
+        (GumbelOptions, {"learning_rate": 0.0}, "learning_rate > 0"),
+        (GumbelOptions, {"batch_size": 1}, "batch_size >= 2"),
+        (GumbelOptions, {"tau": 0.0}, "tau > 0, got 0.0"),
+        (ReinforceOptions, {"entropy": -0.1}, "entropy bonuses >= 0, got -0.1"),
+        (ReinforceOptions, {"max_grad_norm": 0.0}, "max_grad_norm > 0"),
+        (PPOOptions, {"minibatch_size": 4096}, "minibatch_size from 2 to batch_size"),
+        (PPOOptions, {"epochs": 0}, "epochs >= 1"),
+        (PPOOptions, {"value_coefficient": -1.0}, "value_coefficient >= 0, got -1.0"),
+        (ReinforceOptions, {"value_coefficient": -1.0}, "value_coefficient >= 0, got -1.0"),
+        (PointerSize, {"width": 0}, "width, hidden and rounds >= 1"),
+    ],
+)
+def test_options_refuse_what_no_training_could_use(kind: Any, arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        kind(**arguments)
+
+
+def test_reinforce_refuses_episodes_that_go_on() -> None:
+    class Endless(SlotVecEnv):
+        def step_wait(self) -> Any:
+            obs, rewards, dones, infos = super().step_wait()
+            return obs, rewards, np.zeros_like(dones), infos
+
+    with pytest.raises(ValueError, match="one-step episodes for reinforce, got 64 that went on"):
+        build("reinforce", Endless("SlotRL/PickValue-v0", 64)).learn(64)
+
+
+@pytest.mark.parametrize("kind", [GumbelAgent, PPOAgent, ReinforceAgent])
+def test_the_policy_refuses_foreign_spaces(kind: Any) -> None:
+    from gymnasium import Env, spaces
+
+    class Foreign(Env[Any, Any]):
+        observation_space = spaces.Box(0, 1, (3,), np.float32)
+        action_space = spaces.Discrete(2)
+
+    with pytest.raises(TypeError, match="Dict observation and a MultiDiscrete action"):
+        kind(Foreign())
+
+
+def test_policies_of_all_agents_have_the_same_network() -> None:
+    sizes = {name: sum(p.numel() for p in build(name).policy.parameters()) for name in AGENTS}
+    assert len(set(sizes.values())) == 1

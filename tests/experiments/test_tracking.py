@@ -1,0 +1,108 @@
+"""What a run tells Weights & Biases, read back from the offline file, and what it writes to metrics.jsonl."""
+
+import json
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import stable_baselines3.common.logger as sb3_logger
+
+from slot_rl.experiments.tracking import RunIdentity, Tracker, TrackerWriter, wandb_mode
+
+IDENTITY = RunIdentity("SlotRL/Slots-v0", "gumbel", 3, 1000, "20260101-000000", "0.1.0")
+BLOCK, HEADER = 32 * 1024, 7
+
+
+def wandb_records(folder: Path) -> Iterator[Any]:
+    """Reads the one offline file: LevelDB log blocks after a header of seven bytes, each record a protobuf."""
+    from wandb.proto import wandb_internal_pb2
+
+    messages: Any = wandb_internal_pb2  # its classes are made at run time
+
+    (path,) = folder.glob("wandb/offline-run-*/run-*.wandb")
+    data, at, pending = path.read_bytes(), HEADER, b""
+    while at + HEADER <= len(data):
+        left = BLOCK - at % BLOCK
+        if left < HEADER:
+            at += left
+            continue
+        _, length, kind = struct.unpack("<IHB", data[at : at + HEADER])
+        pending += data[at + HEADER : at + HEADER + length]
+        at += HEADER + length
+        if kind in (1, 4):  # a whole record, or the last part of one
+            yield messages.Record.FromString(pending)
+            pending = b""
+
+
+def history(records: list[Any]) -> list[dict[str, Any]]:
+    rows = []
+    for record in records:
+        if record.WhichOneof("record_type") == "history":
+            items = record.history.item
+            rows.append({(item.key or "/".join(item.nested_key)): json.loads(item.value_json) for item in items})
+    return rows
+
+
+def test_the_offline_run_carries_group_job_type_tags_config_and_every_metric(tmp_path: Path) -> None:
+    with Tracker(tmp_path, IDENTITY, {"seed": 3, "agent": "gumbel", "budget": 1000}, "offline") as tracker:
+        for step in (10, 20):
+            tracker.log(step, {"train/loss": 0.5 / step, "eval/optimality": float(step)})
+        tracker.finish({"score": 1.5})
+    records = list(wandb_records(tmp_path))
+    (run,) = (record.run for record in records if record.WhichOneof("record_type") == "run")
+    assert run.project == "slot_rl"
+    assert run.display_name == "Slots-v0__gumbel__s3__20260101-000000"
+    assert (run.run_group, run.job_type, list(run.tags)) == ("SlotRL/Slots-v0@1000", "gumbel", ["gumbel", "0.1.0"])
+    config = {item.key: json.loads(item.value_json) for item in run.config.update}
+    assert {"seed": 3, "agent": "gumbel", "budget": 1000}.items() <= config.items()
+
+    points = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    logged = [{key: row[key] for key in points[0]} for row in history(records)]
+    assert logged == points
+    assert [next(iter(point)) for point in points] == ["global_step", "global_step"]
+    metrics = [r.metric for r in records if r.WhichOneof("record_type") == "metric"]
+    assert any(metric.step_metric == "global_step" for metric in metrics)
+    summaries = [r.summary for r in records if r.WhichOneof("record_type") == "summary"]
+    assert any(item.key == "score" and json.loads(item.value_json) == 1.5 for s in summaries for item in s.update)
+
+
+def test_the_group_holds_the_budget_so_that_unequal_ones_are_not_averaged(tmp_path: Path) -> None:
+    groups = []
+    for budget in (1000, 2000):
+        folder = tmp_path / str(budget)
+        folder.mkdir()
+        identity = RunIdentity("SlotRL/Slots-v0", "gumbel", 0, budget, "t", "0.1.0")
+        with Tracker(folder, identity, {}, "offline"):
+            pass
+        runs = [r.run for r in wandb_records(folder) if r.WhichOneof("record_type") == "run"]
+        groups += [run.run_group for run in runs]
+    assert len(set(groups)) == 2
+
+
+def test_disabled_writes_metrics_and_nothing_else(tmp_path: Path) -> None:
+    with Tracker(tmp_path, IDENTITY, {}, "disabled") as tracker:
+        tracker.log(1, {"b": 2.0, "a": float("nan")})
+    assert [path.name for path in tmp_path.iterdir()] == ["metrics.jsonl"]
+    assert (tmp_path / "metrics.jsonl").read_text() == '{"global_step": 1, "a": null, "b": 2.0}\n'
+
+
+def test_the_writer_hands_over_figures_and_drops_text(tmp_path: Path) -> None:
+    with Tracker(tmp_path, IDENTITY, {}, "disabled") as tracker:
+        logger = sb3_logger.Logger(folder=None, output_formats=[TrackerWriter(tracker)])
+        logger.record("train/loss", 0.25)
+        logger.record("note", "12")
+        logger.dump(step=7)
+    assert json.loads((tmp_path / "metrics.jsonl").read_text()) == {"global_step": 7, "train/loss": 0.25}
+
+
+def test_the_mode_is_the_flag_then_the_variable_then_offline(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("WANDB_MODE", raising=False)
+    assert wandb_mode(None) == "offline"
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+    assert wandb_mode(None) == "disabled"
+    assert wandb_mode("offline") == "offline"
+    monkeypatch.setenv("WANDB_MODE", "shared")
+    with pytest.raises(ValueError, match="WANDB_MODE to be one of offline, online, disabled, got 'shared'"):
+        wandb_mode(None)
