@@ -50,9 +50,10 @@ def plot_learning_curve(
     for name, values in curves.items():
         axes.plot(budget, values, marker=".", markersize=4, label=name)
     for i, (name, value) in enumerate(levels.items()):
-        axes.axhline(value, color="black", linewidth=0.9, linestyle=["-", "--", ":", "-."][i % 4], label=name)
+        axes.axhline(value, color=f"C{len(curves) + i}", linewidth=1.1, linestyle=["--", ":", "-."][i % 3], label=name)
     axes.set(xlabel="configurations scored in training", ylabel="optimality (0 random, 1 best)", title=title)
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
+    axes.set_ylim(min(-0.05, *(min(values) for values in curves.values())), None)
     axes.legend(frameon=False, fontsize="small", loc="center left", bbox_to_anchor=(1.0, 0.5))
     axes.grid(alpha=0.25)
     figure.savefig(path, dpi=130)

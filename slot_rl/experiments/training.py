@@ -34,6 +34,7 @@ from slot_rl.problems import NonFiniteScore, Problem, make_problem
 from slot_rl.problems.named import estimator_folder
 
 LOG_POINTS = 100
+IN_PLOT = ("policy + guided search", "guided search", "best constant")
 
 
 @dataclass(frozen=True)
@@ -164,6 +165,6 @@ def _plot(
     known = [value for value in true if value is not None]
     if len(known) == len(true):
         curves[f"{identity.agent}, true"] = known
-    levels = {row.name: row.optimality for row in rows[1:]}
+    levels = {row.name: row.optimality for row in rows[1:] if row.name in IN_PLOT}
     title = f"{identity.agent} on {identity.env}, seed {identity.seed}"
     plot_learning_curve(folder / CURVE, budget, curves, levels, title)

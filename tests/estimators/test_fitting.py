@@ -1,0 +1,260 @@
+"""Fitting: splits that are partitions, early stopping that keeps the best epoch, and fits that recover what is there.
+
+Each success stands beside its control: shuffled scores and withheld contexts must not be explained.
+"""
+
+from itertools import product
+from math import sqrt
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from slot_rl.estimators.fitting import (
+    TableFit,
+    TableRows,
+    TruthFit,
+    fit_on_table,
+    fit_on_truth,
+    predict_rows,
+    r_squared,
+    split_rows,
+)
+from slot_rl.estimators.net import EstimatorNet, EstimatorShape
+from slot_rl.seeding import generator_from, seeded_initialisation
+
+FAST = TableFit(epochs=60, patience=20, batch_size=128, learning_rate=3e-3, dim=8, hidden=(64,))
+
+
+def network(
+    vocabulary: tuple[int, ...], contexts: tuple[int, ...] = (), hidden: tuple[int, ...] = (64,)
+) -> EstimatorNet:
+    with seeded_initialisation(0):
+        return EstimatorNet(EstimatorShape(len(vocabulary), 8, hidden, vocabulary, contexts))
+
+
+def numbered(count: int) -> TableRows:
+    """Rows that all say their own number: in the features, in the context and as the score."""
+    numbers = torch.arange(count)
+    return TableRows(torch.stack([numbers, -numbers], dim=1), numbers.unsqueeze(1) * 10, numbers.float())
+
+
+def quiet(step: int, figure: float) -> None:
+    """Reports to nobody."""
+
+
+def additive(generator: torch.Generator) -> TableRows:
+    """Returns a full factorial of 4 features with 5 categories, the score a sum of one effect per category."""
+    features = torch.tensor(list(product(range(5), repeat=4)))
+    effects = torch.randn(4, 5, generator=generator)
+    return TableRows(features, None, 50 + 7 * effects[torch.arange(4), features].sum(dim=1))
+
+
+@pytest.mark.parametrize("count", [19, 100, 101, 1037])
+def test_split_is_a_partition_that_keeps_rows_together(count: int) -> None:
+    rows = numbered(count)
+    parts = split_rows(rows, TableFit(), generator_from(1))
+    assert sorted(torch.cat([part.score for part in parts]).tolist()) == list(range(count))
+    for part in parts:
+        assert part.contexts is not None
+        assert torch.equal(part.features[:, 0], part.score.long())
+        assert torch.equal(part.features[:, 1], -part.score.long())
+        assert torch.equal(part.contexts[:, 0], part.score.long() * 10)
+
+
+def test_split_has_the_shares_that_were_asked_for() -> None:
+    assert [len(part) for part in split_rows(numbered(100), TableFit(), generator_from(0))] == [80, 10, 10]
+    fit = TableFit(train=0.5, validation=0.3)
+    assert [len(part) for part in split_rows(numbered(1000), fit, generator_from(0))] == [500, 300, 200]
+
+
+def test_split_is_random_and_repeats_under_its_seed() -> None:
+    first, again, other = (
+        [part.score.tolist() for part in split_rows(numbered(200), TableFit(), generator_from(seed))]
+        for seed in (3, 3, 4)
+    )
+    assert first == again
+    assert first != other
+    assert first[0] != sorted(first[0])
+
+
+@pytest.mark.parametrize(("count", "parts"), [(14, "11 + 2 + 1"), (8, "6 + 1 + 1"), (0, "0 + 0 + 0")])
+def test_too_few_rows_are_refused(count: int, parts: str) -> None:
+    message = rf"expected enough rows for two in each .*, got {count} rows, split into {parts.replace('+', '[+]')}$"
+    with pytest.raises(ValueError, match=message):
+        split_rows(numbered(count), TableFit(), generator_from(0))
+
+
+@pytest.mark.parametrize(
+    ("train", "validation"),
+    [(0.0, 0.1), (1.0, 0.1), (-0.1, 0.5), (0.8, 0.0), (0.8, 1.0), (0.9, 0.1), (0.7, 0.5), (float("nan"), 0.1)],
+)
+def test_shares_that_leave_a_part_empty_are_refused(train: float, validation: float) -> None:
+    message = rf"expected train > 0, validation > 0 and train \+ validation < 1, got train {train} and .* {validation}"
+    with pytest.raises(ValueError, match=message):
+        TableFit(train=train, validation=validation)
+
+
+@pytest.mark.parametrize(
+    ("field", "fit"),
+    [
+        ("epochs=0", {"epochs": 0}),
+        ("patience=0", {"patience": 0}),
+        ("batch_size=-1", {"batch_size": -1}),
+        ("dim=0", {"dim": 0}),
+        (r"hidden=\(64, 0\)", {"hidden": (64, 0)}),
+        (r"hidden=\(\)", {"hidden": ()}),
+    ],
+)
+def test_sizes_below_one_are_refused(field: str, fit: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=f"expected epochs, patience, batch_size, dim and hidden.*got .*{field}"):
+        TableFit(**fit)
+
+
+def test_r_squared_by_hand() -> None:
+    target = torch.tensor([1.0, 2.0, 3.0])
+    assert r_squared(target, target) == 1
+    assert r_squared(torch.full((3,), 2.0), target) == 0
+    # Residual 0 + 0 + 4, variance 1 + 0 + 1.
+    assert r_squared(torch.tensor([1.0, 2.0, 5.0]), target) == -1
+    # Residual 3 * 0.25, variance 2.
+    assert r_squared(target + 0.5, target) == pytest.approx(1 - 0.75 / 2)
+
+
+def test_predictions_in_parts_equal_predictions_at_once() -> None:
+    net = network((5, 5), contexts=(3,))
+    generator = generator_from(0)
+    features = torch.randint(5, (16_384 + 1000, 2), generator=generator)
+    contexts = torch.randint(3, (16_384 + 1000, 1), generator=generator)
+    predicted = predict_rows(net, TableRows(features, contexts, torch.zeros(16_384 + 1000)))
+    assert net.catalogue is not None
+    vectors = torch.stack([net.catalogue[0][features[:, 0]], net.catalogue[1][features[:, 1]]], dim=1)
+    assert not predicted.requires_grad
+    torch.testing.assert_close(predicted, net(vectors, contexts).detach())
+
+
+def fitted(rows: TableRows, fit: TableFit, net: EstimatorNet) -> tuple[float, int, list[float]]:
+    """Fits on a split of the rows; returns test R2, the epoch kept and all validation errors."""
+    generator = generator_from(0)
+    train, validation, test = split_rows(rows, fit, generator)
+    errors: list[float] = []
+    epoch = fit_on_table(net, train, validation, fit, generator, lambda _, error: errors.append(error))
+    return r_squared(predict_rows(net, test), test.score), epoch, errors
+
+
+def test_an_additive_table_is_recovered_and_shuffled_scores_are_not() -> None:
+    rows = additive(generator_from(0))
+    r2, _, _ = fitted(rows, FAST, network((5,) * 4))
+    assert r2 > 0.95
+    shuffled = rows.score[torch.randperm(len(rows), generator=generator_from(1))]
+    control, _, _ = fitted(TableRows(rows.features, None, shuffled), FAST, network((5,) * 4))
+    assert -0.3 < control < 0.1
+
+
+def test_a_context_explains_what_the_features_alone_cannot() -> None:
+    features = torch.tensor(list(product(range(5), repeat=3))).repeat(4, 1)
+    contexts = torch.arange(4).repeat_interleave(125).unsqueeze(1)
+    # In contexts 0 and 2 the first feature helps, in 1 and 3 it harms; on average it does neither.
+    score = (features[:, 0] - 2.0) * (1 - 2 * (contexts[:, 0] % 2))
+    given, _, _ = fitted(TableRows(features, contexts, score), FAST, network((5,) * 3, contexts=(4,)))
+    assert given > 0.9
+    withheld, _, _ = fitted(TableRows(features, None, score), FAST, network((5,) * 3))
+    assert withheld < 0.2
+
+
+def test_early_stopping_keeps_the_epoch_of_the_least_validation_error() -> None:
+    # Few rows with much noise and a wide network: it learns the signal first and the noise afterwards.
+    generator = generator_from(0)
+    rows = additive(generator)
+    rows = TableRows(rows.features, None, rows.score + 10 * torch.randn(len(rows), generator=generator))
+    train, validation = rows[torch.arange(0, 625, 4)], rows[torch.arange(1, 625, 4)]
+    fit = TableFit(epochs=200, patience=7, batch_size=32, learning_rate=3e-3, dim=8, hidden=(128,))
+    net = network((5,) * 4, hidden=(128,))
+    reports: list[tuple[int, float]] = []
+    epoch = fit_on_table(net, train, validation, fit, generator, lambda *report: reports.append(report))
+    errors = [error for _, error in reports]
+    assert [number for number, _ in reports] == list(range(1, len(reports) + 1))
+    assert errors.index(min(errors)) + 1 == epoch
+    assert 1 < epoch
+    assert len(errors) == epoch + fit.patience < fit.epochs
+    kept = (predict_rows(net, validation) - validation.score).square().mean().sqrt()
+    assert float(kept) == min(errors) < errors[-1]
+
+
+def test_validation_that_contradicts_training_stops_after_the_first_epoch() -> None:
+    rows = additive(generator_from(0))
+    mean = rows.score.mean()
+    opposite = TableRows(rows.features, None, 2 * mean - rows.score)
+    errors: list[float] = []
+    fit = TableFit(epochs=50, patience=3, learning_rate=3e-3)
+    net = network((5,) * 4)
+    epoch = fit_on_table(net, rows, opposite, fit, generator_from(0), lambda _, error: errors.append(error))
+    assert epoch == 1
+    assert len(errors) == 1 + fit.patience
+    assert errors == sorted(errors)
+
+
+def test_a_fit_that_still_improves_ends_with_its_last_epoch() -> None:
+    rows = additive(generator_from(0))
+    reports: list[float] = []
+    fit = TableFit(epochs=4, patience=1, batch_size=64)
+    epoch = fit_on_table(network((5,) * 4), rows, rows, fit, generator_from(0), lambda _, error: reports.append(error))
+    assert epoch == len(reports) == 4
+    assert reports == sorted(reports, reverse=True)
+
+
+def test_a_fit_standardises_by_its_training_rows() -> None:
+    rows = TableRows(torch.tensor([[0], [1], [0], [1]]), None, torch.tensor([1.0, 3.0, 5.0, 7.0]))
+    net = network((2,))
+    fit_on_table(net, rows, rows, TableFit(epochs=1, patience=1), generator_from(0), quiet)
+    assert float(net.offset) == 4
+    # Deviations -3, -1, 1, 3: variance 20 / (4 - 1).
+    assert float(net.scale) == pytest.approx(sqrt(20 / 3))
+
+
+def test_a_fit_repeats_bit_for_bit_under_its_seeds() -> None:
+    rows = additive(generator_from(0))
+    fit = TableFit(epochs=3, patience=3, batch_size=64)
+    states = []
+    for seed in (5, 5, 6):
+        net = network((5,) * 4)
+        fit_on_table(net, rows, rows, fit, generator_from(seed), quiet)
+        states.append(torch.cat([value.flatten() for value in net.state_dict().values()]))
+    assert torch.equal(states[0], states[1])
+    assert not torch.equal(states[0], states[2])
+
+
+def test_a_truth_is_recovered_from_fresh_samples() -> None:
+    weights = torch.tensor([1.0, -2.0, 0.5, 3.0, 0.0, -1.0])
+    generator = generator_from(0)
+    sizes: list[int] = []
+    first: list[Tensor] = []
+
+    def draw(batch: int) -> tuple[Tensor, Tensor]:
+        vectors = torch.randn(batch, 3, 2, generator=generator)
+        score = 100 * torch.tanh(vectors.flatten(1) @ weights / 4)
+        sizes.append(batch)
+        first.append(score)
+        return vectors, score
+
+    with seeded_initialisation(0):
+        net = EstimatorNet(EstimatorShape(3, 2, (32, 32)))
+    reports: list[tuple[int, float]] = []
+    fit_on_truth(net, draw, TruthFit(300, 128, 1e-2), lambda *report: reports.append(report))
+    assert sizes == [16_384] + [128] * 300
+    assert torch.equal(net.scale, first[0].std())
+    assert [step for step, _ in reports] == list(range(1, 301))
+    assert reports[0][1] > 0.5 > 0.05 > reports[-1][1]
+    vectors, score = draw(4096)
+    with torch.no_grad():
+        assert r_squared(net(vectors), score) > 0.97
+        # The control: the same network on vectors that have nothing to do with these scores.
+        assert r_squared(net(vectors.roll(1, dims=0)), score) < 0
+
+
+def test_fitting_leaves_the_global_generator_alone() -> None:
+    before = torch.get_rng_state()
+    rows = additive(generator_from(0))
+    fitted(rows, TableFit(epochs=1, patience=1), network((5,) * 4))
+    assert torch.equal(torch.get_rng_state(), before)

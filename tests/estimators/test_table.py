@@ -1,0 +1,363 @@
+"""Reading tables: every cell comes back to the character, and every table that cannot be used is refused in words.
+
+The round trips write with Python's own csv module or with pyarrow and compare cell by cell; each guard is made to fire
+and its message must name what was expected and what came.
+"""
+
+import csv
+import datetime
+import re
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from slot_rl.estimators.table import TableError, read_table
+
+SCORES = pa.array([1.5, 2.0])
+
+
+def written(folder: Path, content: str | bytes, name: str = "t.csv") -> Path:
+    path = folder / name
+    path.write_bytes(content if isinstance(content, bytes) else content.encode("utf-8"))
+    return path
+
+
+def parquet(folder: Path, **columns: pa.Array) -> Path:
+    path = folder / "t.parquet"
+    pq.write_table(pa.table(columns), path)
+    return path
+
+
+def cells(path: Path, score: str | None = "y") -> dict[str, list[str]]:
+    return {name: column.tolist() for name, column in read_table(path, score).text.items()}
+
+
+def test_a_csv_is_read_by_name_with_scores_as_float64(tmp_path: Path) -> None:
+    table = read_table(written(tmp_path, "a,y,b\nX,1.5,7\nZ,-2e3,08\n"), "y")
+    assert {name: column.tolist() for name, column in table.text.items()} == {"a": ["X", "Z"], "b": ["7", "08"]}
+    assert table.score is not None
+    assert table.score.dtype == np.float64
+    assert table.score.tolist() == [1.5, -2000.0]
+    assert len(table) == 2
+    assert table.path == tmp_path / "t.csv"
+
+
+def test_without_a_score_every_column_is_text(tmp_path: Path) -> None:
+    table = read_table(written(tmp_path, "a,y\nX,1\nZ,high\n"), None)
+    assert table.score is None
+    assert table.text["y"].tolist() == ["1", "high"]
+
+
+def test_contexts_come_first_and_features_in_the_order_asked(tmp_path: Path) -> None:
+    path = written(tmp_path, "a,b,c,d,y\n1,2,3,4,5\n")
+    assert list(read_table(path, "y", ["c"]).text) == ["c", "a", "b", "d"]
+    assert list(read_table(path, "y", ["c"], ["d", "a"]).text) == ["c", "d", "a"]
+
+
+def test_the_suffix_is_read_in_any_case(tmp_path: Path) -> None:
+    assert cells(written(tmp_path, "a,y\nX,1\n", "t.CSV")) == {"a": ["X"]}
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        pytest.param("a,y\nX,1\nx ,2\n x,3\n", ["X", "x ", " x"], id="case and blanks differ"),
+        pytest.param("a,y\nNA,1\n,2\nnull,3\nNaN,4\n", ["NA", "", "null", "NaN"], id="nothing is null"),
+        pytest.param("a,y\n1,1\n1.0,2\n01,3\n1e0,4\n", ["1", "1.0", "01", "1e0"], id="numbers are text"),
+        pytest.param("a,y\ntrue,1\nTRUE,2\n2020-01-01,3\n", ["true", "TRUE", "2020-01-01"], id="no type is guessed"),
+        pytest.param('a,y\n"X\nZ",1\n"X\r\nZ",2\n"X\rZ",3\n', ["X\nZ", "X\r\nZ", "X\rZ"], id="quoted newlines"),
+        pytest.param('a,y\n"X,Z",1\n"say ""hi""",2\n', ["X,Z", 'say "hi"'], id="quoted commas and quotes"),
+        pytest.param('a,y\nsay "hi",1\n', ['say "hi"'], id="quotes within a cell"),
+        pytest.param("\ufeffa,y\nX,1\n", ["X"], id="BOM"),
+        pytest.param('\ufeff"a",y\n\ufeffX,1\n', ["\ufeffX"], id="BOM before a quote, and one in a cell"),
+        pytest.param("a,y\r\nX,1\r\nZ,2\r\n", ["X", "Z"], id="CRLF"),
+        pytest.param("a,y\rX,1\rZ,2\r", ["X", "Z"], id="lone CR"),
+        pytest.param("a,y\nX,1\nZ,2", ["X", "Z"], id="no newline at the end"),
+        pytest.param("\na,y\n\nX,1\n\n\nZ,2\n\n", ["X", "Z"], id="blank lines are skipped"),
+        pytest.param("a,y\né𝛼\u2028\x85,1\nX\0,2\n", ["é𝛼\u2028\x85", "X\0"], id="unicode and NUL"),
+    ],
+)
+def test_csv_cells_are_kept_to_the_character(tmp_path: Path, content: str, expected: list[str]) -> None:
+    assert cells(written(tmp_path, content)) == {"a": expected}
+
+
+def test_a_column_of_one_with_an_empty_quoted_cell_keeps_it(tmp_path: Path) -> None:
+    assert cells(written(tmp_path, 'a\nX\n""\n\nZ\n'), score=None) == {"a": ["X", "", "Z"]}
+
+
+def test_a_quoted_newline_across_the_readers_block_boundary_is_kept(tmp_path: Path) -> None:
+    rows = 250_000  # 2.5 MB, over two of pyarrow's 1 MiB blocks
+    table = read_table(written(tmp_path, "a,y\n" + '"X\n""Z",0\n' * rows), "y", (), ("a",))
+    assert len(table) == rows
+    assert set(table.text["a"].tolist()) == {'X\n"Z'}
+
+
+anything = st.text(st.characters(exclude_categories=["Cs"]), max_size=6)
+awkward = st.text('\r\n",x \t\0\ufeff', max_size=5)
+tables = st.integers(1, 3).flatmap(
+    lambda width: st.lists(st.lists(anything | awkward, min_size=width, max_size=width), min_size=1, max_size=5)
+)
+
+
+@pytest.fixture(scope="session")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("tables")
+
+
+@settings(max_examples=300, deadline=None)
+@given(rows=tables, quote_all=st.booleans(), bom=st.booleans())
+def test_what_the_csv_module_writes_comes_back_exactly(
+    folder: Path, rows: list[list[str]], quote_all: bool, bom: bool
+) -> None:
+    path = folder / "round_trip.csv"
+    names = [f"c{i}" for i in range(len(rows[0]))]
+    with open(path, "w", newline="", encoding="utf-8-sig" if bom else "utf-8") as file:
+        csv.writer(file, quoting=csv.QUOTE_ALL if quote_all else csv.QUOTE_MINIMAL).writerows([names, *rows])
+    table = read_table(path, None, (), names)
+    assert [list(row) for row in zip(*table.text.values(), strict=True)] == rows
+
+
+@settings(max_examples=50, deadline=None)
+@given(column=st.lists(anything | awkward, min_size=1, max_size=6), encoded=st.booleans())
+def test_text_in_parquet_comes_back_exactly(folder: Path, column: list[str], encoded: bool) -> None:
+    array = pa.array(column, pa.string())
+    path = parquet(folder, a=array.dictionary_encode() if encoded else array)
+    assert read_table(path, None, (), ["a"]).text["a"].tolist() == column
+
+
+@settings(max_examples=100, deadline=None)
+@given(values=st.lists(st.floats(allow_nan=False, allow_infinity=False), min_size=1, max_size=6))
+def test_scores_written_by_repr_come_back_bit_equal(folder: Path, values: list[float]) -> None:
+    path = written(folder, "a,y\n" + "".join(f"X,{value!r}\n" for value in values), "scores.csv")
+    score = read_table(path, "y").score
+    assert score is not None
+    assert score.tobytes() == np.array(values).tobytes()
+
+
+def test_parquet_columns_become_their_text(tmp_path: Path) -> None:
+    path = parquet(
+        tmp_path,
+        integer=pa.array([1, -2]),
+        boolean=pa.array([True, False]),
+        dictionary=pa.array(["u", "v"]).dictionary_encode(),
+        numbers=pa.array([10, 9]).dictionary_encode(),
+        real=pa.array([2.5, -0.25]),
+        large=pa.array(["X", "x "], pa.large_string()),
+        y=SCORES,
+    )
+    assert cells(path) == {
+        "integer": ["1", "-2"],
+        "boolean": ["true", "false"],
+        "dictionary": ["u", "v"],
+        "numbers": ["10", "9"],
+        "real": ["2.5", "-0.25"],
+        "large": ["X", "x "],
+    }
+
+
+@pytest.mark.parametrize(
+    "column",
+    [
+        pytest.param(pa.array([3, -4]), id="integers"),
+        pytest.param(pa.array(["3", " -4 "]), id="text with blanks"),
+        pytest.param(pa.array(["3", "-4"]).dictionary_encode(), id="dictionary"),
+        pytest.param(pa.array([3.0, -4.0], pa.float32()), id="float32"),
+        pytest.param(pa.array(["3\t", "\n-4"], pa.large_string()), id="large text"),
+    ],
+)
+def test_a_parquet_score_of_any_numeric_kind_is_read(tmp_path: Path, column: pa.Array) -> None:
+    score = read_table(parquet(tmp_path, a=pa.array(["X", "Z"]), y=column), "y").score
+    assert score is not None
+    assert score.tolist() == [3.0, -4.0]
+
+
+def test_blanks_around_a_score_are_ignored(tmp_path: Path) -> None:
+    score = read_table(written(tmp_path, "a,y\nX, 1 \nZ,\t+2.5\nZ,3e-1\u00a0\n"), "y").score
+    assert score is not None
+    assert score.tolist() == [1.0, 2.5, 0.3]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        pytest.param(
+            "a,b\nX,1\n",
+            "expected a column 'y' in .*t.csv, got 'a', 'b'",
+            id="score missing",
+        ),
+        pytest.param("a;b;y\nX;1;2\n", "expected a column 'y' in .*, got 'a;b;y'", id="semicolons"),
+        pytest.param(
+            "a,b,y\nX,1,1\nZ,2,high\n", "expected a number as 'y' in row 2 of .*t.csv, got 'high'", id="text score"
+        ),
+        pytest.param("a,b,y\nX,1,\n", "expected a number as 'y' in row 1 of .*, got ''", id="empty score"),
+        pytest.param('a,y\nX,"1,000"\n', "expected a number as 'y' in row 1 of .*, got '1,000'", id="thousands"),
+        pytest.param("a,y\nX,1\nX,true\n", "expected a number as 'y' in row 2 of .*, got 'true'", id="boolean score"),
+        pytest.param(
+            '"a","y"\n"X\nZ",1\n\nZ,high\n', "in row 2 of .*, got 'high'", id="rows are counted, not their lines"
+        ),
+        pytest.param("a,y\nX,1\nZ,nan\n", "expected a finite 'y' in row 2 of .*t.csv, got 'nan'", id="NaN"),
+        pytest.param("a,y\nX,1\nZ,-inf\n", "expected a finite 'y' in row 2 of .*t.csv, got '-inf'", id="infinity"),
+        pytest.param("a,y\nX,1e999\n", "expected a finite 'y' in row 1 of .*, got '1e999'", id="overflow"),
+        pytest.param(
+            "a,b,y\nX,1,1\nZ,2\n", r"expected a readable table in .*: .*Expected 3 columns, got 2: Z,2", id="too short"
+        ),
+        pytest.param(
+            "a,b,y\nX,1,1\nZ,2,3,4\n", r"expected a readable .*: .*Expected 3 columns, got 4: Z,2,3,4", id="too long"
+        ),
+        pytest.param('a,y\nX,1\n"Z,2\n', "expected a readable table in .*Expected 2 columns, got 1", id="open quote"),
+        pytest.param(
+            "a,b,b,a,y\nX,1,1,1,1\n", "expected every column of .* once, got 'a', 'b' more than once", id="doubled"
+        ),
+        pytest.param("", "expected a readable table in .*, got: Empty CSV file", id="empty file"),
+        pytest.param("\n\n", "expected a readable table in .*, got: .*Empty CSV file", id="blank lines alone"),
+        pytest.param("a,y\n", "expected rows in .*t.csv, got a header alone", id="header alone"),
+        pytest.param("a,y", "expected .* in .*t.csv, got", id="header alone without newline"),
+        pytest.param(
+            "a,y\né,1\n".encode("latin-1"), "expected a readable table in .*, got: .*UTF8", id="a cell is no UTF-8"
+        ),
+        pytest.param(
+            "é,y\nX,1\n".encode("latin-1"), "expected a readable table in .*, got: .*utf-8", id="a name is no UTF-8"
+        ),
+        pytest.param("a,y\nX,1\n".encode("utf-16"), "expected a readable table in .*, got: ", id="UTF-16"),
+    ],
+)
+def test_an_unusable_csv_is_refused_in_one_line(tmp_path: Path, content: str | bytes, message: str) -> None:
+    with pytest.raises(TableError, match=message) as caught:
+        read_table(written(tmp_path, content), "y")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_ragged_row_deep_in_the_file_is_found(tmp_path: Path) -> None:
+    path = written(tmp_path, "a,y\n" + "X,1\n" * 400_000 + "Z\n")
+    with pytest.raises(TableError, match="Row #400002: Expected 2 columns, got 1: Z"):
+        read_table(path, "y")
+
+
+@pytest.mark.parametrize(
+    ("column", "message"),
+    [
+        pytest.param(
+            pa.array(["X", None]), "expected a category in column 'a' of .*, got a null in row 2", id="null text"
+        ),
+        pytest.param(
+            pa.array([None, 1]), "expected a category in column 'a' .*, got a null in row 1", id="null number"
+        ),
+        pytest.param(pa.array([None, None]), "in column 'a' of .*, got a null in row 1", id="nothing but nulls"),
+        pytest.param(
+            pa.array(["X", None]).dictionary_encode(), "in column 'a' .*, got a null in row 2", id="null in dictionary"
+        ),
+        pytest.param(
+            pa.array([[1], [2]]), r"expected text in column 'a' of .*, got list<\w+: int64>", id="lists are no text"
+        ),
+        pytest.param(pa.array([b"\xff", b"r"]), "expected text in column 'a' of .*, got binary", id="bytes, no UTF-8"),
+    ],
+)
+def test_an_unusable_parquet_column_is_refused(tmp_path: Path, column: pa.Array, message: str) -> None:
+    with pytest.raises(TableError, match=message):
+        read_table(parquet(tmp_path, a=column, y=SCORES), "y")
+
+
+@pytest.mark.parametrize(
+    ("column", "message"),
+    [
+        pytest.param(pa.array([1.0, None]), "expected a finite 'y' in row 2 of .*, got None", id="null"),
+        pytest.param(pa.array([float("nan"), 1.0]), "expected a finite 'y' in row 1 of .*, got nan", id="NaN"),
+        pytest.param(pa.array(["1", "b"]), "expected a number as 'y' in row 2 of .*, got 'b'", id="text"),
+        pytest.param(
+            pa.array(["1", "q"]).dictionary_encode(), "expected a number as 'y' in row 2 .*, got 'q'", id="dictionary"
+        ),
+        pytest.param(
+            pa.array([1, 2**53 + 1]), f"expected a number as 'y' in row 2 of .*, got {2**53 + 1}", id="too big to hold"
+        ),
+        pytest.param(
+            pa.array([datetime.date(2020, 1, 1)] * 2), "expected a number as 'y' in row 1 of .*, got .*date", id="date"
+        ),
+    ],
+)
+def test_an_unusable_parquet_score_is_refused(tmp_path: Path, column: pa.Array, message: str) -> None:
+    with pytest.raises(TableError, match=message):
+        read_table(parquet(tmp_path, a=pa.array(["X", "Z"]), y=column), "y")
+
+
+def test_a_parquet_file_with_a_doubled_column_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "t.parquet"
+    text = pa.array(["X", "Z"])
+    pq.write_table(pa.Table.from_arrays([text, text, SCORES], names=["a", "a", "y"]), path)
+    with pytest.raises(TableError, match="expected every column of .* once, got 'a' more than once"):
+        read_table(path, "y")
+
+
+def test_a_parquet_file_without_rows_or_without_columns_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(TableError, match="expected rows in .*t.parquet, got a header alone"):
+        read_table(parquet(tmp_path, a=pa.array([], pa.string()), y=pa.array([], pa.float64())), "y")
+    with pytest.raises(TableError, match="expected columns in .*t.parquet, got none"):
+        read_table(parquet(tmp_path), "y")
+
+
+def test_a_broken_parquet_file_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(TableError, match="expected a readable table in .*t.parquet, got: Parquet .*5 bytes"):
+        read_table(written(tmp_path, "hello", "t.parquet"), "y")
+
+
+def test_a_path_that_is_no_table_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(TableError, match="expected a .csv or .parquet file, got t.xlsx"):
+        read_table(written(tmp_path, "a,y\nX,1\n", "t.xlsx"), "y")
+    with pytest.raises(
+        TableError, match=re.escape(f"expected a CSV or Parquet file, got {tmp_path}, which is no file")
+    ):
+        read_table(tmp_path, "y")
+    with pytest.raises(TableError, match=r"expected a CSV or Parquet file, got .*absent.csv, which is no file"):
+        read_table(tmp_path / "absent.csv", "y")
+
+
+@pytest.mark.parametrize(
+    ("score", "contexts", "features", "message"),
+    [
+        pytest.param("y", (), ("a", "y"), "expected 'y' as one of score, context or feature", id="score in features"),
+        pytest.param("y", ("y",), None, "expected 'y' as one of score, context or feature", id="score in context"),
+        pytest.param("y", ("a",), ("a", "b"), "expected 'a' as one of .*, got it more", id="context in features"),
+        pytest.param("y", (), ("a", "a"), "expected 'a' as one of .*, got it more than once", id="feature twice"),
+        pytest.param("y", ("a", "a"), None, "expected 'a' as one of .*, got it more than once", id="context twice"),
+        pytest.param("y", ("q",), None, "expected a column 'q' in .*, got 'a', 'b', 'y'", id="context missing"),
+        pytest.param("y", (), ("A",), "expected a column 'A' in .*, got 'a', 'b', 'y'", id="feature in another case"),
+        pytest.param("y", (), (), "expected at least one feature column in .*, got", id="no feature"),
+        pytest.param("y", ("a", "b"), None, "expected at least one feature column in .*, got", id="contexts alone"),
+        pytest.param("y", ("a",), (), "expected at least one feature column in .*, got", id="contexts, no feature"),
+    ],
+)
+def test_contradictory_columns_are_refused(
+    tmp_path: Path, score: str, contexts: tuple[str, ...], features: tuple[str, ...] | None, message: str
+) -> None:
+    path = written(tmp_path, "a,b,y\nX,1,1\nZ,2,3\n")
+    with pytest.raises(TableError, match=message):
+        read_table(path, score, contexts, features)
+
+
+def identifiers(different: int, rows: int) -> str:
+    return "a,y\n" + "".join(f"i{i % different},1\n" for i in range(rows))
+
+
+@pytest.mark.parametrize(("different", "rows"), [(101, 101), (101, 102), (151, 300)])
+def test_a_column_that_looks_like_an_identifier_is_refused_unless_named(
+    tmp_path: Path, different: int, rows: int
+) -> None:
+    path = written(tmp_path, identifiers(different, rows))
+    message = f"expected categories in column 'a' of .*, got {different} different values in {rows} rows.*--features"
+    with pytest.raises(TableError, match=message):
+        read_table(path, "y")
+    assert len(set(read_table(path, "y", (), ["a"]).text["a"])) == different
+
+
+@pytest.mark.parametrize(("different", "rows"), [(100, 100), (150, 300), (101, 202)])
+def test_many_categories_that_repeat_are_no_identifier(tmp_path: Path, different: int, rows: int) -> None:
+    assert len(read_table(written(tmp_path, identifiers(different, rows)), "y")) == rows
+
+
+def test_a_context_may_look_like_an_identifier(tmp_path: Path) -> None:
+    path = written(tmp_path, "u,a,y\n" + "".join(f"i{i},{i % 2},1\n" for i in range(120)))
+    assert len(set(read_table(path, "y", ["u"]).text["u"])) == 120

@@ -1,0 +1,161 @@
+"""Row problems: scores against look-ups by hand, contexts drawn and listed, short vocabularies masked, and guards."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from slot_rl.estimators import EstimatorNet, EstimatorShape
+from slot_rl.problems import Observation, RowProblem
+from slot_rl.problems.truth_table import TruthTable
+from slot_rl.seeding import generator_from, seeded_initialisation
+
+CONTEXTS = torch.tensor([[0, 0], [0, 2], [1, 1], [1, 2]])
+
+
+def make_net(vocabulary: tuple[int, ...] = (2, 4, 3), contexts: tuple[int, ...] = ()) -> EstimatorNet:
+    with seeded_initialisation(0):
+        return EstimatorNet(EstimatorShape(len(vocabulary), 5, (8,), vocabulary, contexts, context_dim=3))
+
+
+@pytest.mark.parametrize("contexts", [None, CONTEXTS])
+def test_scores_are_the_networks_on_the_rows_looked_up_by_hand(contexts: Tensor | None) -> None:
+    net = make_net(contexts=() if contexts is None else (2, 3))
+    problem = RowProblem(net, contexts)
+    observation = problem.sample(6, generator_from(0))
+    choice = torch.stack([torch.randint(size, (6,), generator=generator_from(size)) for size in (2, 4, 3)], dim=-1)
+    scores = problem.score(observation, choice)
+    assert net.catalogue is not None and observation.context is not None
+    for row in range(6):
+        parts = [net.catalogue[slot, int(choice[row, slot])] for slot in range(3)]
+        if contexts is not None:
+            for column, table in enumerate(net.context_tables):
+                parts.append(table(observation.context[row, column]))
+        expected = net.head(net.body(torch.cat(parts))).item()
+        assert float(scores[row]) == pytest.approx(expected, abs=1e-6)
+
+
+def test_contexts_change_the_score_only_where_the_estimator_has_them() -> None:
+    problem = RowProblem(make_net(contexts=(2, 3)), CONTEXTS)
+    choice = torch.zeros(4, 3, dtype=torch.long)
+    scores = problem.score(Observation(context=CONTEXTS), choice)
+    assert len(set(scores.tolist())) == 4
+
+
+def test_without_contexts_there_is_a_single_one_so_that_no_observation_is_empty() -> None:
+    problem = RowProblem(make_net())
+    assert problem.contexts.tolist() == [[0]] and problem.context_sizes == (1,)
+    observation = problem.sample(3, generator_from(0))
+    assert len(observation) == 3 and list(observation.tensors()) == ["context"]
+    listed = problem.evaluation_observations(100, generator_from(0))
+    assert listed.context is not None and listed.context.tolist() == [[0]]
+
+
+def test_contexts_are_drawn_equally_often() -> None:
+    problem = RowProblem(make_net(contexts=(2, 3)), CONTEXTS)
+    assert problem.context_sizes == (2, 3)
+    drawn = problem.sample(40_000, generator_from(0)).context
+    assert drawn is not None
+    counts = [int((drawn == row).all(dim=-1).sum()) for row in CONTEXTS]
+    assert sum(counts) == 40_000
+    assert max(abs(count - 10_000) for count in counts) < 5 * (40_000 * 0.25 * 0.75) ** 0.5
+
+
+@pytest.mark.parametrize("most", [4, 5, 1000])
+def test_evaluation_lists_every_context_once(most: int) -> None:
+    problem = RowProblem(make_net(contexts=(2, 3)), CONTEXTS)
+    listed = problem.evaluation_observations(most, generator_from(0)).context
+    assert listed is not None and torch.equal(listed, CONTEXTS)
+
+
+def test_evaluation_draws_without_replacement_where_there_are_too_many_contexts() -> None:
+    problem = RowProblem(make_net(contexts=(2, 3)), CONTEXTS)
+    seen = set()
+    for seed in range(20):
+        listed = problem.evaluation_observations(3, generator_from(seed)).context
+        assert listed is not None
+        rows = {tuple(row) for row in listed.tolist()}
+        assert len(rows) == 3 and rows <= {tuple(row) for row in CONTEXTS.tolist()}
+        seen |= rows
+    assert len(seen) == 4
+    again = problem.evaluation_observations(3, generator_from(19)).context
+    assert listed is not None and again is not None and torch.equal(again, listed)
+
+
+def test_short_vocabularies_are_padded_with_zeros_and_masked() -> None:
+    problem = RowProblem(make_net((2, 4, 3)))
+    observation = problem.sample(2, generator_from(0))
+    assert (problem.slots, problem.items, problem.sizes) == (3, 4, (2, 4, 3))
+    mask, candidates = problem.mask(observation), problem.candidates(observation)
+    assert mask is not None
+    assert mask.tolist() == [[True, True, False, False], [True] * 4, [True, True, True, False]]
+    assert candidates.shape == (3, 4, 5) and not candidates.requires_grad
+    assert bool((candidates[~mask] == 0).all()) and bool((candidates[mask] != 0).any(dim=-1).all())
+
+
+def test_vocabularies_of_one_length_have_no_mask() -> None:
+    problem = RowProblem(make_net((3, 3)))
+    assert problem.mask(problem.sample(1, generator_from(0))) is None
+
+
+def test_the_truth_is_asked_with_choice_and_context() -> None:
+    asked: list[tuple[Tensor, Tensor | None]] = []
+
+    def truth(choice: Tensor, context: Tensor | None) -> Tensor:
+        asked.append((choice, context))
+        return choice.sum(dim=-1).float()
+
+    choice = torch.tensor([[1, 3, 2], [0, 1, 0]])
+    problem = RowProblem(make_net(contexts=(2, 3)), CONTEXTS, truth)
+    observation = problem.sample(2, generator_from(0))
+    assert problem.true_score(observation, choice).tolist() == [6.0, 1.0]
+    assert asked[0][0] is choice and asked[0][1] is observation.context
+    bare = RowProblem(make_net(), None, truth)
+    bare.true_score(bare.sample(2, generator_from(0)), choice)
+    assert asked[1][1] is None
+
+
+def test_measured_is_known_from_a_table_alone() -> None:
+    choice = torch.tensor([[[1, 3, 2], [0, 0, 0]], [[1, 3, 2], [1, 3, 2]]])
+    features, no_contexts = torch.tensor([[1, 3, 2]]), torch.zeros(1, 0, dtype=torch.long)
+    table = TruthTable(features, no_contexts, torch.tensor([4.0]), (2, 4, 3))
+    problem = RowProblem(make_net(), None, table)
+    observation = problem.sample(2, generator_from(0))
+    found = problem.measured(observation, choice)
+    assert found is not None and found.tolist() == [[True, False], [True, True]]
+    for other in (RowProblem(make_net()), RowProblem(make_net(), None, lambda choice, context: choice.sum(-1))):
+        assert other.measured(observation, choice) is None
+
+
+def test_an_estimator_of_given_vectors_is_refused() -> None:
+    with seeded_initialisation(0):
+        net = EstimatorNet(EstimatorShape(2, 3, (4,)))
+    with pytest.raises(ValueError, match="expected an estimator with a vocabulary per feature, got one for given"):
+        RowProblem(net)
+
+
+def test_contexts_for_an_estimator_without_any_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"expected no contexts for an estimator without context, got \(4, 2\)"):
+        RowProblem(make_net(), CONTEXTS)
+
+
+@pytest.mark.parametrize(
+    ("contexts", "found"),
+    [
+        (None, "None"),
+        (torch.zeros(3, dtype=torch.long), r"\(3,\)"),
+        (torch.zeros(3, 1, dtype=torch.long), r"\(3, 1\)"),
+        (torch.zeros(0, 2, dtype=torch.long), r"\(0, 2\)"),
+    ],
+)
+def test_contexts_of_the_wrong_shape_are_refused(contexts: Tensor | None, found: str) -> None:
+    with pytest.raises(ValueError, match=r"expected contexts of shape \(contexts, 2\), got " + found):
+        RowProblem(make_net(contexts=(2, 3)), contexts)
+
+
+@pytest.mark.parametrize("row", [[2, 0], [0, 3], [-1, 0]])
+def test_context_categories_that_the_estimator_does_not_know_are_refused(row: list[int]) -> None:
+    contexts = torch.cat([CONTEXTS, torch.tensor([row])])
+    found = contexts.amax(dim=0).tolist()
+    with pytest.raises(ValueError) as caught:
+        RowProblem(make_net(contexts=(2, 3)), contexts)
+    assert str(caught.value) == f"expected context categories below (2, 3), got {found} at most"

@@ -1,0 +1,134 @@
+"""Measured landscapes as ground truth: look-ups against dictionaries, duplicates, gaps, limits, and real files."""
+
+import csv
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import slot_rl.problems.truth_table as module
+from slot_rl.estimators.encoding import TableEncoding
+from slot_rl.estimators.table import TableError, read_table
+from slot_rl.problems.truth_table import TruthTable
+
+
+def no_contexts(rows: int) -> torch.Tensor:
+    return torch.zeros(rows, 0, dtype=torch.long)
+
+
+def test_scores_by_hand_with_a_duplicate_and_a_gap() -> None:
+    features = torch.tensor([[0, 0], [1, 2], [1, 2], [0, 1]])
+    table = TruthTable(features, no_contexts(4), torch.tensor([5.0, 1.0, 4.0, 2.0]), (2, 3))
+    asked = torch.tensor([[0, 0], [1, 2], [0, 1], [1, 0]])
+    assert table(asked, None).tolist() == [5.0, 2.5, 2.0, 2.0]
+    assert table.measured(asked, None).tolist() == [True, True, True, False]
+    assert (table.minimum, table.maximum) == (2.0, 5.0)
+
+
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(
+    st.lists(st.integers(1, 4), min_size=1, max_size=3),
+    st.lists(st.integers(1, 4), max_size=2),
+    st.integers(1, 40),
+    st.integers(0, 10_000),
+)
+def test_every_combination_is_looked_up_as_a_dictionary_would(
+    features: list[int], contexts: list[int], rows: int, seed: int
+) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    sizes = [*contexts, *features]
+    cells = torch.stack([torch.randint(size, (rows,), generator=generator) for size in sizes], dim=-1)
+    score = torch.randn(rows, dtype=torch.float64, generator=generator)
+    columns = len(contexts)
+    table = TruthTable(cells[:, columns:], cells[:, :columns], score, sizes)
+    measured: dict[tuple[int, ...], list[float]] = {}
+    for cell, value in zip(cells.tolist(), score.tolist(), strict=True):
+        measured.setdefault(tuple(cell), []).append(value)
+    means = {cell: sum(values) / len(values) for cell, values in measured.items()}
+    every = torch.cartesian_prod(*[torch.arange(size) for size in sizes]).view(-1, len(sizes))
+    context = every[:, :columns] if columns else None
+    found, known = table(every[:, columns:], context), table.measured(every[:, columns:], context)
+    assert table.minimum == pytest.approx(min(means.values())) and table.maximum == pytest.approx(max(means.values()))
+    for cell, value, is_known in zip(every.tolist(), found.tolist(), known.tolist(), strict=True):
+        assert is_known is (tuple(cell) in means)
+        assert value == pytest.approx(means.get(tuple(cell), min(means.values())), rel=1e-6, abs=1e-6)
+
+
+def test_choices_may_have_leading_dimensions_beside_one_context_per_request() -> None:
+    features, contexts = torch.tensor([[0], [1], [0], [1]]), torch.tensor([[0], [0], [1], [1]])
+    table = TruthTable(features, contexts, torch.tensor([1.0, 2.0, 3.0, 4.0]), (2, 2))
+    choice = torch.tensor([[[0], [0]], [[1], [0]], [[1], [1]]])
+    context = torch.tensor([[0], [1]])
+    assert table(choice, context).tolist() == [[1.0, 3.0], [2.0, 3.0], [2.0, 4.0]]
+    assert table.measured(choice, context).all()
+
+
+def test_a_problem_without_contexts_ignores_the_one_that_its_observations_carry() -> None:
+    table = TruthTable(torch.tensor([[0], [1]]), no_contexts(2), torch.tensor([1.0, 2.0]), (2,))
+    assert table(torch.tensor([[1]]), torch.tensor([[0]])).tolist() == [2.0]
+
+
+def test_too_many_combinations_are_refused_and_exactly_the_limit_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert module.MOST_CELLS == 100_000_000
+    monkeypatch.setattr(module, "MOST_CELLS", 1200)
+    features, score = torch.tensor([[0, 0]]), torch.tensor([1.0])
+    TruthTable(features, no_contexts(1), score, (30, 40))
+    with pytest.raises(ValueError, match="expected at most 1,200 combinations in a ground truth, got 1,240"):
+        TruthTable(features, no_contexts(1), score, (31, 40))
+
+
+def encoding_of(path: Path, score: str, contexts: tuple[str, ...]) -> TableEncoding:
+    return TableEncoding.of(read_table(path, score, contexts), score, contexts)
+
+
+def test_a_real_landscape_with_contexts_is_looked_up_row_for_row(landscape: Callable[[str], Path]) -> None:
+    path = landscape("suzuki.csv")
+    contexts, features = ("electrophile", "nucleophile"), ("ligand", "base", "solvent")
+    encoding = encoding_of(path, "yield", contexts)
+    table = TruthTable.read(path, encoding)
+    with path.open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 3696
+    choice = torch.tensor([[encoding.features[name].index(row[name]) for name in features] for row in rows])
+    context = torch.tensor([[encoding.contexts[name].index(row[name]) for name in contexts] for row in rows])
+    expected = torch.tensor([float(row["yield"]) for row in rows])
+    assert torch.equal(table(choice, context), expected)
+    assert bool(table.measured(choice, context).all())
+    assert table.minimum == min(float(row["yield"]) for row in rows)
+    assert table.maximum == max(float(row["yield"]) for row in rows)
+
+
+def test_a_real_landscape_with_gaps_scores_its_minimum_there(landscape: Callable[[str], Path]) -> None:
+    path = landscape("gb1.csv")
+    encoding = encoding_of(path, "fitness", ())
+    table = TruthTable.read(path, encoding)
+    every = torch.cartesian_prod(*[torch.arange(20)] * 4)
+    known, scores = table.measured(every, None), table(every, None)
+    assert int(known.sum()) == 149_361
+    assert bool((scores[~known] == torch.tensor(table.minimum)).all())
+    best = every[scores.argmax()].tolist()
+    names = [encoding.features[f"pos{slot + 1}"][item] for slot, item in enumerate(best)]
+    assert "".join(names) == "FWAA" and float(scores.max()) == pytest.approx(8.762, abs=5e-4)
+
+
+def test_a_table_with_an_unknown_category_is_refused(tmp_path: Path) -> None:
+    known = tmp_path / "known.csv"
+    known.write_text("a,b,y\nu,p,1\nv,q,2\n", encoding="utf-8")
+    encoding = encoding_of(known, "y", ())
+    other = tmp_path / "other.csv"
+    other.write_text("a,b,y\nu,p,1\nw,q,2\n", encoding="utf-8")
+    with pytest.raises(TableError, match="expected a known category of 'a' .* in row 2 of .*, got 'w'"):
+        TruthTable.read(other, encoding)
+
+
+def test_a_table_without_one_of_the_columns_is_refused(tmp_path: Path) -> None:
+    known = tmp_path / "known.csv"
+    known.write_text("a,b,y\nu,p,1\nv,q,2\n", encoding="utf-8")
+    encoding = encoding_of(known, "y", ())
+    other = tmp_path / "other.csv"
+    other.write_text("a,y\nu,1\nv,2\n", encoding="utf-8")
+    with pytest.raises(TableError, match="expected a column 'b' in .*, got 'a', 'y'"):
+        TruthTable.read(other, encoding)
