@@ -103,7 +103,7 @@ class Episodes:
             self.observation = self._given(options["observation"])
         else:
             self.observation = self.problem.sample(self.size, self._generator)
-        return to_arrays(self.observation)
+        return {name: part.copy() for name, part in to_arrays(self.observation).items()}
 
     def finish(self, actions: npt.ArrayLike) -> npt.NDArray[np.float32]:
         """Scores one choice per open request.
@@ -120,15 +120,28 @@ class Episodes:
         """
         if self.observation is None:
             raise RuntimeError("expected reset() before step(), got a step with no open request")
-        choice = torch.as_tensor(np.asarray(actions, dtype=np.int64))
+        actions = np.asarray(actions)
+        if actions.dtype.kind not in "iu":
+            raise TypeError(f"expected integer actions, got {actions.dtype}")
+        choice = torch.as_tensor(actions.astype(np.int64))
         check_choice(self.problem, self.observation, choice)
         rewards: npt.NDArray[np.float32] = self.problem.score(self.observation, choice).numpy()
         return rewards
 
     def _given(self, arrays: Mapping[str, npt.NDArray[Any]]) -> Observation:
-        for name, space in observation_space(self.problem).items():
+        spaces_by_name = observation_space(self.problem)
+        unknown = set(arrays) - set(spaces_by_name)
+        if unknown:
+            raise ValueError(
+                f"expected only {', '.join(spaces_by_name)} in the given observation, got {', '.join(sorted(unknown))}"
+            )
+        for name, space in spaces_by_name.items():
             expected = (self.size, *(space.shape or ()))
             found = None if name not in arrays else np.shape(arrays[name])
             if found != expected:
                 raise ValueError(f"expected {name!r} of shape {expected} in the given observation, got {found}")
-        return from_arrays(arrays)
+            if isinstance(space, spaces.MultiDiscrete) and not all(map(space.contains, np.asarray(arrays[name]))):
+                raise ValueError(
+                    f"expected {name!r} below {space.nvec.tolist()} in the given observation, got {arrays[name]}"
+                )
+        return from_arrays({name: np.array(part) for name, part in arrays.items()})

@@ -1,5 +1,6 @@
 """One request at a time: a Gymnasium environment whose reward is the estimator's score."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import gymnasium as gym
@@ -44,6 +45,10 @@ class SlotsEnv(gym.Env[Arrays, npt.NDArray[np.int64]]):
         if seed is not None:
             self._episodes.seed(self.np_random)
         if options and options.get("observation") is not None:
+            if not isinstance(options["observation"], Mapping):
+                raise TypeError(
+                    f"expected a mapping as the given observation, got {type(options['observation']).__name__}"
+                )
             given = {name: np.asarray(part)[None] for name, part in options["observation"].items()}
             options = {**options, "observation": given}
         self._last = self._episodes.start(options)

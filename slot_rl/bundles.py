@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import safetensors
 import safetensors.torch
 import torch
 
@@ -44,7 +45,11 @@ def write_atomically(path: Path, data: bytes) -> None:
 
 def write_json(path: Path, document: Mapping[str, Any]) -> None:
     """Writes a JSON document atomically, indented, keys in the given order, never NaN."""
-    write_atomically(path, (json.dumps(document, indent=2, allow_nan=False) + "\n").encode())
+    write_atomically(path, _json(document))
+
+
+def _json(document: Mapping[str, Any]) -> bytes:
+    return (json.dumps(document, indent=2, allow_nan=False) + "\n").encode()
 
 
 def write_bundle(
@@ -68,10 +73,12 @@ def write_bundle(
     data = safetensors.torch.save({key: value.detach().contiguous() for key, value in tensors.items()})
     digest = hashlib.sha256(data).hexdigest()
     weights = f"{_PREFIX}{digest[:12]}.safetensors"
+    header = {"format": FORMAT, "kind": kind, "files": {weights: {"bytes": len(data), "sha256": digest}}}
+    whole = {**header, **document}
+    _json(whole)  # may refuse, so before anything is written
     folder.mkdir(parents=True, exist_ok=True)
     write_atomically(folder / weights, data)
-    header = {"format": FORMAT, "kind": kind, "files": {weights: {"bytes": len(data), "sha256": digest}}}
-    write_json(folder / name, {**header, **document})
+    write_json(folder / name, whole)
     for stale in folder.glob(f"{_PREFIX}*.safetensors"):
         if stale.name != weights:
             stale.unlink()
@@ -100,7 +107,10 @@ def read_bundle(folder: Path, kind: str, name: str) -> tuple[dict[str, torch.Ten
     actual = {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
     if actual != expected:
         raise BundleError(f"expected {path} to have {_state(expected)}, got {_state(actual)}: the file was altered")
-    return safetensors.torch.load(data), document
+    try:
+        return safetensors.torch.load(data), document
+    except safetensors.SafetensorError as error:
+        raise BundleError(f"expected safetensors in {path}, got: {error}") from error
 
 
 def read_document(folder: Path, kind: str, name: str) -> dict[str, Any]:
@@ -116,7 +126,7 @@ def read_document(folder: Path, kind: str, name: str) -> dict[str, Any]:
         found = document.get("kind") if isinstance(document, dict) else type(document).__name__
         raise BundleError(f"expected {path} to describe a {kind} in format {FORMAT!r}, got {found!r}")
     files = document.get("files")
-    if not isinstance(files, dict) or len(files) != 1:
+    if not isinstance(files, dict) or len(files) != 1 or not all(isinstance(e, dict) for e in files.values()):
         raise BundleError(f"expected {path} to name one weights file, got {files!r}")
     return document
 

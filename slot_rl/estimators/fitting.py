@@ -91,7 +91,7 @@ class TableFit:
                 "expected train > 0, validation > 0 and train + validation < 1, "
                 f"got train {self.train} and validation {self.validation}"
             )
-        if min(self.epochs, self.patience, self.batch_size, self.dim, *self.hidden) < 1:
+        if min(self.epochs, self.patience, self.batch_size, self.dim, len(self.hidden), *self.hidden) < 1:
             raise ValueError(f"expected epochs, patience, batch_size, dim and hidden >= 1, got {self}")
         if not self.swap_linearity >= 0:
             raise ValueError(f"expected swap_linearity >= 0, got {self.swap_linearity}")

@@ -11,6 +11,7 @@ from torch import Tensor
 from slot_rl.bundles import BundleError, read_bundle, weights_hash, write_bundle
 from slot_rl.estimators.encoding import TableEncoding
 from slot_rl.estimators.net import EstimatorNet, EstimatorShape
+from slot_rl.seeding import seeded_initialisation
 
 CARD = "card.json"
 SHIPPED = Path(__file__).parent / "shipped"
@@ -71,12 +72,14 @@ def load_estimator(folder: Path) -> StoredEstimator:
     tensors, document = read_bundle(folder, "estimator", CARD)
     contexts = tensors.pop("contexts", None)
     try:
-        net = EstimatorNet(EstimatorShape.from_json(document["shape"]))
+        with seeded_initialisation(0):  # replaced by the stored weights
+            net = EstimatorNet(EstimatorShape.from_json(document["shape"]))
         net.load_state_dict(tensors)
         encoding = None if document["encoding"] is None else TableEncoding.from_json(document["encoding"])
-    except (KeyError, TypeError, RuntimeError) as error:
+        card = document["card"]
+    except (AttributeError, IndexError, KeyError, TypeError, RuntimeError) as error:
         raise BundleError(f"expected weights that fit the card in {folder}, got: {error}") from error
-    return StoredEstimator(net.eval(), weights_hash(document), document["card"], encoding, contexts)
+    return StoredEstimator(net.eval(), weights_hash(document), card, encoding, contexts)
 
 
 def load_shipped(name: str) -> StoredEstimator:

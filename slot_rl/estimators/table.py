@@ -66,8 +66,11 @@ def read_table(
     doubled = sorted({name for name in names if names.count(name) > 1})
     if doubled:
         raise TableError(f"expected every column of {path} once, got {', '.join(map(repr, doubled))} more than once")
-    wanted = [*contexts, *(features if features is not None else [n for n in names if n not in {*contexts, score}])]
+    chosen = features if features is not None else [name for name in names if name not in {*contexts, score}]
+    wanted = [*contexts, *chosen]
     _check_wanted(path, names, wanted, score)
+    if not chosen:
+        raise TableError(f"expected at least one feature column in {path}, got {', '.join(map(repr, names))}")
     by_name = dict(columns)
     if len(columns[0][1]) == 0:
         raise TableError(f"expected rows in {path}, got a header alone")
@@ -113,8 +116,6 @@ def _check_wanted(path: Path, names: Sequence[str], wanted: Sequence[str], score
             raise TableError(f"expected a column {name!r} in {path}, got {', '.join(map(repr, names))}")
         if asked.count(name) > 1:
             raise TableError(f"expected {name!r} as one of score, context or feature, got it more than once")
-    if not wanted:
-        raise TableError(f"expected at least one feature column in {path}, got {', '.join(map(repr, names))}")
 
 
 def _as_text(path: Path, name: str, column: pa.ChunkedArray) -> npt.NDArray[np.object_]:

@@ -65,7 +65,7 @@ def run(main: Callable[[], int | None]) -> int:
     except (ValueError, TypeError, OSError, NonFiniteScore) as error:
         if os.environ.get("SLOT_RL_DEBUG"):
             raise
-        _errors.print(f"error: {error}", markup=False)
+        _errors.print(f"error: {error}", markup=False, emoji=False)
         return BAD_INPUT
 
 

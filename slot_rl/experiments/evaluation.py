@@ -143,7 +143,10 @@ class Evaluation:
 
     def _enumerate(self) -> tuple[Tensor, Tensor]:
         landscape = enumerate_landscape(self.problem, self.observation, self.problem.score)
-        self.best, self.random_score = landscape.best, float(landscape.mean.double().mean())
+        # Scored anew in the shape that policies are scored in: matrix products round differently by shape, by more
+        # than a hit's tolerance.
+        self.best = self.problem.score(self.observation, landscape.choice)
+        self.random_score = float(landscape.mean.double().mean())
         if self.problem.has_truth:
             true = enumerate_landscape(self.problem, self.observation, self.problem.true_score)
             self.true_best, self.true_random = float(true.best.double().mean()), float(true.mean.double().mean())
@@ -154,7 +157,7 @@ class Evaluation:
         draws = torch.stack([self._random() for _ in range(RANDOM_DRAWS)])
         self.random_score = float(self.problem.score(self.observation, draws).double().mean())
         found = self._strongest(self.problem)
-        self.best = found[1]
+        self.best = self.problem.score(self.observation, found[0])
         if isinstance(self.problem, SlotProblem) and self.problem.has_truth:
             self.true_random = float(self.problem.true_score(self.observation, draws).double().mean())
             self.true_best = float(self._strongest(self.problem.with_truth_as_estimator())[1].double().mean())

@@ -150,6 +150,11 @@ def _fit_table(config: PretrainConfig, path: Path) -> Fit:
     rows = TableRows(encoding.encode_features(table), contexts, torch.tensor(table.score, dtype=torch.float32))
     generator = generator_from(config.seed)
     train, validation, test = split_rows(rows, config.fit, generator)
+    for part, name in ((rows, "the table"), (test, "the test rows")):
+        if bool((part.score == part.score[0]).all()):
+            raise ValueError(
+                f"expected {config.score!r} to vary in {name} of {path}, got {float(part.score[0])} throughout"
+            )
     shape = EstimatorShape(
         slots=len(encoding.features),
         dim=config.fit.dim,
@@ -191,7 +196,7 @@ def _report(out: Path, figures: dict[str, float], rows: int, shipped: str | None
     if shipped is not None:
         shown["equal to the shipped ones"] = "yes" if shipped == sha256 else "no"
     print_figures("estimator on its test split", shown)
-    console.print(f"written: {out}", soft_wrap=True)
+    console.print(f"written: {out}", soft_wrap=True, markup=False, emoji=False)
 
 
 def _shipped_hash(name: str) -> str | None:

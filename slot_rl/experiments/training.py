@@ -112,7 +112,7 @@ def train(agent_name: str, run: RunConfig, options: AgentOptions) -> int:
         tracker.finish(summary)
     write_json(folder / SUMMARY, summary)
     print_judgement(summary, rows)
-    console.print(f"run: {folder}", soft_wrap=True)
+    console.print(f"run: {folder}", soft_wrap=True, markup=False, emoji=False)
     return 0 if status == "finished" else INTERRUPTED
 
 

@@ -79,12 +79,18 @@ class PointerNetwork(nn.Module):
 
         Returns:
             Logits of shape ``(batch, slots, items)``, not masked, and the latent ``(batch, latent_dim)``.
+
+        Raises:
+            ValueError: If candidates or context are missing.
         """
         vectors = self.catalogue if candidates is None else candidates
         if vectors is None:
             raise ValueError("expected candidates in the observation, got none and no fixed catalogue")
+        requests = context if candidates is None else candidates
+        if requests is None or (context is None and len(self.context_tables)):
+            raise ValueError("expected a context in the observation, got none")
         items = self.items(self.embed(vectors))
-        batch = len(context) if candidates is None and context is not None else len(vectors)
+        batch = len(requests)
         slots = self.start.expand(batch, -1, -1)
         for column, table in enumerate(self.context_tables):
             assert context is not None

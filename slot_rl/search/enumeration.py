@@ -50,7 +50,8 @@ def enumerate_landscape(problem: Problem, observation: Observation, score: Score
         The landscape. A constant must be allowed in every request to count as one.
 
     Raises:
-        ValueError: If a request has more than :data:`MOST_CONFIGURATIONS` configurations.
+        ValueError: If a request has more than :data:`MOST_CONFIGURATIONS` configurations, or no configuration is
+            allowed in all of them.
     """
     if configurations(problem) > MOST_CONFIGURATIONS:
         raise ValueError(
@@ -74,6 +75,8 @@ def enumerate_landscape(problem: Problem, observation: Observation, score: Score
         means = scores.double().mean(dim=1)
         if float(means.max()) > top_constant:
             top_constant, constant = float(means.max()), block[means.argmax()]
+    if top_constant == -torch.inf:
+        raise ValueError("expected a configuration that all requests allow, got none")
     constant_scores = score(observation, constant.expand(batch, -1))
     return Landscape(best, choice, (total / count).float(), constant, constant_scores)
 

@@ -59,7 +59,8 @@ def guided_search(problem: Problem, observation: Observation, start: Tensor, rou
         slot, item = swap // problem.items, swap % problem.items
         proposal = choice.scatter(1, slot.unsqueeze(1), item.unsqueeze(1))
         proposed, proposed_gradient = _score_and_gradient(problem, observation, proposal)
-        better = proposed > score
+        # Where every swap has failed, argmax names an arbitrary one, masked perhaps: it must not be taken.
+        better = (proposed > score) & open_swaps.flatten(1).gather(1, swap.unsqueeze(1)).squeeze(1)
         # A swap that failed stays closed until the configuration changes, which opens all others again.
         open_swaps = open_swaps.flatten(1).scatter(1, swap.unsqueeze(1), False).view_as(open_swaps)
         choice = torch.where(better.unsqueeze(1), proposal, choice)
@@ -73,7 +74,13 @@ def guided_search(problem: Problem, observation: Observation, start: Tensor, rou
 def restarted_search(
     problem: Problem, observation: Observation, restarts: int, rounds: int, generator: torch.Generator
 ) -> Found:
-    """Runs :func:`guided_search` from several random starts and keeps each row's best."""
+    """Runs :func:`guided_search` from several random starts and keeps each row's best.
+
+    Raises:
+        ValueError: If there is no start.
+    """
+    if restarts < 1:
+        raise ValueError(f"expected at least one restart, got {restarts}")
     runs = [
         guided_search(problem, observation, random_choice(problem, observation, generator), rounds)
         for _ in range(restarts)

@@ -106,5 +106,5 @@ def gumbel_noise(like: Tensor, generator: torch.Generator | None) -> Tensor:
 
 def through(hard: Tensor, soft: Tensor) -> Tensor:
     """Returns a tensor that is bit for bit ``hard`` forward and has the gradient of ``soft`` backward."""
-    # The difference is exactly 0, so the sum is exactly one-hot; (hard - soft) + soft would not be.
+    # The difference is exactly 0, so the sum is exactly one-hot; (hard + soft) - soft would not be.
     return hard + (soft - soft.detach())

@@ -62,6 +62,6 @@ class Gumbel:
         selection = through(hard, relaxed) if self.hard else relaxed
         score = objective(selection.to(logits.dtype))
         # J(y) vanishes exactly where y is itself a vertex, that is where the softmax has underflowed.
-        dead = (relaxed.detach() == hard).flatten(1).all(dim=1)
+        dead = (relaxed.detach() == hard).all(dim=-1).all(dim=-1)
         rows = score.numel()
         return Estimate(score, choice, score.detach(), rows, rows, {"dead": dead.to(score.dtype)})
