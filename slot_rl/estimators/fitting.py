@@ -2,11 +2,15 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from slot_rl.estimators.net import EstimatorNet
+
+WEIGHT_AVERAGE_DECAY = 0.995
 
 Batch = tuple[Tensor, Tensor]
 Report = Callable[[int, float], None]
@@ -79,10 +83,10 @@ class TableFit:
     patience: int = 40
     batch_size: int = 256
     learning_rate: float = 1e-3
-    weight_decay: float = 1e-2
+    weight_decay: float = 0.2
     dim: int = 16
     hidden: tuple[int, ...] = (256, 256)
-    swap_linearity: float = 1.0
+    swap_linearity: float = 10.0
 
     def __post_init__(self) -> None:
         """Refuses splits that leave a part empty and sizes below 1."""
@@ -153,7 +157,10 @@ def fit_on_table(
     generator: torch.Generator,
     report: Report,
 ) -> int:
-    """Fits a network by squared error with AdamW; stops early and keeps the weights of the best validation error.
+    """Fits a network by squared error with AdamW; keeps the averaged weights of the best validation error.
+
+    Exponentially averaged weights (Izmailov et al., "Averaging Weights Leads to Wider Optima and Better
+    Generalization", 2018, with a running average in place of an equal one) predict better at no cost.
 
     Args:
         net: A network with a vocabulary, changed in place.
@@ -169,6 +176,8 @@ def fit_on_table(
     net.offset.fill_(train.score.mean())
     net.scale.fill_(train.score.std().clamp_min(1e-12))
     optimizer = torch.optim.AdamW(net.parameters(), lr=fit.learning_rate, weight_decay=fit.weight_decay)
+    average = AveragedModel(net, multi_avg_fn=get_ema_multi_avg_fn(WEIGHT_AVERAGE_DECAY))
+    averaged = cast(EstimatorNet, average.module)
     best, best_epoch, weights = float("inf"), 0, net.state_dict()
     for epoch in range(1, fit.epochs + 1):
         for part in torch.randperm(len(train), generator=generator).split(fit.batch_size):
@@ -177,11 +186,12 @@ def fit_on_table(
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
-        error = float((predict_rows(net, validation) - validation.score).square().mean().sqrt())
+            average.update_parameters(net)
+        error = float((predict_rows(averaged, validation) - validation.score).square().mean().sqrt())
         report(epoch, error)
         if error < best:
             best, best_epoch = error, epoch
-            weights = {name: value.clone() for name, value in net.state_dict().items()}
+            weights = {name: value.clone() for name, value in averaged.state_dict().items()}
         elif epoch - best_epoch >= fit.patience:
             break
     net.load_state_dict(weights)
