@@ -6,7 +6,7 @@ from typing import cast
 
 import torch
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.optim.swa_utils import AveragedModel
 
 from slot_rl.estimators.net import EstimatorNet
 
@@ -176,7 +176,7 @@ def fit_on_table(
     net.offset.fill_(train.score.mean())
     net.scale.fill_(train.score.std().clamp_min(1e-12))
     optimizer = torch.optim.AdamW(net.parameters(), lr=fit.learning_rate, weight_decay=fit.weight_decay)
-    average = AveragedModel(net, multi_avg_fn=get_ema_multi_avg_fn(WEIGHT_AVERAGE_DECAY))
+    average = AveragedModel(net, avg_fn=_running_average)
     averaged = cast(EstimatorNet, average.module)
     best, best_epoch, weights = float("inf"), 0, net.state_dict()
     for epoch in range(1, fit.epochs + 1):
@@ -196,6 +196,12 @@ def fit_on_table(
             break
     net.load_state_dict(weights)
     return best_epoch
+
+
+def _running_average(averaged: Tensor, current: Tensor, steps: int | Tensor) -> Tensor:
+    # A short memory at first: the first weights are random, and a small table takes few steps in all.
+    decay = min(WEIGHT_AVERAGE_DECAY, float((1 + steps) / (10 + steps)))
+    return torch.lerp(current, averaged, decay)
 
 
 def _predict(net: EstimatorNet, rows: TableRows) -> Tensor:

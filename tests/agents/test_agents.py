@@ -234,12 +234,43 @@ def test_one_coefficient_suits_estimators_of_any_scale() -> None:
     assert all(torch.allclose(plain[key], shifted[key], atol=1e-4) for key in plain)
 
 
+def test_gumbels_score_function_is_reinforces_gradient_and_costs_no_call() -> None:
+    # With nothing left of the training and no entropy bonus, one update of gumbel is one of REINFORCE on its draws.
+    agent = GumbelAgent(pick_env(64), GumbelOptions(batch_size=64, policy=SMALL, entropy=0.0, max_grad_norm=1e9))
+    agent._current_progress_remaining = 0.0
+    captured: list[torch.Tensor] = []
+    agent.step = lambda loss: captured.append(loss) or 0.0  # type: ignore[method-assign,func-returns-value]
+    state = agent.generator.get_state()
+    agent.update()
+    assert (agent.problem.budget.forwards, agent.num_timesteps) == (64, 64)
+
+    agent.generator.set_state(state)
+    observation = agent.problem.sample(64, agent.generator)
+    logits, latent = agent.policy.point(observation)
+    estimate = agent.selector(
+        logits, lambda rows: agent.problem.score_selection(observation, rows), generator=agent.generator
+    )
+    target = (estimate.score - estimate.score.mean()) / estimate.score.std(unbiased=False)
+    values = agent.policy.value_head(latent).squeeze(-1)
+    advantage = (target - values).detach()
+    advantage = (advantage - advantage.mean()) / advantage.std()
+    log_prob = torch.distributions.Categorical(logits=logits).log_prob(estimate.choice).sum(dim=1)
+    expected = -(advantage * log_prob).mean() + 0.5 * (values - target).square().mean()
+    assert captured[0].item() == pytest.approx(expected.item(), abs=1e-5)
+    query = agent.policy.network.query.weight
+    (found,) = torch.autograd.grad(captured[0], query)
+    (wanted,) = torch.autograd.grad(expected, query)
+    assert torch.allclose(found, wanted, atol=1e-5)
+
+
 @pytest.mark.parametrize(
     ("kind", "arguments", "message"),
     [
         (GumbelOptions, {"learning_rate": 0.0}, "learning_rate > 0"),
         (GumbelOptions, {"batch_size": 1}, "batch_size >= 2"),
         (GumbelOptions, {"tau": 0.0}, "tau > 0, got 0.0"),
+        (GumbelOptions, {"unbias": 1.5}, "unbias from 0 to 1, got 1.5"),
+        (GumbelOptions, {"value_coefficient": -1.0}, "value_coefficient >= 0, got -1.0"),
         (ReinforceOptions, {"entropy": -0.1}, "entropy bonuses >= 0, got -0.1"),
         (ReinforceOptions, {"max_grad_norm": 0.0}, "max_grad_norm > 0"),
         (PPOOptions, {"minibatch_size": 4096}, "minibatch_size from 2 to batch_size"),

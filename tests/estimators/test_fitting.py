@@ -258,3 +258,40 @@ def test_fitting_leaves_the_global_generator_alone() -> None:
     rows = additive(generator_from(0))
     fitted(rows, TableFit(epochs=1, patience=1), network((5,) * 4))
     assert torch.equal(torch.get_rng_state(), before)
+
+
+def swap_error(net: EstimatorNet, rows: TableRows) -> float:
+    """Returns how wrongly the gradient at a row foretells its single swaps, as a share of the swaps' own spread."""
+    assert net.catalogue is not None
+    selection = torch.nn.functional.one_hot(rows.features, 5).float().requires_grad_()
+    scores = net(torch.einsum("bsn,snd->bsd", selection, net.catalogue))
+    (gradient,) = torch.autograd.grad(scores.sum(), selection)
+    foretold = gradient - gradient.gather(-1, rows.features.unsqueeze(-1))
+    actual = torch.empty_like(foretold)
+    for slot, item in product(range(4), range(5)):
+        swapped = rows.features.clone()
+        swapped[:, slot] = item
+        actual[:, slot, item] = predict_rows(net, TableRows(swapped, None, rows.score)) - scores.detach()
+    return float((foretold - actual).square().mean() / actual.square().mean())
+
+
+def test_swap_linearity_makes_the_gradient_foretell_swaps() -> None:
+    generator = generator_from(5)
+    rows = additive(generator)
+    spread = (rows.score - rows.score.mean()) / rows.score.std()
+    bent = TableRows(rows.features, None, torch.tanh(3 * spread))  # no sum of effects explains it
+    errors = []
+    for weight in (0.0, 10.0):
+        net = network((5,) * 4)
+        train, validation, _ = split_rows(bent, FAST, generator_from(0))
+        fit = TableFit(
+            epochs=200, patience=200, batch_size=128, learning_rate=3e-3, dim=8, hidden=(64,), swap_linearity=weight
+        )
+        fit_on_table(net, train, validation, fit, generator_from(0), quiet)
+        errors.append(swap_error(net, bent))
+    assert errors[1] < 0.5 * errors[0]
+
+
+def test_a_negative_swap_linearity_is_refused() -> None:
+    with pytest.raises(ValueError, match="swap_linearity >= 0, got -1"):
+        TableFit(swap_linearity=-1.0)
