@@ -49,14 +49,14 @@ class GumbelOptions(AgentOptions):
     Attributes:
         learning_rate: Adam's step size at the start; it anneals linearly to zero.
         tau: Temperature of the backward softmax.
-        unbias: Weight at the end of training of the score-function gradient of the same draws, which has no bias; it
-            rises linearly from zero, and the gradient through the estimator falls as it rises. 0 turns it off.
+        unbias: How fast the score-function gradient of the same draws, which has no bias, takes over from the gradient
+            through the estimator: its share is ``unbias`` times the share of training done, at most 1; 0 turns it off.
         value_coefficient: Weight of the squared error of the baseline that the score-function gradient uses.
     """
 
     learning_rate: float = 3e-3
     tau: float = 0.5
-    unbias: float = 1.0
+    unbias: float = 2.0
     value_coefficient: float = 0.5
 
     def __post_init__(self) -> None:
@@ -64,8 +64,8 @@ class GumbelOptions(AgentOptions):
         super().__post_init__()
         Gumbel(self.tau)
         _refuse_negative(self.value_coefficient)
-        if not 0 <= self.unbias <= 1:
-            raise ValueError(f"expected unbias from 0 to 1, got {self.unbias}")
+        if not self.unbias >= 0:
+            raise ValueError(f"expected unbias >= 0, got {self.unbias}")
 
 
 @dataclass(frozen=True)

@@ -57,7 +57,7 @@ class ThroughEstimatorAgent(OneStepAgent):
         entropy = entropy_of(logits).mean()
         through = (estimate.surrogate / self.scale.unit).mean()
         by_score, value_loss = self._score_function(logits, latent, estimate)
-        share = self.options.unbias * (1 - self._current_progress_remaining)
+        share = min(1.0, self.options.unbias * (1 - self._current_progress_remaining))
         gain = (1 - share) * through + share * by_score + self.entropy_coefficient * entropy
         loss = self.options.value_coefficient * value_loss - gain
         norm = self.step(loss)

@@ -269,7 +269,7 @@ def test_gumbels_score_function_is_reinforces_gradient_and_costs_no_call() -> No
         (GumbelOptions, {"learning_rate": 0.0}, "learning_rate > 0"),
         (GumbelOptions, {"batch_size": 1}, "batch_size >= 2"),
         (GumbelOptions, {"tau": 0.0}, "tau > 0, got 0.0"),
-        (GumbelOptions, {"unbias": 1.5}, "unbias from 0 to 1, got 1.5"),
+        (GumbelOptions, {"unbias": -0.5}, "unbias >= 0, got -0.5"),
         (GumbelOptions, {"value_coefficient": -1.0}, "value_coefficient >= 0, got -1.0"),
         (ReinforceOptions, {"entropy": -0.1}, "entropy bonuses >= 0, got -0.1"),
         (ReinforceOptions, {"max_grad_norm": 0.0}, "max_grad_norm > 0"),
