@@ -48,6 +48,21 @@ def write_json(path: Path, document: Mapping[str, Any]) -> None:
     write_atomically(path, _json(document))
 
 
+def read_json(path: Path) -> dict[str, Any]:
+    """Reads a JSON object.
+
+    Raises:
+        BundleError: If the file holds something else.
+    """
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise BundleError(f"expected JSON in {path}, got: {error}") from error
+    if not isinstance(document, dict):
+        raise BundleError(f"expected a JSON object in {path}, got {type(document).__name__}")
+    return document
+
+
 def _json(document: Mapping[str, Any]) -> bytes:
     return (json.dumps(document, indent=2, allow_nan=False) + "\n").encode()
 
@@ -118,13 +133,9 @@ def read_document(folder: Path, kind: str, name: str) -> dict[str, Any]:
     path = folder / name
     if not path.is_file():
         raise BundleError(f"expected a folder with {kind} weights and {name}, got {folder} without {name}")
-    try:
-        document = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise BundleError(f"expected JSON in {path}, got: {error}") from error
-    if not isinstance(document, dict) or document.get("format") != FORMAT or document.get("kind") != kind:
-        found = document.get("kind") if isinstance(document, dict) else type(document).__name__
-        raise BundleError(f"expected {path} to describe a {kind} in format {FORMAT!r}, got {found!r}")
+    document = read_json(path)
+    if document.get("format") != FORMAT or document.get("kind") != kind:
+        raise BundleError(f"expected {path} to describe a {kind} in format {FORMAT!r}, got {document.get('kind')!r}")
     files = document.get("files")
     if not isinstance(files, dict) or len(files) != 1 or not all(isinstance(e, dict) for e in files.values()):
         raise BundleError(f"expected {path} to name one weights file, got {files!r}")

@@ -184,11 +184,17 @@ def test_a_document_that_is_not_json_is_refused(folder: Path, content: bytes) ->
 
 
 @pytest.mark.parametrize(
-    ("content", "found"), [("[]", "'list'"), ("3", "'int'"), ("null", "'NoneType'"), ("{}", "None")]
+    ("content", "message"),
+    [
+        ("[]", "expected a JSON object in .*manifest.json, got list"),
+        ("3", "expected a JSON object in .*manifest.json, got int"),
+        ("null", "expected a JSON object in .*manifest.json, got NoneType"),
+        ("{}", f"to describe a thing in format '{FORMAT}', got None"),
+    ],
 )
-def test_a_document_of_another_form_is_refused(folder: Path, content: str, found: str) -> None:
+def test_a_document_of_another_form_is_refused(folder: Path, content: str, message: str) -> None:
     (folder / NAME).write_text(content, encoding="utf-8")
-    with pytest.raises(BundleError, match=f"to describe a thing in format '{FORMAT}', got {found}"):
+    with pytest.raises(BundleError, match=message):
         read_bundle(folder, "thing", NAME)
 
 

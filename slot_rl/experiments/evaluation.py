@@ -12,8 +12,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from slot_rl.problems import Observation, Problem, SlotProblem
+from slot_rl.problems import Observation, Problem, RowProblem, SlotProblem
 from slot_rl.search import (
+    MOST_CONFIGURATIONS,
     configurations,
     enumerate_landscape,
     guided_search,
@@ -89,7 +90,7 @@ class Evaluation:
         self._generator = generator_from(config.eval_seed)
         self.observation = problem.evaluation_observations(config.eval_size, self._generator)
         cost = configurations(problem) * len(self.observation)
-        self.best_is_exact = configurations(problem) <= 200_000 and cost <= MOST_EVALUATIONS
+        self.best_is_exact = configurations(problem) <= MOST_CONFIGURATIONS and cost <= MOST_EVALUATIONS
         self.true_random: float | None = None
         self.true_best: float | None = None
         self._true_constant: Tensor | None = None
@@ -158,10 +159,16 @@ class Evaluation:
         self.random_score = float(self.problem.score(self.observation, draws).double().mean())
         found = self._strongest(self.problem)
         self.best = self.problem.score(self.observation, found[0])
-        if isinstance(self.problem, SlotProblem) and self.problem.has_truth:
+        if self.problem.has_truth:
             self.true_random = float(self.problem.true_score(self.observation, draws).double().mean())
-            self.true_best = float(self._strongest(self.problem.with_truth_as_estimator())[1].double().mean())
+            self.true_best = float(self._best_true_scores().double().mean())
         return found[0], search_constant(self.problem, self.observation)
+
+    def _best_true_scores(self) -> Tensor:
+        if isinstance(self.problem, SlotProblem):
+            return self._strongest(self.problem.with_truth_as_estimator())[1]
+        assert isinstance(self.problem, RowProblem)
+        return self.problem.best_true_scores(self.observation)
 
     def _strongest(self, problem: Problem) -> tuple[Tensor, Tensor]:
         found = restarted_search(problem, self.observation, STRONG_RESTARTS, STRONG_ROUNDS, self._generator)

@@ -77,7 +77,7 @@ def print_judgement(summary: dict[str, Any], rows: list[Row]) -> None:
     """Prints the policy beside its competitors, and the run's figures."""
     print_table(
         f"{summary['agent']} on {summary['env']}, seed {summary['seed']}",
-        ["", "calls", "score", "optimality", "hit rate", "true score"],
+        ["", "calls", "score", "optimality", "hit rate", "true"],
         [
             [
                 row.name,

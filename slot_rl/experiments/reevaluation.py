@@ -1,12 +1,11 @@
 """Evaluating a run again, from its folder alone."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from slot_rl.agents import load_agent
-from slot_rl.bundles import read_document, weights_hash
+from slot_rl.bundles import read_document, read_json, weights_hash
 from slot_rl.envs import SlotVecEnv
 from slot_rl.estimators.store import CARD
 from slot_rl.experiments.console import console
@@ -74,5 +73,4 @@ def _summary(run: Path) -> dict[str, Any]:
     path = run / SUMMARY
     if not path.is_file():
         raise ValueError(f"expected a run that ended, with {SUMMARY}, got {run} without one")
-    summary: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return summary
+    return read_json(path)

@@ -1,13 +1,12 @@
 """A run on disk: config, metrics, summary, checkpoint, learning curve and the offline W&B run, in one folder."""
 
-import json
 import shutil
 from pathlib import Path
 from typing import Any
 
 import safetensors.torch
 
-from slot_rl.bundles import write_atomically
+from slot_rl.bundles import read_json, write_atomically
 from slot_rl.problems import NonFiniteScore
 
 CONFIG, SUMMARY, CHECKPOINT, CURVE = "config.json", "summary.json", "checkpoint", "learning_curve.png"
@@ -46,16 +45,9 @@ def read_config(folder: Path) -> dict[str, Any]:
     Raises:
         ValueError: If the folder is no run.
     """
-    path = folder / CONFIG
-    if not path.is_file():
+    if not (folder / CONFIG).is_file():
         raise ValueError(f"expected a run folder with {CONFIG}, got {folder} without one")
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"expected JSON in {path}, got: {error}") from error
-    if not isinstance(config, dict):
-        raise ValueError(f"expected a JSON object in {path}, got {type(config).__name__}")
-    return config
+    return read_json(folder / CONFIG)
 
 
 def save_bad_batch(folder: Path, failure: NonFiniteScore) -> Path:

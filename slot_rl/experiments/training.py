@@ -128,7 +128,7 @@ def _learn(
     assert agent.env is not None
     updates = run.timesteps / agent.env.num_envs
     with progress_bar() as progress:
-        task = progress.add_task(f"training {agent.name}", total=run.timesteps, note="")
+        task = progress.add_task(agent.name, total=run.timesteps, note="")
         watch = Watch(evaluation, problem, run.timesteps, progress, task)
         try:
             with stopping(watch):

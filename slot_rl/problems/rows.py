@@ -85,6 +85,16 @@ class RowProblem(Problem):
             return None
         return self._truth.measured(choice, self._context(observation))
 
+    def best_true_scores(self, observation: Observation) -> Tensor:
+        """Returns the highest true score of each request, ``(batch,)``, read off a measured landscape.
+
+        Raises:
+            ValueError: If the ground truth is no :class:`TruthTable`.
+        """
+        if not isinstance(self._truth, TruthTable):
+            raise ValueError(f"expected a table of true scores for {self.name}, got {type(self._truth).__name__}")
+        return self._truth.best(self._context(observation), len(observation))
+
     def _context(self, observation: Observation) -> Tensor | None:
         return observation.context if self._has_context else None
 

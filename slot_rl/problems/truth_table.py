@@ -62,6 +62,14 @@ class TruthTable:
         """Returns the true scores ``(..., batch)`` of choices ``(..., batch, features)`` in ``(batch, columns)``."""
         return self._scores[self._cells(choice, context)]
 
+    def best(self, context: Tensor | None, batch: int) -> Tensor:
+        """Returns the highest score in each of ``batch`` contexts ``(batch, columns)``, as ``(batch,)``."""
+        columns = 0 if context is None else context.shape[1]
+        features = len(self._strides) - columns
+        tops = self._scores.view(-1, int(self._strides[columns - 1]) if columns else len(self._scores)).amax(dim=1)
+        first = torch.zeros(batch, features, dtype=torch.long)
+        return tops[self._cells(first, context) // (len(self._scores) // len(tops))]
+
     def measured(self, choice: Tensor, context: Tensor | None) -> Tensor:
         """Returns whether each choice was measured, ``(..., batch)``; arguments as for a call."""
         return self._measured[self._cells(choice, context)]

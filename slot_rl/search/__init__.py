@@ -1,10 +1,11 @@
 """Floor 1: search, which is the oracle, the rival and the partner of a policy."""
 
 from slot_rl.search.constant import search_constant
-from slot_rl.search.enumeration import Landscape, configurations, enumerate_landscape
+from slot_rl.search.enumeration import MOST_CONFIGURATIONS, Landscape, configurations, enumerate_landscape
 from slot_rl.search.guided import Found, guided_search, random_choice, restarted_search
 
 __all__ = [
+    "MOST_CONFIGURATIONS",
     "Found",
     "Landscape",
     "configurations",

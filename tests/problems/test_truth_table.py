@@ -13,6 +13,7 @@ import slot_rl.problems.truth_table as module
 from slot_rl.estimators.encoding import TableEncoding
 from slot_rl.estimators.table import TableError, read_table
 from slot_rl.problems.truth_table import TruthTable
+from slot_rl.seeding import generator_from
 
 
 def no_contexts(rows: int) -> torch.Tensor:
@@ -132,3 +133,16 @@ def test_a_table_without_one_of_the_columns_is_refused(tmp_path: Path) -> None:
     other.write_text("a,y\nu,1\nv,2\n", encoding="utf-8")
     with pytest.raises(TableError, match="expected a column 'b' in .*, got 'a', 'y'"):
         TruthTable.read(other, encoding)
+
+
+@pytest.mark.parametrize("contexts", [0, 1, 2])
+def test_best_is_the_highest_score_of_each_context(contexts: int) -> None:
+    generator = generator_from(contexts)
+    sizes = (2, 3)[:contexts]
+    rows = torch.cartesian_prod(*[torch.arange(n) for n in (*sizes, 3, 2)])
+    score = torch.randn(len(rows), generator=generator)
+    table = TruthTable(rows[:, contexts:], rows[:, :contexts], score, [*sizes, 3, 2])
+    asked = torch.unique(rows[:, :contexts], dim=0) if contexts else torch.zeros(1, 0, dtype=torch.long)
+    brute = [float(score[(rows[:, :contexts] == one).all(dim=1)].max()) for one in asked]
+    found = table.best(asked if contexts else None, len(asked))
+    assert found.tolist() == pytest.approx(brute)
