@@ -48,6 +48,7 @@ class GumbelOptions(AgentOptions):
 
     Attributes:
         learning_rate: Adam's step size at the start; it anneals linearly to zero.
+        batch_size: Configurations scored between updates.
         tau: Temperature of the backward softmax.
         unbias: How fast the score-function gradient of the same draws, which has no bias, takes over from the gradient
             through the estimator: its share is ``unbias`` times the share of training done, at most 1; 0 turns it off.
@@ -55,8 +56,9 @@ class GumbelOptions(AgentOptions):
     """
 
     learning_rate: float = 3e-3
+    batch_size: int = 512
     tau: float = 0.5
-    unbias: float = 2.0
+    unbias: float = 1.0
     value_coefficient: float = 0.5
 
     def __post_init__(self) -> None:

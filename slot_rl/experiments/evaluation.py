@@ -59,7 +59,7 @@ class Row:
         calls: The estimator's calls per request when it answers; None where that is beside the point.
         score: Estimated score.
         optimality: ``(score - random) / (best - random)``.
-        hit_rate: Share of requests answered with the best score.
+        hit_rate: Share of requests answered with the best score; for random, over 64 draws of each.
         true_score: True score; None without a ground truth.
     """
 
@@ -67,7 +67,7 @@ class Row:
     calls: int | None
     score: float
     optimality: float
-    hit_rate: float | None
+    hit_rate: float
     true_score: float | None
 
 
@@ -98,7 +98,7 @@ class Evaluation:
         rounds = GUIDED_CALLS - 1
         guided = guided_search(self.problem, self.observation, self._random(), rounds).choice
         self.references = [
-            Row("random", 0, self.random_score, 0.0, None, self.true_random),
+            Row("random", 0, self.random_score, 0.0, self._random_hit_rate(), self.true_random),
             self._row("best constant", 0, constant.expand(len(self.observation), -1)),
             self._row("guided search", GUIDED_CALLS, guided),
             self._row("best" if self.best_is_exact else "best known", None, best_choice),
@@ -133,14 +133,20 @@ class Evaluation:
         found = None if measured is None else measured(self.observation, choose(self.observation))
         return None if found is None else float(found.double().mean())
 
+    def _random_hit_rate(self) -> float:
+        draws = torch.stack([self._random() for _ in range(RANDOM_DRAWS)])
+        return float(self._hits(self.problem.score(self.observation, draws)).double().mean())
+
+    def _hits(self, scores: Tensor) -> Tensor:
+        return scores >= self.best - HIT_TOLERANCE * self.best.abs()
+
     def _row(self, name: str, calls: int | None, choice: Tensor) -> Row:
         scores = self.problem.score(self.observation, choice)
         score = float(scores.double().mean())
-        hits = scores >= self.best - HIT_TOLERANCE * self.best.abs()
         true = None
         if self.problem.has_truth:
             true = float(self.problem.true_score(self.observation, choice).double().mean())
-        return Row(name, calls, score, self.optimality(score), float(hits.double().mean()), true)
+        return Row(name, calls, score, self.optimality(score), float(self._hits(scores).double().mean()), true)
 
     def _enumerate(self) -> tuple[Tensor, Tensor]:
         landscape = enumerate_landscape(self.problem, self.observation, self.problem.score)

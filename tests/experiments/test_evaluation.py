@@ -29,7 +29,7 @@ def test_random_is_zero_best_is_one_and_a_collapsed_policy_is_seen_through() -> 
     assert best.optimality == pytest.approx(1.0, abs=1e-6)
     assert best.hit_rate == 1.0
     assert collapsed.optimality < 0.3
-    assert collapsed.hit_rate is not None and collapsed.hit_rate < 0.4
+    assert collapsed.hit_rate < 0.4
     draws = [
         evaluation.judge(lambda o, s=seed: random_choice(evaluation.problem, o, generator_from(s))).optimality  # type: ignore[misc]
         for seed in range(40)
@@ -46,6 +46,7 @@ def test_every_reference_is_in_the_table_and_the_constant_is_the_best_of_all_con
     assert by_name["best constant"].score == pytest.approx(float(landscape.constant_scores.mean()), abs=1e-6)
     assert by_name["best"].optimality == pytest.approx(1.0)
     assert by_name["random"].optimality == 0.0
+    assert by_name["random"].hit_rate < 0.02  # one of 4,096 but for ties
     assert by_name["guided search"].calls == GUIDED_CALLS
 
 
