@@ -1,6 +1,8 @@
 """A run on disk: config, metrics, summary, checkpoint, learning curve and the offline W&B run, in one folder."""
 
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -32,11 +34,26 @@ def check_free(folder: Path, force: bool, mark: str) -> None:
         raise ValueError(f"expected --force to replace a folder with {mark}, got {folder} without one; nothing deleted")
 
 
-def make_folder(folder: Path) -> None:
-    """Makes an empty folder, replacing one that :func:`check_free` let pass."""
+@contextmanager
+def fresh_folder(folder: Path) -> Iterator[None]:
+    """Makes an empty folder in place of one that :func:`check_free` let pass.
+
+    An error inside the block removes the new folder and brings the earlier one back, so that a run that cannot start
+    loses nothing.
+    """
+    aside = folder.with_name(f".{folder.name}.replaced")
     if folder.exists():
-        shutil.rmtree(folder)
+        folder.rename(aside)
     folder.mkdir(parents=True)
+    try:
+        yield
+    except BaseException:
+        shutil.rmtree(folder)
+        if aside.exists():
+            aside.rename(folder)
+        raise
+    if aside.exists():
+        shutil.rmtree(aside)
 
 
 def read_config(folder: Path) -> dict[str, Any]:

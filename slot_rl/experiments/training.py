@@ -24,7 +24,7 @@ from slot_rl.experiments.run_folder import (
     CURVE,
     SUMMARY,
     check_free,
-    make_folder,
+    fresh_folder,
     save_bad_batch,
 )
 from slot_rl.experiments.tracking import RunIdentity, Tracker, TrackerWriter, WandbMode, wandb_mode
@@ -98,10 +98,11 @@ def train(agent_name: str, run: RunConfig, options: AgentOptions) -> int:
         evaluation = Evaluation(problem, run.evaluation)
     env = SlotVecEnv(problem, options.batch_size, seed=run.seed)
     agent = AGENTS[agent_name](env, options, seed=run.seed)  # type: ignore[arg-type, call-arg]
-    make_folder(folder)
     config = _config_document(agent_name, run, options)
-    write_json(folder / CONFIG, config)
-    with Tracker(folder, identity, config, mode) as tracker:
+    with fresh_folder(folder):
+        write_json(folder / CONFIG, config)
+        tracker = Tracker(folder, identity, config, mode)
+    with tracker:
         start = time.perf_counter()
         curve, status = _learn(agent, problem, run, evaluation, tracker, folder)
         seconds = time.perf_counter() - start

@@ -128,6 +128,23 @@ def test_bad_input_with_force_leaves_the_earlier_run_whole(tmp_path: Path) -> No
     assert {p: p.read_bytes() for p in out.rglob("*") if p.is_file()} == before
 
 
+def test_a_run_that_cannot_start_leaves_the_earlier_one_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out = tmp_path / "run"
+    train("gumbel", config(out), OPTIONS["gumbel"])
+    before = {p: p.read_bytes() for p in out.rglob("*") if p.is_file()}
+
+    def refuse(*arguments: object) -> None:
+        raise ValueError("expected a Weights & Biases run, got none")
+
+    monkeypatch.setattr(training, "Tracker", refuse)
+    with pytest.raises(ValueError, match="Weights & Biases"):
+        train("gumbel", config(out, force=True), OPTIONS["gumbel"])
+    assert {p: p.read_bytes() for p in out.rglob("*") if p.is_file()} == before
+    with pytest.raises(ValueError, match="Weights & Biases"):
+        train("gumbel", config(tmp_path / "other"), OPTIONS["gumbel"])
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+
+
 def test_a_nan_from_the_estimator_stops_the_run_and_saves_the_batch(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
