@@ -47,7 +47,6 @@ class GumbelOptions(AgentOptions):
     """Hard Gumbel draws, gradient through the estimator.
 
     Attributes:
-        learning_rate: Adam's step size at the start; it anneals linearly to zero.
         batch_size: Configurations scored between updates.
         tau: Temperature of the backward softmax.
         unbias: How fast the score-function gradient of the same draws, which has no bias, takes over from the gradient
@@ -55,7 +54,6 @@ class GumbelOptions(AgentOptions):
         value_coefficient: Weight of the squared error of the baseline that the score-function gradient uses.
     """
 
-    learning_rate: float = 3e-3
     batch_size: int = 512
     tau: float = 0.5
     unbias: float = 1.0
