@@ -123,7 +123,7 @@ class Episodes:
         actions = np.asarray(actions)
         if actions.dtype.kind not in "iu":
             raise TypeError(f"expected integer actions, got {actions.dtype}")
-        choice = torch.as_tensor(actions.astype(np.int64))
+        choice = torch.as_tensor(actions.astype(np.int64, copy=False))
         check_choice(self.problem, self.observation, choice)
         rewards: npt.NDArray[np.float32] = self.problem.score(self.observation, choice).numpy()
         return rewards
