@@ -23,7 +23,7 @@ from slot_rl.problems.truths import pick_value
 
 SMALL = PointerSize(width=16, hidden=32, rounds=1)
 OPTIONS: dict[str, AgentOptions] = {
-    "gumbel": GumbelOptions(batch_size=64, policy=SMALL),
+    "gumbel": GumbelOptions(learning_rate=3e-3, batch_size=64, policy=SMALL),
     "reinforce": ReinforceOptions(batch_size=64, policy=SMALL),
     "ppo": PPOOptions(batch_size=128, minibatch_size=64, policy=SMALL),
 }
