@@ -40,6 +40,11 @@ class RunIdentity:
         """``env__agent__s<seed>__time``, also the run folder's default name."""
         return f"{self.env.rsplit('/', maxsplit=1)[-1]}__{self.agent}__s{self.seed}__{self.time}"
 
+    @property
+    def group(self) -> str:
+        """``env@budget``: runs of unequal budgets must not be averaged."""
+        return f"{self.env}@{self.timesteps}"
+
 
 def wandb_mode(flag: WandbMode | None) -> WandbMode:
     """Returns the mode by flag, else by the variable WANDB_MODE, else offline.
@@ -134,7 +139,7 @@ def _start_wandb(folder: Path, identity: RunIdentity, config: Mapping[str, Any],
             dir=str(folder),
             mode=mode,
             name=identity.name,
-            group=f"{identity.env}@{identity.timesteps}",
+            group=identity.group,
             job_type=identity.agent,
             tags=[identity.agent, identity.version],
             config=dict(config),
