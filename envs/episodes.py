@@ -116,6 +116,7 @@ class Episodes:
 
         Raises:
             RuntimeError: If no request is open.
+            TypeError: If the actions are not integers.
             ValueError: If an action names no item, or a masked one.
         """
         if self.observation is None:
