@@ -9,11 +9,11 @@ from slot_rl.agents.checkpoint import MANIFEST, CheckpointedAgent, read_agent
 from slot_rl.agents.policy import SlotPolicy
 from slot_rl.agents.ppo import PPOAgent
 from slot_rl.agents.reinforce import ReinforceAgent
-from slot_rl.agents.through_estimator import GumbelAgent
+from slot_rl.agents.through_estimator import THROUGH_ESTIMATOR, GumbelAgent, ThroughEstimatorAgent
 
-AGENTS: dict[str, type[CheckpointedAgent]] = {agent.name: agent for agent in (GumbelAgent, ReinforceAgent, PPOAgent)}
+AGENTS: dict[str, type[CheckpointedAgent]] = {**THROUGH_ESTIMATOR, "reinforce": ReinforceAgent, "ppo": PPOAgent}
 
-__all__ = ["AGENTS", "GumbelAgent", "PPOAgent", "ReinforceAgent", "SlotPolicy", "load_agent"]
+__all__ = ["AGENTS", "GumbelAgent", "PPOAgent", "ReinforceAgent", "SlotPolicy", "ThroughEstimatorAgent", "load_agent"]
 
 
 def load_agent(folder: Path | str, env: GymEnv, **kwargs: Any) -> CheckpointedAgent:

@@ -109,7 +109,12 @@ class OneStepAgent(CheckpointedAgent):
     @property
     def entropy_coefficient(self) -> float:
         """The entropy bonus at this point of the training."""
-        return self.options.entropy_at(self._current_progress_remaining)
+        return self.options.entropy_over_time.at(self.done)
+
+    @property
+    def done(self) -> float:
+        """The share of the training that is over, from 0 to 1."""
+        return 1 - self._current_progress_remaining
 
     def generators(self) -> dict[str, torch.Generator]:
         """Returns the generators of the policy's draws and of the agent's."""

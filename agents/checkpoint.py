@@ -1,6 +1,6 @@
 """Saving and loading agents as bundles of safetensors and JSON, in place of Stable-Baselines3's pickles."""
 
-from dataclasses import asdict
+from dataclasses import asdict, is_dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
@@ -13,7 +13,6 @@ from slot_rl.agents.options import AgentOptions
 from slot_rl.agents.policy import SlotPolicy
 from slot_rl.agents.scale import RunningScale
 from slot_rl.bundles import BundleError, read_bundle, write_bundle
-from slot_rl.policies import PointerSize
 
 MANIFEST = "manifest.json"
 KIND = "agent"
@@ -112,7 +111,12 @@ class CheckpointedAgent(BaseAlgorithm):
 def _options(document: dict[str, Any], kind: type[AgentOptions]) -> AgentOptions:
     try:
         values = dict(document["options"])
-        return kind(**{**values, "policy": PointerSize(**values["policy"])})
+        default = kind()
+        for name, value in values.items():
+            part: Any = getattr(default, name, None)
+            if is_dataclass(part) and not isinstance(part, type):
+                values[name] = replace(part, **value)
+        return kind(**values)
     except (KeyError, TypeError) as error:
         raise BundleError(f"expected options of {kind.__name__} in the manifest, got: {error}") from error
 

@@ -10,7 +10,7 @@ import torch
 from stable_baselines3.common.distributions import Distribution
 from torch import Tensor, nn
 
-from slot_rl.selectors.base import gumbel_noise
+from slot_rl.selectors.categorical import gumbel_noise
 
 
 def entropy_of(logits: Tensor) -> Tensor:

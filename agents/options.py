@@ -1,9 +1,11 @@
 """The flags of each agent: typed, with defaults that suit one-step episodes."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, make_dataclass, replace
+from typing import Any
 
+from slot_rl.agents.schedules import Schedule, ScheduleKind, make_schedule
 from slot_rl.policies import PointerSize
-from slot_rl.selectors import Gumbel
+from slot_rl.selectors import Gumbel, Selector
 
 
 @dataclass(frozen=True)
@@ -15,7 +17,8 @@ class AgentOptions:
         batch_size: Configurations scored between updates.
         entropy: Entropy bonus at the start, per nat, in standard deviations of the score; without one, policies
             collapse to a single answer.
-        entropy_end: Entropy bonus at the end; it anneals linearly.
+        entropy_end: Entropy bonus at the end; 0 if left out.
+        entropy_schedule: How it gets there; "constant" stays at the start and takes no end.
         max_grad_norm: Longest gradient; longer ones are scaled down.
         policy: Sizes of the policy network.
     """
@@ -23,7 +26,8 @@ class AgentOptions:
     learning_rate: float = 1e-3
     batch_size: int = 256
     entropy: float = 0.3
-    entropy_end: float = 0.0
+    entropy_end: float | None = None
+    entropy_schedule: ScheduleKind = "linear"
     max_grad_norm: float = 1.0
     policy: PointerSize = field(default_factory=PointerSize)
 
@@ -34,38 +38,94 @@ class AgentOptions:
                 "expected learning_rate > 0, batch_size >= 2 and max_grad_norm > 0, "
                 f"got {self.learning_rate}, {self.batch_size} and {self.max_grad_norm}"
             )
-        if self.entropy < 0 or self.entropy_end < 0:
+        if self.entropy < 0 or (self.entropy_end or 0.0) < 0:
             raise ValueError(f"expected entropy bonuses >= 0, got {self.entropy} and {self.entropy_end}")
+        self.entropy_over_time  # noqa: B018 (refuses a schedule that its ends do not fit)
 
-    def entropy_at(self, remaining: float) -> float:
-        """Returns the entropy bonus with a share of the training remaining, from 1 to 0."""
-        return self.entropy_end + (self.entropy - self.entropy_end) * remaining
+    @property
+    def entropy_over_time(self) -> Schedule:
+        """The entropy bonus over the training."""
+        end = 0.0 if self.entropy_end is None and self.entropy_schedule != "constant" else self.entropy_end
+        return make_schedule(self.entropy_schedule, self.entropy, end)
 
 
 @dataclass(frozen=True)
-class GumbelOptions(AgentOptions):
-    """Hard Gumbel draws, gradient through the estimator.
+class ThroughEstimatorOptions(AgentOptions):
+    """A selector's draws, and its gradient through the estimator.
 
     Attributes:
-        batch_size: Configurations scored between updates.
-        tau: Temperature of the backward softmax.
-        unbias: How fast the score-function gradient of the same draws, which has no bias, takes over from the gradient
-            through the estimator: its share is ``unbias`` times the share of training done, at most 1; 0 turns it off.
+        batch_size: Configurations scored between updates: a selector that scores several per request sees that many
+            fewer requests.
+        selector: The way through the discrete choice.
+        unbias: How fast the score-function gradient of the same draws, which has no bias, takes over from the
+            selector's: its share is ``unbias`` times the share of training done, at most 1; 0 turns it off.
         value_coefficient: Weight of the squared error of the baseline that the score-function gradient uses.
     """
 
     batch_size: int = 512
-    tau: float = 0.5
-    unbias: float = 1.0
+    selector: Selector = field(default_factory=Gumbel)
+    unbias: float = 0.0
     value_coefficient: float = 0.5
 
     def __post_init__(self) -> None:
         """Refuses values that no training could use."""
         super().__post_init__()
-        Gumbel(self.tau)
         _refuse_negative(self.value_coefficient)
         if not self.unbias >= 0:
             raise ValueError(f"expected unbias >= 0, got {self.unbias}")
+        if self.unbias > 0 and not self.selector.scores_draws:
+            raise ValueError(
+                f"expected unbias 0 for {self.selector}, which does not score true draws, got {self.unbias}"
+            )
+
+    def selector_at(self, done: float) -> Selector:
+        """Returns the selector when a share ``done`` of the training is over."""
+        return self.selector
+
+
+@dataclass(frozen=True)
+class AnnealedOptions(ThroughEstimatorOptions):
+    """A selector with a temperature, which may move over the training.
+
+    Attributes:
+        tau_end: Temperature at the end, for schedules other than "constant".
+        tau_schedule: How the temperature gets from ``tau`` to ``tau_end``.
+    """
+
+    tau_end: float | None = None
+    tau_schedule: ScheduleKind = "constant"
+
+    def __post_init__(self) -> None:
+        """Refuses values that no training could use."""
+        super().__post_init__()
+        self.selector_at(1.0)
+
+    def selector_at(self, done: float) -> Selector:
+        """Returns the selector at the temperature of this point of the training."""
+        selector: Any = self.selector
+        tau = make_schedule(self.tau_schedule, selector.tau, self.tau_end).at(done)
+        annealed: Selector = replace(selector, tau=tau)
+        return annealed
+
+
+def options_through(selector: Selector, unbias: float = 0.0) -> type[ThroughEstimatorOptions]:
+    """Returns the options of an agent that learns through a selector, with that selector as the default.
+
+    The class names the selector's own class, so that a command line shows its options.
+    """
+    names = {option.name for option in fields(selector)}  # type: ignore[arg-type]
+    base = AnnealedOptions if "tau" in names else ThroughEstimatorOptions
+    made: type[ThroughEstimatorOptions] = make_dataclass(
+        f"{type(selector).__name__}Options",
+        [
+            ("selector", type(selector), field(default_factory=lambda: selector)),
+            ("unbias", float, field(default=unbias)),
+        ],
+        bases=(base,),
+        frozen=True,
+        namespace={"__doc__": base.__doc__},
+    )
+    return made
 
 
 @dataclass(frozen=True)

@@ -79,6 +79,6 @@ class PPOAgent(CheckpointedAgent, PPO):
 
     def train(self) -> None:
         """Runs PPO's epochs at the entropy bonus of this point of the training."""
-        self.ent_coef = self.options.entropy_at(self._current_progress_remaining)
+        self.ent_coef = self.options.entropy_over_time.at(1 - self._current_progress_remaining)
         super().train()
         self.logger.record("train/entropy_coefficient", self.ent_coef)

@@ -1,7 +1,7 @@
 """Running standardisation of scores, so that one coefficient suits estimators of any scale."""
 
 from dataclasses import dataclass
-from math import exp
+from math import exp, sqrt
 
 from torch import Tensor
 
@@ -15,20 +15,21 @@ class RunningScale:
 
     Attributes:
         mean: Running mean of the scores.
-        std: Running standard deviation of the scores within a batch.
+        variance: Running variance of the scores within a batch.
         seen: Scores seen.
     """
 
     mean: float = 0.0
-    std: float = 1.0
+    variance: float = 1.0
     seen: int = 0
 
     def update(self, score: Tensor) -> None:
-        """Takes in a batch of scores ``(batch,)``."""
-        mean, std = float(score.mean()), float(score.std(unbiased=False))
+        """Takes in a batch of at least two scores, ``(batch,)``."""
+        # The unbiased variance, not the standard deviation: its running mean is right for batches of any size.
+        mean, variance = float(score.mean()), float(score.var())
         new = 1.0 if self.seen == 0 else 1 - exp(-score.numel() / HORIZON)
         self.mean += new * (mean - self.mean)
-        self.std += new * (std - self.std)
+        self.variance += new * (variance - self.variance)
         self.seen += score.numel()
 
     def standardise(self, score: Tensor) -> Tensor:
@@ -38,4 +39,4 @@ class RunningScale:
     @property
     def unit(self) -> float:
         """The standard deviation to divide by; never so small that rounding errors would count as differences."""
-        return max(self.std, 1e-6 * (1 + abs(self.mean)))
+        return max(sqrt(self.variance), 1e-6 * (1 + abs(self.mean)))

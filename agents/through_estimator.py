@@ -1,11 +1,11 @@
-"""Learning through the estimator: draw with a selector, score the draw, send the estimator's gradient back.
+"""Learning through the estimator: draw with a selector, score the draw, send the selector's gradient back.
 
-The gradient through the estimator is quick but biased: it takes the estimator for linear between configurations, and
-near the end that decides between almost equal ones wrongly. The score of the same draw, which is paid for already,
-gives the unbiased and noisy score-function gradient, which therefore takes over as the training ends.
+The agent is the same for every selector. Gradients that come from the estimator's slope are quick but biased: they take
+the estimator for linear between configurations, and near the end that decides between almost equal ones wrongly. The
+score of the same draw, which is paid for already, gives the unbiased and noisy score-function gradient; ``unbias`` lets
+it take over as the training ends.
 """
 
-from functools import partial
 from typing import Any
 
 import torch
@@ -14,9 +14,12 @@ from torch import Tensor
 
 from slot_rl.agents.base import OneStepAgent, mean_of, problem_of
 from slot_rl.agents.distribution import entropy_of
-from slot_rl.agents.options import GumbelOptions
+from slot_rl.agents.options import ThroughEstimatorOptions, options_through
 from slot_rl.problems import Problem
-from slot_rl.selectors import Estimate, Gumbel, Selector
+from slot_rl.selectors import NAMES, Gumbel, Selector, make
+
+FEWEST_ROWS = 2
+"""Requests in an update, however many configurations the selector scores for each: a spread needs two scores."""
 
 
 class ThroughEstimatorAgent(OneStepAgent):
@@ -24,17 +27,15 @@ class ThroughEstimatorAgent(OneStepAgent):
 
     Attributes:
         problem: The problem behind the environment, whose estimator gives the gradient.
-        selector: The way through the discrete choice.
     """
 
-    options: GumbelOptions
-    selector: Selector
+    options: ThroughEstimatorOptions
 
     def __init__(self, env: GymEnv | str, options: Any = None, seed: int = 0, verbose: int = 0) -> None:
         """Builds the agent; see :class:`slot_rl.agents.base.OneStepAgent`.
 
         Raises:
-            ValueError: If the environment has no estimator to differentiate.
+            ValueError: If the environment has no estimator to ask.
         """
         super().__init__(env, options, seed, verbose)
         problem = problem_of(self.env)
@@ -45,51 +46,77 @@ class ThroughEstimatorAgent(OneStepAgent):
             )
         self.problem: Problem = problem
 
+    @property
+    def selector(self) -> Selector:
+        """The way through the discrete choice, at this point of the training."""
+        return self.options.selector_at(self.done)
+
     def update(self) -> dict[str, float]:
-        """Scores one batch of draws and takes one step along the estimator's gradient."""
-        observation = self.problem.sample(self.options.batch_size, self.generator)
+        """Scores one batch of draws and takes one step along the selector's gradient."""
+        selector = self.selector
+        forwards, _ = selector.cost(self.problem.slots, self.problem.items)
+        observation = self.problem.sample(max(FEWEST_ROWS, self.options.batch_size // forwards), self.generator)
         logits, latent = self.policy.point(observation)
-        objective = partial(self.problem.score_selection, observation)
-        before = self.problem.budget.forwards
-        estimate = self.selector(logits, objective, generator=self.generator)
-        self.num_timesteps += self.problem.budget.forwards - before
-        self.scale.update(estimate.score)
+        # Standardised before the selector sees it: some selectors' step means something in units of score.
+        unit = self.scale.unit
+        estimate = selector(
+            logits, lambda rows: self.problem.score_selection(observation, rows) / unit, generator=self.generator
+        )
+        self.num_timesteps += estimate.forwards
+        score = estimate.score * unit
+        self.scale.update(score)
         entropy = entropy_of(logits).mean()
-        through = (estimate.surrogate / self.scale.unit).mean()
-        by_score, value_loss = self._score_function(logits, latent, estimate)
-        share = min(1.0, self.options.unbias * (1 - self._current_progress_remaining))
-        gain = (1 - share) * through + share * by_score + self.entropy_coefficient * entropy
-        loss = self.options.value_coefficient * value_loss - gain
+        gain = estimate.surrogate.mean() * (unit / self.scale.unit)
+        figures = {f"train/{name}": mean_of(value) for name, value in estimate.diagnostics.items()}
+        loss = torch.zeros(())
+        if self.options.unbias > 0:
+            share = min(1.0, self.options.unbias * self.done)
+            by_score, value_loss = self._score_function(logits, latent, estimate.choice, score)
+            gain = (1 - share) * gain + share * by_score
+            loss = self.options.value_coefficient * value_loss
+            figures["train/value_loss"] = value_loss.item()
+        loss = loss - gain - self.entropy_coefficient * entropy
         norm = self.step(loss)
-        diagnostics = {f"train/{name}": mean_of(value) for name, value in estimate.diagnostics.items()}
         return {
-            "rollout/ep_rew_mean": mean_of(estimate.score),
+            "rollout/ep_rew_mean": mean_of(score),
             "train/loss": loss.item(),
             "train/entropy": entropy.item(),
             "train/grad_norm": norm,
-            "train/value_loss": value_loss.item(),
-            **diagnostics,
+            **figures,
         }
 
-    def _score_function(self, logits: Tensor, latent: Tensor, estimate: Estimate) -> tuple[Tensor, Tensor]:
-        """Returns REINFORCE's surrogate for the draws that are scored already, and its baseline's squared error."""
-        target = self.scale.standardise(estimate.score)
+    def _score_function(self, logits: Tensor, latent: Tensor, choice: Tensor, score: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns REINFORCE's surrogate for draws that are scored already, and its baseline's squared error."""
+        target = self.scale.standardise(score)
         values = self.policy.value_head(latent).squeeze(-1)
         advantage = target - values.detach()
         advantage = (advantage - advantage.mean()) / (advantage.std() + 1e-8)
         log_p = torch.log_softmax(logits, dim=-1)
-        log_prob = log_p.gather(-1, estimate.choice.unsqueeze(-1)).squeeze(-1).sum(dim=-1)
+        log_prob = log_p.gather(-1, choice.unsqueeze(-1)).squeeze(-1).sum(dim=-1)
         return (advantage * log_prob).mean(), (values - target).square().mean()
 
 
-class GumbelAgent(ThroughEstimatorAgent):
-    """Hard Gumbel draws, the gradient through the estimator."""
+def agent_through(selector: Selector, unbias: float = 0.0) -> type[ThroughEstimatorAgent]:
+    """Returns the agent class that learns through a selector, whose options are that selector's.
 
-    name = "gumbel"
-    options_type = GumbelOptions
-    options: GumbelOptions
+    Args:
+        selector: The selector, with the options that are the agent's defaults.
+        unbias: Default of the option of the same name.
+    """
+    namespace = {
+        "__doc__": f"The agent that learns through the selector {selector.name!r}.",
+        "__module__": __name__,
+        "name": selector.name,
+        "options_type": options_through(selector, unbias),
+    }
+    return type(f"{type(selector).__name__}Agent", (ThroughEstimatorAgent,), namespace)
 
-    @property
-    def selector(self) -> Selector:  # type: ignore[override]
-        """The Gumbel selector at the options' temperature."""
-        return Gumbel(self.options.tau)
+
+GumbelAgent = agent_through(Gumbel(tau=0.5), unbias=1.0)
+"""The default agent. Its defaults, unlike the others', were tuned on the shipped problems."""
+
+THROUGH_ESTIMATOR = {
+    "gumbel": GumbelAgent,
+    **{name: agent_through(make(name)) for name in NAMES if name not in ("gumbel", "reinforce")},
+}
+"""An agent for each selector; ``reinforce`` is an agent of its own, which sees nothing but rewards."""

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from slot_rl.problems.base import Observation, Problem
-from slot_rl.selectors.base import one_hot
+from slot_rl.selectors.categorical import one_hot
 
 
 @dataclass(frozen=True)

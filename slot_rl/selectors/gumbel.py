@@ -9,59 +9,46 @@ Distribution" (2017).
 """
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from slot_rl.selectors.base import Estimate, Objective, gumbel_noise, masked_logits, one_hot, through
+from slot_rl.selectors.base import Drawn, Probe, Selector, refuse_unless_positive
+from slot_rl.selectors.categorical import gumbel_noise, jacobian_product, one_hot
 
 
 @dataclass(frozen=True)
-class Gumbel:
-    """Gumbel-softmax, straight-through when ``hard``.
+class Gumbel(Selector):
+    """Gumbel-softmax, straight-through when hard.
 
     Attributes:
         tau: Temperature of the backward softmax; low values are less biased and have more exactly-zero gradients.
         hard: Whether the objective sees the one-hot draw (default) or the relaxed row.
     """
 
+    name: ClassVar[str] = "gumbel"
+
     tau: float = 1.0
     hard: bool = True
 
     def __post_init__(self) -> None:
         """Refuses a temperature that is not positive."""
-        if not self.tau > 0:
-            raise ValueError(f"expected tau > 0, got {self.tau}")
+        refuse_unless_positive(tau=self.tau)
 
-    def __call__(
-        self,
-        logits: Tensor,
-        objective: Objective,
-        mask: Tensor | None = None,
-        generator: torch.Generator | None = None,
-    ) -> Estimate:
-        """Draws once per row; costs one forward and one backward.
+    @property
+    def scores_draws(self) -> bool:
+        """The soft form scores a relaxed row."""
+        return self.hard
 
-        Args:
-            logits: Tensor of shape ``(batch, slots, items)``.
-            objective: The value to maximise, differentiable.
-            mask: Boolean tensor that broadcasts to ``(batch, slots, items)``, true where allowed; or None.
-            generator: Source of the noise; the global generator if None.
+    def estimate(self, logits: Tensor, probe: Probe, generator: torch.Generator | None) -> Drawn:
+        """Returns ``J(y) g / tau``, with the slope g at the draw, or at y in the soft form."""
+        noisy = logits + gumbel_noise(logits, generator)
+        relaxed = torch.softmax(noisy / self.tau, dim=-1)
+        choice = noisy.argmax(dim=-1)
+        score, slope = probe.slope(one_hot(choice, logits.shape[-1], logits.dtype) if self.hard else relaxed)
+        return Drawn(jacobian_product(relaxed, slope) / self.tau, choice, score)
 
-        Returns:
-            The estimate; ``diagnostics["dead"]`` is 1 for rows whose gradient is exactly zero.
-
-        Raises:
-            ValueError: If the mask does not fit or leaves a slot without items.
-        """
-        allowed = masked_logits(logits, mask)
-        perturbed = allowed + gumbel_noise(logits, generator)
-        relaxed = torch.softmax(perturbed / self.tau, dim=-1)
-        choice = perturbed.argmax(dim=-1)
-        hard = one_hot(choice, logits.shape[-1], relaxed.dtype)
-        selection = through(hard, relaxed) if self.hard else relaxed
-        score = objective(selection.to(logits.dtype))
-        # J(y) vanishes exactly where y is itself a vertex, that is where the softmax has underflowed.
-        dead = (relaxed.detach() == hard).all(dim=-1).all(dim=-1)
-        rows = score.numel()
-        return Estimate(score, choice, score.detach(), rows, rows, {"dead": dead.to(score.dtype)})
+    def cost(self, slots: int, items: int) -> tuple[int, int]:
+        """One forward and one backward."""
+        return 1, 1

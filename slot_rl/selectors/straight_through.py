@@ -9,15 +9,17 @@ Bengio, Léonard, Courville, "Estimating or Propagating Gradients Through Stocha
 """
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from slot_rl.selectors.base import Estimate, Objective, gumbel_noise, masked_logits, one_hot, through
+from slot_rl.selectors.base import Drawn, GivenDraw, Probe, refuse_unless_positive
+from slot_rl.selectors.categorical import draw, jacobian_product, one_hot
 
 
 @dataclass(frozen=True)
-class StraightThrough:
+class StraightThrough(GivenDraw):
     """The straight-through estimator.
 
     Attributes:
@@ -26,41 +28,31 @@ class StraightThrough:
         noise: Whether the forward choice is a draw (default) or the argmax.
     """
 
+    name: ClassVar[str] = "straight_through"
+
     tau_forward: float = 1.0
     tau_backward: float = 1.0
     noise: bool = True
 
     def __post_init__(self) -> None:
         """Refuses temperatures that are not positive."""
-        if not (self.tau_forward > 0 and self.tau_backward > 0):
-            raise ValueError(f"expected temperatures > 0, got {self.tau_forward} and {self.tau_backward}")
+        refuse_unless_positive(tau_forward=self.tau_forward, tau_backward=self.tau_backward)
 
-    def __call__(
-        self,
-        logits: Tensor,
-        objective: Objective,
-        mask: Tensor | None = None,
-        generator: torch.Generator | None = None,
-    ) -> Estimate:
-        """Chooses once per row; costs one forward and one backward.
+    @property
+    def scores_draws(self) -> bool:
+        """Without noise, or at another temperature, the choice is no draw from ``softmax(logits)``."""
+        return self.noise and self.tau_forward == 1.0
 
-        Args:
-            logits: Tensor of shape ``(batch, slots, items)``.
-            objective: The value to maximise, differentiable.
-            mask: Boolean tensor that broadcasts to ``(batch, slots, items)``, true where allowed; or None.
-            generator: Source of the noise; the global generator if None.
+    def choose(self, logits: Tensor, generator: torch.Generator | None) -> Tensor:
+        """Returns a draw at the forward temperature, or the argmax."""
+        return draw(logits / self.tau_forward, generator) if self.noise else logits.argmax(dim=-1)
 
-        Returns:
-            The estimate.
+    def estimate_at(self, logits: Tensor, choice: Tensor, probe: Probe) -> Drawn:
+        """Returns ``J(softmax(logits / tau_backward)) g``, with the slope g at the choice."""
+        score, slope = probe.slope(one_hot(choice, logits.shape[-1], logits.dtype))
+        # Not divided by tau_backward, so that the temperature shapes the Jacobian without changing the step's size.
+        return Drawn(jacobian_product(torch.softmax(logits / self.tau_backward, dim=-1), slope), choice, score)
 
-        Raises:
-            ValueError: If the mask does not fit or leaves a slot without items.
-        """
-        allowed = masked_logits(logits, mask).to(torch.promote_types(logits.dtype, torch.float32))
-        perturbed = allowed / self.tau_forward + gumbel_noise(logits, generator) if self.noise else allowed
-        choice = perturbed.argmax(dim=-1)
-        # Scaled by tau_backward so that the temperature shapes the Jacobian without changing the step's size.
-        soft = torch.softmax(allowed / self.tau_backward, dim=-1) * self.tau_backward
-        selection = through(one_hot(choice, logits.shape[-1], soft.dtype), soft)
-        score = objective(selection.to(logits.dtype))
-        return Estimate(score, choice, score.detach(), score.numel(), score.numel())
+    def cost(self, slots: int, items: int) -> tuple[int, int]:
+        """One forward and one backward."""
+        return 1, 1

@@ -10,7 +10,6 @@ from torch import Tensor, nn
 
 from slot_rl.agents import AGENTS, GumbelAgent
 from slot_rl.agents.checkpoint import CheckpointedAgent
-from slot_rl.agents.options import GumbelOptions
 from slot_rl.envs import SlotVecEnv
 from slot_rl.experiments.evaluation import Evaluation, EvaluationConfig
 from slot_rl.experiments.judgement import greedy
@@ -49,7 +48,7 @@ def test_agents_reach_their_bar_on_slots_and_a_collapsed_policy_does_not(name: s
 def test_gumbel_picks_the_value_where_an_untrained_policy_guesses() -> None:
     problem = make_problem("SlotRL/PickValue-v0")
     assert share_of_best_slots(partial(greedy, trained("gumbel", problem, 200_000))) >= 0.95
-    untrained = GumbelAgent(SlotVecEnv(problem, 2), GumbelOptions())
+    untrained = GumbelAgent(SlotVecEnv(problem, 2))
     assert share_of_best_slots(partial(greedy, untrained)) < 0.3
 
 
@@ -96,5 +95,5 @@ def test_on_suzuki_the_policy_uses_its_context_and_without_entropy_it_does_not(
     assert policy.optimality > 0.95
     assert policy.true_score is not None and constant.true_score is not None
     assert policy.true_score > constant.true_score + 10
-    greedy_only = GumbelAgent(SlotVecEnv(problem, 256, seed=0), GumbelOptions(entropy=0.0), seed=0).learn(200_000)
+    greedy_only = GumbelAgent(SlotVecEnv(problem, 256), GumbelAgent.options_type(entropy=0.0)).learn(200_000)
     assert evaluation.judge(partial(greedy, greedy_only)).optimality < 0.95

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from slot_rl.estimators import EstimatorNet, EstimatorShape
 from slot_rl.estimators.net import EMBEDDING_SCALE
 from slot_rl.seeding import generator_from, seeded_initialisation
-from slot_rl.selectors.base import one_hot
+from slot_rl.selectors.categorical import one_hot
 
 
 def build(shape: EstimatorShape, seed: int = 0) -> EstimatorNet:

@@ -14,7 +14,8 @@ import safetensors.torch
 import torch
 from stable_baselines3.common.callbacks import BaseCallback
 
-from slot_rl.agents.options import AgentOptions, GumbelOptions, PPOOptions, ReinforceOptions
+from slot_rl.agents import GumbelAgent
+from slot_rl.agents.options import AgentOptions, PPOOptions, ReinforceOptions
 from slot_rl.experiments import training
 from slot_rl.experiments.console import run as run_command
 from slot_rl.experiments.evaluation import EvaluationConfig
@@ -28,7 +29,7 @@ from slot_rl.problems.truths import pick_value
 ROOT = Path(__file__).resolve().parents[2]
 SMALL = PointerSize(width=16, hidden=32)
 OPTIONS: dict[str, AgentOptions] = {
-    "gumbel": GumbelOptions(batch_size=64, policy=SMALL),
+    "gumbel": GumbelAgent.options_type(batch_size=64, policy=SMALL),
     "reinforce": ReinforceOptions(batch_size=64, policy=SMALL),
     "ppo": PPOOptions(batch_size=128, minibatch_size=64, policy=SMALL),
 }

@@ -17,7 +17,7 @@ from slot_rl.estimators import EstimatorNet, EstimatorShape
 from slot_rl.problems import Budget, NonFiniteScore, Observation, Problem, RowProblem, SlotProblem, check_choice
 from slot_rl.problems.base import frozen
 from slot_rl.seeding import generator_from, seeded_initialisation
-from slot_rl.selectors.base import one_hot
+from slot_rl.selectors.categorical import one_hot
 
 
 def net(shape: EstimatorShape, seed: int = 0) -> EstimatorNet:

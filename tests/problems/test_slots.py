@@ -9,7 +9,7 @@ from torch import Tensor
 from slot_rl.problems import Budget, Observation, SlotProblem
 from slot_rl.problems.slots import standard_normal, unit_uniform
 from slot_rl.seeding import generator_from
-from slot_rl.selectors.base import one_hot
+from slot_rl.selectors.categorical import one_hot
 
 
 def total(vectors: Tensor) -> Tensor:

@@ -1,160 +1,60 @@
-"""What all selectors share, proved on its own: masks and their refusals, one-hot rows, Gumbel noise and pass-through.
+"""What all selectors share, proved on its own: the estimate, the probe that asks the objective, and the surrogate.
 
-The noise is held against the exact Gumbel law by a Kolmogorov-Smirnov test that a wrong noise must fail, and the
-pass-through against the arithmetic that looks the same but is not exactly one-hot.
+The surrogate is tried with a selector that is given its gradient, so that nothing but the hand-over is under test.
 """
 
 import math
-from collections.abc import Callable
-from dataclasses import FrozenInstanceError
+from dataclasses import FrozenInstanceError, dataclass
+from typing import ClassVar
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from scipy import stats
-from torch import Tensor
+from torch import Tensor, nn
 
-from slot_rl.seeding import generator_from
-from slot_rl.selectors import Estimate, Gumbel, Selector, StraightThrough, masked_logits
-from slot_rl.selectors.base import gumbel_noise, one_hot, through
+from slot_rl.seeding import generator_from, seeded_initialisation
+from slot_rl.selectors import NAMES, Estimate, Selector, make
+from slot_rl.selectors.base import Drawn, Probe, refuse_unless_positive
 
-SELECTORS: list[Selector] = [Gumbel(), Gumbel(hard=False), StraightThrough(), StraightThrough(noise=False)]
+DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
 def total(selection: Tensor) -> Tensor:
-    """The sum of a selection's entries, weighted by their place: a linear objective."""
+    """The square of the sum of a selection's entries, weighted by their place."""
     places = torch.arange(1.0, selection.shape[-1] + 1, dtype=selection.dtype)
-    return (selection * places).flatten(-2).sum(dim=-1)
+    return (selection * places).flatten(-2).sum(dim=-1).square()
 
 
-def test_masked_logits_without_a_mask_are_the_logits_themselves() -> None:
-    logits = torch.randn(2, 3, 4, generator=generator_from(0))
-    assert masked_logits(logits, None) is logits
+class Network(nn.Module):
+    """A small trained objective, whose parameters ask for gradients."""
+
+    def __init__(self, slots: int, items: int) -> None:
+        super().__init__()
+        self.layer = nn.Linear(slots * items, 1, dtype=torch.float64)
+
+    def forward(self, selection: Tensor) -> Tensor:
+        return torch.tanh(self.layer(selection.flatten(-2)).squeeze(-1))
 
 
-@pytest.mark.parametrize("shape", [(2, 3, 4), (3, 4), (1, 1, 4), (4,), (2, 1, 4), (2, 3, 1)])
-def test_masked_logits_are_minus_infinity_exactly_where_the_broadcast_mask_is_false(shape: tuple[int, ...]) -> None:
-    logits = torch.randn(2, 3, 4, generator=generator_from(0))
-    mask = torch.rand(shape, generator=generator_from(1)) < 0.6
-    mask[..., -1] = True
-    masked = masked_logits(logits, mask)
-    assert masked.shape == logits.shape
-    for row in range(2):
-        for slot in range(3):
-            for item in range(4):
-                allowed = bool(mask.expand(2, 3, 4)[row, slot, item])
-                expected = float(logits[row, slot, item]) if allowed else -math.inf
-                assert float(masked[row, slot, item]) == expected
+@dataclass(frozen=True)
+class Given(Selector):
+    """Hands over a given gradient, whatever the objective."""
+
+    name: ClassVar[str] = "given"
+
+    gradient: Tensor
+    score: Tensor
+
+    def estimate(self, logits: Tensor, probe: Probe, generator: torch.Generator | None) -> Drawn:
+        return Drawn(self.gradient, logits.argmax(dim=-1), self.score)
+
+    def cost(self, slots: int, items: int) -> tuple[int, int]:
+        return 0, 0
 
 
-def test_masked_logits_send_no_gradient_to_masked_items() -> None:
-    logits = torch.zeros(1, 1, 3, dtype=torch.float64, requires_grad=True)
-    mask = torch.tensor([True, False, True])
-    torch.softmax(masked_logits(logits, mask), dim=-1)[0, 0, 0].backward()
-    assert logits.grad is not None
-    assert logits.grad.flatten().tolist() == [0.25, 0.0, -0.25]
-
-
-@pytest.mark.parametrize("selector", SELECTORS, ids=repr)
-@pytest.mark.parametrize("dtype", [torch.float32, torch.uint8, torch.int64], ids=str)
-def test_a_mask_that_is_not_boolean_is_refused(selector: Selector, dtype: torch.dtype) -> None:
-    with pytest.raises(ValueError, match=f"expected a boolean mask, got {dtype}"):
-        selector(torch.zeros(2, 3, 4), total, torch.ones(2, 3, 4, dtype=dtype), generator_from(0))
-
-
-@pytest.mark.parametrize("selector", SELECTORS, ids=repr)
-@pytest.mark.parametrize("shape", [(2, 3, 5), (2, 3), (3, 3, 4), (5, 2, 3, 4)])
-def test_a_mask_of_the_wrong_shape_is_refused(selector: Selector, shape: tuple[int, ...]) -> None:
-    message = r"expected a mask that broadcasts to the logits' shape \(2, 3, 4\), got \(" + str(shape[0])
-    with pytest.raises(ValueError, match=message):
-        selector(torch.zeros(2, 3, 4), total, torch.ones(shape, dtype=torch.bool), generator_from(0))
-
-
-@pytest.mark.parametrize("selector", SELECTORS, ids=repr)
-def test_a_slot_without_an_allowed_item_is_refused(selector: Selector) -> None:
-    mask = torch.ones(2, 3, 4, dtype=torch.bool)
-    mask[1, 2] = False
-    with pytest.raises(ValueError, match="expected at least one allowed item in every slot, got a slot whose items"):
-        selector(torch.zeros(2, 3, 4), total, mask, generator_from(0))
-
-
-def test_logits_without_slots_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"expected logits of shape \(..., slots, items\), got \(4,\)"):
-        masked_logits(torch.zeros(4), None)
-
-
-@settings(max_examples=50, deadline=None, derandomize=True)
-@given(st.lists(st.integers(1, 5), min_size=1, max_size=3), st.integers(1, 7), st.integers(0, 1000))
-def test_one_hot_rows_hold_a_single_exact_one(shape: list[int], items: int, seed: int) -> None:
-    choice = torch.randint(items, shape, generator=generator_from(seed))
-    for dtype in (torch.float16, torch.bfloat16, torch.float32, torch.float64):
-        rows = one_hot(choice, items, dtype)
-        assert rows.dtype == dtype and rows.shape == (*shape, items)
-        assert torch.equal(rows.argmax(dim=-1), choice)
-        assert torch.equal(rows.sum(dim=-1), torch.ones(shape, dtype=dtype))
-        assert set(rows.flatten().tolist()) <= {0.0, 1.0}
-
-
-def ks_p_value(noise: Tensor) -> float:
-    """How likely a sample of the Gumbel law is to lie as far from it as this noise does."""
-    return float(stats.kstest(noise.double().flatten().numpy(), "gumbel_r").pvalue)
-
-
-def test_gumbel_noise_follows_the_gumbel_law_and_the_test_would_notice_another() -> None:
-    noise = gumbel_noise(torch.zeros(200, 1000), generator_from(0))
-    assert ks_p_value(noise) > 1e-4
-    assert abs(float(noise.mean()) - 0.57722) < 0.015
-    assert abs(float(noise.var()) - math.pi**2 / 6) < 0.05
-    assert ks_p_value(noise * 1.02) < 1e-4
-
-
-@pytest.mark.parametrize(
-    ("given_dtype", "drawn"),
-    [
-        (torch.float16, torch.float32),
-        (torch.bfloat16, torch.float32),
-        (torch.float32, torch.float32),
-        (torch.float64, torch.float64),
-    ],
-    ids=str,
-)
-def test_gumbel_noise_is_drawn_in_float32_or_better(given_dtype: torch.dtype, drawn: torch.dtype) -> None:
-    noise = gumbel_noise(torch.zeros(3, 5, dtype=given_dtype), generator_from(0))
-    assert noise.dtype == drawn and noise.shape == (3, 5)
-
-
-def test_gumbel_noise_stays_finite_where_the_generator_draws_an_exact_zero(monkeypatch: pytest.MonkeyPatch) -> None:
-    def zeros(self: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        return self.zero_()
-
-    monkeypatch.setattr(torch.Tensor, "exponential_", zeros)
-    noise = gumbel_noise(torch.zeros(3), generator_from(0))
-    assert bool(noise.isfinite().all())
-    assert not bool((torch.full((3,), -torch.inf) + noise).isnan().any())
-
-
-def naive_through(hard: Tensor, soft: Tensor) -> Tensor:
-    """The same sum in another order, which rounds on the way."""
-    return hard + soft - soft.detach()
-
-
-@pytest.mark.parametrize(("pass_through", "exact"), [(through, True), (naive_through, False)])
-def test_through_is_bit_for_bit_the_hard_row_where_the_naive_form_is_not(
-    pass_through: Callable[[Tensor, Tensor], Tensor], exact: bool
-) -> None:
-    soft = torch.softmax(3 * torch.randn(1000, 7, generator=generator_from(0)), dim=-1)
-    hard = one_hot(soft.argmax(dim=-1), 7, torch.float32)
-    assert torch.equal(pass_through(hard, soft), hard) is exact
-
-
-def test_through_has_the_gradient_of_the_soft_row_and_none_of_the_hard_one() -> None:
-    soft = torch.tensor([0.2, 0.3, 0.5], requires_grad=True)
-    hard = torch.tensor([0.0, 0.0, 1.0], requires_grad=True)
-    weights = torch.tensor([1.0, -2.0, 4.0])
-    (through(hard.detach(), soft) * weights).sum().backward()
-    assert soft.grad is not None and torch.equal(soft.grad, weights)
-    assert hard.grad is None
+def given_selector() -> Given:
+    """One that hands over 4 rows of 2 slots of 3 items."""
+    gradient = torch.randn(4, 2, 3, dtype=torch.float64, generator=generator_from(0))
+    return Given(gradient, torch.randn(4, dtype=torch.float64, generator=generator_from(1)))
 
 
 def test_estimates_cannot_be_altered_and_have_no_diagnostics_unless_given() -> None:
@@ -162,3 +62,181 @@ def test_estimates_cannot_be_altered_and_have_no_diagnostics_unless_given() -> N
     assert dict(estimate.diagnostics) == {}
     with pytest.raises(FrozenInstanceError, match="forwards"):
         estimate.forwards = 3  # type: ignore[misc]
+
+
+def test_a_selector_must_have_a_formula_and_a_cost() -> None:
+    with pytest.raises(TypeError, match="abstract"):
+        Selector()  # type: ignore[abstract]
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("given_dtype", [torch.float32, torch.float64], ids=str)
+def test_the_probe_asks_in_its_precision_and_answers_slopes_in_the_selection_s(
+    given_dtype: torch.dtype, dtype: torch.dtype
+) -> None:
+    asked: list[torch.dtype] = []
+
+    def objective(selection: Tensor) -> Tensor:
+        asked.append(selection.dtype)
+        return total(selection)
+
+    probe, selection = Probe(objective, dtype), torch.ones(5, 2, 3, dtype=given_dtype)
+    assert probe.value(selection).dtype == dtype
+    score, slope = probe.slope(selection)
+    assert asked == [dtype, dtype] and score.dtype == dtype and slope.dtype == given_dtype
+
+
+def test_the_probe_counts_every_configuration_that_it_asks_for() -> None:
+    probe = Probe(total, torch.float32)
+    assert (probe.forwards, probe.backwards) == (0, 0)
+    probe.value(torch.zeros(5, 2, 3))
+    assert (probe.forwards, probe.backwards) == (5, 0)
+    probe.slope(torch.zeros(7, 5, 2, 3))
+    assert (probe.forwards, probe.backwards) == (40, 35)
+    probe.value(torch.zeros(2, 3))
+    assert (probe.forwards, probe.backwards) == (41, 35)
+
+
+def test_the_probe_gives_values_and_slopes_without_gradient_and_leaves_parameters_alone() -> None:
+    with seeded_initialisation(0):
+        network = Network(2, 3)
+    probe = Probe(network, torch.float64)
+    selection = torch.rand(5, 2, 3, dtype=torch.float64, generator=generator_from(0)).requires_grad_()
+    value = probe.value(selection)
+    score, slope = probe.slope(selection)
+    leaf = selection.detach().clone().requires_grad_()
+    (expected,) = torch.autograd.grad(network(leaf).sum(), leaf)
+    assert torch.equal(slope, expected) and torch.equal(score, value)
+    assert not (value.requires_grad or score.requires_grad or slope.requires_grad)
+    assert selection.grad is None
+    assert all(parameter.grad is None and parameter.requires_grad for parameter in network.parameters())
+
+
+def test_the_probe_finds_slopes_where_gradients_are_off() -> None:
+    selection = torch.ones(5, 2, 3)
+    with torch.no_grad():
+        _, slope = Probe(total, torch.float32).slope(selection)
+        assert not torch.is_grad_enabled()
+    # The sum is 12, and its square's slope by an item 2 * 12 times the item's place.
+    assert slope.tolist() == [[[24.0, 48.0, 72.0]] * 2] * 5
+
+
+def test_an_objective_without_gradient_has_a_value_but_no_slope() -> None:
+    probe = Probe(lambda selection: total(selection.detach()), torch.float32)
+    assert probe.value(torch.ones(5, 2, 3)).tolist() == [144.0] * 5
+    with pytest.raises(TypeError, match="expected a differentiable objective, got one whose score has no gradient"):
+        probe.slope(torch.ones(5, 2, 3))
+
+
+def test_an_objective_whose_gradient_reaches_its_parameters_alone_has_no_slope() -> None:
+    with seeded_initialisation(0):
+        table = nn.Embedding(3, 1)
+
+    def look_up(selection: Tensor) -> Tensor:
+        scores: Tensor = table(selection.argmax(dim=-1))
+        return scores.flatten(-2).sum(dim=-1)
+
+    with pytest.raises(TypeError, match="expected a differentiable objective"):
+        Probe(look_up, torch.float32).slope(torch.ones(5, 2, 3))
+
+
+def test_the_surrogate_is_the_score_and_its_gradient_is_each_row_s_estimate() -> None:
+    selector = given_selector()
+    logits = torch.zeros(4, 2, 3, dtype=torch.float64, requires_grad=True)
+    estimate = selector(logits, total)
+    assert torch.equal(estimate.surrogate, selector.score) and estimate.surrogate.requires_grad
+    assert torch.equal(estimate.score, selector.score) and not estimate.score.requires_grad
+    estimate.surrogate.sum().backward()
+    assert logits.grad is not None and torch.equal(logits.grad, selector.gradient)
+
+
+def test_the_surrogate_scales_each_row_by_the_gradient_that_comes_from_above() -> None:
+    selector = given_selector()
+    logits = torch.zeros(4, 2, 3, dtype=torch.float64, requires_grad=True)
+    upstream = torch.tensor([2.0, 0.0, -0.5, 1e-3], dtype=torch.float64)
+    (selector(logits, total).surrogate * upstream).sum().backward()
+    assert logits.grad is not None and torch.equal(logits.grad, upstream[:, None, None] * selector.gradient)
+    (mean,) = torch.autograd.grad(selector(logits, total).surrogate.mean(), logits)
+    assert torch.equal(mean, selector.gradient / 4)
+
+
+def test_the_surrogate_s_gradient_goes_on_into_the_network_that_made_the_logits() -> None:
+    selector = given_selector()
+    weight = torch.ones(3, dtype=torch.float64, requires_grad=True)
+    features = torch.randn(4, 2, 3, dtype=torch.float64, generator=generator_from(5))
+    selector(features * weight, total).surrogate.sum().backward()
+    assert weight.grad is not None
+    torch.testing.assert_close(weight.grad, (features * selector.gradient).sum(dim=(0, 1)))
+
+
+def test_the_surrogate_needs_no_gradient_where_the_logits_need_none() -> None:
+    estimate = given_selector()(torch.zeros(4, 2, 3, dtype=torch.float64), total)
+    assert not estimate.surrogate.requires_grad
+
+
+def test_the_surrogate_cannot_be_differentiated_twice() -> None:
+    logits = torch.zeros(4, 2, 3, dtype=torch.float64, requires_grad=True)
+    upstream = torch.ones(4, dtype=torch.float64, requires_grad=True)
+    (gradient,) = torch.autograd.grad(given_selector()(logits, total).surrogate, logits, upstream, create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        gradient.sum().backward()
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_the_gradient_has_the_logits_precision_whatever_the_score_s_is(dtype: torch.dtype) -> None:
+    selector = given_selector()
+    logits = torch.zeros(4, 2, 3, dtype=dtype, requires_grad=True)
+    estimate = selector(logits, total)
+    assert estimate.surrogate.dtype == torch.float64
+    estimate.surrogate.sum().backward()
+    assert logits.grad is not None and torch.equal(logits.grad, selector.gradient.to(dtype))
+
+
+def test_logits_that_were_altered_after_the_call_still_get_the_estimate_of_the_call() -> None:
+    selector = given_selector()
+    logits = torch.zeros(4, 2, 3, dtype=torch.float64, requires_grad=True)
+    estimate = selector(logits, total)
+    with torch.no_grad():
+        logits.add_(5.0)
+        estimate.score.zero_()
+    estimate.surrogate.sum().backward()
+    assert logits.grad is not None and torch.equal(logits.grad, selector.gradient)
+    assert float(estimate.surrogate.detach().abs().min()) > 0
+
+
+def test_rows_are_dead_where_the_whole_gradient_is_exactly_zero() -> None:
+    gradient = torch.zeros(4, 2, 3, dtype=torch.float64)
+    gradient[1, 1, 2] = 1e-300
+    gradient[2, 0, 0] = math.nan
+    gradient[3] = -0.0
+    estimate = Given(gradient, torch.zeros(4))(torch.zeros(4, 2, 3, dtype=torch.float64), total)
+    assert estimate.diagnostics["dead"].tolist() == [1.0, 0.0, 0.0, 1.0]
+    # In float16 the tiny entry is zero, and what reaches the logits counts.
+    rounded = Given(gradient, torch.zeros(4))(torch.zeros(4, 2, 3, dtype=torch.float16), total)
+    assert rounded.diagnostics["dead"].tolist() == [1.0, 1.0, 0.0, 1.0]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_logits_at_minus_infinity_are_as_good_as_a_mask(name: str) -> None:
+    generator = generator_from(0)
+    logits = torch.randn(30, 2, 4, dtype=torch.float64, generator=generator)
+    mask = torch.rand(30, 2, 4, generator=generator) < 0.6
+    mask[..., 1] = True
+    by_mask = logits.clone().requires_grad_()
+    masked = make(name)(by_mask, total, mask, generator_from(1))
+    by_value = logits.masked_fill(~mask, -torch.inf).requires_grad_()
+    infinite = make(name)(by_value, total, generator=generator_from(1))
+    masked.surrogate.sum().backward()
+    infinite.surrogate.sum().backward()
+    assert by_mask.grad is not None and by_value.grad is not None
+    assert bool(by_value.grad.isfinite().all()) and float(by_value.grad.abs().max()) > 0
+    assert torch.equal(by_value.grad, by_mask.grad)
+    assert torch.equal(infinite.choice, masked.choice) and torch.equal(infinite.surrogate, masked.surrogate)
+    assert bool((by_value.grad[~mask] == 0).all())
+
+
+@pytest.mark.parametrize("value", [0.0, -1.0, math.nan, -math.inf])
+def test_options_that_are_not_positive_are_refused_by_name(value: float) -> None:
+    refuse_unless_positive(first=1.0, second=1e-9)
+    with pytest.raises(ValueError, match=f"expected second > 0, got {value}"):
+        refuse_unless_positive(first=1.0, second=value)

@@ -1,0 +1,107 @@
+"""What the selectors know of categorical slots: masks, one-hot rows, Gumbel noise, and the softmax's Jacobian."""
+
+import torch
+from torch import Tensor
+
+
+def masked_logits(logits: Tensor, mask: Tensor | None) -> Tensor:
+    """Puts minus infinity where a choice is not allowed.
+
+    Args:
+        logits: Tensor of shape ``(..., slots, items)``.
+        mask: Boolean tensor that broadcasts to the logits' shape, true where an item may be chosen; or None.
+
+    Returns:
+        The masked logits, in the logits' shape.
+
+    Raises:
+        ValueError: If the shapes do not fit, or if a slot has no item that may be chosen.
+    """
+    if logits.dim() < 2:
+        raise ValueError(f"expected logits of shape (..., slots, items), got {tuple(logits.shape)}")
+    if mask is None:
+        _refuse_empty_slots(logits > -torch.inf)
+        return logits
+    if mask.dtype != torch.bool:
+        raise ValueError(f"expected a boolean mask, got {mask.dtype}")
+    try:
+        mask.expand(logits.shape)
+    except RuntimeError as error:
+        raise ValueError(
+            f"expected a mask that broadcasts to the logits' shape {tuple(logits.shape)}, got {tuple(mask.shape)}"
+        ) from error
+    masked = logits.masked_fill(~mask, -torch.inf)
+    _refuse_empty_slots(masked > -torch.inf)
+    return masked
+
+
+def _refuse_empty_slots(allowed: Tensor) -> None:
+    if not allowed.any(dim=-1).all():
+        raise ValueError("expected at least one allowed item in every slot, got a slot whose items are all masked")
+
+
+def one_hot(choice: Tensor, items: int, dtype: torch.dtype) -> Tensor:
+    """Returns the one-hot rows ``(..., slots, items)`` of indices ``(..., slots)``."""
+    rows = torch.zeros(*choice.shape, items, dtype=dtype, device=choice.device)
+    return rows.scatter_(-1, choice.unsqueeze(-1), 1.0)
+
+
+def exponential_noise(like: Tensor, generator: torch.Generator | None) -> Tensor:
+    """Draws standard exponential noise in the shape of ``like``, in float32 or better, never exactly 0."""
+    dtype = torch.promote_types(like.dtype, torch.float32)
+    noise = torch.empty(like.shape, dtype=dtype, device=like.device).exponential_(generator=generator)
+    # A draw of exactly 0 would be infinite Gumbel noise, which would lift even a masked item's -inf to NaN.
+    return noise.clamp_(min=torch.finfo(dtype).tiny)
+
+
+def gumbel_noise(like: Tensor, generator: torch.Generator | None) -> Tensor:
+    """Draws standard Gumbel noise in the shape of ``like``, in float32 or better.
+
+    Half precision has too few distinct uniform numbers for the tail that decides rare draws.
+    """
+    return -exponential_noise(like, generator).log_()
+
+
+def draw(logits: Tensor, generator: torch.Generator | None) -> Tensor:
+    """Draws a choice ``(..., slots)`` from ``softmax(logits)``; an item at minus infinity is never drawn."""
+    return (logits + gumbel_noise(logits, generator)).argmax(dim=-1)
+
+
+def conditional_gumbel(logits: Tensor, choice: Tensor, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
+    """Draws noisy logits whose largest entry is the given choice: Gumbel noise, given the draw that it led to.
+
+    With ``p = softmax(logits)`` and independent standard exponentials E, the noisy logit of the choice d is
+    ``-log E_d`` and that of any other item n is ``-log(E_n / p_n + E_d)``, both up to the same constant.
+
+    Paulus, Maddison, Krause, "Rao-Blackwellizing the Straight-Through Gumbel-Softmax Gradient Estimator" (2021).
+
+    Args:
+        logits: Tensor of shape ``(..., slots, items)``.
+        choice: Long tensor of shape ``(..., slots)``.
+        generator: Source of the noise; the global generator if None.
+
+    Returns:
+        The noisy logits, and their derivatives with respect to the log-probabilities, both ``(..., slots, items)``.
+    """
+    log_p = torch.log_softmax(logits, dim=-1)
+    log_noise = exponential_noise(logits, generator).log_()
+    chosen = choice.unsqueeze(-1)
+    log_chosen = log_noise.gather(-1, chosen)
+    # Where log_p is -inf this is +inf, and the item's noisy logit -inf.
+    log_other = log_noise - log_p
+    noisy = -torch.logaddexp(log_other, log_chosen)
+    derivative = torch.sigmoid(log_other - log_chosen)
+    return noisy.scatter(-1, chosen, -log_chosen), derivative.scatter(-1, chosen, 0.0)
+
+
+def jacobian_product(probabilities: Tensor, slope: Tensor) -> Tensor:
+    """Multiplies the softmax's Jacobian ``diag(p) - p p^T`` by a vector, for each slot.
+
+    Args:
+        probabilities: Tensor of shape ``(..., slots, items)``, a softmax's value.
+        slope: Tensor of the same shape.
+
+    Returns:
+        ``p * (slope - p . slope)``, of the same shape.
+    """
+    return probabilities * (slope - (probabilities * slope).sum(dim=-1, keepdim=True))

@@ -1,0 +1,55 @@
+"""Local expectation: one draw, and the score of every single swap of it.
+
+``Q_s[n] = f(z with slot s := n)`` is an unbiased estimate of ``E[f | slot s = n]``, and ``J_s Q_s`` of the gradient:
+the expectation over each slot is exact, only the other slots are sampled. Exact for one slot and wherever the slots do
+not interact. It needs no slope.
+
+Titsias, Lázaro-Gredilla, "Local Expectation Gradients for Black Box Variational Inference" (2015).
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from slot_rl.selectors.base import Drawn, GivenDraw, Probe, refuse_unless_positive
+from slot_rl.selectors.categorical import jacobian_product, one_hot
+from slot_rl.selectors.swaps import score_swaps
+
+
+@dataclass(frozen=True)
+class LocalExpectation(GivenDraw):
+    """Every single swap of one draw.
+
+    Attributes:
+        chunk: Most configurations per call of the objective, beyond one per row.
+    """
+
+    name: ClassVar[str] = "local_expectation"
+
+    chunk: int = 4_096
+
+    def __post_init__(self) -> None:
+        """Refuses a chunk that is not positive."""
+        refuse_unless_positive(chunk=self.chunk)
+
+    def estimate_at(self, logits: Tensor, choice: Tensor, probe: Probe) -> Drawn:
+        """Returns ``J_s Q_s`` with the scores of all swaps of the draw as Q."""
+        slots, items = logits.shape[-2:]
+        vertex = one_hot(choice, items, logits.dtype)
+        score = probe.value(vertex)
+        # The k-th swap of a slot puts in the k-th item after the drawn one, so that no row scores its draw again.
+        slot = torch.arange(slots).repeat_interleave(items - 1)
+        offset = torch.arange(1, items).repeat(slots).view(-1, *[1] * (choice.dim() - 1))
+        item = (choice.movedim(-1, 0)[slot] + offset) % items
+        swapped = score_swaps(probe, vertex, slot, item, self.chunk)
+        by_offset = torch.cat(
+            [score.to(logits.dtype).expand(slots, 1, *score.shape), swapped.unflatten(0, (slots, -1))], 1
+        )
+        q = by_offset.movedim((0, 1), (-2, -1)).gather(-1, (torch.arange(items) - choice.unsqueeze(-1)) % items)
+        return Drawn(jacobian_product(torch.softmax(logits, dim=-1), q), choice, score)
+
+    def cost(self, slots: int, items: int) -> tuple[int, int]:
+        """One forward per swap, and one for the draw."""
+        return slots * (items - 1) + 1, 0

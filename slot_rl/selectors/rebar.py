@@ -1,0 +1,58 @@
+"""REBAR: REINFORCE with a relaxed control variate whose mean is given back through the reparameterisation.
+
+With ``s(v) = softmax(v / tau)``, ``y`` the noisy logits that led to the draw z, and ``y~`` noisy logits drawn anew
+given z: ``[f(z) - eta f(s(y~))] (z - p) + eta grad f(s(y)) - eta grad f(s(y~))``. The second half is the mean of what
+the first half takes off, so the estimate is unbiased for every eta and tau.
+
+Tucker, Mnih, Maddison, Lawson, Sohl-Dickstein, "REBAR: Low-Variance, Unbiased Gradient Estimates for Discrete Latent
+Variable Models" (2017).
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from slot_rl.selectors.base import Drawn, Probe, Selector, refuse_unless_positive
+from slot_rl.selectors.categorical import conditional_gumbel, gumbel_noise, jacobian_product, one_hot
+
+
+@dataclass(frozen=True)
+class Rebar(Selector):
+    """REINFORCE with the relaxation as its control variate.
+
+    Attributes:
+        eta: Weight of the control variate; 0 is REINFORCE without a baseline.
+        tau: Temperature of the relaxation.
+    """
+
+    name: ClassVar[str] = "rebar"
+
+    eta: float = 1.0
+    tau: float = 0.5
+
+    def __post_init__(self) -> None:
+        """Refuses a temperature that is not positive."""
+        refuse_unless_positive(tau=self.tau)
+
+    def estimate(self, logits: Tensor, probe: Probe, generator: torch.Generator | None) -> Drawn:
+        """Returns the score-function part with its control variate, and the control variate's mean."""
+        log_p = torch.log_softmax(logits, dim=-1)
+        noisy = log_p + gumbel_noise(logits, generator)
+        choice = noisy.argmax(dim=-1)
+        vertex = one_hot(choice, logits.shape[-1], logits.dtype)
+        score = probe.value(vertex)
+        again, derivative = conditional_gumbel(logits, choice, generator)
+        relaxed = torch.softmax(torch.stack([noisy, again]) / self.tau, dim=-1)
+        scores, slopes = probe.slope(relaxed)
+        pathwise = jacobian_product(relaxed, slopes) / self.tau
+        by_log_p = pathwise[0] - pathwise[1] * derivative
+        p = log_p.exp()
+        correction = by_log_p - p * by_log_p.sum(dim=-1, keepdim=True)
+        advantage = (score - self.eta * scores[1]).to(logits.dtype)[..., None, None]
+        return Drawn(advantage * (vertex - p) + self.eta * correction, choice, score)
+
+    def cost(self, slots: int, items: int) -> tuple[int, int]:
+        """The draw's forward, and forward and backward of both relaxed rows."""
+        return 3, 2

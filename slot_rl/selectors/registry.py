@@ -1,0 +1,77 @@
+"""The roster: every selector by its name, built from typed options."""
+
+from dataclasses import fields
+from typing import Any, get_args, get_type_hints
+
+from slot_rl.selectors.base import Selector
+from slot_rl.selectors.exact import Exact
+from slot_rl.selectors.gapped import Gapped
+from slot_rl.selectors.gumbel import Gumbel
+from slot_rl.selectors.gumbel_rao import GumbelRao
+from slot_rl.selectors.intermediate_loss import IntermediateLoss
+from slot_rl.selectors.local_expectation import LocalExpectation
+from slot_rl.selectors.rebar import Rebar
+from slot_rl.selectors.reinforce import Reinforce
+from slot_rl.selectors.reinmax import ReinMax
+from slot_rl.selectors.rloo import RLOO
+from slot_rl.selectors.screened_expectation import ScreenedExpectation
+from slot_rl.selectors.softmax import Softmax
+from slot_rl.selectors.straight_through import StraightThrough
+
+SELECTORS: dict[str, type[Selector]] = {
+    selector.name: selector
+    for selector in (
+        Exact,
+        Softmax,
+        StraightThrough,
+        Gumbel,
+        GumbelRao,
+        ReinMax,
+        Gapped,
+        IntermediateLoss,
+        Reinforce,
+        RLOO,
+        LocalExpectation,
+        ScreenedExpectation,
+        Rebar,
+    )
+}
+NAMES = tuple(SELECTORS)
+
+
+def make(name: str, **options: Any) -> Selector:
+    """Builds a selector: ``make("gumbel", tau=0.5)``.
+
+    Args:
+        name: One of :data:`NAMES`, or ``"zgr"``, which is ``reinmax`` at tau = 1.
+        options: The fields of the selector's class.
+
+    Raises:
+        ValueError: If the name is unknown, or an option has a value that the selector refuses.
+        TypeError: If an option is unknown or of another type than its field's.
+    """
+    if name == "zgr":
+        if options:
+            raise TypeError(f"expected no options for 'zgr', reinmax at tau = 1, got {', '.join(options)}")
+        return SELECTORS["reinmax"]()
+    if name not in SELECTORS:
+        raise ValueError(f"expected one of {', '.join(NAMES)} or zgr, got {name!r}")
+    kind = SELECTORS[name]
+    types = {key: hint for key, hint in get_type_hints(kind).items() if key in {field.name for field in fields(kind)}}  # type: ignore[arg-type]
+    for key, value in options.items():
+        if key not in types:
+            raise TypeError(f"expected options of {name!r} among {', '.join(types) or 'none'}, got {key!r}")
+        _check_type(f"{name}'s {key}", types[key], value)
+    return kind(**options)
+
+
+def _check_type(what: str, hint: Any, value: Any) -> None:
+    choices = get_args(hint)
+    if choices:
+        if value not in choices:
+            raise ValueError(f"expected {what} to be one of {', '.join(map(repr, choices))}, got {value!r}")
+        return
+    # A bool is an int to Python, but not to whoever wrote k=True.
+    fits = isinstance(value, (int, float) if hint is float else hint) and (hint is bool or not isinstance(value, bool))
+    if not fits:
+        raise TypeError(f"expected {what} to be of type {hint.__name__}, got {value!r}")

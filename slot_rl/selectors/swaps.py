@@ -1,0 +1,31 @@
+"""Scoring configurations that differ from one choice in a single slot, many per call but never too many."""
+
+import torch
+from torch import Tensor
+
+from slot_rl.selectors.base import Probe
+from slot_rl.selectors.categorical import one_hot
+
+
+def score_swaps(probe: Probe, vertex: Tensor, slot: Tensor, item: Tensor, chunk: int) -> Tensor:
+    """Scores single swaps of a choice.
+
+    Args:
+        probe: The objective.
+        vertex: One-hot rows of the choice, of shape ``(..., slots, items)``.
+        slot: Long tensor of shape ``(swaps,)``: the slot that each swap changes.
+        item: Long tensor of shape ``(swaps, ...)``: the item that it puts there, per row.
+        chunk: Most configurations per call of the objective, beyond one swap per row.
+
+    Returns:
+        Scores of shape ``(swaps, ...)``, in the vertex's precision.
+    """
+    slots, items = vertex.shape[-2:]
+    rows = max(1, vertex[..., 0, 0].numel())
+    ones = [1] * (vertex.dim() - 2)
+    parts = []
+    for slot_part, item_part in zip(slot.split(max(1, chunk // rows)), item.split(max(1, chunk // rows)), strict=True):
+        changed = (torch.arange(slots) == slot_part.unsqueeze(-1)).view(len(slot_part), *ones, slots, 1)
+        put_in = one_hot(item_part, items, vertex.dtype).unsqueeze(-2)
+        parts.append(probe.value(torch.where(changed, put_in, vertex)))
+    return torch.cat(parts).to(vertex.dtype)
