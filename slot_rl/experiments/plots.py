@@ -1,6 +1,7 @@
 """Pictures of a run, as PNG files."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import matplotlib
@@ -10,8 +11,10 @@ import numpy.typing as npt
 matplotlib.use("Agg")  # A run has no window, and none shall open on a machine that could.
 
 from matplotlib import pyplot
+from matplotlib.lines import Line2D
 
 Numbers = npt.NDArray[np.floating]
+Curve = tuple[Sequence[float], Sequence[float]]
 
 
 def plot_fit(path: Path, predicted: Numbers, true: Numbers, title: str) -> None:
@@ -58,3 +61,91 @@ def plot_learning_curve(
     axes.grid(alpha=0.25)
     figure.savefig(path, dpi=130)
     pyplot.close(figure)
+
+
+def plot_curves(
+    path: Path, panels: Mapping[str, Mapping[str, Curve]], along: str, value: str, log: bool = False
+) -> None:
+    """Draws named curves in panels side by side.
+
+    Args:
+        path: The PNG file.
+        panels: For each panel's title, its curves by name: abscissas and ordinates.
+        along: Label of the abscissas.
+        value: Label of the ordinates.
+        log: Whether the ordinates are drawn on a logarithmic scale.
+    """
+    figure, row = pyplot.subplots(
+        1, len(panels), figsize=(5.4 * len(panels), 4.6), layout="constrained", sharey=True, squeeze=False
+    )
+    for axes, (title, curves) in zip(row[0], panels.items(), strict=True):
+        for i, (name, (abscissas, ordinates)) in enumerate(curves.items()):
+            axes.plot(abscissas, ordinates, linewidth=1.2, linestyle=["-", "--", ":"][i // 10 % 3], label=name)
+        axes.set(xlabel=along, title=title)
+        if log:
+            axes.set_yscale("log")
+        axes.xaxis.set_major_formatter(lambda number, _: f"{number:,.0f}")
+        axes.grid(alpha=0.25)
+        axes.legend(frameon=False, fontsize="x-small", loc="upper center", bbox_to_anchor=(0.5, -0.14), ncol=2)
+    row[0][0].set_ylabel(value)
+    figure.savefig(path, dpi=130)
+    pyplot.close(figure)
+
+
+@dataclass(frozen=True)
+class Point:
+    """One selector in :func:`plot_bias_and_variance`.
+
+    Attributes:
+        name: The selector.
+        bias: Relative squared bias.
+        variance: Relative variance.
+        cost: Calls per row, drawn as the marker's area.
+    """
+
+    name: str
+    bias: float
+    variance: float
+    cost: float = 1.0
+
+
+def plot_bias_and_variance(path: Path, panels: Mapping[str, Sequence[Point]]) -> None:
+    """Draws squared bias against variance on logarithmic scales, two panels a row, with one legend.
+
+    Args:
+        path: The PNG file.
+        panels: For each panel's title, its points; a name has one colour in all panels. A bias or variance of 0 is
+            drawn on the panel's edge.
+    """
+    columns = min(2, len(panels))
+    rows = -(-len(panels) // columns)
+    figure, grid = pyplot.subplots(
+        rows, columns, figsize=(4.4 * columns + 2.6, 4.1 * rows), layout="constrained", squeeze=False
+    )
+    names = list(dict.fromkeys(point.name for points in panels.values() for point in points))
+    for axes, (title, points) in zip(grid.flat, panels.items(), strict=False):
+        least = [_edge([point.bias for point in points]), _edge([point.variance for point in points])]
+        for point in points:
+            i = names.index(point.name)
+            place = max(point.variance, least[1]), max(point.bias, least[0])
+            area = 40 + 60 * np.log2(point.cost)
+            axes.scatter(*place, s=area, color=f"C{i % 10}", marker="os^"[i // 10 % 3], alpha=0.7, linewidths=0)
+        axes.axhline(least[0], color="black", linewidth=0.6, linestyle=":")
+        axes.annotate("unbiased", (0.01, least[0]), xycoords=("axes fraction", "data"), fontsize="x-small", va="bottom")
+        axes.set(xscale="log", yscale="log", title=title)
+        axes.margins(x=0.1, y=0.1)
+        axes.grid(alpha=0.25)
+    figure.supxlabel("variance / |true gradient|²", fontsize="medium")
+    figure.supylabel("squared bias / |true gradient|²", fontsize="medium")
+    handles = [
+        Line2D([], [], linestyle="", marker="os^"[i // 10 % 3], color=f"C{i % 10}", label=name)
+        for i, name in enumerate(names)
+    ]
+    figure.legend(handles=handles, loc="outside right upper", frameon=False, fontsize="small")
+    figure.savefig(path, dpi=130)
+    pyplot.close(figure)
+
+
+def _edge(values: Sequence[float]) -> float:
+    """The place of zeros on a logarithmic axis: a decade below the smallest value that is not one."""
+    return min((value for value in values if value > 1e-9), default=1e-3) / 10

@@ -77,21 +77,19 @@ def conditional_gumbel(logits: Tensor, choice: Tensor, generator: torch.Generato
 
     Args:
         logits: Tensor of shape ``(..., slots, items)``.
-        choice: Long tensor of shape ``(..., slots)``.
+        choice: Long tensor of shape ``(..., slots)``; with further leading dimensions, for several noises each.
         generator: Source of the noise; the global generator if None.
 
     Returns:
-        The noisy logits, and their derivatives with respect to the log-probabilities, both ``(..., slots, items)``.
+        The noisy logits, and their derivatives with respect to the log-probabilities, both of the choice's shape and
+        ``items``.
     """
-    log_p = torch.log_softmax(logits, dim=-1)
-    log_noise = exponential_noise(logits, generator).log_()
     chosen = choice.unsqueeze(-1)
-    log_chosen = log_noise.gather(-1, chosen)
-    # Where log_p is -inf this is +inf, and the item's noisy logit -inf.
-    log_other = log_noise - log_p
-    noisy = -torch.logaddexp(log_other, log_chosen)
-    derivative = torch.sigmoid(log_other - log_chosen)
-    return noisy.scatter(-1, chosen, -log_chosen), derivative.scatter(-1, chosen, 0.0)
+    noise = exponential_noise(logits.expand(*choice.shape, logits.shape[-1]), generator)
+    chosen_noise = noise.gather(-1, chosen)
+    # Where p is 0 this is infinite, the item's noisy logit -inf, and its derivative 1.
+    total = (noise / torch.softmax(logits, dim=-1) + chosen_noise).scatter_(-1, chosen, chosen_noise)
+    return -total.log(), 1 - chosen_noise / total
 
 
 def jacobian_product(probabilities: Tensor, slope: Tensor) -> Tensor:

@@ -3,6 +3,7 @@
 For slot s it is ``J_s Q_s`` with ``Q_s[n] = E[f | slot s = n]``, at N^S forwards a row.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -40,27 +41,26 @@ class Exact(Selector):
         slots, items = logits.shape[-2:]
         if items**slots > self.limit:
             raise ValueError(f"expected at most {self.limit:,} configurations to enumerate, got {items}^{slots}")
-        batch = logits.shape[:-2]
         log_p = torch.log_softmax(logits, dim=-1)
-        strides = items ** torch.arange(slots - 1, -1, -1)
         choice = draw(logits, generator)
-        drawn = (choice * strides).sum(dim=-1)
-        weighted, score = torch.zeros_like(logits), None
-        for numbers in torch.arange(items**slots).split(max(1, self.chunk // max(1, batch.numel()))):
-            rows = (numbers.unsqueeze(-1) // strides % items).view(-1, *[1] * len(batch), slots)
-            vertices = one_hot(rows.expand(-1, *batch, -1), items, logits.dtype)
+        weighted, score = torch.zeros_like(logits), torch.zeros(())
+        for rows in self._blocks(logits.shape[:-2], slots, items):
+            vertices = one_hot(rows, items, logits.dtype)
             scores = probe.value(vertices)
             # Gathered, not multiplied: a masked item's log-probability of -inf times 0 would be NaN.
-            log_joint = log_p.expand_as(vertices).gather(-1, rows.expand(-1, *batch, -1).unsqueeze(-1))
-            weight = log_joint.squeeze(-1).sum(dim=-1).exp() * scores.to(logits.dtype)
-            weighted += torch.einsum("x...,x...sn->...sn", weight, vertices)
-            here = numbers.view(-1, *[1] * len(batch)) == drawn
-            found = torch.where(here, scores, 0.0).sum(dim=0)
-            score = found if score is None else score + found
-        assert score is not None
+            p = log_p.expand_as(vertices).gather(-1, rows.unsqueeze(-1)).squeeze(-1).sum(dim=-1).exp()
+            # Whatever the objective says of an impossible configuration, be it infinite, has no weight.
+            weighted += torch.einsum("x...,x...sn->...sn", (p * scores.to(p.dtype)).masked_fill(p == 0, 0.0), vertices)
+            score = score + scores.where((rows == choice).all(dim=-1), 0).sum(dim=0)
         # The sum over a slot's items of p(n) Q(n) is E[f], for every slot.
-        expectation = weighted.sum(dim=-1, keepdim=True)
-        return Drawn(weighted - log_p.exp() * expectation, choice, score)
+        return Drawn(weighted - log_p.exp() * weighted.sum(dim=-1, keepdim=True), choice, score)
+
+    def _blocks(self, batch: torch.Size, slots: int, items: int) -> Iterator[Tensor]:
+        """Gives every configuration, as choices ``(block, ..., slots)`` that all rows of the batch share."""
+        strides = items ** torch.arange(slots - 1, -1, -1)
+        for numbers in torch.arange(items**slots).split(max(1, self.chunk // max(1, batch.numel()))):
+            rows = numbers.unsqueeze(-1) // strides % items
+            yield rows.view(-1, *[1] * len(batch), slots).expand(-1, *batch, -1)
 
     def cost(self, slots: int, items: int) -> tuple[int, int]:
         """One forward per configuration."""

@@ -38,8 +38,7 @@ class GumbelRao(Selector):
         """Returns the mean of ``J(y_k) g / tau`` over k noises given the draw, with the slope g at the draw."""
         choice = draw(logits, generator)
         score, slope = probe.slope(one_hot(choice, logits.shape[-1], logits.dtype))
-        copies = (self.k, *logits.shape)
-        noisy, _ = conditional_gumbel(logits.expand(copies), choice.expand(copies[:-1]), generator)
+        noisy, _ = conditional_gumbel(logits, choice.expand(self.k, *choice.shape), generator)
         products = jacobian_product(torch.softmax(noisy / self.tau, dim=-1), slope)
         return Drawn(products.mean(dim=0) / self.tau, choice, score)
 

@@ -48,7 +48,9 @@ class LocalExpectation(GivenDraw):
             [score.to(logits.dtype).expand(slots, 1, *score.shape), swapped.unflatten(0, (slots, -1))], 1
         )
         q = by_offset.movedim((0, 1), (-2, -1)).gather(-1, (torch.arange(items) - choice.unsqueeze(-1)) % items)
-        return Drawn(jacobian_product(torch.softmax(logits, dim=-1), q), choice, score)
+        p = torch.softmax(logits, dim=-1)
+        # Whatever the objective says of an impossible swap, be it infinite, has no weight.
+        return Drawn(jacobian_product(p, q.masked_fill(p == 0, 0.0)), choice, score)
 
     def cost(self, slots: int, items: int) -> tuple[int, int]:
         """One forward per swap, and one for the draw."""

@@ -62,7 +62,8 @@ class ScreenedExpectation(Selector):
         # Everything relative to f(z), which J removes: small numbers cancel better than large ones.
         error = swapped - score.to(logits.dtype)[..., None, None] - effect.gather(-1, item)
         weight = torch.cat([p.gather(-1, foremost), rest_mass], dim=-1)
-        weighted = (p * effect).scatter_add(-1, item, weight * error)
+        # Whatever the objective says of an impossible swap, be it infinite, has no weight.
+        weighted = (p * effect).scatter_add(-1, item, (weight * error).masked_fill(weight == 0, 0.0))
         return Drawn(weighted - p * weighted.sum(dim=-1, keepdim=True), choice, score)
 
     def _draw_from(

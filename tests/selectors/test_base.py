@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from slot_rl.seeding import generator_from, seeded_initialisation
 from slot_rl.selectors import NAMES, Estimate, Selector, make
-from slot_rl.selectors.base import Drawn, Probe, refuse_unless_positive
+from slot_rl.selectors.base import Drawn, GivenDraw, Probe, refuse_unless_positive, with_gradient
 
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
@@ -214,6 +214,61 @@ def test_rows_are_dead_where_the_whole_gradient_is_exactly_zero() -> None:
     # In float16 the tiny entry is zero, and what reaches the logits counts.
     rounded = Given(gradient, torch.zeros(4))(torch.zeros(4, 2, 3, dtype=torch.float16), total)
     assert rounded.diagnostics["dead"].tolist() == [1.0, 1.0, 0.0, 1.0]
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+def test_gradients_too_large_for_half_precision_are_its_largest_numbers(dtype: torch.dtype) -> None:
+    gradient = torch.tensor([[[1e39, -1e39, 2.0]]], dtype=torch.float64)
+    logits = torch.zeros(1, 1, 3, dtype=dtype, requires_grad=True)
+    Given(gradient, torch.zeros(1))(logits, total).surrogate.sum().backward()
+    largest = torch.finfo(dtype).max
+    assert logits.grad is not None and logits.grad.flatten().tolist() == [largest, -largest, 2.0]
+
+
+def test_whole_numbers_as_scores_have_a_surrogate_that_can_be_differentiated() -> None:
+    gradient = torch.ones(2, 1, 3)
+    logits = torch.zeros(2, 1, 3, requires_grad=True)
+    estimate = Given(gradient, torch.tensor([3, 4]))(logits, total)
+    assert estimate.surrogate.tolist() == [3.0, 4.0] and estimate.surrogate.dtype == torch.float32
+    estimate.surrogate.sum().backward()
+    assert logits.grad is not None and torch.equal(logits.grad, gradient)
+
+
+def test_a_value_keeps_its_own_gradient_beside_those_that_it_is_given() -> None:
+    value = torch.arange(3.0, requires_grad=True)
+    logits, rates = torch.zeros(3, 2, 4, requires_grad=True), torch.zeros(3, 5, requires_grad=True)
+    by_logits, by_rates = (
+        torch.rand(3, 2, 4, generator=generator_from(0)),
+        torch.rand(3, 5, generator=generator_from(1)),
+    )
+    surrogate = with_gradient(with_gradient(value, logits, by_logits), rates, by_rates)
+    assert torch.equal(surrogate, value) and surrogate is not value
+    upstream = torch.tensor([1.0, -2.0, 0.5])
+    gradients = torch.autograd.grad(surrogate, (value, logits, rates), upstream)
+    expected = (upstream, upstream[:, None, None] * by_logits, upstream[:, None] * by_rates)
+    assert all(torch.equal(gradient, right) for gradient, right in zip(gradients, expected, strict=True))
+
+
+def given_draws() -> list[GivenDraw]:
+    """Every selector of the roster whose estimate is determined by one draw."""
+    return [selector for selector in map(make, NAMES) if isinstance(selector, GivenDraw)]
+
+
+@pytest.mark.parametrize("selector", given_draws(), ids=repr)
+def test_an_estimate_is_the_one_given_the_draw_that_was_made(selector: GivenDraw) -> None:
+    logits = torch.randn(30, 2, 4, dtype=torch.float64, generator=generator_from(0)).requires_grad_()
+    estimate = selector(logits, total, generator=generator_from(1))
+    estimate.surrogate.sum().backward()
+    choice = selector.choose(logits.detach(), generator_from(1))
+    assert torch.equal(estimate.choice, choice)
+    given = selector.given(logits.detach(), choice, total)
+    assert logits.grad is not None and torch.equal(given, logits.grad) and float(given.abs().max()) > 0
+    assert not torch.equal(selector.given(logits.detach(), (choice + 1) % 4, total), given)
+
+
+def test_the_selectors_whose_estimate_is_determined_by_one_draw_are_known() -> None:
+    names = {selector.name for selector in given_draws()}
+    assert names == {"straight_through", "reinmax", "gapped", "intermediate_loss", "reinforce", "local_expectation"}
 
 
 @pytest.mark.parametrize("name", NAMES)

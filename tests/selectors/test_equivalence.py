@@ -510,7 +510,8 @@ def test_gumbel_rao_has_the_mean_of_gumbel_unless_its_noise_ignores_the_draw(
     assert difference_z(1.05 * rao, gumbel) > 5
 
     def unconditional(logits: Tensor, choice: Tensor, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
-        return logits + gumbel_noise(logits, generator), torch.zeros_like(logits)
+        copies = logits.expand(*choice.shape, logits.shape[-1])
+        return copies + gumbel_noise(copies, generator), torch.zeros_like(copies)
 
     monkeypatch.setattr("slot_rl.selectors.gumbel_rao.conditional_gumbel", unconditional)
     assert difference_z(sample(GumbelRao(tau, k), case, objective, seed=1), gumbel) > 5

@@ -212,6 +212,21 @@ def test_what_lies_behind_a_mask_does_not_matter(selector: Selector) -> None:
 
 
 @every_selector
+@pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
+def test_what_the_objective_says_of_masked_items_does_not_matter(selector: Selector, value: float) -> None:
+    logits, mask = random_logits(20, 2, 4), torch.tensor([[True, True, False, True], [False, True, True, True]])
+
+    def undefined(selection: Tensor) -> Tensor:
+        masked = (selection * ~mask > 0.5).flatten(-2).any(dim=-1)
+        return smooth(selection).where(~masked, value)
+
+    estimate, gradient = estimated(selector, logits, undefined, mask, generator_from(0))
+    expected, expected_gradient = estimated(selector, logits, smooth, mask, generator_from(0))
+    assert torch.equal(estimate.choice, expected.choice) and torch.equal(estimate.surrogate, expected.surrogate)
+    assert torch.equal(gradient, expected_gradient)
+
+
+@every_selector
 def test_a_slot_without_an_allowed_item_is_refused(selector: Selector) -> None:
     mask = torch.ones(2, 3, 4, dtype=torch.bool)
     mask[1, 2] = False
@@ -287,13 +302,15 @@ def test_the_memory_layout_of_the_logits_does_not_matter(selector: Selector, dty
 
 @every_selector
 @pytest.mark.parametrize("leading", [(3, 5), (2, 1, 4), (1,), ()], ids=str)
-def test_rows_may_have_any_leading_dimensions(selector: Selector, leading: tuple[int, ...]) -> None:
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float64], ids=str)
+def test_rows_may_have_any_leading_dimensions(selector: Selector, dtype: torch.dtype, leading: tuple[int, ...]) -> None:
     rows = torch.Size(leading).numel()
-    logits, mask = random_logits(rows, 2, 4), random_mask(rows, 2, 4)
+    logits, mask = random_logits(rows, 2, 4, dtype=dtype), random_mask(rows, 2, 4)
     flat, expected = estimated(selector, logits, mask=mask, generator=generator_from(1))
     shape = (*leading, 2, 4)
     deep, gradient = estimated(selector, logits.view(shape), mask=mask.view(shape), generator=generator_from(1))
     assert deep.choice.shape == (*leading, 2) and deep.surrogate.shape == deep.score.shape == leading
+    assert deep.score.dtype == flat.score.dtype == dtype
     assert deep.diagnostics["dead"].shape == leading and gradient.shape == shape
     assert torch.equal(deep.choice.view(rows, 2), flat.choice) and torch.equal(deep.score.view(rows), flat.score)
     assert torch.equal(deep.diagnostics["dead"].view(rows), flat.diagnostics["dead"])

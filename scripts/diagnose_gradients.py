@@ -1,0 +1,17 @@
+"""Measures every selector's gradient on a problem and recommends one; see --help."""
+
+import sys
+
+import tyro
+
+from slot_rl.experiments.console import run
+from slot_rl.experiments.diagnosis import DiagnosisConfig, diagnose
+
+
+def main() -> None:
+    """Parses the flags and diagnoses."""
+    diagnose(tyro.cli(DiagnosisConfig))
+
+
+if __name__ == "__main__":
+    sys.exit(run(main))

@@ -1,0 +1,1 @@
+"""Toys and tables from the literature and from this project's origins, run with our selectors, ours beside theirs."""

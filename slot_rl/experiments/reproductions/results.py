@@ -1,0 +1,66 @@
+"""What every reproduction leaves behind: a table on screen, and its figures and picture in a folder."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from slot_rl.bundles import write_json
+from slot_rl.experiments.console import command_line, console, print_table
+from slot_rl.experiments.run_folder import check_free, fresh_folder
+from slot_rl.experiments.versions import versions
+
+RESULTS, PICTURE = "results.json", "picture.png"
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a reproduction's results go.
+
+    Attributes:
+        out: The folder; runs/reproduce-<name> if left out.
+        force: Replace the results that are already there.
+    """
+
+    out: Path | None = None
+    force: bool = False
+
+    def folder(self, name: str) -> Path:
+        """Returns the folder, after making sure that it may be written.
+
+        Raises:
+            ValueError: If something else is there.
+        """
+        folder = self.out or Path("runs", f"reproduce-{name}")
+        check_free(folder, self.force, RESULTS)
+        return folder
+
+
+def publish(
+    folder: Path, config: Any, title: str, columns: list[str], rows: Sequence[Sequence[str]], figures: Any,
+    draw: Callable[[Path], None],
+) -> None:  # fmt: skip
+    """Prints a table and writes figures and picture.
+
+    Args:
+        folder: An output of :meth:`Place.folder`.
+        config: The reproduction's dataclass of flags.
+        title: The table's title.
+        columns: The table's columns.
+        rows: The table's cells.
+        figures: JSON-ready figures, complete.
+        draw: Draws the picture to a path.
+    """
+    with fresh_folder(folder):
+        document = {"command": command_line(), "config": _jsonable(asdict(config)), "versions": versions()}
+        write_json(folder / RESULTS, {**document, "figures": figures})
+        draw(folder / PICTURE)
+    print_table(title, columns, [list(row) for row in rows])
+    console.print(f"figures and picture: {folder}", soft_wrap=True, markup=False, emoji=False)
+
+
+def _jsonable(values: dict[str, Any]) -> dict[str, Any]:
+    return {
+        key: _jsonable(value) if isinstance(value, dict) else str(value) if isinstance(value, Path) else value
+        for key, value in values.items()
+    }
