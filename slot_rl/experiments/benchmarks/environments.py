@@ -1,6 +1,5 @@
-"""Speed, as ratios within one run: what an environment costs beside the estimator's own work."""
+"""What an environment costs beside the estimator's own work."""
 
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -13,7 +12,8 @@ import numpy.typing as npt
 import torch
 
 from slot_rl.envs import SlotsEnv, SlotsVectorEnv, SlotVecEnv
-from slot_rl.experiments.console import print_table, progress_bar
+from slot_rl.experiments.benchmarks.timing import rates, ratio
+from slot_rl.experiments.console import print_table
 from slot_rl.problems import make_problem
 from slot_rl.search import random_choice
 from slot_rl.seeding import generator_from
@@ -53,26 +53,21 @@ def benchmark_env(config: EnvBenchmark) -> dict[str, float]:
         Median ratios of rows per second: ``vector/score``, ``vec/score``, ``vector/sync``.
     """
     faces = _faces(config)
-    rates: dict[str, list[float]] = {name: [] for name in faces}
-    with progress_bar() as progress:
-        task = progress.add_task("timing", total=config.repeats, note="")
-        for _ in range(config.repeats):
-            for name, (rows, step) in faces.items():
-                rates[name].append(rows * _per_second(step, config.seconds))
-            progress.advance(task)
-    base, sync = rates["problem.score"], rates[_sync_name()]
+    steps = rates({name: step for name, (_, step) in faces.items()}, config.repeats, config.seconds)
+    rows = {name: [faces[name][0] * rate for rate in found] for name, found in steps.items()}
+    base, sync = rows["problem.score"], rows[_sync_name()]
     print_table(
         f"{config.env}, batch {config.batch}, one thread, medians of {config.repeats} rounds",
         ["", "rows/s", "of score", "of sync"],
         [
-            [name, f"{median(found):,.0f}", f"{_ratio(found, base):.2f}", f"{_ratio(found, sync):.1f}x"]
-            for name, found in rates.items()
+            [name, f"{median(found):,.0f}", f"{ratio(found, base):.2f}", f"{ratio(found, sync):.1f}x"]
+            for name, found in rows.items()
         ],
     )
     return {
-        "vector/score": _ratio(rates["SlotsVectorEnv"], base),
-        "vec/score": _ratio(rates["SlotVecEnv"], base),
-        "vector/sync": _ratio(rates["SlotsVectorEnv"], sync),
+        "vector/score": ratio(rows["SlotsVectorEnv"], base),
+        "vec/score": ratio(rows["SlotVecEnv"], base),
+        "vector/sync": ratio(rows["SlotsVectorEnv"], sync),
     }
 
 
@@ -100,17 +95,3 @@ def _faces(config: EnvBenchmark) -> dict[str, tuple[int, Callable[[], Any]]]:
 
 def _sync_name() -> str:
     return f"SyncVectorEnv, {SINGLES} singles"
-
-
-def _per_second(step: Callable[[], Any], seconds: float) -> float:
-    step()
-    count, start = 0, time.perf_counter()
-    while (elapsed := time.perf_counter() - start) < seconds:
-        step()
-        count += 1
-    return count / elapsed
-
-
-def _ratio(rates: list[float], base: list[float]) -> float:
-    # Round by round, so that the machine's drift cancels.
-    return median(rate / other for rate, other in zip(rates, base, strict=True))
