@@ -28,7 +28,6 @@ from slot_rl.experiments.run_folder import CHECKPOINT, check_free, fresh_folder
 from slot_rl.experiments.versions import versions
 from slot_rl.problems import Observation, Problem, make_problem
 from slot_rl.problems.named import ROWS
-from slot_rl.search import configurations
 from slot_rl.seeding import generator_from
 from slot_rl.selectors import NAMES, LocalExpectation, Selector, make, masked_logits
 
@@ -49,8 +48,8 @@ class DiagnosisConfig:
         requests: Requests that the gradients are taken at; fewer where the problem has fewer.
         draws: Estimates of each selector per request.
         calls: Calls per request that the errors at equal cost allow.
-        limit: Most configurations of a request that are enumerated for the true gradient; beyond, it is the mean of
-            many unbiased estimates.
+        limit: Most configurations of a request, padding included, that are enumerated for the true gradient;
+            beyond, it is the mean of many unbiased estimates.
         reference_draws: Unbiased estimates per request where the true gradient is not enumerated.
         seed: Seeds requests, logits and draws.
         out: The folder of the figures and the picture; runs/diagnosis if left out.
@@ -167,7 +166,8 @@ def diagnose(config: DiagnosisConfig) -> list[Health]:
     """
     check_free(config.out, config.force, DIAGNOSIS)
     bench = _bench(config)
-    exact = configurations(bench.problem) <= config.limit
+    # Padding included: a selector sees one number of items for all slots.
+    exact = bench.problem.items**bench.problem.slots <= config.limit
     names = [name for name in NAMES if name != "exact" or exact]
     with progress_bar() as progress:
         task = progress.add_task("measuring", total=len(names) + 1, note="true gradient")
@@ -208,7 +208,7 @@ def _true_gradient(bench: Bench, config: DiagnosisConfig, exact: bool) -> TrueGr
     if exact:
         selector = replace_limit(make("exact"), config.limit)
         gradient, _, _ = bench.sample(selector, 1)
-        count = configurations(bench.problem)
+        count = bench.problem.items**bench.problem.slots
         return TrueGradient(gradient[0], 0.0, f"enumerated over {count:,} configurations")
     total, squares, done = torch.zeros_like(bench.logits, dtype=torch.float64), 0.0, 0
     per_pass = max(1, CHUNK // len(bench.logits))

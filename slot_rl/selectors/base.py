@@ -9,6 +9,7 @@ file holds its formula; masks, precision, counting and the surrogate are the sam
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from math import inf
 from typing import Any, ClassVar, Protocol
 
 import torch
@@ -226,7 +227,9 @@ class _WithGradient(torch.autograd.Function):
 
 
 def refuse_unless_positive(**options: float) -> None:
-    """Raises ValueError for an option that is not greater than 0."""
+    """Raises ValueError for an option that is not greater than 0, or infinite."""
     for name, value in options.items():
         if not value > 0:
             raise ValueError(f"expected {name} > 0, got {value}")
+        if value == inf:
+            raise ValueError(f"expected a finite {name}, got {value}")

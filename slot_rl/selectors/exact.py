@@ -5,6 +5,7 @@ For slot s it is ``J_s Q_s`` with ``Q_s[n] = E[f | slot s = n]``, at N^S forward
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from math import prod
 from typing import ClassVar
 
 import torch
@@ -43,22 +44,27 @@ class Exact(Selector):
             raise ValueError(f"expected at most {self.limit:,} configurations to enumerate, got {items}^{slots}")
         log_p = torch.log_softmax(logits, dim=-1)
         choice = draw(logits, generator)
-        weighted, score = torch.zeros_like(logits), torch.zeros(())
-        for rows in self._blocks(logits.shape[:-2], slots, items):
+        weighted = torch.zeros_like(logits)
+        drawn_scores: list[Tensor] = []
+        for rows in self._blocks(logits):
             vertices = one_hot(rows, items, logits.dtype)
             scores = probe.value(vertices)
             # Gathered, not multiplied: a masked item's log-probability of -inf times 0 would be NaN.
             p = log_p.expand_as(vertices).gather(-1, rows.unsqueeze(-1)).squeeze(-1).sum(dim=-1).exp()
             # Whatever the objective says of an impossible configuration, be it infinite, has no weight.
             weighted += torch.einsum("x...,x...sn->...sn", (p * scores.to(p.dtype)).masked_fill(p == 0, 0.0), vertices)
-            score = score + scores.where((rows == choice).all(dim=-1), 0).sum(dim=0)
+            drawn_scores.append(scores.where((rows == choice).all(dim=-1), 0).sum(dim=0))
         # The sum over a slot's items of p(n) Q(n) is E[f], for every slot.
-        return Drawn(weighted - log_p.exp() * weighted.sum(dim=-1, keepdim=True), choice, score)
+        return Drawn(
+            weighted - log_p.exp() * weighted.sum(dim=-1, keepdim=True), choice, sum(drawn_scores[1:], drawn_scores[0])
+        )
 
-    def _blocks(self, batch: torch.Size, slots: int, items: int) -> Iterator[Tensor]:
+    def _blocks(self, logits: Tensor) -> Iterator[Tensor]:
         """Gives every configuration, as choices ``(block, ..., slots)`` that all rows of the batch share."""
-        strides = items ** torch.arange(slots - 1, -1, -1)
-        for numbers in torch.arange(items**slots).split(max(1, self.chunk // max(1, batch.numel()))):
+        *batch, slots, items = logits.shape
+        strides = items ** torch.arange(slots - 1, -1, -1, device=logits.device)
+        numbers_of_all = torch.arange(items**slots, device=logits.device)
+        for numbers in numbers_of_all.split(max(1, self.chunk // max(1, prod(batch)))):
             rows = numbers.unsqueeze(-1) // strides % items
             yield rows.view(-1, *[1] * len(batch), slots).expand(-1, *batch, -1)
 

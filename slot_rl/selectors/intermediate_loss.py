@@ -86,6 +86,6 @@ def project_on_simplex(rows: Tensor) -> Tensor:
     """
     ordered = rows.sort(dim=-1, descending=True).values
     excess = ordered.cumsum(dim=-1) - 1
-    rank = torch.arange(1, rows.shape[-1] + 1, dtype=rows.dtype)
+    rank = torch.arange(1, rows.shape[-1] + 1, dtype=rows.dtype, device=rows.device)
     support = (ordered * rank > excess).sum(dim=-1, keepdim=True).clamp_(min=1)
     return (rows - excess.gather(-1, support - 1) / support).clamp(min=0.0)

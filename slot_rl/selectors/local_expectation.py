@@ -37,17 +37,16 @@ class LocalExpectation(GivenDraw):
     def estimate_at(self, logits: Tensor, choice: Tensor, probe: Probe) -> Drawn:
         """Returns ``J_s Q_s`` with the scores of all swaps of the draw as Q."""
         slots, items = logits.shape[-2:]
-        vertex = one_hot(choice, items, logits.dtype)
+        chosen, vertex = choice.unsqueeze(-1), one_hot(choice, items, logits.dtype)
         score = probe.value(vertex)
         # The k-th swap of a slot puts in the k-th item after the drawn one, so that no row scores its draw again.
-        slot = torch.arange(slots).repeat_interleave(items - 1)
-        offset = torch.arange(1, items).repeat(slots).view(-1, *[1] * (choice.dim() - 1))
-        item = (choice.movedim(-1, 0)[slot] + offset) % items
-        swapped = score_swaps(probe, vertex, slot, item, self.chunk)
-        by_offset = torch.cat(
-            [score.to(logits.dtype).expand(slots, 1, *score.shape), swapped.unflatten(0, (slots, -1))], 1
-        )
-        q = by_offset.movedim((0, 1), (-2, -1)).gather(-1, (torch.arange(items) - choice.unsqueeze(-1)) % items)
+        offset = torch.arange(items, device=logits.device)
+        slot = torch.arange(slots, device=logits.device).repeat_interleave(items - 1)
+        item = choice.movedim(-1, 0)[slot] + offset[1:].repeat(slots).view(-1, *[1] * (choice.dim() - 1))
+        swapped = score_swaps(probe, vertex, slot, item % items, self.chunk)
+        unchanged = score.to(logits.dtype).expand(slots, 1, *score.shape)
+        by_offset = torch.cat([unchanged, swapped.unflatten(0, (slots, -1))], dim=1).movedim((0, 1), (-2, -1))
+        q = by_offset.gather(-1, (offset - chosen) % items)
         p = torch.softmax(logits, dim=-1)
         # Whatever the objective says of an impossible swap, be it infinite, has no weight.
         return Drawn(jacobian_product(p, q.masked_fill(p == 0, 0.0)), choice, score)

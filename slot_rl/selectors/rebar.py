@@ -9,6 +9,7 @@ Variable Models" (2017).
 """
 
 from dataclasses import dataclass
+from math import isfinite
 from typing import ClassVar
 
 import torch
@@ -33,8 +34,10 @@ class Rebar(Selector):
     tau: float = 0.5
 
     def __post_init__(self) -> None:
-        """Refuses a temperature that is not positive."""
+        """Refuses a temperature that is not positive and a weight that is not finite."""
         refuse_unless_positive(tau=self.tau)
+        if not isfinite(self.eta):
+            raise ValueError(f"expected a finite eta, got {self.eta}")
 
     def estimate(self, logits: Tensor, probe: Probe, generator: torch.Generator | None) -> Drawn:
         """Returns the score-function part with its control variate, and the control variate's mean."""

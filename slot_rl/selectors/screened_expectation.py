@@ -54,7 +54,7 @@ class ScreenedExpectation(Selector):
         swapped = score_swaps(
             probe,
             vertex,
-            torch.arange(slots).repeat(item.shape[-1]),
+            torch.arange(slots, device=logits.device).repeat(item.shape[-1]),
             item.movedim((-1, -2), (0, 1)).flatten(0, 1),
             self.chunk,
         )
@@ -74,8 +74,7 @@ class ScreenedExpectation(Selector):
             nothing = chosen[..., :0]
             return nothing, p[..., :0]
         residual = draw(logits.masked_fill(~rest, -torch.inf), generator).unsqueeze(-1)
-        # Where all that is left is masked, the arbitrary draw is replaced by the choice, whose error is 0.
-        return torch.where(rest.gather(-1, residual), residual, chosen), (p * rest).sum(dim=-1, keepdim=True)
+        return residual, (p * rest).sum(dim=-1, keepdim=True)
 
     def cost(self, slots: int, items: int) -> tuple[int, int]:
         """One forward and backward at the draw, and a forward per scored swap."""
