@@ -21,14 +21,12 @@ def score_swaps(probe: Probe, vertex: Tensor, slot: Tensor, item: Tensor, chunk:
         Scores of shape ``(swaps, ...)``, in the vertex's precision.
     """
     slots, items = vertex.shape[-2:]
-    rows = max(1, vertex[..., 0, 0].numel())
     ones = [1] * (vertex.dim() - 2)
     all_slots = torch.arange(slots, device=vertex.device)
+    together = max(1, chunk // max(1, vertex[..., 0, 0].numel()))
     parts = []
-    for slot_part, item_part in zip(slot.split(max(1, chunk // rows)), item.split(max(1, chunk // rows)), strict=True):
-        changed = (torch.arange(slots, device=vertex.device) == slot_part.unsqueeze(-1)).view(
-            len(slot_part), *ones, slots, 1
-        )
+    for slot_part, item_part in zip(slot.split(together), item.split(together), strict=True):
+        changed = (all_slots == slot_part.unsqueeze(-1)).view(-1, *ones, slots, 1)
         put_in = one_hot(item_part, items, vertex.dtype).unsqueeze(-2)
-        parts.append(probe.value(torch.where(changed.view(-1, *ones, slots, 1), put_in, vertex)))
+        parts.append(probe.value(torch.where(changed, put_in, vertex)))
     return torch.cat(parts).to(vertex.dtype)
