@@ -1,4 +1,4 @@
-"""The README is kept true: its Python runs, its commands parse, its links and pictures exist."""
+"""The README and the docs are kept true: their Python runs, their commands parse, their links and pictures exist."""
 
 import re
 import shlex
@@ -9,9 +9,13 @@ from pathlib import Path
 import pytest
 from conftest import ROOT
 
-README = (ROOT / "README.md").read_text(encoding="utf-8")
-PYTHON = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
-COMMANDS = sorted(set(re.findall(r"python (scripts/\w+\.py[^`\n|]*)", README)))
+from slot_rl.selectors import NAMES
+
+PAGES = {page: page.read_text(encoding="utf-8") for page in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))}
+TEXT = "\n".join(PAGES.values())
+PYTHON = re.findall(r"```python\n(.*?)```", TEXT, flags=re.DOTALL)
+COMMANDS = sorted({command.strip() for command in re.findall(r"python (scripts/\w+\.py[^`\n|#]*)", TEXT)})
+SUBCOMMANDS = {"env", "selectors", "pick-value", "poly", "quadratics", "intermediate-loss"}
 
 
 def run(arguments: list[str], cwd: Path) -> subprocess.CompletedProcess[str]:
@@ -41,14 +45,19 @@ def test_every_command_names_a_script_and_flags_that_exist(command: str, tmp_pat
     script, *arguments = shlex.split(command)
     flags = {argument for argument in arguments if argument.startswith("--")}
     chosen = ["--agent", arguments[arguments.index("--agent") + 1]] if "--agent" in arguments else []
-    subcommand = [a for a in arguments[:1] if a in {"env"}]
+    subcommand = [argument for argument in arguments[:1] if argument in SUBCOMMANDS]
     done = run([str(ROOT / script), *chosen, *subcommand, "--help"], tmp_path)
     assert done.returncode == 0, done.stderr
     assert flags - {"--agent"} <= set(re.findall(r"--[a-z-]+", done.stdout))
 
 
-def test_links_and_pictures_exist() -> None:
-    targets = [target for target in re.findall(r"\]\(([^)#]+)\)", README) if "://" not in target]
-    assert targets
-    missing = [target for target in targets if not (ROOT / target).exists()]
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_and_pictures_exist(page: Path) -> None:
+    targets = [target for target in re.findall(r"\]\(([^)#\s]+)\)", PAGES[page]) if "://" not in target]
+    missing = [target for target in targets if not (page.parent / target).exists()]
     assert not missing
+
+
+def test_the_roster_is_described_whole() -> None:
+    described = re.findall(r"^### `(\w+)`", PAGES[ROOT / "docs" / "selectors.md"], flags=re.MULTILINE)
+    assert tuple(described) == NAMES

@@ -24,7 +24,8 @@ from slot_rl.bundles import write_json
 from slot_rl.envs import SlotVecEnv
 from slot_rl.experiments.console import command_line, console, print_table, progress_bar
 from slot_rl.experiments.plots import Point, plot_bias_and_variance
-from slot_rl.experiments.run_folder import CHECKPOINT, check_free, fresh_folder
+from slot_rl.experiments.reevaluation import problem_of_run
+from slot_rl.experiments.run_folder import CHECKPOINT, check_free, fresh_folder, read_config
 from slot_rl.experiments.versions import versions
 from slot_rl.problems import Observation, Problem, make_problem
 from slot_rl.problems.named import ROWS
@@ -41,7 +42,8 @@ class DiagnosisConfig:
     """Measures every selector's gradient on a problem and recommends one.
 
     Attributes:
-        env: The environment's id; SlotRL/Rows-v0 if an estimator is given.
+        env: The environment's id. If left out, that of the policy's run; SlotRL/Rows-v0 for an estimator alone,
+            SlotRL/Slots-v0 without either.
         estimator: Folder of a pretrained estimator.
         policy: Run folder of a trained agent, at whose logits the gradients are taken; without one, logits are normal.
         spread: Standard deviation of the logits where no policy is given.
@@ -78,10 +80,12 @@ class DiagnosisConfig:
                 f"{self.requests}, {self.calls}, {self.limit}, {self.draws}, {self.reference_draws} and {self.spread}"
             )
 
-    @property
-    def env_id(self) -> str:
-        """The environment's id."""
-        return self.env or (ROWS if self.estimator is not None else "SlotRL/Slots-v0")
+    def problem(self) -> Problem:
+        """Builds the problem."""
+        if self.policy is not None and self.env is None:
+            return problem_of_run(read_config(self.policy), self.estimator)
+        default = "SlotRL/Slots-v0" if self.estimator is None else ROWS
+        return make_problem(self.env or default, estimator=self.estimator)
 
 
 @dataclass(frozen=True)
@@ -180,7 +184,7 @@ def diagnose(config: DiagnosisConfig) -> list[Health]:
             found.append(_measure(bench, replace_limit(make(name), config.limit), draws, truth, config.calls))
             progress.advance(task)
     found.sort(key=lambda health: health.error)
-    _report(config, found, truth)
+    _report(config, bench.problem.name, found, truth)
     return found
 
 
@@ -191,7 +195,7 @@ def replace_limit(selector: Selector, limit: int) -> Selector:
 
 
 def _bench(config: DiagnosisConfig) -> Bench:
-    problem = make_problem(config.env_id, estimator=config.estimator)
+    problem = config.problem()
     generator = generator_from(config.seed)
     observation = problem.evaluation_observations(config.requests, generator)
     if config.policy is not None:
@@ -258,12 +262,12 @@ def _measure(bench: Bench, selector: Selector, draws: int, truth: TrueGradient, 
     )
 
 
-def _report(config: DiagnosisConfig, found: list[Health], truth: TrueGradient) -> None:
+def _report(config: DiagnosisConfig, env_id: str, found: list[Health], truth: TrueGradient) -> None:
     def draw(path: Path) -> None:
         # In the roster's order, so that a selector has the same colour on every problem.
         order = sorted(found, key=lambda one: NAMES.index(one.name))
         points = [Point(one.name, one.visible_bias, one.variance, one.forwards + one.backwards) for one in order]
-        plot_bias_and_variance(path, {f"{config.env_id}: marker area by calls per estimate": points})
+        plot_bias_and_variance(path, {f"{env_id}: marker area by calls per estimate": points})
 
     with fresh_folder(config.out):
         settings = {key: str(value) if isinstance(value, Path) else value for key, value in vars(config).items()}
@@ -271,13 +275,13 @@ def _report(config: DiagnosisConfig, found: list[Health], truth: TrueGradient) -
         selectors = [{**vars(one), "error": one.error if math.isfinite(one.error) else None} for one in found]
         write_json(config.out / DIAGNOSIS, {**document, "true_gradient": truth.description, "selectors": selectors})
         draw(config.out / PICTURE)
-    _print(config, found)
+    _print(f"gradients on {env_id}; error at {config.calls:,} calls per request", found)
     console.print(f"true gradient: {truth.description}")
     console.print(recommendation(found, config.calls))
     console.print(f"figures and picture: {config.out}", soft_wrap=True, markup=False, emoji=False)
 
 
-def _print(config: DiagnosisConfig, found: list[Health]) -> None:
+def _print(title: str, found: list[Health]) -> None:
     quality = [
         [
             one.name,
@@ -290,8 +294,7 @@ def _print(config: DiagnosisConfig, found: list[Health]) -> None:
         ]
         for one in found
     ]
-    title = f"gradients on {config.env_id}; error at {config.calls:,} calls per request"
-    print_table(title, ["", "error", "bias²", "±", "var", "cos", "cos of mean"], quality)
+    print_table(title, ["", "error", "bias²", "±", "var", "cos", "mean cos"], quality)
     cost = [
         [one.name, f"{one.forwards:,}", str(one.backwards), f"{one.milliseconds:.4f}", f"{one.dead:.0%}"]
         for one in found

@@ -42,7 +42,7 @@ def reevaluate(config: ReevaluationConfig) -> dict[str, Any]:
     """
     document = read_config(config.run)
     try:
-        problem = _problem(config, document)
+        problem = problem_of_run(document, config.estimator, config.truth)
         requests = EvaluationConfig(**document["evaluation"])
     except (KeyError, TypeError) as error:
         raise ValueError(f"expected the config of a run in {config.run}, got one that lacks or adds {error}") from error
@@ -56,8 +56,19 @@ def reevaluate(config: ReevaluationConfig) -> dict[str, Any]:
     return summary
 
 
-def _problem(config: ReevaluationConfig, document: dict[str, Any]) -> Problem:
-    env_id, estimator = document["env"], config.estimator or document["estimator"]
+def problem_of_run(document: dict[str, Any], estimator: Path | None = None, truth: Path | None = None) -> Problem:
+    """Builds the problem that a run was trained on.
+
+    Args:
+        document: The run's config.
+        estimator: Folder of the estimator, if it has moved.
+        truth: Table with the true scores, if it has moved.
+
+    Raises:
+        ValueError: If the estimator is another one than the run's.
+        KeyError: If the document lacks something.
+    """
+    env_id, estimator = document["env"], estimator or document["estimator"]
     folder = estimator_folder(env_id, estimator)
     if folder is not None:
         found = weights_hash(read_document(folder, "estimator", CARD))
@@ -66,7 +77,7 @@ def _problem(config: ReevaluationConfig, document: dict[str, Any]) -> Problem:
                 f"expected the estimator {document['estimator_sha256'][:12]} that the run was trained with, "
                 f"got {found[:12]} in {folder}"
             )
-    return make_problem(env_id, estimator=estimator, truth=config.truth or document["truth"])
+    return make_problem(env_id, estimator=estimator, truth=truth or document["truth"])
 
 
 def _summary(run: Path) -> dict[str, Any]:

@@ -167,13 +167,6 @@ def test_evaluate_policy_gives_the_score_that_the_problem_gives(name: str) -> No
 
 
 @names
-def test_the_entropy_bonus_anneals_to_zero_by_default(name: str) -> None:
-    options = AGENTS[name].options_type()
-    assert options.entropy > 0
-    assert [options.entropy_over_time.at(done) for done in (0.0, 0.5, 1.0)] == [options.entropy, options.entropy / 2, 0.0]
-
-
-@names
 def test_padded_items_are_never_chosen_in_training(name: str) -> None:
     # The face refuses a masked choice, so a training that ends has made none.
     env = pick_env(OPTIONS[name].batch_size, fewest_items=1)
