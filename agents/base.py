@@ -33,8 +33,13 @@ class OneStepAgent(CheckpointedAgent):
             options: The agent's options; the defaults if None.
             seed: Seeds weights, requests and draws.
             verbose: As in Stable-Baselines3.
+
+        Raises:
+            TypeError: If the options are another agent's.
         """
         self.options = self.options_type() if options is None else options
+        if not isinstance(self.options, self.options_type):
+            raise TypeError(f"expected {self.options_type.__name__} for {self.name!r}, got {type(options).__name__}")
         super().__init__(
             SlotPolicy,
             env,

@@ -40,6 +40,11 @@ class CheckpointedAgent(BaseAlgorithm):
     policy: SlotPolicy
     scale: RunningScale
 
+    @property
+    def update_size(self) -> int:
+        """Configurations scored between updates."""
+        return self.options.batch_size
+
     def generators(self) -> dict[str, torch.Generator]:
         """Returns every generator whose state a continued training needs."""
         return {"policy": self.policy.generator}

@@ -1,7 +1,8 @@
 """The flags of each agent: typed, with defaults that suit one-step episodes."""
 
 from dataclasses import dataclass, field, fields, make_dataclass, replace
-from typing import Any
+from math import inf
+from typing import Any, ClassVar
 
 from slot_rl.agents.schedules import Schedule, ScheduleKind, make_schedule
 from slot_rl.policies import PointerSize
@@ -38,7 +39,7 @@ class AgentOptions:
                 "expected learning_rate > 0, batch_size >= 2 and max_grad_norm > 0, "
                 f"got {self.learning_rate}, {self.batch_size} and {self.max_grad_norm}"
             )
-        if self.entropy < 0 or (self.entropy_end or 0.0) < 0:
+        if not (0 <= self.entropy < inf and 0 <= (self.entropy_end or 0.0) < inf):
             raise ValueError(f"expected entropy bonuses >= 0, got {self.entropy} and {self.entropy_end}")
         self.entropy_over_time  # noqa: B018 (refuses a schedule that its ends do not fit)
 
@@ -60,7 +61,10 @@ class ThroughEstimatorOptions(AgentOptions):
         unbias: How fast the score-function gradient of the same draws, which has no bias, takes over from the
             selector's: its share is ``unbias`` times the share of training done, at most 1; 0 turns it off.
         value_coefficient: Weight of the squared error of the baseline that the score-function gradient uses.
+        selector_type: The selector's class.
     """
+
+    selector_type: ClassVar[type[Any]] = Selector
 
     batch_size: int = 512
     selector: Selector = field(default_factory=Gumbel)
@@ -70,6 +74,8 @@ class ThroughEstimatorOptions(AgentOptions):
     def __post_init__(self) -> None:
         """Refuses values that no training could use."""
         super().__post_init__()
+        if not isinstance(self.selector, self.selector_type):
+            raise TypeError(f"expected a selector {self.selector_type.__name__}, got {self.selector}")
         _refuse_negative(self.value_coefficient)
         if not self.unbias >= 0:
             raise ValueError(f"expected unbias >= 0, got {self.unbias}")
@@ -123,7 +129,7 @@ def options_through(selector: Selector, unbias: float = 0.0) -> type[ThroughEsti
         ],
         bases=(base,),
         frozen=True,
-        namespace={"__doc__": base.__doc__},
+        namespace={"__doc__": base.__doc__, "selector_type": type(selector)},
     )
     return made
 

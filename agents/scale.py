@@ -27,7 +27,8 @@ class RunningScale:
         """Takes in a batch of at least two scores, ``(batch,)``."""
         # The unbiased variance, not the standard deviation: its running mean is right for batches of any size.
         mean, variance = float(score.mean()), float(score.var())
-        new = 1.0 if self.seen == 0 else 1 - exp(-score.numel() / HORIZON)
+        # A plain mean until the horizon is reached, so that the first batch weighs no more than the next ones.
+        new = max(score.numel() / (self.seen + score.numel()), 1 - exp(-score.numel() / HORIZON))
         self.mean += new * (mean - self.mean)
         self.variance += new * (variance - self.variance)
         self.seen += score.numel()

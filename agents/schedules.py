@@ -111,5 +111,5 @@ def make_schedule(kind: ScheduleKind, start: float, end: float | None) -> Schedu
     if kind not in shapes:
         raise ValueError(f"expected a schedule among constant, {', '.join(shapes)}, got {kind!r}")
     if end is None:
-        raise ValueError(f"expected an end for a {kind} schedule, got none")
+        raise ValueError(f"expected an end for the {kind} schedule, got none")
     return shapes[kind](start, end)

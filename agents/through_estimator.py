@@ -35,7 +35,7 @@ class ThroughEstimatorAgent(OneStepAgent):
         """Builds the agent; see :class:`slot_rl.agents.base.OneStepAgent`.
 
         Raises:
-            ValueError: If the environment has no estimator to ask.
+            ValueError: If the environment has no estimator to ask, or the selector refuses the problem's sizes.
         """
         super().__init__(env, options, seed, verbose)
         problem = problem_of(self.env)
@@ -45,21 +45,30 @@ class ThroughEstimatorAgent(OneStepAgent):
                 "got one without; reinforce and ppo learn from rewards alone"
             )
         self.problem: Problem = problem
+        # Here and not at the first update: a selector that refuses the problem's sizes shall leave nothing behind.
+        self._forwards, _ = self.options.selector.cost(problem.slots, problem.items)
 
     @property
     def selector(self) -> Selector:
         """The way through the discrete choice, at this point of the training."""
         return self.options.selector_at(self.done)
 
+    @property
+    def update_size(self) -> int:
+        """Configurations scored between updates."""
+        return self._rows * self._forwards
+
+    @property
+    def _rows(self) -> int:
+        return max(FEWEST_ROWS, self.options.batch_size // self._forwards)
+
     def update(self) -> dict[str, float]:
         """Scores one batch of draws and takes one step along the selector's gradient."""
-        selector = self.selector
-        forwards, _ = selector.cost(self.problem.slots, self.problem.items)
-        observation = self.problem.sample(max(FEWEST_ROWS, self.options.batch_size // forwards), self.generator)
+        observation = self.problem.sample(self._rows, self.generator)
         logits, latent = self.policy.point(observation)
         # Standardised before the selector sees it: some selectors' step means something in units of score.
         unit = self.scale.unit
-        estimate = selector(
+        estimate = self.selector(
             logits, lambda rows: self.problem.score_selection(observation, rows) / unit, generator=self.generator
         )
         self.num_timesteps += estimate.forwards

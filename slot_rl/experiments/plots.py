@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -11,6 +12,7 @@ import numpy.typing as npt
 matplotlib.use("Agg")  # A run has no window, and none shall open on a machine that could.
 
 from matplotlib import pyplot
+from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 Numbers = npt.NDArray[np.floating]
@@ -63,33 +65,59 @@ def plot_learning_curve(
     pyplot.close(figure)
 
 
-def plot_curves(
-    path: Path, panels: Mapping[str, Mapping[str, Curve]], along: str, value: str, log: bool = False
-) -> None:
-    """Draws named curves in panels side by side.
+@dataclass(frozen=True)
+class Panel:
+    """One panel in :func:`plot_curves`.
+
+    Attributes:
+        title: Says what is drawn.
+        value: Label of the ordinates.
+        curves: Abscissas and ordinates, by name; a name has one colour in all panels.
+        log: Whether the ordinates are drawn on a logarithmic scale.
+    """
+
+    title: str
+    value: str
+    curves: Mapping[str, Curve]
+    log: bool = False
+
+
+def plot_curves(path: Path, panels: Sequence[Panel], along: str) -> None:
+    """Draws named curves, two panels a row, with one legend.
 
     Args:
         path: The PNG file.
-        panels: For each panel's title, its curves by name: abscissas and ordinates.
+        panels: The panels.
         along: Label of the abscissas.
-        value: Label of the ordinates.
-        log: Whether the ordinates are drawn on a logarithmic scale.
     """
-    figure, row = pyplot.subplots(
-        1, len(panels), figsize=(5.4 * len(panels), 4.6), layout="constrained", sharey=True, squeeze=False
-    )
-    for axes, (title, curves) in zip(row[0], panels.items(), strict=True):
-        for i, (name, (abscissas, ordinates)) in enumerate(curves.items()):
-            axes.plot(abscissas, ordinates, linewidth=1.2, linestyle=["-", "--", ":"][i // 10 % 3], label=name)
-        axes.set(xlabel=along, title=title)
-        if log:
-            axes.set_yscale("log")
+    figure, grid = _grid(len(panels))
+    names = list(dict.fromkeys(name for panel in panels for name in panel.curves))
+    for axes, panel in zip(grid.flat, panels, strict=False):
+        for name, (abscissas, ordinates) in panel.curves.items():
+            axes.plot(abscissas, ordinates, linewidth=1.2, **_line(names.index(name)))
+        axes.set(title=panel.title, ylabel=panel.value, yscale="log" if panel.log else "linear")
         axes.xaxis.set_major_formatter(lambda number, _: f"{number:,.0f}")
         axes.grid(alpha=0.25)
-        axes.legend(frameon=False, fontsize="x-small", loc="upper center", bbox_to_anchor=(0.5, -0.14), ncol=2)
-    row[0][0].set_ylabel(value)
+    figure.supxlabel(along, fontsize="medium")
+    handles = [Line2D([], [], label=name, **_line(i)) for i, name in enumerate(names)]
+    figure.legend(handles=handles, loc="outside right upper", frameon=False, fontsize="small")
     figure.savefig(path, dpi=130)
     pyplot.close(figure)
+
+
+def _grid(panels: int) -> tuple[Figure, Any]:
+    """Returns a figure with two panels a row and room for a legend at the right."""
+    columns = min(2, panels)
+    rows = -(-panels // columns)
+    figure, grid = pyplot.subplots(
+        rows, columns, figsize=(4.4 * columns + 2.6, 4.1 * rows), layout="constrained", squeeze=False
+    )
+    return figure, grid
+
+
+def _line(i: int) -> dict[str, Any]:
+    # Ten colours, then the same dashed: no name may look like another.
+    return {"color": f"C{i % 10}", "linestyle": ["-", "--", ":"][i // 10 % 3]}
 
 
 @dataclass(frozen=True)
@@ -117,11 +145,7 @@ def plot_bias_and_variance(path: Path, panels: Mapping[str, Sequence[Point]]) ->
         panels: For each panel's title, its points; a name has one colour in all panels. A bias or variance of 0 is
             drawn on the panel's edge.
     """
-    columns = min(2, len(panels))
-    rows = -(-len(panels) // columns)
-    figure, grid = pyplot.subplots(
-        rows, columns, figsize=(4.4 * columns + 2.6, 4.1 * rows), layout="constrained", squeeze=False
-    )
+    figure, grid = _grid(len(panels))
     names = list(dict.fromkeys(point.name for points in panels.values() for point in points))
     for axes, (title, points) in zip(grid.flat, panels.items(), strict=False):
         least = [_edge([point.bias for point in points]), _edge([point.variance for point in points])]

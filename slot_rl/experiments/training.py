@@ -126,8 +126,7 @@ def _learn(
     folder: Path,
 ) -> tuple[Curve, str]:
     agent.set_logger(Logger(folder=None, output_formats=[TrackerWriter(tracker)]))
-    assert agent.env is not None
-    updates = run.timesteps / agent.env.num_envs
+    updates = run.timesteps / agent.update_size
     with progress_bar() as progress:
         task = progress.add_task(agent.name, total=run.timesteps, note="")
         watch = Watch(evaluation, problem, run.timesteps, progress, task)

@@ -169,7 +169,11 @@ class Selector(ABC):
 
     @abstractmethod
     def cost(self, slots: int, items: int) -> tuple[int, int]:
-        """Returns the forwards and backwards that one row costs."""
+        """Returns the forwards and backwards that one row costs.
+
+        Raises:
+            ValueError: If the selector refuses these sizes.
+        """
 
 
 class GivenDraw(Selector):

@@ -34,14 +34,9 @@ class Exact(Selector):
         refuse_unless_positive(limit=self.limit, chunk=self.chunk)
 
     def estimate(self, logits: Tensor, probe: Probe, generator: torch.Generator | None) -> Drawn:
-        """Returns ``sum_x p(x) f(x) (x - p)``; the choice is a draw, for its score alone.
-
-        Raises:
-            ValueError: If a row has more than ``limit`` configurations.
-        """
+        """Returns ``sum_x p(x) f(x) (x - p)``; the choice is a draw, for its score alone."""
         slots, items = logits.shape[-2:]
-        if items**slots > self.limit:
-            raise ValueError(f"expected at most {self.limit:,} configurations to enumerate, got {items}^{slots}")
+        self.cost(slots, items)
         log_p = torch.log_softmax(logits, dim=-1)
         choice = draw(logits, generator)
         weighted = torch.zeros_like(logits)
@@ -69,5 +64,11 @@ class Exact(Selector):
             yield rows.view(-1, *[1] * len(batch), slots).expand(-1, *batch, -1)
 
     def cost(self, slots: int, items: int) -> tuple[int, int]:
-        """One forward per configuration."""
+        """One forward per configuration.
+
+        Raises:
+            ValueError: If a row has more than ``limit`` configurations.
+        """
+        if items**slots > self.limit:
+            raise ValueError(f"expected at most {self.limit:,} configurations to enumerate, got {items}^{slots}")
         return items**slots, 0

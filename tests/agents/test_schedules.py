@@ -76,9 +76,9 @@ def test_every_kind_is_built_by_its_name() -> None:
         ("exponential", -1.0, 1.0, "exponential schedule between values > 0, got -1.0 and 1.0"),
         ("exponential", 1.0, float("nan"), "exponential schedule between values > 0, got 1.0 and nan"),
         ("constant", 1.0, 1.0, "no end for a constant schedule, got 1.0"),
-        ("linear", 1.0, None, "an end for a linear schedule, got none"),
-        ("exponential", 1.0, None, "an end for a exponential schedule, got none"),
-        ("cosine", 1.0, None, "an end for a cosine schedule, got none"),
+        ("linear", 1.0, None, "an end for the linear schedule, got none"),
+        ("exponential", 1.0, None, "an end for the exponential schedule, got none"),
+        ("cosine", 1.0, None, "an end for the cosine schedule, got none"),
         ("step", 1.0, 0.0, "a schedule among constant, linear, exponential, cosine, got 'step'"),
     ],
 )
@@ -138,7 +138,7 @@ def test_exactly_the_agents_whose_selector_has_one_temperature_can_anneal_it() -
     ("arguments", "message"),
     [
         ({"tau_end": 0.1}, "no end for a constant schedule, got 0.1"),
-        ({"tau_schedule": "linear"}, "an end for a linear schedule, got none"),
+        ({"tau_schedule": "linear"}, "an end for the linear schedule, got none"),
         ({"tau_end": 0.0, "tau_schedule": "exponential"}, "values > 0, got 0.5 and 0.0"),
         ({"tau_end": 0.0, "tau_schedule": "linear"}, "tau > 0, got 0.0"),
         ({"tau_end": -1.0, "tau_schedule": "cosine"}, "tau > 0, got -1.0"),

@@ -120,9 +120,9 @@ def test_every_selector_has_an_agent_with_that_selectors_options() -> None:
 @names
 def test_each_agent_learns_and_an_untrained_one_does_not(name: str) -> None:
     # The best of four is E[min |u - 1/2|^2] = 1/60 off in each slot, a random one 1/12. Measured over seeds 0 to 5:
-    # -0.035 to -0.04 after training and about -0.24 before, where the policy happens to prefer the extremes.
+    # -0.035 to -0.037 after training and about -0.24 before, where the policy happens to prefer the extremes.
     agent = build(name, batch_size=128)
-    bar, random, best = -0.05, -2 / 12, -2 / 60
+    bar, random, best = -0.045, -2 / 12, -2 / 60
     assert mean_greedy_score(agent) < random < bar
     assert bar < mean_greedy_score(agent.learn(12_800)) < best + 0.005
 

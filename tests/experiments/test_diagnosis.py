@@ -7,6 +7,7 @@ selector made for these tests returns the true gradient with a known bias and kn
 import json
 import math
 import runpy
+import shutil
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -188,6 +189,23 @@ def test_bias_and_variance_of_a_noisy_selector_come_out_as_constructed(seed: int
     assert found.mean_cosine == pytest.approx(0.8, abs=0.01)
     assert found.cosine < found.mean_cosine - 0.1
     assert found.error == pytest.approx(found.bias + found.variance * 5 / 50)
+
+
+def test_noise_that_is_left_in_the_mean_of_few_draws_does_not_pass_for_length() -> None:
+    bench, truth = by_hand(requests=500)
+    # Six entries with a variance of 2/3 each: 4 over 10/9. A tenth of it stays in the mean and lengthens it by 17%.
+    found = _measure(bench, Constructed(truth.mean, noise=(2 / 3) ** 0.5), 10, truth, calls=10)
+    assert found.variance == pytest.approx(3.6, rel=0.1)
+    assert abs(found.bias) < 0.05
+
+
+def test_the_true_gradients_own_noise_is_not_taken_for_a_bias() -> None:
+    bench = _bench(DiagnosisConfig(requests=300))
+    noisy = _true_gradient(bench, DiagnosisConfig(reference_draws=5), exact=False)
+    share = noisy.variance / float(noisy.mean.square().sum())
+    found = _measure(bench, Constructed(_enumerated(bench).mean), 2, noisy, calls=1)
+    assert share > 0.02
+    assert abs(found.bias) < share / 3 and found.visible_bias == 0.0
 
 
 @pytest.mark.parametrize(("calls", "share"), [(5, 1.0), (10, 0.5), (1_000, 0.005), (4, math.inf), (1, math.inf)])
@@ -465,7 +483,7 @@ def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
     ("flags", "message"),
     [
         (["--estimator", "nowhere"], "expected a folder with estimator weights and card.json, got nowhere"),
-        (["--policy", "nowhere"], "expected a folder with agent weights and manifest.json, got nowhere"),
+        (["--policy", "nowhere"], "expected a run folder with config.json, got nowhere"),
         (["--env", "SlotRL/Rows-v0"], "expected estimator=FOLDER for SlotRL/Rows-v0"),
         (["--env", "SlotRL/Slots-v9"], "expected one of SlotRL/Slots-v0"),
     ],
@@ -514,12 +532,14 @@ def policy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
+@pytest.mark.parametrize("env", [None, "SlotRL/PickValue-v0"])
 def test_a_policys_gradients_are_taken_at_the_logits_of_that_run(
-    policy: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    env: str | None, policy: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(diagnosis, "make_problem", make_problem)
-    settings = config(tmp_path / "run", env="SlotRL/PickValue-v0", policy=policy, requests=6, seed=5, draws=20)
+    settings = config(tmp_path / "run", env=env, policy=policy, requests=6, seed=5, draws=20)
     bench = _bench(settings)
+    assert bench.problem.name == "SlotRL/PickValue-v0"
     problem = make_problem("SlotRL/PickValue-v0")
     observation = problem.evaluation_observations(6, generator_from(5))
     agent = load_agent(policy / "checkpoint", SlotVecEnv(problem, 2))
@@ -528,17 +548,30 @@ def test_a_policys_gradients_are_taken_at_the_logits_of_that_run(
         untrained = GumbelAgent(SlotVecEnv(problem, 2), agent.options).policy.point(observation)[0]
     assert torch.equal(bench.logits, expected) and bench.logits.shape == (6, 4, 8)
     assert not torch.allclose(bench.logits, untrained, atol=0.01)
-    assert not torch.allclose(bench.logits, _bench(replace(settings, policy=None)).logits, atol=0.01)
+    without = replace(settings, policy=None, env="SlotRL/PickValue-v0")
+    assert not torch.allclose(bench.logits, _bench(without).logits, atol=0.01)
     assert not bench.logits.requires_grad
     diagnose(settings)
     assert document(tmp_path / "run")["config"]["policy"] == str(policy)
 
 
 def test_a_policy_for_another_problem_is_refused(policy: Path, command: Command, tmp_path: Path) -> None:
-    code, _, errors = command("--policy", policy)
+    code, _, errors = command("--policy", policy, "--env", "SlotRL/Slots-v0")
     assert code == 2 and errors.count("\n") == 1
     assert "expected a checkpoint of an agent for this environment" in errors
     assert not any(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("content", ["{}", "not json"])
+def test_a_policy_folder_with_a_broken_config_is_refused_in_one_line(
+    content: str, policy: Path, command: Command, tmp_path: Path
+) -> None:
+    broken = tmp_path / "broken"
+    shutil.copytree(policy, broken)
+    (broken / "config.json").write_text(content)
+    code, _, errors = command("--policy", broken)
+    assert code == 2 and errors.startswith("error: expected") and errors.count("\n") == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["broken"]
 
 
 def test_logits_without_a_policy_have_the_spread_that_was_asked_for() -> None:

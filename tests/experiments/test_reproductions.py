@@ -83,6 +83,14 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(pick_value, name, value)
 
 
+@pytest.fixture
+def without_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Drawing takes longer than a few steps."""
+    for module in (intermediate_loss_toy, pick_value, polynomial):
+        monkeypatch.setattr(module, "plot_curves", lambda *arguments, **options: None)
+    monkeypatch.setattr(quadratics, "plot_bias_and_variance", lambda *arguments, **options: None)
+
+
 def results(folder: Path) -> dict[str, Any]:
     found: dict[str, Any] = json.loads((folder / "results.json").read_text())
     return found
@@ -133,7 +141,7 @@ def test_moments_of_two_items_are_those_by_hand(power: int, true: float, varianc
     found = moments(StraightThrough(), torch.zeros(1, 2).double(), lambda z: z[..., 0, 0] ** power)
     assert found.true2 == pytest.approx(2 * true**2)
     assert found.bias2 == pytest.approx(0, abs=1e-20)
-    assert found.variance == pytest.approx(variance, abs=1e-20)
+    assert found.variance == pytest.approx(variance, abs=1e-15)
 
 
 # Polynomial programming, figure 2.
@@ -219,41 +227,67 @@ def test_a_descent_starts_at_the_first_logits_and_the_exact_gradient_follows_the
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(intermediate_loss_toy, "POINTS", 2)
-    curve = descend(None, 2, 0, nothing)
-    target, logits = start(0)
+    curve = descend(None, 2, 3, nothing)
+    target, logits = start(3)
     assert curve[0] == pytest.approx(divergence(target, torch.softmax(logits, dim=-1)))
     # The gradient of sum t log softmax is t - p; the loss is a mean over 25 probabilities.
     moved = logits + 0.01 * (target - torch.softmax(logits, dim=-1)) / 25
     assert curve[1] == pytest.approx(divergence(target, torch.softmax(moved, dim=-1)), abs=1e-8)
 
 
+def test_a_descents_draws_depend_on_the_seed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(intermediate_loss_toy, "POINTS", 8)
+    fixed = start(0)
+    monkeypatch.setattr(intermediate_loss_toy, "start", lambda seed: (fixed[0], fixed[1].clone()))
+    first, again, other = (descend(IntermediateLoss(0.1, "sum"), 8, seed, nothing) for seed in (0, 0, 1))
+    assert first == again and first[0] == other[0] and first[1:] != other[1:]
+
+
 # Pick the value, figure 6.
 
 
 def test_the_best_item_is_the_one_nearest_to_one_half() -> None:
-    lists = torch.tensor([[0.1, 0.9, 0.45, 0.6], [0.52, 0.49, 0.0, 1.0], [0.0, 0.3, 0.9, 0.71]])
-    assert pick_value._best(Observation(lists.unsqueeze(-1))).tolist() == [[2], [1], [1]]
+    lists = torch.tensor([[0.1, 0.44, 0.9, 0.55], [0.57, 0.46, 0.0, 1.0], [0.0, 0.29, 0.7, 0.9]])
+    assert pick_value._best(Observation(lists.unsqueeze(-1))).tolist() == [[3], [1], [2]]
 
 
-def test_share_and_spread_are_those_by_hand_of_a_policy_that_is_half_right(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def half_right(monkeypatch: pytest.MonkeyPatch) -> list[nn.Parameter]:
+    """A policy with one parameter, its logits' scale, and the best item in two of four slots; its parameters so far."""
     monkeypatch.setattr(pick_value, "POINTS", 1)
-    scale = nn.Parameter(torch.ones(()))
-
-    def half_right(observation: Observation) -> Tensor:
-        best = pick_value._best(observation)
-        chosen = torch.cat([best, best, (best + 1) % 8, (best + 2) % 8], dim=-1)
-        return 2 * scale * nn.functional.one_hot(chosen, 8)
+    scales: list[nn.Parameter] = []
 
     def policy(kind: str, problem: Problem, seed: int) -> tuple[Callable[[Observation], Tensor], list[nn.Parameter]]:
-        return half_right, [scale]
+        scale = nn.Parameter(torch.ones(()))
+        scales.append(scale)
+
+        def logits(observation: Observation) -> Tensor:
+            best = pick_value._best(observation)
+            chosen = torch.cat([best, best, (best + 1) % 8, (best + 2) % 8], dim=-1)
+            return 2 * scale * nn.functional.one_hot(chosen, 8)
+
+        return logits, [scale]
 
     monkeypatch.setattr(pick_value, "_policy", policy)
+    return scales
+
+
+def test_share_and_spread_are_those_by_hand_of_a_policy_that_is_half_right(half_right: list[nn.Parameter]) -> None:
     learned = learn("plain", StraightThrough(), 1, 0, nothing)
     assert learned.steps == [0, 1]
     assert learned.share == [0.5, 0.5]
     # One logit 2 among seven 0: a mean of 1/4 and a variance of (49/16 + 7/16) / 7 = 1/2.
-    assert learned.spread[0] == pytest.approx(0.5**0.5)
-    assert learned.spread[1] == pytest.approx(0.5**0.5 * float(scale), rel=1e-6) and float(scale) != 1.0
+    after = half_right[0].item()
+    assert after != 1.0
+    assert learned.spread == pytest.approx([0.5**0.5, 0.5**0.5 * after])
+
+
+def test_the_requests_and_draws_of_a_training_depend_on_the_seed(half_right: list[nn.Parameter]) -> None:
+    # Not the first weights, which are fixed here, nor the requests of the evaluation, which the scale does not see.
+    for seed in (0, 0, 1):
+        learn("plain", StraightThrough(), 4, seed, nothing)
+    first, again, other = (scale.item() for scale in half_right)
+    assert first == again != other
 
 
 # What every reproduction leaves behind.
@@ -309,26 +343,38 @@ def test_a_taken_folder_is_refused_before_any_work_and_left_alone(
     def work(*arguments: object) -> None:
         raise AssertionError("worked before it refused")
 
-    with monkeypatch.context() as patch:
-        for module, function in (
-            (intermediate_loss_toy, "descend"),
-            (pick_value, "learn"),
-            (polynomial, "minimise"),
-            (quadratics, "moments"),
-        ):
-            patch.setattr(module, function, work)
-        with pytest.raises(ValueError, match=r"expected a new folder for --out, got .*--force"):
-            TOYS[name].run(Place(tmp_path), 0)
-        with pytest.raises(ValueError, match=r"expected --force to replace a folder with results.json"):
-            TOYS[name].run(Place(tmp_path, force=True), 0)
-    assert list(files(tmp_path)) == [tmp_path / "thesis.txt"]
-    out = tmp_path / "run"
-    TOYS[name].run(Place(out), 0)
+    for module, function in (
+        (intermediate_loss_toy, "descend"),
+        (pick_value, "learn"),
+        (polynomial, "minimise"),
+        (quadratics, "moments"),
+    ):
+        monkeypatch.setattr(module, function, work)
+    with pytest.raises(ValueError, match=r"expected a new folder for --out, got .*--force"):
+        TOYS[name].run(Place(tmp_path), 0)
+    with pytest.raises(ValueError, match=r"expected --force to replace a folder with results.json"):
+        TOYS[name].run(Place(tmp_path, force=True), 0)
+    assert files(tmp_path) == {tmp_path / "thesis.txt": b"precious"}
+
+
+def test_force_replaces_earlier_results_and_only_once_there_are_new_ones(
+    small: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, run = tmp_path / "run", TOYS["poly"].run
+    run(Place(out), 0)
     (out / "notes.txt").write_text("old")
-    TOYS[name].run(Place(out, force=True), 1)
-    assert {path.name for path in out.iterdir()} == {"results.json", "picture.png"}
-    assert results(out)["config"].get("seed", 1) == 1
-    assert {path.name for path in tmp_path.iterdir()} == {"thesis.txt", "run"}
+    before = files(tmp_path)
+
+    def fail(*arguments: object, **options: object) -> None:
+        raise OSError("disk full")
+
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="disk full"):
+        patch.setattr(polynomial, "plot_curves", fail)
+        run(Place(out, force=True), 1)
+    assert files(tmp_path) == before
+    run(Place(out, force=True), 1)
+    assert {path.name for path in files(tmp_path)} == {"results.json", "picture.png"}
+    assert results(out)["config"]["seed"] == 1
 
 
 @pytest.mark.parametrize(
@@ -383,7 +429,7 @@ def test_the_command_answers_wrong_flags_with_exit_code_2(
 
 @pytest.mark.parametrize("name", NAMES)
 def test_the_command_runs_what_its_name_says_and_then_refuses_the_taken_folder(
-    name: str, small: None, command: Command, tmp_path: Path
+    name: str, small: None, without_pictures: None, command: Command, tmp_path: Path
 ) -> None:
     code, shown, errors = command(name, *TOYS[name].flags)
     assert (code, errors) == (0, "")
@@ -398,7 +444,7 @@ def test_the_command_runs_what_its_name_says_and_then_refuses_the_taken_folder(
 
 @pytest.mark.parametrize("name", NAMES)
 def test_the_table_fits_into_eighty_columns_with_ours_beside_the_published(
-    name: str, small: None, command: Command
+    name: str, small: None, without_pictures: None, command: Command
 ) -> None:
     _, shown, _ = command(name, *TOYS[name].flags)
     assert "…" not in shown

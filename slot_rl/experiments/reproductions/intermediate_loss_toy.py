@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from slot_rl.experiments.console import progress_bar
-from slot_rl.experiments.plots import plot_curves
+from slot_rl.experiments.plots import Panel, plot_curves
 from slot_rl.experiments.reproductions.results import Place, publish
 from slot_rl.seeding import generator_from
 from slot_rl.selectors import Gumbel, IntermediateLoss, Selector
@@ -90,12 +90,10 @@ def reproduce_intermediate_loss(config: IntermediateLossConfig) -> dict[str, lis
         steps = [config.steps * point / POINTS for point in range(POINTS)]
         gumbels = {name: (steps, curve) for name, curve in curves.items() if name.startswith("gumbel")}
         others = {name: (steps, curve) for name, curve in curves.items() if not name.startswith("gumbel")}
-        exact = others.pop("exact gradient")
-        panels = {
-            "relaxed draws": {**gumbels, "exact gradient": exact},
-            "true draws": {**others, "exact gradient": exact},
-        }
-        plot_curves(path, panels, "steps of one draw", "KL(target || model) per probability", log=True)
+        gumbels["exact gradient"] = others["exact gradient"]
+        value = "KL(target || model) per probability"
+        panels = [Panel("relaxed draws", value, gumbels, log=True), Panel("true draws", value, others, log=True)]
+        plot_curves(path, panels, "steps of one draw")
 
     figures = {"curves": curves, "mean_zero": mean_zero}
     publish(

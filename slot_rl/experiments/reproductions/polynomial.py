@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from slot_rl.experiments.console import progress_bar
-from slot_rl.experiments.plots import plot_curves
+from slot_rl.experiments.plots import Panel, plot_curves
 from slot_rl.experiments.reproductions.results import Place, publish
 from slot_rl.seeding import generator_from
 from slot_rl.selectors import Gumbel, GumbelRao, ReinMax, Selector, StraightThrough
@@ -76,10 +76,11 @@ def reproduce_polynomial(config: PolynomialConfig) -> dict[float, dict[str, list
 
     def draw(path: Path) -> None:
         epochs = [float(epoch + 1) for epoch in range(config.epochs)]
-        panels = {
-            f"p = {power}": {name: (epochs, losses) for name, losses in by.items()} for power, by in curves.items()
-        }
-        plot_curves(path, panels, "epochs of 200 steps", "mean loss", log=True)
+        panels = [
+            Panel(f"p = {power}", "mean loss", {name: (epochs, losses) for name, losses in by.items()}, log=True)
+            for power, by in curves.items()
+        ]
+        plot_curves(path, panels, f"epochs of {STEPS_PER_EPOCH} steps")
 
     title = f"polynomial programming, loss of epoch {config.epochs}"
     publish(
