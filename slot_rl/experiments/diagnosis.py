@@ -166,7 +166,8 @@ def diagnose(config: DiagnosisConfig) -> list[Health]:
         The figures, best at equal cost first.
 
     Raises:
-        ValueError: If the problem cannot be built, the policy is not one for it, or the folder is taken.
+        ValueError: If the problem cannot be built, the policy is not one for it, no true gradient differs from zero, or
+            the folder is taken.
     """
     check_free(config.out, config.force, DIAGNOSIS)
     bench = _bench(config)
@@ -176,6 +177,8 @@ def diagnose(config: DiagnosisConfig) -> list[Health]:
     with progress_bar() as progress:
         task = progress.add_task("measuring", total=len(names) + 1, note="true gradient")
         truth = _true_gradient(bench, config, exact)
+        if not bool(truth.mean.any()):
+            raise ValueError("expected logits at which some true gradient is not zero, got zero for every request")
         progress.advance(task)
         found = []
         for name in names:
@@ -309,14 +312,15 @@ def recommendation(found: list[Health], calls: int) -> str:
         found: The figures, best first.
         calls: Calls per request that the errors allow.
     """
-    best, second = found[0], found[1]
+    best = found[0]
     if not math.isfinite(best.error):
         return f"recommended: none, every selector costs more than {calls:,} calls per request"
     cost = best.forwards + best.backwards
     averaged = best.variance * cost / calls
+    affordable = [one for one in found[1:] if math.isfinite(one.error)]
     ground = "bias" if best.bias > averaged else "variance"
+    rival = f"next is {affordable[0].name} with {affordable[0].error:.2g}" if affordable else "all others are too dear"
     return (
         f"recommended: {best.name}, whose relative squared error is least with {calls:,} calls per request: "
-        f"{best.error:.2g} ({calls / cost:.3g} estimates averaged, most of it {ground}); next is {second.name} with "
-        f"{second.error:.2g}"
+        f"{best.error:.2g} ({calls / cost:.3g} estimates averaged, most of it {ground}); {rival}"
     )

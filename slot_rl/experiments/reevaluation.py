@@ -65,9 +65,11 @@ def problem_of_run(document: dict[str, Any], estimator: Path | None = None, trut
         truth: Table with the true scores, if it has moved.
 
     Raises:
-        ValueError: If the estimator is another one than the run's.
-        KeyError: If the document lacks something.
+        ValueError: If the document lacks something, or the estimator is another one than the run's.
     """
+    missing = {"env", "estimator", "estimator_sha256", "truth"} - document.keys()
+    if missing:
+        raise ValueError(f"expected the config of a run, got one without {', '.join(sorted(missing))}")
     env_id, estimator = document["env"], estimator or document["estimator"]
     folder = estimator_folder(env_id, estimator)
     if folder is not None:

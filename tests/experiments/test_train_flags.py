@@ -119,7 +119,7 @@ def test_flags_reach_the_schedules_and_agents_without_a_selector(
             "--agent softmax --unbias 1",
             "expected unbias 0 for Softmax(tau=1.0), which does not score true draws, got 1.0",
         ),
-        ("--agent gumbel --tau-schedule linear", "expected an end for a linear schedule, got none"),
+        ("--agent gumbel --tau-schedule linear", "expected an end for the linear schedule, got none"),
         ("--agent gumbel --tau-end 0 --tau-schedule cosine", "expected tau > 0, got 0.0"),
         ("--agent rloo --tau 1", "Unrecognized options: --tau"),
     ],

@@ -120,9 +120,8 @@ def reproduce_pick_value(config: PickValueConfig) -> dict[PolicyKind, dict[str, 
             f"{kind}, {name}",
             f"{learned.final_share:.3f}",
             PUBLISHED[kind].get(name, ""),
-            f"{learned.spread[0]:.2f}",
-            f"{max(learned.spread):.2f}",
-            f"{learned.spread[-1]:.2f}",
+            f"{learned.spread[0]:.3f}",
+            f"{learned.spread[-1]:.3g}",
         ]
         for kind, by in found.items()
         for name, learned in by.items()
@@ -131,7 +130,7 @@ def reproduce_pick_value(config: PickValueConfig) -> dict[PolicyKind, dict[str, 
     def draw(path: Path) -> None:
         plot_curves(path, _panels(found), "steps of 256 requests")
 
-    columns = ["", "share", "theirs", "spread at 0", "most", "last"]
+    columns = ["", "share", "theirs", "spread", "at last"]
     figures = {kind: {name: vars(learned) for name, learned in by.items()} for kind, by in found.items()}
     publish(folder, config, "pick the value nearest to one half", columns, rows, figures, draw)
     return found
