@@ -95,7 +95,7 @@ class Health:
     Attributes:
         name: The selector.
         bias: Relative squared bias of the rescaled estimate, with the draws' own noise taken off.
-        bias_error: Standard error of that figure.
+        bias_error: Standard error of that figure, roughly.
         variance: Relative variance of the rescaled estimate.
         cosine: Mean cosine of one draw with the true gradient, over requests and draws.
         mean_cosine: Mean over requests of the cosine of the mean estimate with the true gradient.
@@ -130,12 +130,12 @@ class TrueGradient:
 
     Attributes:
         mean: Tensor of shape ``(requests, slots, items)``.
-        variance: Its own squared error, summed over everything: 0 if enumerated.
+        variance: Its own expected squared error, of the mean's shape; 0 if enumerated.
         description: How it was found.
     """
 
     mean: Tensor
-    variance: float
+    variance: Tensor | float
     description: str
 
 
@@ -217,32 +217,38 @@ def _true_gradient(bench: Bench, config: DiagnosisConfig, exact: bool) -> TrueGr
         gradient, _, _ = bench.sample(selector, 1)
         count = bench.problem.items**bench.problem.slots
         return TrueGradient(gradient[0], 0.0, f"enumerated over {count:,} configurations")
-    total, squares, done = torch.zeros_like(bench.logits, dtype=torch.float64), 0.0, 0
+    total = torch.zeros_like(bench.logits, dtype=torch.float64)
+    squares, done = torch.zeros_like(total), 0
     per_pass = max(1, CHUNK // len(bench.logits))
     while done < config.reference_draws:
         gradient, _, _ = bench.sample(LocalExpectation(), min(per_pass, config.reference_draws - done))
         total, squares, done = (
             total + gradient.sum(dim=0),
-            squares + float(gradient.square().sum()),
+            squares + gradient.square().sum(dim=0),
             done + len(gradient),
         )
     mean = total / done
-    error = (squares / done - float(mean.square().sum())) / (done - 1)
-    share = (error / float(mean.square().sum())) ** 0.5
+    error = (squares / done - mean.square()) / (done - 1)
+    share = float(error.sum() / mean.square().sum()) ** 0.5
     return TrueGradient(mean, error, f"mean of {done:,} local expectations, standard error {share:.1%} of its length")
 
 
 def _measure(bench: Bench, selector: Selector, draws: int, truth: TrueGradient, calls: int) -> Health:
+    bench.sample(selector, 1)  # warms up, so that the time is that of the formula
     per_pass = max(1, CHUNK // len(bench.logits))
     parts = [bench.sample(selector, min(per_pass, draws - done)) for done in range(0, draws, per_pass)]
     gradient = torch.cat([part[0] for part in parts])
     mean, true2 = gradient.mean(dim=0), float(truth.mean.square().sum())
+    spread = gradient.var(dim=0)
+    variance = float(spread.sum())
     # Without bias, an estimate's mean has the true gradient's length; noise of the mean would lengthen it.
-    variance = float(gradient.var(dim=0).sum()) if len(gradient) > 1 else 0.0
     length2 = max(float(mean.square().sum()) - variance / draws, 1e-12 * true2)
     scale = (true2 / length2) ** 0.5
-    noise = scale**2 * variance / draws + truth.variance
-    bias = (float((scale * mean - truth.mean).square().sum()) - noise) / true2
+    noise = scale**2 * spread / draws + truth.variance
+    off2 = (scale * mean - truth.mean).square()
+    bias = float((off2 - noise).sum()) / true2
+    # Of a squared normal with mean b and variance v the variance is 4 b^2 v + 2 v^2; entries taken as independent.
+    bias_error = float((4 * (off2 - noise).clamp(min=0) * noise + 2 * noise.square()).sum()) ** 0.5 / true2
     forwards, backwards = selector.cost(bench.problem.slots, bench.problem.items)
     relative = scale**2 * variance / true2
     cost = forwards + backwards
@@ -253,7 +259,7 @@ def _measure(bench: Bench, selector: Selector, draws: int, truth: TrueGradient, 
     return Health(
         selector.name,
         bias,
-        2 * (max(bias, 0.0) * noise / true2 + (noise / true2) ** 2 / mean[0].numel()) ** 0.5,
+        bias_error,
         relative,
         float(cosine.mean()),
         float(mean_cosine.mean()),

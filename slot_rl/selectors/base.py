@@ -99,7 +99,7 @@ class Probe:
             TypeError: If the objective gives no gradient.
         """
         with torch.enable_grad():
-            leaf = selection.detach().to(self._dtype, copy=True).requires_grad_()
+            leaf = selection.detach().to(self._dtype).requires_grad_()
             score = self._objective(leaf)
             # A score may have a gradient that leads elsewhere, to the objective's own parameters.
             slope = None
@@ -160,7 +160,7 @@ class Selector(ABC):
             gradient = gradient.clamp(-largest, largest).to(logits.dtype)
         score = drawn.score if drawn.score.is_floating_point() else drawn.score.to(dtype)
         surrogate = with_gradient(score, logits, gradient)
-        dead = (gradient == 0).flatten(-2).all(dim=-1).to(score.dtype)
+        dead = (~gradient.flatten(-2).any(dim=-1)).to(score.dtype)
         return Estimate(surrogate, drawn.choice, score, probe.forwards, probe.backwards, {"dead": dead})
 
     @abstractmethod

@@ -20,7 +20,7 @@ def masked_logits(logits: Tensor, mask: Tensor | None) -> Tensor:
     if logits.dim() < 2:
         raise ValueError(f"expected logits of shape (..., slots, items), got {tuple(logits.shape)}")
     if mask is None:
-        _refuse_empty_slots(logits > -torch.inf)
+        _refuse_empty_slots(logits)
         return logits
     if mask.dtype != torch.bool:
         raise ValueError(f"expected a boolean mask, got {mask.dtype}")
@@ -31,12 +31,12 @@ def masked_logits(logits: Tensor, mask: Tensor | None) -> Tensor:
             f"expected a mask that broadcasts to the logits' shape {tuple(logits.shape)}, got {tuple(mask.shape)}"
         ) from error
     masked = logits.masked_fill(~mask, -torch.inf)
-    _refuse_empty_slots(masked > -torch.inf)
+    _refuse_empty_slots(masked)
     return masked
 
 
-def _refuse_empty_slots(allowed: Tensor) -> None:
-    if not allowed.any(dim=-1).all():
+def _refuse_empty_slots(logits: Tensor) -> None:
+    if not bool((logits.detach().amax(dim=-1) > -torch.inf).all()):
         raise ValueError("expected at least one allowed item in every slot, got a slot whose items are all masked")
 
 
@@ -59,7 +59,7 @@ def gumbel_noise(like: Tensor, generator: torch.Generator | None) -> Tensor:
 
     Half precision has too few distinct uniform numbers for the tail that decides rare draws.
     """
-    return -exponential_noise(like, generator).log_()
+    return exponential_noise(like, generator).log_().neg_()
 
 
 def draw(logits: Tensor, generator: torch.Generator | None) -> Tensor:
@@ -102,4 +102,4 @@ def jacobian_product(probabilities: Tensor, slope: Tensor) -> Tensor:
     Returns:
         ``p * (slope - p . slope)``, of the same shape.
     """
-    return probabilities * (slope - (probabilities * slope).sum(dim=-1, keepdim=True))
+    return (slope - (probabilities * slope).sum(dim=-1, keepdim=True)).mul_(probabilities)

@@ -47,7 +47,7 @@ class Gumbel(Selector):
         relaxed = torch.softmax(noisy / self.tau, dim=-1)
         choice = noisy.argmax(dim=-1)
         score, slope = probe.slope(one_hot(choice, logits.shape[-1], logits.dtype) if self.hard else relaxed)
-        return Drawn(jacobian_product(relaxed, slope) / self.tau, choice, score)
+        return Drawn(jacobian_product(relaxed, slope).div_(self.tau), choice, score)
 
     def cost(self, slots: int, items: int) -> tuple[int, int]:
         """One forward and one backward."""

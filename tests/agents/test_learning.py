@@ -5,8 +5,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from slot_rl.agents import AGENTS, GumbelAgent
 from slot_rl.agents.checkpoint import CheckpointedAgent
@@ -15,8 +14,7 @@ from slot_rl.experiments.evaluation import Evaluation, EvaluationConfig
 from slot_rl.experiments.judgement import greedy
 from slot_rl.experiments.pretraining import PretrainConfig, pretrain
 from slot_rl.problems import Observation, Problem, make_problem
-from slot_rl.seeding import generator_from, seeded_initialisation
-from slot_rl.selectors import Gumbel, Selector, StraightThrough
+from slot_rl.seeding import generator_from
 
 pytestmark = pytest.mark.slow
 
@@ -50,36 +48,6 @@ def test_gumbel_picks_the_value_where_an_untrained_policy_guesses() -> None:
     assert share_of_best_slots(partial(greedy, trained("gumbel", problem, 200_000))) >= 0.95
     untrained = GumbelAgent(SlotVecEnv(problem, 2))
     assert share_of_best_slots(partial(greedy, untrained)) < 0.3
-
-
-@pytest.mark.parametrize(("selector", "learns"), [(StraightThrough(noise=False), False), (Gumbel(), True)])
-def test_straight_through_without_noise_stalls_on_a_plain_network_where_gumbel_noise_learns(
-    selector: Selector, learns: bool
-) -> None:
-    # The toy of the project's origin: an MLP on the raw list, 3,000 steps of 256, Adam 1e-3.
-    problem, generator = make_problem("SlotRL/PickValue-v0"), generator_from(0)
-    with seeded_initialisation(0):
-        layers = [nn.Linear(8, 128), nn.ReLU(), nn.Linear(128, 128), nn.ReLU(), nn.Linear(128, 4 * 8)]
-        network = nn.Sequential(*layers)
-    optimizer = torch.optim.Adam(network.parameters(), lr=1e-3)
-
-    def logits(observation: Observation) -> Tensor:
-        assert observation.candidates is not None
-        rows: Tensor = network(observation.candidates.squeeze(-1))
-        return rows.view(-1, 4, 8)
-
-    for _ in range(3_000):
-        observation = problem.sample(256, generator)
-        objective = partial(problem.score_selection, observation)
-        estimate = selector(logits(observation), objective, generator=generator)
-        optimizer.zero_grad()
-        (-estimate.surrogate.mean()).backward()
-        optimizer.step()
-    share = share_of_best_slots(lambda observation: logits(observation).argmax(dim=-1))
-    if learns:
-        assert share > 0.6
-    else:
-        assert share < 0.3
 
 
 def test_on_suzuki_the_policy_uses_its_context_and_without_entropy_it_does_not(

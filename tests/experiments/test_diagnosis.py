@@ -202,7 +202,7 @@ def test_noise_that_is_left_in_the_mean_of_few_draws_does_not_pass_for_length() 
 def test_the_true_gradients_own_noise_is_not_taken_for_a_bias() -> None:
     bench = _bench(DiagnosisConfig(requests=300))
     noisy = _true_gradient(bench, DiagnosisConfig(reference_draws=5), exact=False)
-    share = noisy.variance / float(noisy.mean.square().sum())
+    share = float(torch.as_tensor(noisy.variance).sum()) / float(noisy.mean.square().sum())
     found = _measure(bench, Constructed(_enumerated(bench).mean), 2, noisy, calls=1)
     assert share > 0.02
     assert abs(found.bias) < share / 3 and found.visible_bias == 0.0
@@ -252,7 +252,8 @@ def test_estimates_in_chunks_are_as_many_as_were_asked_for_and_keep_their_reques
     # The requests differ in length, so that mixing them up would show as a bias.
     uneven = TrueGradient(truth.mean * torch.tensor([1.0, 7.0]).view(2, 1, 1), 0.0, "uneven")
     found = _measure(bench, Counting(uneven.mean), 25, uneven, calls=1)
-    assert sum(asked) == 2 * 25 and max(asked) <= max(2, chunk)
+    # The first call warms up.
+    assert sum(asked[1:]) == 2 * 25 and max(asked) <= max(2, chunk)
     assert found.bias == pytest.approx(0, abs=1e-6)
 
 
@@ -263,10 +264,10 @@ def test_the_long_run_agrees_with_enumeration_within_its_stated_error() -> None:
         bench = _bench(settings)
         true = _enumerated(bench)
         long = _true_gradient(bench, settings, exact=False)
-        ratios.append(float((long.mean - true.mean).square().sum()) / long.variance)
+        ratios.append(float((long.mean - true.mean).square().sum()) / float(torch.as_tensor(long.variance).sum()))
         assert long.description.startswith("mean of 200 local expectations, standard error ")
         share = float(long.description.split()[-4].rstrip("%")) / 100
-        assert share == pytest.approx((long.variance / float(long.mean.square().sum())) ** 0.5, abs=5.1e-4)
+        assert share == pytest.approx((float(torch.as_tensor(long.variance).sum()) / float(long.mean.square().sum())) ** 0.5, abs=5.1e-4)
     found = torch.tensor(ratios)
     # A squared error over its expectation: 1 in the mean.
     assert float(found.mean()) == pytest.approx(1, abs=4 * float(found.std()) / 60**0.5)

@@ -22,7 +22,6 @@ from slot_rl.selectors import Gumbel, GumbelRao, ReinMax, Selector, StraightThro
 
 SLOTS, ITEMS, BATCH, TARGET, LEARNING_RATE = 128, 4, 8, 0.45, 1e-3
 STEPS_PER_EPOCH = 200
-TOLERANCE = 6e-4
 METHODS: dict[str, Selector | None] = {
     "straight_through": StraightThrough(),
     "gumbel, tau .1": Gumbel(tau=0.1),
