@@ -267,7 +267,9 @@ def test_the_long_run_agrees_with_enumeration_within_its_stated_error() -> None:
         ratios.append(float((long.mean - true.mean).square().sum()) / float(torch.as_tensor(long.variance).sum()))
         assert long.description.startswith("mean of 200 local expectations, standard error ")
         share = float(long.description.split()[-4].rstrip("%")) / 100
-        assert share == pytest.approx((float(torch.as_tensor(long.variance).sum()) / float(long.mean.square().sum())) ** 0.5, abs=5.1e-4)
+        assert share == pytest.approx(
+            (float(torch.as_tensor(long.variance).sum()) / float(long.mean.square().sum())) ** 0.5, abs=5.1e-4
+        )
     found = torch.tensor(ratios)
     # A squared error over its expectation: 1 in the mean.
     assert float(found.mean()) == pytest.approx(1, abs=4 * float(found.std()) / 60**0.5)
