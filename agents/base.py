@@ -37,9 +37,7 @@ class OneStepAgent(CheckpointedAgent):
         Raises:
             TypeError: If the options are another agent's.
         """
-        self.options = self.options_type() if options is None else options
-        if not isinstance(self.options, self.options_type):
-            raise TypeError(f"expected {self.options_type.__name__} for {self.name!r}, got {type(options).__name__}")
+        self.options = self.own_options(options)
         super().__init__(
             SlotPolicy,
             env,
@@ -142,6 +140,19 @@ def problem_of(env: Any) -> Problem | None:
     except AttributeError:
         return None
     return problem if isinstance(problem, Problem) else None
+
+
+def policy_gradient(log_prob: Tensor, values: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    """Returns REINFORCE's surrogate with a learned baseline, and the baseline's squared error.
+
+    Args:
+        log_prob: Log-probabilities of the choices, of shape ``(batch,)``.
+        values: The baseline's forecasts, of shape ``(batch,)``.
+        target: Standardised scores, of shape ``(batch,)``.
+    """
+    advantage = target - values.detach()
+    advantage = (advantage - advantage.mean()) / (advantage.std() + 1e-8)
+    return (advantage * log_prob).mean(), (values - target).square().mean()
 
 
 def mean_of(score: Tensor) -> float:

@@ -45,6 +45,13 @@ class CheckpointedAgent(BaseAlgorithm):
         """Configurations scored between updates."""
         return self.options.batch_size
 
+    @classmethod
+    def own_options(cls, options: Any) -> Any:
+        """Returns the options, or the defaults for None; raises TypeError for another agent's."""
+        if options is not None and not isinstance(options, cls.options_type):
+            raise TypeError(f"expected {cls.options_type.__name__} for {cls.name!r}, got {type(options).__name__}")
+        return cls.options_type() if options is None else options
+
     def generators(self) -> dict[str, torch.Generator]:
         """Returns every generator whose state a continued training needs."""
         return {"policy": self.policy.generator}

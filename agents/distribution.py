@@ -20,6 +20,12 @@ def entropy_of(logits: Tensor) -> Tensor:
     return -(log_p.exp() * log_p.masked_fill(log_p == -torch.inf, 0.0)).sum(dim=(-1, -2))
 
 
+def log_prob_of(logits: Tensor, choice: Tensor) -> Tensor:
+    """Returns the log-probability ``(batch,)`` of choices ``(batch, slots)`` from logits ``(batch, slots, items)``."""
+    log_p = torch.log_softmax(logits, dim=-1)
+    return log_p.gather(-1, choice.unsqueeze(-1)).squeeze(-1).sum(dim=-1)
+
+
 class SlotDistribution(Distribution):
     """A distribution over choices, from masked logits of shape ``(batch, slots, items)``."""
 
@@ -36,8 +42,7 @@ class SlotDistribution(Distribution):
 
     def log_prob(self, actions: Tensor) -> Tensor:
         """Returns the log-probability ``(batch,)`` of choices ``(batch, slots)``."""
-        log_p = torch.log_softmax(self._logits, dim=-1)
-        return log_p.gather(-1, actions.long().unsqueeze(-1)).squeeze(-1).sum(dim=-1)
+        return log_prob_of(self._logits, actions.long())
 
     def entropy(self) -> Tensor:
         """Returns the entropy in nats, ``(batch,)``."""

@@ -38,8 +38,11 @@ class PPOAgent(CheckpointedAgent, PPO):
             options: The agent's options; the defaults if None.
             seed: Seeds weights, requests and draws.
             verbose: As in Stable-Baselines3.
+
+        Raises:
+            TypeError: If the options are another agent's.
         """
-        self.options = options or PPOOptions()
+        self.options = self.own_options(options)
         self.scale = RunningScale()
         PPO.__init__(
             self,

@@ -10,7 +10,7 @@ import torch
 from stable_baselines3.common.utils import obs_as_tensor
 from torch import Tensor
 
-from slot_rl.agents.base import OneStepAgent, mean_of
+from slot_rl.agents.base import OneStepAgent, mean_of, policy_gradient
 from slot_rl.agents.options import ReinforceOptions
 
 
@@ -28,12 +28,8 @@ class ReinforceAgent(OneStepAgent):
         target = self.scale.standardise(scores)
         values, log_prob, entropy = self.policy.evaluate_actions(obs, actions)
         assert entropy is not None
-        values = values.squeeze(-1)
-        advantage = target - values.detach()
-        advantage = (advantage - advantage.mean()) / (advantage.std() + 1e-8)
-        policy_loss = -(advantage * log_prob).mean()
-        value_loss = (values - target).square().mean()
-        loss = policy_loss + self.options.value_coefficient * value_loss - self.entropy_coefficient * entropy.mean()
+        gain, value_loss = policy_gradient(log_prob, values.squeeze(-1), target)
+        loss = self.options.value_coefficient * value_loss - gain - self.entropy_coefficient * entropy.mean()
         norm = self.step(loss)
         return {
             "rollout/ep_rew_mean": mean_of(scores),

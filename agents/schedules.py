@@ -32,8 +32,8 @@ class Constant:
 
 
 @dataclass(frozen=True)
-class Linear:
-    """A straight line.
+class _BetweenEnds:
+    """A schedule that leads from one value to another.
 
     Attributes:
         start: The value at the start.
@@ -42,6 +42,11 @@ class Linear:
 
     start: float
     end: float
+
+
+@dataclass(frozen=True)
+class Linear(_BetweenEnds):
+    """A straight line."""
 
     def at(self, done: float) -> float:
         """Returns the point of the line; weights both ends, so that both are met exactly."""
@@ -49,16 +54,8 @@ class Linear:
 
 
 @dataclass(frozen=True)
-class Exponential:
-    """The same ratio over every equal stretch of the training.
-
-    Attributes:
-        start: The value at the start.
-        end: The value at the end.
-    """
-
-    start: float
-    end: float
+class Exponential(_BetweenEnds):
+    """The same ratio over every equal stretch of the training."""
 
     def __post_init__(self) -> None:
         """Refuses ends that no ratio connects."""
@@ -71,16 +68,8 @@ class Exponential:
 
 
 @dataclass(frozen=True)
-class Cosine:
-    """Half a cosine: slow at both ends, steepest in the middle.
-
-    Attributes:
-        start: The value at the start.
-        end: The value at the end.
-    """
-
-    start: float
-    end: float
+class Cosine(_BetweenEnds):
+    """Half a cosine: slow at both ends, steepest in the middle."""
 
     def at(self, done: float) -> float:
         """Returns the point of the half wave."""

@@ -10,10 +10,9 @@ from typing import Any
 
 import torch
 from stable_baselines3.common.type_aliases import GymEnv
-from torch import Tensor
 
-from slot_rl.agents.base import OneStepAgent, mean_of, problem_of
-from slot_rl.agents.distribution import entropy_of
+from slot_rl.agents.base import OneStepAgent, mean_of, policy_gradient, problem_of
+from slot_rl.agents.distribution import entropy_of, log_prob_of
 from slot_rl.agents.options import ThroughEstimatorOptions, options_through
 from slot_rl.problems import Problem
 from slot_rl.selectors import NAMES, Gumbel, Selector, make
@@ -80,7 +79,9 @@ class ThroughEstimatorAgent(OneStepAgent):
         loss = torch.zeros(())
         if self.options.unbias > 0:
             share = min(1.0, self.options.unbias * self.done)
-            by_score, value_loss = self._score_function(logits, latent, estimate.choice, score)
+            values = self.policy.value_head(latent).squeeze(-1)
+            log_prob = log_prob_of(logits, estimate.choice)
+            by_score, value_loss = policy_gradient(log_prob, values, self.scale.standardise(score))
             gain = (1 - share) * gain + share * by_score
             loss = self.options.value_coefficient * value_loss
             figures["train/value_loss"] = value_loss.item()
@@ -93,16 +94,6 @@ class ThroughEstimatorAgent(OneStepAgent):
             "train/grad_norm": norm,
             **figures,
         }
-
-    def _score_function(self, logits: Tensor, latent: Tensor, choice: Tensor, score: Tensor) -> tuple[Tensor, Tensor]:
-        """Returns REINFORCE's surrogate for draws that are scored already, and its baseline's squared error."""
-        target = self.scale.standardise(score)
-        values = self.policy.value_head(latent).squeeze(-1)
-        advantage = target - values.detach()
-        advantage = (advantage - advantage.mean()) / (advantage.std() + 1e-8)
-        log_p = torch.log_softmax(logits, dim=-1)
-        log_prob = log_p.gather(-1, choice.unsqueeze(-1)).squeeze(-1).sum(dim=-1)
-        return (advantage * log_prob).mean(), (values - target).square().mean()
 
 
 def agent_through(selector: Selector, unbias: float = 0.0) -> type[ThroughEstimatorAgent]:

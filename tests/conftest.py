@@ -1,5 +1,7 @@
-"""Shared by all tests: one torch thread, the real landscapes where they are, and small tables."""
+"""Shared by all tests: one torch thread, the real landscapes where they are, and scripts run in this process."""
 
+import runpy
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,6 +12,26 @@ ROOT = Path(__file__).resolve().parent.parent
 LANDSCAPES = ROOT.parent / "shared" / "data"
 
 torch.set_num_threads(1)
+
+
+Outcome = tuple[int, str, str]
+Command = Callable[..., Outcome]
+
+
+@pytest.fixture
+def script(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
+    """Runs a script inside this process, ``script(path, *flags)``, and returns exit code, stdout and stderr."""
+    monkeypatch.delenv("SLOT_RL_DEBUG", raising=False)
+
+    def run(path: Path, *flags: object) -> Outcome:
+        capsys.readouterr()
+        monkeypatch.setattr(sys, "argv", [str(path), *map(str, flags)])
+        with pytest.raises(SystemExit) as exit_:
+            runpy.run_path(str(path), run_name="__main__")
+        assert isinstance(exit_.value.code, int)
+        return exit_.value.code, *capsys.readouterr()
+
+    return run
 
 
 @pytest.fixture

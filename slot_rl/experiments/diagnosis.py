@@ -11,10 +11,9 @@ backwards alike.
 
 import math
 import time
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -22,15 +21,15 @@ from torch import Tensor
 from slot_rl.agents import load_agent
 from slot_rl.bundles import write_json
 from slot_rl.envs import SlotVecEnv
-from slot_rl.experiments.console import command_line, console, print_table, progress_bar
+from slot_rl.experiments.console import console, print_table, progress_bar
 from slot_rl.experiments.plots import Point, plot_bias_and_variance
 from slot_rl.experiments.reevaluation import problem_of_run
 from slot_rl.experiments.run_folder import CHECKPOINT, check_free, fresh_folder, read_config
-from slot_rl.experiments.versions import versions
+from slot_rl.experiments.versions import provenance
 from slot_rl.problems import Observation, Problem, make_problem
 from slot_rl.problems.named import ROWS
 from slot_rl.seeding import generator_from
-from slot_rl.selectors import NAMES, LocalExpectation, Selector, make, masked_logits
+from slot_rl.selectors import NAMES, Exact, LocalExpectation, Selector, make, masked_logits
 
 DIAGNOSIS, PICTURE = "diagnosis.json", "bias_and_variance.png"
 CHUNK = 16_384
@@ -183,18 +182,14 @@ def diagnose(config: DiagnosisConfig) -> list[Health]:
         found = []
         for name in names:
             progress.update(task, note=name)
-            draws = 2 if name == "exact" else config.draws
-            found.append(_measure(bench, replace_limit(make(name), config.limit), draws, truth, config.calls))
+            if name == "exact":  # the same every time
+                found.append(_measure(bench, Exact(config.limit), 2, truth, config.calls))
+            else:
+                found.append(_measure(bench, make(name), config.draws, truth, config.calls))
             progress.advance(task)
     found.sort(key=lambda health: health.error)
     _report(config, bench.problem.name, found, truth)
     return found
-
-
-def replace_limit(selector: Selector, limit: int) -> Selector:
-    """Returns the selector with its enumeration allowed up to the limit, where it enumerates."""
-    changed: Selector = replace(selector, limit=limit) if hasattr(selector, "limit") else selector  # type: ignore[type-var]
-    return changed
 
 
 def _bench(config: DiagnosisConfig) -> Bench:
@@ -213,8 +208,7 @@ def _bench(config: DiagnosisConfig) -> Bench:
 
 def _true_gradient(bench: Bench, config: DiagnosisConfig, exact: bool) -> TrueGradient:
     if exact:
-        selector = replace_limit(make("exact"), config.limit)
-        gradient, _, _ = bench.sample(selector, 1)
+        gradient, _, _ = bench.sample(Exact(config.limit), 1)
         count = bench.problem.items**bench.problem.slots
         return TrueGradient(gradient[0], 0.0, f"enumerated over {count:,} configurations")
     total = torch.zeros_like(bench.logits, dtype=torch.float64)
@@ -222,11 +216,9 @@ def _true_gradient(bench: Bench, config: DiagnosisConfig, exact: bool) -> TrueGr
     per_pass = max(1, CHUNK // len(bench.logits))
     while done < config.reference_draws:
         gradient, _, _ = bench.sample(LocalExpectation(), min(per_pass, config.reference_draws - done))
-        total, squares, done = (
-            total + gradient.sum(dim=0),
-            squares + gradient.square().sum(dim=0),
-            done + len(gradient),
-        )
+        total += gradient.sum(dim=0)
+        squares += gradient.square().sum(dim=0)
+        done += len(gradient)
     mean = total / done
     error = (squares / done - mean.square()) / (done - 1)
     share = float(error.sum() / mean.square().sum()) ** 0.5
@@ -238,37 +230,40 @@ def _measure(bench: Bench, selector: Selector, draws: int, truth: TrueGradient, 
     per_pass = max(1, CHUNK // len(bench.logits))
     parts = [bench.sample(selector, min(per_pass, draws - done)) for done in range(0, draws, per_pass)]
     gradient = torch.cat([part[0] for part in parts])
-    mean, true2 = gradient.mean(dim=0), float(truth.mean.square().sum())
+    mean = gradient.mean(dim=0)
+    bias, bias_error, variance = _moments(gradient, truth)
+    forwards, backwards = selector.cost(bench.problem.slots, bench.problem.items)
+    cost = forwards + backwards
+    cosine = torch.nn.functional.cosine_similarity(gradient.flatten(2), truth.mean.flatten(1), dim=-1)
+    mean_cosine = torch.nn.functional.cosine_similarity(mean.flatten(1), truth.mean.flatten(1), dim=-1)
+    return Health(
+        name=selector.name,
+        bias=bias,
+        bias_error=bias_error,
+        variance=variance,
+        cosine=float(cosine.mean()),
+        mean_cosine=float(mean_cosine.mean()),
+        forwards=forwards,
+        backwards=backwards,
+        milliseconds=1e3 * sum(part[2] for part in parts) / (draws * len(bench.logits)),
+        dead=float(torch.cat([part[1] for part in parts]).mean()),
+        error=max(bias, 0.0) + variance * cost / calls if cost <= calls else math.inf,
+    )
+
+
+def _moments(gradient: Tensor, truth: TrueGradient) -> tuple[float, float, float]:
+    """Returns relative squared bias, its standard error and relative variance of ``(draws, ...)`` estimates."""
+    draws, mean, true2 = len(gradient), gradient.mean(dim=0), float(truth.mean.square().sum())
     spread = gradient.var(dim=0)
-    variance = float(spread.sum())
     # Without bias, an estimate's mean has the true gradient's length; noise of the mean would lengthen it.
-    length2 = max(float(mean.square().sum()) - variance / draws, 1e-12 * true2)
+    length2 = max(float(mean.square().sum() - spread.sum() / draws), 1e-12 * true2)
     scale = (true2 / length2) ** 0.5
     noise = scale**2 * spread / draws + truth.variance
     off2 = (scale * mean - truth.mean).square()
-    bias = float((off2 - noise).sum()) / true2
     # Of a squared normal with mean b and variance v the variance is 4 b^2 v + 2 v^2; entries taken as independent.
-    bias_error = float((4 * (off2 - noise).clamp(min=0) * noise + 2 * noise.square()).sum()) ** 0.5 / true2
-    forwards, backwards = selector.cost(bench.problem.slots, bench.problem.items)
-    relative = scale**2 * variance / true2
-    cost = forwards + backwards
-    error = max(bias, 0.0) + relative * cost / calls if cost <= calls else math.inf
-    cosine = torch.nn.functional.cosine_similarity(gradient.flatten(2), truth.mean.flatten(1), dim=-1)
-    mean_cosine = torch.nn.functional.cosine_similarity(mean.flatten(1), truth.mean.flatten(1), dim=-1)
-    rows = draws * len(bench.logits)
-    return Health(
-        selector.name,
-        bias,
-        bias_error,
-        relative,
-        float(cosine.mean()),
-        float(mean_cosine.mean()),
-        forwards,
-        backwards,
-        1e3 * sum(part[2] for part in parts) / rows,
-        float(torch.cat([part[1] for part in parts]).mean()),
-        error,
-    )
+    error2 = (4 * (off2 - noise).clamp(min=0) * noise + 2 * noise.square()).sum()
+    bias = float((off2 - noise).sum())
+    return bias / true2, float(error2) ** 0.5 / true2, float(scale**2 * spread.sum()) / true2
 
 
 def _report(config: DiagnosisConfig, env_id: str, found: list[Health], truth: TrueGradient) -> None:
@@ -279,10 +274,9 @@ def _report(config: DiagnosisConfig, env_id: str, found: list[Health], truth: Tr
         plot_bias_and_variance(path, {f"{env_id}: marker area by calls per estimate": points})
 
     with fresh_folder(config.out):
-        settings = {key: str(value) if isinstance(value, Path) else value for key, value in vars(config).items()}
-        document: dict[str, Any] = {"command": command_line(), "config": settings, "versions": versions()}
         selectors = [{**vars(one), "error": one.error if math.isfinite(one.error) else None} for one in found]
-        write_json(config.out / DIAGNOSIS, {**document, "true_gradient": truth.description, "selectors": selectors})
+        figures = {"true_gradient": truth.description, "selectors": selectors}
+        write_json(config.out / DIAGNOSIS, {**provenance(config), **figures})
         draw(config.out / PICTURE)
     _print(f"gradients on {env_id}; error at {config.calls:,} calls per request", found)
     console.print(f"true gradient: {truth.description}")

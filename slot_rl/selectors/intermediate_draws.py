@@ -44,24 +44,27 @@ class DrawEstimate:
 
 
 @dataclass(frozen=True)
-class BernoulliDraw:
-    """Independent draws of 0 or 1.
-
-    Attributes:
-        step: Length of the step from the draw to the target, in nats of logit per unit of slope.
-    """
-
+class _Stepped:
     step: float = 0.1
 
     def __post_init__(self) -> None:
         """Refuses a step that is not positive."""
         refuse_unless_positive(step=self.step)
 
+
+@dataclass(frozen=True)
+class BernoulliDraw(_Stepped):
+    """Independent draws of 0 or 1.
+
+    Attributes:
+        step: Length of the step from the draw to the target, in nats of logit per unit of slope.
+    """
+
     def __call__(
         self, logits: Tensor, objective: DrawObjective, generator: torch.Generator | None = None
     ) -> DrawEstimate:
         """Draws from logits ``(batch, dims)`` and estimates the gradient of ``E[objective]`` by them."""
-        fixed = precise(logits)
+        fixed = _precise(logits)
         drawn = torch.bernoulli(torch.sigmoid(fixed), generator=generator)
         score, slope = Probe(objective, logits.dtype).slope(drawn)
         gradient = (torch.sigmoid(fixed + self.step * slope) - torch.sigmoid(fixed)) / self.step
@@ -69,24 +72,18 @@ class BernoulliDraw:
 
 
 @dataclass(frozen=True)
-class PoissonDraw:
+class PoissonDraw(_Stepped):
     """Independent draws of counts.
 
     Attributes:
         step: Length of the step from the draw to the target, in nats of log rate per unit of slope.
     """
 
-    step: float = 0.1
-
-    def __post_init__(self) -> None:
-        """Refuses a step that is not positive."""
-        refuse_unless_positive(step=self.step)
-
     def __call__(
         self, log_rate: Tensor, objective: DrawObjective, generator: torch.Generator | None = None
     ) -> DrawEstimate:
         """Draws from log rates ``(batch, dims)`` and estimates the gradient of ``E[objective]`` by them."""
-        fixed = precise(log_rate)
+        fixed = _precise(log_rate)
         rate = fixed.exp()
         drawn = torch.poisson(rate, generator=generator)
         score, slope = Probe(objective, log_rate.dtype).slope(drawn)
@@ -94,33 +91,27 @@ class PoissonDraw:
 
 
 @dataclass(frozen=True)
-class GaussianDraw:
+class GaussianDraw(_Stepped):
     """Independent normal draws.
 
     Attributes:
         step: Length of the step from the draw to the target, in standard deviations per unit of standardised slope.
     """
 
-    step: float = 0.1
-
-    def __post_init__(self) -> None:
-        """Refuses a step that is not positive."""
-        refuse_unless_positive(step=self.step)
-
     def __call__(
         self, mean: Tensor, log_std: Tensor, objective: DrawObjective, generator: torch.Generator | None = None
     ) -> DrawEstimate:
         """Draws from means and log standard deviations, both ``(batch, dims)``, and estimates both gradients."""
-        std = precise(log_std).exp()
+        std = _precise(log_std).exp()
         noise = torch.randn(mean.shape, dtype=std.dtype, generator=generator)
-        drawn = precise(mean) + std * noise
+        drawn = _precise(mean) + std * noise
         score, slope = Probe(objective, mean.dtype).slope(drawn)
         # Of KL(D || pi) with mean_D - mean = step * std^2 slope; half a step of log std, whose Fisher information is 2.
         spread = torch.expm1(self.step * std * noise * slope) + (self.step * std * slope).square()
         return _estimate(drawn, score, (mean, slope), (log_std, spread / self.step))
 
 
-def precise(parameter: Tensor) -> Tensor:
+def _precise(parameter: Tensor) -> Tensor:
     """Returns the parameter's values in float32 or better, without gradient."""
     return parameter.detach().to(torch.promote_types(parameter.dtype, torch.float32))
 

@@ -278,6 +278,14 @@ def test_options_refuse_what_no_training_could_use(kind: Any, arguments: dict[st
         kind(**arguments)
 
 
+@names
+def test_options_of_another_agent_are_refused(name: str) -> None:
+    other = AGENTS["rloo"].options_type()
+    build_any: Any = AGENTS[name]
+    with pytest.raises(TypeError, match=f"expected {AGENTS[name].options_type.__name__} for '{name}', got RLOOOptions"):
+        build_any(pick_env(64), other)
+
+
 def test_reinforce_refuses_episodes_that_go_on() -> None:
     class Endless(SlotVecEnv):
         def step_wait(self) -> Any:

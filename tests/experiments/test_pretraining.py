@@ -7,16 +7,17 @@ takes seconds. Every refusal must leave the disk as it was.
 import json
 import os
 import re
-import runpy
 import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from itertools import product
 from pathlib import Path
 
 import pytest
 import torch
+from conftest import Command
 
 from slot_rl.estimators.encoding import TableEncoding
 from slot_rl.estimators.fitting import TableFit, TableRows, TruthFit, predict_rows, r_squared, split_rows
@@ -32,9 +33,6 @@ SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "pretrain_estimator.p
 FAST = TableFit(epochs=15, patience=15, batch_size=32, learning_rate=1e-2, dim=4, hidden=(32,))
 FAST_FLAGS = "--epochs 15 --patience 15 --batch-size 32 --learning-rate 1e-2 --dim 4 --hidden 32".split()
 
-Outcome = tuple[int, str, str]
-Command = Callable[..., Outcome]
-
 
 @pytest.fixture
 def table(tmp_path: Path) -> Path:
@@ -49,19 +47,9 @@ def table(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
-    """Runs the script inside this process and returns exit code, stdout and stderr."""
-    monkeypatch.delenv("SLOT_RL_DEBUG", raising=False)
-
-    def run(*flags: object) -> Outcome:
-        capsys.readouterr()
-        monkeypatch.setattr(sys, "argv", [str(SCRIPT), *map(str, flags)])
-        with pytest.raises(SystemExit) as exit_:
-            runpy.run_path(str(SCRIPT), run_name="__main__")
-        assert isinstance(exit_.value.code, int)
-        return exit_.value.code, *capsys.readouterr()
-
-    return run
+def command(script: Command) -> Command:
+    """The script, inside this process."""
+    return partial(script, SCRIPT)
 
 
 def as_process(*flags: object) -> subprocess.CompletedProcess[str]:

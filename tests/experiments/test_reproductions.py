@@ -4,16 +4,16 @@ The published figures are written out here once more, so that a slip in the tabl
 """
 
 import json
-import runpy
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 import pytest
 import torch
+from conftest import Command
 from torch import Tensor, nn
 
 from slot_rl.experiments.reproductions import intermediate_loss_toy, pick_value, polynomial, quadratics
@@ -47,9 +47,6 @@ from slot_rl.selectors import IntermediateLoss, Selector, StraightThrough
 SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "reproduce.py"
 PNG = b"\x89PNG\r\n\x1a\n"
 NAMES = ("intermediate-loss", "pick-value", "poly", "quadratics")
-
-Outcome = tuple[int, str, str]
-Command = Callable[..., Outcome]
 
 
 def nothing() -> None:
@@ -397,21 +394,11 @@ def test_a_training_too_short_to_plot_is_refused(build: Callable[[], object], me
 
 
 @pytest.fixture
-def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Command:
-    """Runs the script inside this process, in an empty folder, and returns exit code, stdout and stderr."""
-    monkeypatch.delenv("SLOT_RL_DEBUG", raising=False)
+def command(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, script: Command) -> Command:
+    """The script, inside this process, in an empty folder."""
     monkeypatch.setenv("COLUMNS", "80")
     monkeypatch.chdir(tmp_path)
-
-    def run(*flags: object) -> Outcome:
-        capsys.readouterr()
-        monkeypatch.setattr(sys, "argv", [str(SCRIPT), *map(str, flags)])
-        with pytest.raises(SystemExit) as exit_:
-            runpy.run_path(str(SCRIPT), run_name="__main__")
-        assert isinstance(exit_.value.code, int)
-        return exit_.value.code, *capsys.readouterr()
-
-    return run
+    return partial(script, SCRIPT)
 
 
 @pytest.mark.parametrize(

@@ -1,14 +1,14 @@
 """What every reproduction leaves behind: a table on screen, and its figures and picture in a folder."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from slot_rl.bundles import write_json
-from slot_rl.experiments.console import command_line, console, print_table
+from slot_rl.experiments.console import console, print_table
 from slot_rl.experiments.run_folder import check_free, fresh_folder
-from slot_rl.experiments.versions import versions
+from slot_rl.experiments.versions import provenance
 
 RESULTS, PICTURE = "results.json", "picture.png"
 
@@ -37,9 +37,14 @@ class Place:
 
 
 def publish(
-    folder: Path, config: Any, title: str, columns: list[str], rows: Sequence[Sequence[str]], figures: Any,
+    folder: Path,
+    config: Any,
+    title: str,
+    columns: list[str],
+    rows: Sequence[Sequence[str]],
+    figures: Any,
     draw: Callable[[Path], None],
-) -> None:  # fmt: skip
+) -> None:
     """Prints a table and writes figures and picture.
 
     Args:
@@ -52,15 +57,7 @@ def publish(
         draw: Draws the picture to a path.
     """
     with fresh_folder(folder):
-        document = {"command": command_line(), "config": _jsonable(asdict(config)), "versions": versions()}
-        write_json(folder / RESULTS, {**document, "figures": figures})
+        write_json(folder / RESULTS, {**provenance(config), "figures": figures})
         draw(folder / PICTURE)
     print_table(title, columns, [list(row) for row in rows])
     console.print(f"figures and picture: {folder}", soft_wrap=True, markup=False, emoji=False)
-
-
-def _jsonable(values: dict[str, Any]) -> dict[str, Any]:
-    return {
-        key: _jsonable(value) if isinstance(value, dict) else str(value) if isinstance(value, Path) else value
-        for key, value in values.items()
-    }
