@@ -13,6 +13,7 @@ from slot_rl.agents.options import AgentOptions
 from slot_rl.agents.policy import SlotPolicy
 from slot_rl.agents.scale import RunningScale
 from slot_rl.bundles import BundleError, read_bundle, write_bundle
+from slot_rl.problems import Observation
 
 MANIFEST = "manifest.json"
 KIND = "agent"
@@ -39,6 +40,11 @@ class CheckpointedAgent(BaseAlgorithm):
     options: AgentOptions
     policy: SlotPolicy
     scale: RunningScale
+
+    def choose(self, observation: Observation) -> Tensor:
+        """Returns the agent's answer to each request, ``(batch, slots)``: the policy's most probable choice."""
+        with torch.no_grad():
+            return self.policy.point(observation)[0].argmax(dim=-1)
 
     @property
     def update_size(self) -> int:

@@ -1,21 +1,11 @@
 """The verdict on a trained agent: its summary for other programs, its table for people."""
 
-from functools import partial
 from typing import Any
-
-import torch
-from torch import Tensor
 
 from slot_rl.agents.checkpoint import CheckpointedAgent
 from slot_rl.experiments.console import print_figures, print_table
 from slot_rl.experiments.evaluation import Evaluation, Row
-from slot_rl.problems import Budget, Observation
-
-
-def greedy(agent: CheckpointedAgent, observation: Observation) -> Tensor:
-    """Returns the policy's most probable choice, ``(batch, slots)``."""
-    with torch.no_grad():
-        return agent.policy.point(observation)[0].argmax(dim=-1)
+from slot_rl.problems import Budget
 
 
 def metrics_of(evaluation: Evaluation, row: Row) -> dict[str, float]:
@@ -44,9 +34,8 @@ def judge(
     Returns:
         The contents of ``summary.json``, and the rows of the final table, the policy's first.
     """
-    choose = partial(greedy, agent)
-    policy = evaluation.judge(choose)
-    rows = [policy, evaluation.judge_with_search(choose), *evaluation.references]
+    policy = evaluation.judge(agent.choose)
+    rows = [policy, evaluation.judge_with_search(agent.choose), *evaluation.references]
     by_name = {row.name: row for row in rows}
     summary = {
         "agent": agent.name,
@@ -64,7 +53,7 @@ def judge(
         "hit_rate": policy.hit_rate,
         "true_score": policy.true_score,
         "true_optimality": evaluation.true_optimality(policy.true_score),
-        "measured_share": evaluation.measured_share(choose),
+        "measured_share": evaluation.measured_share(agent.choose),
         "best_constant_optimality": by_name["best constant"].optimality,
         "policy_parameters": sum(p.numel() for p in agent.policy.network.parameters()),
         "device": str(agent.device),

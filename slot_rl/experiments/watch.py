@@ -5,7 +5,6 @@ import signal
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any
 
 from rich.progress import Progress, TaskID
@@ -13,7 +12,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 
 from slot_rl.agents.checkpoint import CheckpointedAgent
 from slot_rl.experiments.evaluation import Evaluation
-from slot_rl.experiments.judgement import greedy, metrics_of
+from slot_rl.experiments.judgement import metrics_of
 from slot_rl.problems import Problem
 
 EVALUATIONS = 25
@@ -51,7 +50,7 @@ class Watch(BaseCallback):
 
     def _evaluate(self) -> None:
         assert isinstance(self.model, CheckpointedAgent)
-        row = self._evaluation.judge(partial(greedy, self.model))
+        row = self._evaluation.judge(self.model.choose)
         for name, value in metrics_of(self._evaluation, row).items():
             self.logger.record(name, value)
         for name, count in budget_metrics(self._problem).items():

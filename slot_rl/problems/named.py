@@ -113,7 +113,7 @@ def _rows(estimator: str | Path | None, truth: str | Path | None) -> RowProblem:
     if stored.encoding is None:
         raise ValueError(f"expected an estimator of a table for {ROWS}, got {estimator}, an estimator of vectors")
     table = None if truth is None else TruthTable.read(Path(truth), stored.encoding)
-    return RowProblem(stored.net, stored.contexts, table, ROWS)
+    return RowProblem(stored.net, stored.contexts, table, ROWS, stored.encoding)
 
 
 def _check_shape(env_id: str, stored: StoredEstimator, expected: EstimatorShape) -> None:

@@ -8,6 +8,7 @@ single context, a column with one category, so that an observation is never empt
 import torch
 from torch import Tensor
 
+from slot_rl.estimators.encoding import TableEncoding
 from slot_rl.estimators.net import EstimatorNet
 from slot_rl.problems.base import Observation, Problem, Score
 from slot_rl.problems.truth_table import TruthTable
@@ -18,6 +19,7 @@ class RowProblem(Problem):
 
     Attributes:
         contexts: Long tensor of shape ``(contexts, columns)``: every context that is asked about, equally often.
+        encoding: Names of the features, contexts and categories, for reading and writing tables; None if unknown.
     """
 
     def __init__(
@@ -26,6 +28,7 @@ class RowProblem(Problem):
         contexts: Tensor | None = None,
         truth: Score | None = None,
         name: str = "rows",
+        encoding: TableEncoding | None = None,
     ) -> None:
         """Builds the problem.
 
@@ -34,6 +37,7 @@ class RowProblem(Problem):
             contexts: Long tensor of shape ``(contexts, columns)``; None where the estimator has no context.
             truth: The ground truth, called with choice and context; None if unknown.
             name: The problem's id, for reports.
+            encoding: Names of the features, contexts and categories; None if unknown.
 
         Raises:
             ValueError: If the estimator has no vocabulary, or the contexts do not fit it.
@@ -44,6 +48,7 @@ class RowProblem(Problem):
         super().__init__(name, shape.vocabulary, estimator, truth)
         self.context_sizes = shape.contexts or (1,)
         self.contexts = _checked_contexts(contexts, shape.contexts)
+        self.encoding = encoding
         self._has_context = bool(shape.contexts)
         self._catalogue = estimator.catalogue.detach().clone()
         lengths = torch.tensor(self.sizes).unsqueeze(-1)

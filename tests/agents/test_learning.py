@@ -1,7 +1,6 @@
 """What agents learn on the problems that the README reports, each beside a control that must fail the same bar."""
 
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 
 import pytest
@@ -11,7 +10,6 @@ from slot_rl.agents import AGENTS, GumbelAgent
 from slot_rl.agents.checkpoint import CheckpointedAgent
 from slot_rl.envs import SlotVecEnv
 from slot_rl.experiments.evaluation import Evaluation, EvaluationConfig
-from slot_rl.experiments.judgement import greedy
 from slot_rl.experiments.pretraining import PretrainConfig, pretrain
 from slot_rl.problems import Observation, Problem, make_problem
 from slot_rl.seeding import generator_from
@@ -38,16 +36,16 @@ def test_agents_reach_their_bar_on_slots_and_a_collapsed_policy_does_not(name: s
     problem = make_problem("SlotRL/Slots-v0")
     evaluation = Evaluation(problem, EvaluationConfig(eval_size=200))
     agent = trained(name, problem, 150_000)
-    assert evaluation.judge(partial(greedy, agent)).optimality >= bar
+    assert evaluation.judge(agent.choose).optimality >= bar
     collapsed = next(row for row in evaluation.references if row.name == "best constant")
     assert collapsed.optimality < bar - 0.3
 
 
 def test_gumbel_picks_the_value_where_an_untrained_policy_guesses() -> None:
     problem = make_problem("SlotRL/PickValue-v0")
-    assert share_of_best_slots(partial(greedy, trained("gumbel", problem, 200_000))) >= 0.95
+    assert share_of_best_slots(trained("gumbel", problem, 200_000).choose) >= 0.95
     untrained = GumbelAgent(SlotVecEnv(problem, 2))
-    assert share_of_best_slots(partial(greedy, untrained)) < 0.3
+    assert share_of_best_slots(untrained.choose) < 0.3
 
 
 def test_on_suzuki_the_policy_uses_its_context_and_without_entropy_it_does_not(
@@ -58,10 +56,10 @@ def test_on_suzuki_the_policy_uses_its_context_and_without_entropy_it_does_not(
     pretrain(PretrainConfig(table=table, score="yield", context=("electrophile", "nucleophile"), out=out))
     problem = make_problem("SlotRL/Rows-v0", estimator=out, truth=table)
     evaluation = Evaluation(problem, EvaluationConfig())
-    policy = evaluation.judge(partial(greedy, trained("gumbel", problem, 200_000)))
+    policy = evaluation.judge(trained("gumbel", problem, 200_000).choose)
     constant = next(row for row in evaluation.references if row.name == "constant, best true")
     assert policy.optimality > 0.95
     assert policy.true_score is not None and constant.true_score is not None
     assert policy.true_score > constant.true_score + 10
     greedy_only = GumbelAgent(SlotVecEnv(problem, 256), GumbelAgent.options_type(entropy=0.0)).learn(200_000)
-    assert evaluation.judge(partial(greedy, greedy_only)).optimality < 0.95
+    assert evaluation.judge(greedy_only.choose).optimality < 0.95

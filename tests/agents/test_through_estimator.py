@@ -22,7 +22,6 @@ from slot_rl.agents.scale import RunningScale
 from slot_rl.agents.through_estimator import THROUGH_ESTIMATOR
 from slot_rl.bundles import BundleError
 from slot_rl.envs import SlotVecEnv
-from slot_rl.experiments.judgement import greedy
 from slot_rl.policies import PointerSize
 from slot_rl.problems import Observation, SlotProblem
 from slot_rl.problems.slots import unit_uniform
@@ -73,7 +72,7 @@ def equal(first: dict[str, Tensor], second: dict[str, Tensor]) -> bool:
 def mean_greedy_score(agent: ThroughEstimatorAgent) -> float:
     problem = small_problem()
     observation = problem.sample(2_000, generator_from(99))
-    return float(problem.score(observation, greedy(agent, observation)).mean())
+    return float(problem.score(observation, agent.choose(observation)).mean())
 
 
 def losses_of(agent: ThroughEstimatorAgent) -> list[Tensor]:
