@@ -2,13 +2,31 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from slot_rl.estimators.table import Table, TableError
+
+UNKNOWN = -1
+
+
+@dataclass(frozen=True)
+class Unknown:
+    """A cell whose category an estimator does not know.
+
+    Attributes:
+        row: Its row's number in the file, counted from 1.
+        column: Its column's name.
+        value: What it holds.
+    """
+
+    row: int
+    column: str
+    value: str
 
 
 @dataclass(frozen=True)
@@ -32,7 +50,7 @@ class TableEncoding:
         Raises:
             TableError: If a feature has one category only, so that there is nothing to choose.
         """
-        categories = {name: tuple(sorted(set(cells.tolist()))) for name, cells in table.text.items()}
+        categories = {name: tuple(sorted(column.distinct)) for name, column in table.text.items()}
         features = {name: found for name, found in categories.items() if name not in contexts}
         for name, found in features.items():
             if len(found) == 1:
@@ -48,11 +66,23 @@ class TableEncoding:
         Raises:
             TableError: If a cell holds a category that the estimator does not know.
         """
-        return _encode(table, self.features)
+        return _known(table, self.features)
 
     def encode_contexts(self, table: Table) -> Tensor:
         """Returns the contexts' indices, a long tensor of shape ``(rows, columns)``; raises as above."""
-        return _encode(table, self.contexts)
+        return _known(table, self.contexts)
+
+    def find_contexts(self, table: Table) -> tuple[Tensor, list[Unknown]]:
+        """Looks the contexts up, whether or not the estimator knows them.
+
+        Returns:
+            The contexts' indices, a long tensor of shape ``(rows, columns)`` with -1 where a category is unknown, and
+            the unknown cells in the order of their rows.
+        """
+        found = _encode(table, self.contexts)
+        names = list(self.contexts)
+        cells = [(row, names[column]) for row, column in (found == UNKNOWN).nonzero().tolist()]
+        return found, [Unknown(table.first_row + row, name, table.text[name][row]) for row, name in cells]
 
     def to_json(self) -> dict[str, Any]:
         """Returns the encoding as JSON-ready values."""
@@ -65,21 +95,28 @@ class TableEncoding:
         return cls(values["score"], features, {name: tuple(found) for name, found in values["contexts"].items()})
 
 
-def _encode(table: Table, columns: Mapping[str, Sequence[str]]) -> Tensor:
-    if not columns:
-        return torch.zeros(len(table), 0, dtype=torch.long)
-    encoded = [_encode_column(table, name, categories) for name, categories in columns.items()]
-    return torch.from_numpy(np.stack(encoded, axis=1))
-
-
-def _encode_column(table: Table, name: str, categories: Sequence[str]) -> np.typing.NDArray[np.int64]:
-    index = {category: i for i, category in enumerate(categories)}
-    codes = np.fromiter((index.get(cell, -1) for cell in table.text[name]), dtype=np.int64, count=len(table))
-    if (codes < 0).any():
-        row = int(np.argmin(codes))
-        known = ", ".join(repr(category) for category in categories[:5]) + (", ..." if len(categories) > 5 else "")
-        raise TableError(
-            f"expected a known category of {name!r} ({known}) in row {row + 1} of {table.path}, "
-            f"got {table.text[name][row]!r}"
-        )
+def _known(table: Table, columns: Mapping[str, Sequence[str]]) -> Tensor:
+    codes = _encode(table, columns)
+    for (name, categories), column in zip(columns.items(), codes.unbind(dim=1), strict=True):
+        unknown = (column == UNKNOWN).nonzero()
+        if len(unknown):
+            _refuse_unknown(table, name, categories, int(unknown[0]))
     return codes
+
+
+def _refuse_unknown(table: Table, name: str, categories: Sequence[str], row: int) -> NoReturn:
+    known = ", ".join(repr(category) for category in categories[:5]) + (", ..." if len(categories) > 5 else "")
+    raise TableError(
+        f"expected a known category of {name!r} ({known}) in row {table.first_row + row} of {table.path}, "
+        f"got {table.text[name][row]!r}"
+    )
+
+
+def _encode(table: Table, columns: Mapping[str, Sequence[str]]) -> Tensor:
+    codes: npt.NDArray[np.int64] = np.empty((len(table), len(columns)), dtype=np.int64)
+    for i, (name, categories) in enumerate(columns.items()):
+        index = {category: code for code, category in enumerate(categories)}
+        # Looked up once for each distinct text; each row then takes its text's index.
+        column = table.text[name]
+        codes[:, i] = np.array([index.get(text, UNKNOWN) for text in column.distinct], dtype=np.int64)[column.codes]
+    return torch.from_numpy(codes)

@@ -1,11 +1,13 @@
-"""Reading a table of categorical features and a score from CSV or Parquet, as text and exactly.
+"""Reading a table of categorical features and a score from CSV or Parquet, as text and exactly, whole or in pieces.
 
 Rules, each tested: every cell but the score is text, kept to the character ("X" and "x " differ, NA and an empty cell
 are categories of their own). Blank lines in a CSV are skipped. In Parquet, numbers and booleans become their text; a
-null is refused. A score may have blanks around it; it must be a finite number.
+null is refused. A score may have blanks around it; it must be a finite number. A text column is held as one integer a
+row beside its distinct texts, since millions of rows repeat a few.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,24 +21,62 @@ import pyarrow.parquet
 IDENTIFIER_SHARE = 0.5
 IDENTIFIER_LEAST = 100
 
+CSV_PARSE = pa.csv.ParseOptions(newlines_in_values=True)
+# One thread, so that an error can name its row.
+CSV_READ = pa.csv.ReadOptions(use_threads=False)
+
 
 class TableError(ValueError):
     """A table cannot be used as it is."""
 
 
+@dataclass(frozen=True, eq=False)
+class TextColumn:
+    """A column of text cells.
+
+    Attributes:
+        codes: Place of each row's cell among the distinct ones, int32 of shape ``(rows,)``.
+        distinct: The texts that occur, each once, in the order of their first rows.
+    """
+
+    codes: npt.NDArray[np.int32]
+    distinct: tuple[str, ...]
+
+    @classmethod
+    def of(cls, cells: pa.ChunkedArray) -> "TextColumn":
+        """Builds the column of string cells without nulls."""
+        # One dictionary for all chunks, and nothing in it that no row holds.
+        encoded = cells.dictionary_encode().unify_dictionaries().combine_chunks()
+        return cls(encoded.indices.to_numpy(), tuple(encoded.dictionary.to_pylist()))
+
+    def __len__(self) -> int:
+        """Returns the number of rows."""
+        return len(self.codes)
+
+    def __getitem__(self, row: int) -> str:
+        """Returns one row's cell."""
+        return self.distinct[int(self.codes[row])]
+
+    def tolist(self) -> list[str]:
+        """Returns every row's cell."""
+        return [self.distinct[code] for code in self.codes.tolist()]
+
+
 @dataclass(frozen=True)
 class Table:
-    """A table's columns.
+    """A table's columns, or those of consecutive rows of it.
 
     Attributes:
         path: Where it was read from.
-        text: Each text column's cells, by name, as an array of ``str`` objects.
+        text: The text columns by name.
         score: The score column, float64; None where it was not asked for.
+        first_row: Number in the file of the first row held here, counted from 1, for messages.
     """
 
     path: Path
-    text: dict[str, npt.NDArray[np.object_]]
+    text: dict[str, TextColumn]
     score: npt.NDArray[np.float64] | None
+    first_row: int = 1
 
     def __len__(self) -> int:
         """Returns the number of rows."""
@@ -61,52 +101,116 @@ def read_table(
         TableError: If the file cannot be read, a column is missing, named twice or asked for twice, a score is not a
             finite number, or a column that was not asked for by name looks like an identifier.
     """
-    columns = _read_columns(path)
-    names = [name for name, _ in columns]
-    doubled = sorted({name for name in names if names.count(name) > 1})
-    if doubled:
-        raise TableError(f"expected every column of {path} once, got {', '.join(map(repr, doubled))} more than once")
+    names = _column_names(path)
+    _refuse_doubled(path, names)
     chosen = features if features is not None else [name for name in names if name not in {*contexts, score}]
     wanted = [*contexts, *chosen]
     _check_wanted(path, names, wanted, score)
     if not chosen:
         raise TableError(f"expected at least one feature column in {path}, got {', '.join(map(repr, names))}")
-    by_name = dict(columns)
-    if len(columns[0][1]) == 0:
+    columns = _read_columns(path, wanted, score)
+    if columns.num_rows == 0:
         raise TableError(f"expected rows in {path}, got a header alone")
-    text = {name: _as_text(path, name, by_name[name]) for name in wanted}
+    text = {name: _as_text(path, name, columns[name]) for name in wanted}
     if features is None:
         _refuse_identifiers(path, {name: cells for name, cells in text.items() if name not in contexts})
-    return Table(path, text, None if score is None else _as_score(path, score, by_name[score]))
+    return Table(path, text, None if score is None else _as_score(path, score, columns[score]))
 
 
-def _read_columns(path: Path) -> list[tuple[str, pa.ChunkedArray]]:
-    if not path.is_file():
-        raise TableError(f"expected a CSV or Parquet file, got {path}, which is no file")
+def stream_table(path: Path, columns: Sequence[str], rows_per_batch: int = 65_536) -> Iterator[Table]:
+    """Reads some columns as text, a few rows at a time, so that the file may be larger than the memory.
+
+    Args:
+        path: A ``.csv`` or ``.parquet`` file.
+        columns: The columns to read; all others are ignored, whatever they hold.
+        rows_per_batch: Rows of a table at most.
+
+    Returns:
+        Tables of consecutive rows, without scores; each knows its first row's number in the file.
+
+    Raises:
+        TableError: At once if the file cannot be opened, or a column is missing, named twice or asked for twice; while
+            iterating if a row cannot be read, a cell is null, or there are no rows.
+        ValueError: If no column or less than one row is asked for.
+    """
+    if not columns or rows_per_batch < 1:
+        raise ValueError(f"expected columns and rows_per_batch >= 1, got {list(columns)} and {rows_per_batch}")
+    names = _column_names(path)
+    _refuse_doubled(path, [name for name in names if name in columns])
+    _check_wanted(path, names, columns, None)
+    return _stream(path, tuple(columns), rows_per_batch)
+
+
+def _stream(path: Path, columns: Sequence[str], most: int) -> Iterator[Table]:
+    first_row = 1
+    for batch in _batches(path, columns, most):
+        piece = pa.Table.from_batches([batch])
+        yield Table(path, {name: _as_text(path, name, piece[name], first_row) for name in columns}, None, first_row)
+        first_row += len(piece)
+    if first_row == 1:
+        raise TableError(f"expected rows in {path}, got a header alone")
+
+
+def _batches(path: Path, columns: Sequence[str], most: int) -> Iterator[pa.RecordBatch]:
+    with _readable(path):
+        if _is_csv(path):
+            # Its batches are blocks of bytes, so they are cut to size here.
+            with pa.csv.open_csv(path, CSV_READ, CSV_PARSE, _csv_types(columns, None)) as reader:
+                for block in reader:
+                    yield from (block.slice(start, most) for start in range(0, block.num_rows, most))
+        else:
+            with pa.parquet.ParquetFile(path) as file:
+                yield from file.iter_batches(most, columns=list(columns))
+
+
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
     try:
-        table = _read_csv(path) if path.suffix.lower() == ".csv" else _read_parquet(path)
+        yield
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise TableError(f"expected a readable table in {path}, got: {' '.join(str(error).split())}") from error
-    if table.num_columns == 0:
-        raise TableError(f"expected columns in {path}, got none")
-    return list(zip(table.column_names, table.columns, strict=True))
 
 
-def _read_csv(path: Path) -> pa.Table:
-    parse = pa.csv.ParseOptions(newlines_in_values=True)
-    # One thread, so that an error can name its row.
-    read = pa.csv.ReadOptions(use_threads=False)
-    with pa.csv.open_csv(path, read_options=read, parse_options=parse) as reader:
-        names = reader.schema.names
-    convert = pa.csv.ConvertOptions(column_types=dict.fromkeys(names, pa.string()), strings_can_be_null=False)
-    return pa.csv.read_csv(path, read_options=read, parse_options=parse, convert_options=convert)
+def _is_csv(path: Path) -> bool:
+    return path.suffix.lower() == ".csv"
 
 
-def _read_parquet(path: Path) -> pa.Table:
-    if path.suffix.lower() != ".parquet":
+def _column_names(path: Path) -> list[str]:
+    if not path.is_file():
+        raise TableError(f"expected a CSV or Parquet file, got {path}, which is no file")
+    if not _is_csv(path) and path.suffix.lower() != ".parquet":
         raise TableError(f"expected a .csv or .parquet file, got {path.name}")
-    with pa.parquet.ParquetFile(path) as file:
-        return file.read()
+    with _readable(path):
+        names = _csv_names(path) if _is_csv(path) else pa.parquet.read_schema(path).names
+    if not names:
+        raise TableError(f"expected columns in {path}, got none")
+    return list(names)
+
+
+def _csv_names(path: Path) -> list[str]:
+    with pa.csv.open_csv(path, CSV_READ, CSV_PARSE) as reader:
+        return list(reader.schema.names)
+
+
+def _read_columns(path: Path, text: Sequence[str], score: str | None) -> pa.Table:
+    with _readable(path):
+        if _is_csv(path):
+            return pa.csv.read_csv(path, CSV_READ, CSV_PARSE, _csv_types(text, score))
+        with pa.parquet.ParquetFile(path) as file:
+            return file.read(columns=[*text, *([] if score is None else [score])])
+
+
+def _csv_types(text: Sequence[str], score: str | None) -> pa.csv.ConvertOptions:
+    types = dict.fromkeys(text, pa.dictionary(pa.int32(), pa.string()))
+    # A score is text at first, so that an error can show it as it stands in the file.
+    types |= {} if score is None else {score: pa.string()}
+    return pa.csv.ConvertOptions(column_types=types, include_columns=list(types), strings_can_be_null=False)
+
+
+def _refuse_doubled(path: Path, names: Sequence[str]) -> None:
+    doubled = sorted({name for name in names if names.count(name) > 1})
+    if doubled:
+        raise TableError(f"expected every column of {path} once, got {', '.join(map(repr, doubled))} more than once")
 
 
 def _check_wanted(path: Path, names: Sequence[str], wanted: Sequence[str], score: str | None) -> None:
@@ -118,15 +222,15 @@ def _check_wanted(path: Path, names: Sequence[str], wanted: Sequence[str], score
             raise TableError(f"expected {name!r} as one of score, context or feature, got it more than once")
 
 
-def _as_text(path: Path, name: str, column: pa.ChunkedArray) -> npt.NDArray[np.object_]:
+def _as_text(path: Path, name: str, column: pa.ChunkedArray, first_row: int = 1) -> TextColumn:
     if column.null_count:
-        row = pc.index(column.is_null(), True).as_py() + 1
+        row = pc.index(column.is_null(), True).as_py() + first_row
         raise TableError(f"expected a category in column {name!r} of {path}, got a null in row {row}")
     try:
-        cells: npt.NDArray[np.object_] = column.cast(pa.string()).to_numpy().astype(object)
+        # Dictionaries are decoded too: a file's dictionary may hold a text twice, or one that no row holds.
+        return TextColumn.of(column.cast(pa.string()))
     except pa.ArrowException as error:
         raise TableError(f"expected text in column {name!r} of {path}, got {column.type}") from error
-    return cells
 
 
 def _as_score(path: Path, name: str, column: pa.ChunkedArray) -> npt.NDArray[np.float64]:
@@ -152,11 +256,11 @@ def _is_number(cell: object) -> bool:
     return True
 
 
-def _refuse_identifiers(path: Path, text: dict[str, npt.NDArray[np.object_]]) -> None:
-    for name, cells in text.items():
-        different = len(set(cells.tolist()))
-        if different > max(IDENTIFIER_LEAST, IDENTIFIER_SHARE * len(cells)):
+def _refuse_identifiers(path: Path, text: dict[str, TextColumn]) -> None:
+    for name, column in text.items():
+        different = len(column.distinct)
+        if different > max(IDENTIFIER_LEAST, IDENTIFIER_SHARE * len(column)):
             raise TableError(
-                f"expected categories in column {name!r} of {path}, got {different} different values in {len(cells)} "
+                f"expected categories in column {name!r} of {path}, got {different} different values in {len(column)} "
                 "rows, which looks like a number or an identifier; name the features to use with --features"
             )

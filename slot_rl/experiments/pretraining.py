@@ -6,11 +6,13 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import torch
+from rich.text import Text
 from scipy import stats
 from torch import Tensor
 
 from slot_rl.estimators.encoding import TableEncoding
 from slot_rl.estimators.fitting import (
+    Report,
     TableFit,
     TableRows,
     fit_on_table,
@@ -144,27 +146,15 @@ def _drawer(synthetic: Synthetic, generator: torch.Generator) -> Callable[[int],
 def _fit_table(config: PretrainConfig, path: Path) -> Fit:
     if config.score is None:
         raise ValueError("expected --score COLUMN with --table, got none")
-    table = read_table(path, config.score, config.context, config.features)
-    encoding = TableEncoding.of(table, config.score, config.context)
-    contexts = encoding.encode_contexts(table) if config.context else None
-    rows = TableRows(encoding.encode_features(table), contexts, torch.tensor(table.score, dtype=torch.float32))
+    with console.status(Text(f"reading {path}")):
+        encoding, rows = _read_rows(path, config.score, config)
     generator = generator_from(config.seed)
     train, validation, test = split_rows(rows, config.fit, generator)
     for part, name in ((rows, "the table"), (test, "the test rows")):
-        if bool((part.score == part.score[0]).all()):
-            raise ValueError(
-                f"expected {config.score!r} to vary in {name} of {path}, got {float(part.score[0])} throughout"
-            )
-    shape = EstimatorShape(
-        slots=len(encoding.features),
-        dim=config.fit.dim,
-        hidden=config.fit.hidden,
-        vocabulary=tuple(len(found) for found in encoding.features.values()),
-        contexts=tuple(len(found) for found in encoding.contexts.values()),
-    )
-    with seeded_initialisation(config.seed):
-        net = EstimatorNet(shape)
-    with _reporting(config.fit.epochs, "validation RMSE") as report:
+        _refuse_constant(part, config.score, name, path)
+    known = None if rows.contexts is None else context_tensor(rows.contexts)
+    net = _table_net(encoding, config)
+    with _reporting(config.fit.epochs * config.fit.steps_per_epoch(len(train)), "validation RMSE") as report:
         epoch = fit_on_table(net, train, validation, config.fit, generator, report)
     details = {
         "table": path.name,
@@ -174,17 +164,43 @@ def _fit_table(config: PretrainConfig, path: Path) -> Fit:
         "validation_rows": len(validation),
         "test_rows": len(test),
     }
-    known = None if contexts is None else context_tensor(contexts)
     return Fit(net, predict_rows(net, test), test.score, details, encoding, known)
 
 
+def _read_rows(path: Path, score: str, config: PretrainConfig) -> tuple[TableEncoding, TableRows]:
+    table = read_table(path, score, config.context, config.features)
+    encoding = TableEncoding.of(table, score, config.context)
+    contexts = encoding.encode_contexts(table) if config.context else None
+    return encoding, TableRows(encoding.encode_features(table), contexts, torch.tensor(table.score).float())
+
+
+def _refuse_constant(rows: TableRows, score: str, name: str, path: Path) -> None:
+    if bool((rows.score == rows.score[0]).all()):
+        raise ValueError(f"expected {score!r} to vary in {name} of {path}, got {float(rows.score[0])} throughout")
+
+
+def _table_net(encoding: TableEncoding, config: PretrainConfig) -> EstimatorNet:
+    shape = EstimatorShape(
+        slots=len(encoding.features),
+        dim=config.fit.dim,
+        hidden=config.fit.hidden,
+        vocabulary=tuple(len(found) for found in encoding.features.values()),
+        contexts=tuple(len(found) for found in encoding.contexts.values()),
+    )
+    with seeded_initialisation(config.seed):
+        return EstimatorNet(shape)
+
+
 @contextmanager
-def _reporting(total: int, figure: str) -> Iterator[Callable[[int, float], None]]:
+def _reporting(total: int, figure: str) -> Iterator[Report]:
     with progress_bar() as progress:
         task = progress.add_task("fitting", total=total, note="")
 
-        def report(done: int, value: float) -> None:
-            progress.update(task, completed=done, note=f"{figure} {value:.4g}")
+        def report(done: int, value: float | None) -> None:
+            if value is None:
+                progress.update(task, completed=done)
+            else:
+                progress.update(task, completed=done, note=f"{figure} {value:.4g}")
 
         yield report
 

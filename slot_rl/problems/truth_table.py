@@ -1,7 +1,7 @@
 """A measured landscape as ground truth: look up the true score of a row in a table of measurements."""
 
 from collections.abc import Sequence
-from math import prod
+from math import inf, prod
 from pathlib import Path
 
 import torch
@@ -14,7 +14,9 @@ MOST_CELLS = 100_000_000
 
 
 class TruthTable:
-    """Every combination's measured score, dense; a combination that was not measured scores the table's minimum.
+    """Every combination's measured score, dense; one that was not measured scores its context's minimum.
+
+    In a context without any measurement, every combination scores the table's minimum.
 
     Attributes:
         minimum: The lowest measured score.
@@ -36,13 +38,24 @@ class TruthTable:
         if prod(sizes) > MOST_CELLS:
             raise ValueError(f"expected at most {MOST_CELLS:,} combinations in a ground truth, got {prod(sizes):,}")
         self._strides = torch.tensor([prod(sizes[i + 1 :]) for i in range(len(sizes))])
-        cells = self._cells(features, contexts)
-        total = torch.zeros(prod(sizes), dtype=torch.float64).index_add_(0, cells, score.double())
-        count = torch.zeros(prod(sizes), dtype=torch.float64).index_add_(0, cells, torch.ones_like(score).double())
+        columns, cells = contexts.shape[1], self._cells(features, contexts)
+        shape = prod(sizes[:columns]), prod(sizes[columns:])
+        # In place where it can be: a table may have as many cells as the memory bears.
+        count = torch.zeros(prod(sizes), dtype=torch.int32).index_add_(0, cells, torch.ones_like(cells).int())
+        means = torch.zeros(prod(sizes), dtype=torch.float64).index_add_(0, cells, score.double())
         self._measured = count > 0
-        means = total / count.clamp_min(1)
-        self.minimum, self.maximum = float(means[self._measured].min()), float(means[self._measured].max())
-        self._scores = torch.where(self._measured, means, self.minimum).float()
+        self._fill(means.div_(count.clamp_min_(1)).view(shape), ~self._measured.view(shape))
+
+    def _fill(self, means: Tensor, gaps: Tensor) -> None:
+        """Takes means ``(contexts, combinations)``, changed in place, and fills the gaps with their rows' minimum."""
+        highs = means.masked_fill_(gaps, -inf).amax(dim=1)
+        lows = means.masked_fill_(gaps, inf).amin(dim=1)
+        self.minimum, self.maximum = float(lows.min()), float(highs.max())
+        empty = gaps.all(dim=1)
+        self._lows = lows.masked_fill_(empty, self.minimum).float()
+        self._highs = highs.masked_fill_(empty, self.minimum).float()
+        self._scores = torch.where(gaps, lows.unsqueeze(1), means, out=means).flatten().float()
+        self._combinations = means.shape[1]
 
     @classmethod
     def read(cls, path: Path, encoding: TableEncoding) -> "TruthTable":
@@ -62,13 +75,30 @@ class TruthTable:
         """Returns the true scores ``(..., batch)`` of choices ``(..., batch, features)`` in ``(batch, columns)``."""
         return self._scores[self._cells(choice, context)]
 
+    def normalised(self, choice: Tensor, context: Tensor | None) -> Tensor:
+        """Returns true scores on their contexts' own scale: 0 is the lowest measured one, 1 the highest.
+
+        What was not measured is 0; where a context's measured scores are all equal, every measured choice is 1, since
+        there is no better one.
+
+        Args:
+            choice: Long tensor of shape ``(..., batch, features)``.
+            context: Long tensor of shape ``(batch, columns)``, or None.
+
+        Returns:
+            Float tensor of shape ``(..., batch)``.
+        """
+        cells = self._cells(choice, context)
+        rows = cells // self._combinations
+        lows, highs = self._lows[rows].double(), self._highs[rows].double()
+        shares = torch.where(highs > lows, (self._scores[cells] - lows) / (highs - lows), 1.0)
+        return torch.where(self._measured[cells], shares, 0.0).float()
+
     def best(self, context: Tensor | None, batch: int) -> Tensor:
         """Returns the highest score in each of ``batch`` contexts ``(batch, columns)``, as ``(batch,)``."""
         columns = 0 if context is None else context.shape[1]
-        features = len(self._strides) - columns
-        tops = self._scores.view(-1, int(self._strides[columns - 1]) if columns else len(self._scores)).amax(dim=1)
-        first = torch.zeros(batch, features, dtype=torch.long)
-        return tops[self._cells(first, context) // (len(self._scores) // len(tops))]
+        first = torch.zeros(batch, len(self._strides) - columns, dtype=torch.long)
+        return self._highs[self._cells(first, context) // self._combinations]
 
     def measured(self, choice: Tensor, context: Tensor | None) -> Tensor:
         """Returns whether each choice was measured, ``(..., batch)``; arguments as for a call."""

@@ -1,20 +1,22 @@
 """The encoding of a table: codes by hand, codes that decode to the same cells, and refusal of what is not known."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from slot_rl.estimators.encoding import TableEncoding
-from slot_rl.estimators.table import Table, TableError, read_table
+from slot_rl.estimators.encoding import TableEncoding, Unknown
+from slot_rl.estimators.table import Table, TableError, TextColumn, read_table
 
 
 def table_of(**columns: list[str]) -> Table:
-    return Table(Path("t.csv"), {name: np.array(cells, dtype=object) for name, cells in columns.items()}, None)
+    text = {name: TextColumn.of(pa.chunked_array([cells], pa.string())) for name, cells in columns.items()}
+    return Table(Path("t.csv"), text, None)
 
 
 def test_categories_are_sorted_as_text_and_codes_are_their_places() -> None:
@@ -85,3 +87,25 @@ def test_a_feature_with_one_category_is_refused_and_a_context_with_one_is_not() 
     with pytest.raises(TableError, match=r"expected at least two categories in feature 'a' of t.csv, got only 'p'"):
         TableEncoding.of(table, "y", [])
     assert TableEncoding.of(table, "y", ["a"]).contexts == {"a": ("p",)}
+
+
+def test_contexts_are_found_with_the_unknown_cells_in_the_order_of_their_rows() -> None:
+    encoding = TableEncoding.of(table_of(u=["p", "q"], v=["r", "s"], a=["1", "2"]), "y", ["u", "v"])
+    asked = replace(table_of(v=["s", "S", "r", ""], u=["q", "p ", "p", "q"]), first_row=1001)
+    indices, unknown = encoding.find_contexts(asked)
+    assert indices.tolist() == [[1, 1], [-1, -1], [0, 0], [1, -1]]
+    assert indices.dtype == torch.long
+    assert unknown == [Unknown(1002, "u", "p "), Unknown(1002, "v", "S"), Unknown(1004, "v", "")]
+
+
+def test_known_contexts_are_found_as_they_are_encoded() -> None:
+    table = table_of(u=["q", "p", "q"], a=["1", "2", "2"])
+    encoding = TableEncoding.of(table, "y", ["u"])
+    indices, unknown = encoding.find_contexts(table)
+    assert torch.equal(indices, encoding.encode_contexts(table)) and unknown == []
+
+
+def test_an_unknown_category_is_named_by_its_row_in_the_file() -> None:
+    encoding = TableEncoding.of(table_of(a=["p", "q"]), "y", [])
+    with pytest.raises(TableError, match="expected a known category of 'a' .* in row 502 of t.csv, got 'Q'"):
+        encoding.encode_features(replace(table_of(a=["p", "Q", "q", "R"]), first_row=501))

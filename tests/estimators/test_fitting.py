@@ -3,6 +3,7 @@
 Each success stands beside its control: shuffled scores and withheld contexts must not be explained.
 """
 
+from dataclasses import dataclass, field
 from itertools import product
 from math import sqrt
 from typing import Any
@@ -11,6 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from slot_rl.estimators import fitting
 from slot_rl.estimators.fitting import (
     TableFit,
     TableRows,
@@ -40,8 +42,23 @@ def numbered(count: int) -> TableRows:
     return TableRows(torch.stack([numbers, -numbers], dim=1), numbers.unsqueeze(1) * 10, numbers.float())
 
 
-def quiet(step: int, figure: float) -> None:
+def quiet(step: int, figure: float | None) -> None:
     """Reports to nobody."""
+
+
+@dataclass
+class Recorded:
+    """What a fit reported: the steps of every report, and the steps and figures of those that have a figure."""
+
+    every: list[int] = field(default_factory=list)
+    steps: list[int] = field(default_factory=list)
+    figures: list[float] = field(default_factory=list)
+
+    def __call__(self, step: int, figure: float | None) -> None:
+        self.every.append(step)
+        if figure is not None:
+            self.steps.append(step)
+            self.figures.append(figure)
 
 
 def additive(generator: torch.Generator) -> TableRows:
@@ -138,9 +155,9 @@ def fitted(rows: TableRows, fit: TableFit, net: EstimatorNet) -> tuple[float, in
     """Fits on a split of the rows; returns test R2, the epoch kept and all validation errors."""
     generator = generator_from(0)
     train, validation, test = split_rows(rows, fit, generator)
-    errors: list[float] = []
-    epoch = fit_on_table(net, train, validation, fit, generator, lambda _, error: errors.append(error))
-    return r_squared(predict_rows(net, test), test.score), epoch, errors
+    reports = Recorded()
+    epoch = fit_on_table(net, train, validation, fit, generator, reports)
+    return r_squared(predict_rows(net, test), test.score), epoch, reports.figures
 
 
 def test_an_additive_table_is_recovered_and_shuffled_scores_are_not() -> None:
@@ -171,10 +188,10 @@ def test_early_stopping_keeps_the_epoch_of_the_least_validation_error() -> None:
     train, validation = rows[torch.arange(0, 625, 4)], rows[torch.arange(1, 625, 4)]
     fit = TableFit(epochs=200, patience=7, batch_size=32, learning_rate=3e-3, dim=8, hidden=(128,))
     net = network((5,) * 4, hidden=(128,))
-    reports: list[tuple[int, float]] = []
-    epoch = fit_on_table(net, train, validation, fit, generator, lambda *report: reports.append(report))
-    errors = [error for _, error in reports]
-    assert [number for number, _ in reports] == list(range(1, len(reports) + 1))
+    reports = Recorded()
+    epoch = fit_on_table(net, train, validation, fit, generator, reports)
+    errors = reports.figures
+    assert reports.steps == [5 * epoch for epoch in range(1, len(errors) + 1)]  # 157 rows, 32 a step
     assert errors.index(min(errors)) + 1 == epoch
     assert 1 < epoch
     assert len(errors) == epoch + fit.patience < fit.epochs
@@ -186,10 +203,9 @@ def test_validation_that_contradicts_training_stops_after_the_first_epoch() -> N
     rows = additive(generator_from(0))
     mean = rows.score.mean()
     opposite = TableRows(rows.features, None, 2 * mean - rows.score)
-    errors: list[float] = []
     fit = TableFit(epochs=50, patience=3, learning_rate=3e-3)
-    net = network((5,) * 4)
-    epoch = fit_on_table(net, rows, opposite, fit, generator_from(0), lambda _, error: errors.append(error))
+    net, reports = network((5,) * 4), Recorded()
+    epoch, errors = fit_on_table(net, rows, opposite, fit, generator_from(0), reports), reports.figures
     assert epoch == 1
     assert len(errors) == 1 + fit.patience
     assert errors == sorted(errors)
@@ -197,11 +213,52 @@ def test_validation_that_contradicts_training_stops_after_the_first_epoch() -> N
 
 def test_a_fit_that_still_improves_ends_with_its_last_epoch() -> None:
     rows = additive(generator_from(0))
-    reports: list[float] = []
+    reports = Recorded()
     fit = TableFit(epochs=4, patience=1, batch_size=64)
-    epoch = fit_on_table(network((5,) * 4), rows, rows, fit, generator_from(0), lambda _, error: reports.append(error))
-    assert epoch == len(reports) == 4
-    assert reports == sorted(reports, reverse=True)
+    epoch = fit_on_table(network((5,) * 4), rows, rows, fit, generator_from(0), reports)
+    assert epoch == len(reports.figures) == 4
+    assert reports.figures == sorted(reports.figures, reverse=True)
+
+
+def test_a_long_epoch_reports_between_its_ends() -> None:
+    rows = additive(generator_from(0))  # 625 rows, 10 a step: 63 steps an epoch
+    reports = Recorded()
+    fit = TableFit(epochs=3, patience=3, batch_size=10, dim=8, hidden=(64,))
+    fit_on_table(network((5,) * 4), rows, rows, fit, generator_from(0), reports)
+    assert fit.steps_per_epoch(625) == 63
+    assert reports.every == [50, 63, 100, 126, 150, 189]
+    assert reports.steps == [63, 126, 189]
+
+
+@pytest.mark.parametrize(
+    ("rows", "batch_size", "steps"),
+    [(1, 256, 1), (256, 256, 1), (257, 256, 2), (131_073, 256, 512), (10**7, 100, 1311)],
+)
+def test_steps_of_an_epoch_by_hand(rows: int, batch_size: int, steps: int) -> None:
+    assert TableFit(batch_size=batch_size).steps_per_epoch(rows) == steps
+
+
+def test_a_pass_over_a_larger_table_visits_another_part_of_it_each_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert fitting.EPOCH_ROWS == 131_072
+    visited: list[list[int]] = []
+    measured: list[list[int]] = []
+    take = TableRows.__getitem__
+
+    def watched(rows: TableRows, part: Tensor) -> TableRows:
+        (visited if rows is train else measured).append(part.tolist())
+        return take(rows, part)
+
+    train, validation = numbered(100), additive(generator_from(0))
+    train = TableRows(train.features[:, :1].repeat(1, 4) % 5, None, train.score)
+    monkeypatch.setattr(TableRows, "__getitem__", watched)
+    monkeypatch.setattr(fitting, "EPOCH_ROWS", 30)
+    reports = Recorded()
+    fit_on_table(network((5,) * 4), train, validation, TableFit(epochs=3, batch_size=8), generator_from(0), reports)
+    assert reports.steps == [4, 8, 12]
+    passes = [sum(visited[4 * i : 4 * i + 4], []) for i in range(3)]
+    assert [len(rows) for rows in passes] == [len(set(rows)) for rows in passes] == [30, 30, 30]
+    assert len({row for rows in passes for row in rows}) > 40  # not the same 30 rows again; expected 66 of 100
+    assert measured[0] == list(range(30)) and all(len(rows) <= 30 for rows in measured)
 
 
 def test_a_fit_standardises_by_its_training_rows() -> None:
@@ -240,12 +297,12 @@ def test_a_truth_is_recovered_from_fresh_samples() -> None:
 
     with seeded_initialisation(0):
         net = EstimatorNet(EstimatorShape(3, 2, (32, 32)))
-    reports: list[tuple[int, float]] = []
-    fit_on_truth(net, draw, TruthFit(300, 128, 1e-2), lambda *report: reports.append(report))
+    reports = Recorded()
+    fit_on_truth(net, draw, TruthFit(300, 128, 1e-2), reports)
     assert sizes == [16_384] + [128] * 300
     assert torch.equal(net.scale, first[0].std())
-    assert [step for step, _ in reports] == list(range(1, 301))
-    assert reports[0][1] > 0.5 > 0.05 > reports[-1][1]
+    assert reports.steps == list(range(1, 301))
+    assert reports.figures[0] > 0.5 > 0.05 > reports.figures[-1]
     vectors, score = draw(4096)
     with torch.no_grad():
         assert r_squared(net(vectors), score) > 0.97

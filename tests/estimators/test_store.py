@@ -122,6 +122,12 @@ def test_context_rows_are_listed_once_and_sorted() -> None:
     assert context_tensor(rows).dtype == torch.int64
 
 
+@pytest.mark.parametrize("sizes", [(3,), (1, 4), (5, 1, 7), (900, 1100)])
+def test_context_rows_are_those_of_a_set(sizes: tuple[int, ...]) -> None:
+    rows = torch.stack([torch.randint(size, (200,), generator=generator_from(size)) for size in sizes], dim=1)
+    assert context_tensor(rows).tolist() == sorted(map(list, {tuple(row) for row in rows.tolist()}))
+
+
 @pytest.mark.parametrize(("env_id", "least"), [("SlotRL/Slots-v0", 0.93), ("SlotRL/SlotsLarge-v0", 0.99)])
 def test_the_shipped_estimators_fit_their_truths_on_fresh_requests(env_id: str, least: float) -> None:
     problem = make_problem(env_id)

@@ -7,16 +7,19 @@ and its message must name what was expected and what came.
 import csv
 import datetime
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from slot_rl.estimators.table import TableError, read_table
+from slot_rl.estimators.encoding import TableEncoding
+from slot_rl.estimators.table import Table, TableError, read_table, stream_table
 
 SCORES = pa.array([1.5, 2.0])
 
@@ -350,7 +353,7 @@ def test_a_column_that_looks_like_an_identifier_is_refused_unless_named(
     message = f"expected categories in column 'a' of .*, got {different} different values in {rows} rows.*--features"
     with pytest.raises(TableError, match=message):
         read_table(path, "y")
-    assert len(set(read_table(path, "y", (), ["a"]).text["a"])) == different
+    assert len(read_table(path, "y", (), ["a"]).text["a"].distinct) == different
 
 
 @pytest.mark.parametrize(("different", "rows"), [(100, 100), (150, 300), (101, 202)])
@@ -360,4 +363,121 @@ def test_many_categories_that_repeat_are_no_identifier(tmp_path: Path, different
 
 def test_a_context_may_look_like_an_identifier(tmp_path: Path) -> None:
     path = written(tmp_path, "u,a,y\n" + "".join(f"i{i},{i % 2},1\n" for i in range(120)))
-    assert len(set(read_table(path, "y", ["u"]).text["u"])) == 120
+    assert len(read_table(path, "y", ["u"]).text["u"].distinct) == 120
+
+
+def pieces(path: Path, columns: list[str], most: int) -> list[Table]:
+    tables = list(stream_table(path, columns, most))
+    assert all(1 <= len(table) <= most and table.score is None and table.path == path for table in tables)
+    assert [table.first_row for table in tables] == [1 + sum(map(len, tables[:i])) for i in range(len(tables))]
+    return tables
+
+
+@settings(max_examples=60, deadline=None)
+@given(rows=tables, most=st.integers(1, 6), suffix=st.sampled_from(["csv", "parquet"]))
+def test_a_stream_holds_the_cells_of_the_whole_table(
+    folder: Path, rows: list[list[str]], most: int, suffix: str
+) -> None:
+    names = [f"c{i}" for i in range(len(rows[0]))]
+    path = folder / f"stream.{suffix}"
+    if suffix == "csv":
+        with open(path, "w", newline="", encoding="utf-8") as file:
+            csv.writer(file).writerows([names, *rows])
+    else:
+        columns = [pa.array(list(column), pa.string()) for column in zip(*rows, strict=True)]
+        pq.write_table(pa.table(columns, names), path, row_group_size=2)
+    asked = names[::-1][:2]
+    found = pieces(path, asked, most)
+    streamed = {name: [cell for table in found for cell in table.text[name].tolist()] for name in asked}
+    assert streamed == {name: [row[names.index(name)] for row in rows] for name in asked}
+
+
+def test_a_stream_cuts_the_readers_blocks_to_size_and_goes_on_behind_them(tmp_path: Path) -> None:
+    rows = 300_000  # 2.6 MB, over two of pyarrow's 1 MiB blocks
+    path = written(tmp_path, "a,b\n" + "".join(f"{i:06d},x\n" for i in range(rows)))
+    tables = pieces(path, ["a"], 50_000)
+    assert [cell for table in tables for cell in table.text["a"].tolist()] == [f"{i:06d}" for i in range(rows)]
+    assert len(tables) > 6
+
+
+def test_a_stream_reads_one_piece_at_a_time(tmp_path: Path) -> None:
+    # The null of the second piece is met only when that piece is asked for.
+    column = pa.array(["X"] * 10 + ["Z", None])
+    stream = stream_table(parquet(tmp_path, a=column), ["a"], 5)
+    assert [next(stream).first_row, next(stream).first_row] == [1, 6]
+    with pytest.raises(TableError, match="expected a category in column 'a' of .*, got a null in row 12$"):
+        next(stream)
+
+
+def test_a_stream_names_the_row_of_a_ragged_line(tmp_path: Path) -> None:
+    path = written(tmp_path, "a,y\n" + "X,1\n" * 400_000 + "Z\n")
+    stream = stream_table(path, ["a"])
+    assert len(next(stream)) == 65_536
+    with pytest.raises(TableError, match="expected a readable table .* Row #400002: Expected 2 columns, got 1: Z"):
+        list(stream)
+
+
+def test_what_a_stream_was_not_asked_for_is_ignored(tmp_path: Path) -> None:
+    path = parquet(tmp_path, a=pa.array(["X", "Z"]), b=pa.array([None, 1]), c=pa.array([[1], [2]]))
+    assert [table.text["a"].tolist() for table in stream_table(path, ["a"])] == [["X", "Z"]]
+    csv_path = written(tmp_path, "b,a,b\nhigh,NA,\n,,1\n")
+    assert [table.text["a"].tolist() for table in stream_table(csv_path, ["a"])] == [["NA", ""]]
+
+
+@pytest.mark.parametrize(
+    ("content", "columns", "message"),
+    [
+        pytest.param("a,b\nX,1\n", ["c"], "expected a column 'c' in .*, got 'a', 'b'", id="missing"),
+        pytest.param("a,a\nX,1\n", ["a"], "expected every column of .* once, got 'a' more than once", id="doubled"),
+        pytest.param("a,b\nX,1\n", ["a", "a"], "expected 'a' as one of .*, got it more than once", id="asked twice"),
+        pytest.param("a,b\nX,1\n", [], "expected columns and rows_per_batch >= 1, got .* and 65536", id="none"),
+        pytest.param("", ["a"], "expected a readable table in .*, got: Empty CSV file", id="empty"),
+    ],
+)
+def test_what_cannot_be_streamed_is_refused_before_the_first_piece(
+    tmp_path: Path, content: str, columns: list[str], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        stream_table(written(tmp_path, content), columns)
+
+
+def test_a_stream_refuses_an_absent_file_no_rows_and_pieces_of_none(tmp_path: Path) -> None:
+    with pytest.raises(TableError, match=r"expected a CSV or Parquet file, got .*absent.csv, which is no file"):
+        stream_table(tmp_path / "absent.csv", ["a"])
+    with pytest.raises(TableError, match="expected rows in .*t.csv, got a header alone"):
+        list(stream_table(written(tmp_path, "a,b\n"), ["a"]))
+    with pytest.raises(TableError, match="expected rows in .*t.parquet, got a header alone"):
+        list(stream_table(parquet(tmp_path, a=pa.array([], pa.string())), ["a"]))
+    with pytest.raises(ValueError, match=r"expected columns and rows_per_batch >= 1, got \['a'\] and 0"):
+        stream_table(written(tmp_path, "a,b\n"), ["a"], 0)
+
+
+def test_distinct_texts_are_those_that_occur_each_once(tmp_path: Path) -> None:
+    # A dictionary with a text that no row holds, and chunks that each have a dictionary of their own.
+    whole = pa.DictionaryArray.from_arrays(pa.array([2, 0, 2]), pa.array(["X", "gone", "Z"]))
+    path = tmp_path / "t.parquet"
+    with pq.ParquetWriter(path, pa.schema([("a", whole.type)])) as writer:
+        for part in (whole, whole.slice(0, 1), pa.DictionaryArray.from_arrays(pa.array([0]), pa.array(["W"]))):
+            writer.write_table(pa.table({"a": part}))
+    column = read_table(path, None, (), ["a"]).text["a"]
+    assert (column.distinct, column.codes.tolist()) == (("Z", "X", "W"), [0, 1, 0, 0, 2])
+    assert column.codes.dtype == np.int32
+    assert [column[row] for row in range(5)] == ["Z", "X", "Z", "Z", "W"]
+
+
+@pytest.mark.slow
+def test_a_large_table_is_held_as_one_small_integer_a_cell(landscape: Callable[[str], Path]) -> None:
+    path = landscape("tfbind_factors.parquet")
+    table = read_table(path, "score", ["factor"])
+    assert len(table) == 1_572_864
+    assert sum(column.codes.nbytes for column in table.text.values()) == 9 * 4 * len(table)
+    assert [len(column.distinct) for column in table.text.values()] == [24, *[4] * 8]
+    encoding = TableEncoding.of(table, "score", ["factor"])
+    codes = torch.cat([encoding.encode_contexts(table), encoding.encode_features(table)], dim=1)
+    assert (codes.shape, codes.nbytes) == ((1_572_864, 9), 9 * 8 * len(table))
+    # A plain Python encoding of every 4,099th row, a step that meets every factor and every letter.
+    sample = pq.read_table(path).take(pa.array(range(0, len(table), 4099))).to_pylist()
+    categories = {**encoding.contexts, **encoding.features}
+    expected = [[sorted(found).index(row[name]) for name, found in categories.items()] for row in sample]
+    assert codes[::4099].tolist() == expected
+    assert table.score is not None and table.score[::4099].tolist() == [row["score"] for row in sample]

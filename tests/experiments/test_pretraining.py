@@ -4,6 +4,7 @@ The script runs as a process of its own where that is the point, and inside this
 takes seconds. Every refusal must leave the disk as it was.
 """
 
+import io
 import json
 import os
 import re
@@ -18,6 +19,8 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import Command
+from rich.console import Console
+from rich.progress import Progress
 
 from slot_rl.estimators.encoding import TableEncoding
 from slot_rl.estimators.fitting import TableFit, TableRows, TruthFit, predict_rows, r_squared, split_rows
@@ -124,6 +127,31 @@ def test_the_same_seed_gives_the_same_weights_and_another_seed_others(table: Pat
         pretrain(config)
         hashes.append(load_estimator(tmp_path / name).sha256)
     assert hashes[0] == hashes[1] != hashes[2]
+
+
+def test_a_terminal_shows_the_reading_and_every_step_of_the_fit(
+    table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    screen = io.StringIO()
+    terminal = Console(file=screen, force_terminal=True, width=80, highlight=False)
+    monkeypatch.setattr(console, "console", terminal)
+    monkeypatch.setattr(pretraining, "console", terminal)
+    fit = replace(FAST, epochs=2, batch_size=2)  # 128 training rows: 64 steps an epoch
+    pretrain(PretrainConfig(table=table, score="y", context=("u",), out=tmp_path / "o", fit=fit))
+    assert "reading" in screen.getvalue()
+    assert "128/128" in screen.getvalue()
+
+
+def test_progress_between_epochs_keeps_the_last_figure(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    seen: list[dict[str, object]] = []
+    with pretraining._reporting(200, "validation RMSE") as report, monkeypatch.context() as patch:
+        patch.setattr(Progress, "update", lambda self, task, **fields: seen.append(fields))
+        report(50, None)
+        report(100, 0.25)
+        report(150, None)
+    assert seen == [{"completed": 50}, {"completed": 100, "note": "validation RMSE 0.25"}, {"completed": 150}]
 
 
 def test_figures_by_hand() -> None:

@@ -4,6 +4,8 @@ import csv
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import torch
 from hypothesis import given, settings
@@ -53,9 +55,51 @@ def test_every_combination_is_looked_up_as_a_dictionary_would(
     context = every[:, :columns] if columns else None
     found, known = table(every[:, columns:], context), table.measured(every[:, columns:], context)
     assert table.minimum == pytest.approx(min(means.values())) and table.maximum == pytest.approx(max(means.values()))
-    for cell, value, is_known in zip(every.tolist(), found.tolist(), known.tolist(), strict=True):
-        assert is_known is (tuple(cell) in means)
-        assert value == pytest.approx(means.get(tuple(cell), min(means.values())), rel=1e-6, abs=1e-6)
+    shares = table.normalised(every[:, columns:], context)
+    for cell, value, is_known, share in zip(map(tuple, every.tolist()), found, known, shares, strict=True):
+        beside = [mean for other, mean in means.items() if other[:columns] == cell[:columns]]
+        low, high = min(beside or means.values()), max(beside or means.values())
+        assert bool(is_known) is (cell in means)
+        assert float(value) == pytest.approx(means.get(cell, low), rel=1e-6, abs=1e-6)
+        lone = float(cell in means)
+        expected = (means.get(cell, low) - low) / (high - low) if len(set(beside)) > 1 else lone
+        assert float(share) == pytest.approx(expected, abs=1e-5)
+
+
+def gapped() -> TruthTable:
+    """Four contexts with three combinations each: one whole, one with a gap, one constant with a gap, one empty."""
+    rows = [(0, 0, 10.0), (0, 1, 30.0), (0, 2, 15.0), (1, 0, -4.0), (1, 2, -2.0), (2, 1, 7.0), (2, 2, 7.0)]
+    context, feature, score = zip(*rows, strict=True)
+    columns = torch.tensor(feature).unsqueeze(1), torch.tensor(context).unsqueeze(1)
+    return TruthTable(*columns, torch.tensor(score), (4, 3))
+
+
+EVERY = torch.arange(3).view(3, 1, 1).expand(3, 4, 1), torch.arange(4).unsqueeze(1)
+
+
+def test_a_gap_scores_its_contexts_minimum_and_an_empty_context_the_tables() -> None:
+    table = gapped()
+    assert table(*EVERY).T.tolist() == [[10, 30, 15], [-4, -4, -2], [7, 7, 7], [-4, -4, -4]]
+    assert (table.minimum, table.maximum) == (-4.0, 30.0)
+    assert table.best(EVERY[1], 4).tolist() == [30, -2, 7, -4]
+
+
+def test_normalised_scores_by_hand() -> None:
+    # (10, 30, 15) over 20; (-4, gap, -2) over 2; a constant context's measured choices are all the best; no evidence.
+    expected = [[0, 1, 0.25], [0, 0, 1], [0, 1, 1], [0, 0, 0]]
+    assert gapped().normalised(*EVERY).T.tolist() == expected
+    assert gapped().normalised(torch.tensor([[2], [0]]), torch.tensor([[0], [1]])).tolist() == [0.25, 0]
+
+
+def test_duplicates_are_averaged_before_scores_are_normalised() -> None:
+    features = torch.tensor([[0], [0], [1], [2]])
+    table = TruthTable(features, no_contexts(4), torch.tensor([0.0, 4.0, 1.0, 6.0]), (3,))
+    assert table.normalised(torch.tensor([[0], [1], [2]]), None).tolist() == pytest.approx([0.2, 0.0, 1.0])
+
+
+def test_scores_of_opposite_extremes_are_normalised_without_overflow() -> None:
+    table = TruthTable(torch.tensor([[0], [1], [2]]), no_contexts(3), torch.tensor([-3e38, 0.0, 3e38]), (3,))
+    assert table.normalised(torch.tensor([[0], [1], [2]]), None).tolist() == [0.0, 0.5, 1.0]
 
 
 def test_choices_may_have_leading_dimensions_beside_one_context_per_request() -> None:
@@ -113,6 +157,24 @@ def test_a_real_landscape_with_gaps_scores_its_minimum_there(landscape: Callable
     best = every[scores.argmax()].tolist()
     names = [encoding.features[f"pos{slot + 1}"][item] for slot, item in enumerate(best)]
     assert "".join(names) == "FWAA" and float(scores.max()) == pytest.approx(8.762, abs=5e-4)
+
+
+@pytest.mark.slow
+def test_every_factor_of_a_real_landscape_is_normalised_by_its_own_scores(landscape: Callable[[str], Path]) -> None:
+    path = landscape("tfbind_factors.parquet")
+    encoding = encoding_of(path, "score", ("factor",))
+    table = TruthTable.read(path, encoding)
+    for factor in (0, 7, 23):
+        own = pq.read_table(path, filters=[("factor", "=", encoding.contexts["factor"][factor])])
+        scores = own["score"].to_numpy().astype(np.float64)
+        cells = {name: own[name].to_pylist()[::97] for name in encoding.features}
+        choice = torch.tensor(
+            [[encoding.features[name].index(cell) for cell in found] for name, found in cells.items()]
+        )
+        expected = (scores - scores.min()) / (scores.max() - scores.min())
+        found = table.normalised(choice.T, torch.full((choice.shape[1], 1), factor))
+        assert found.numpy() == pytest.approx(expected[::97], abs=1e-6)
+        assert float(table.best(torch.tensor([[factor]]), 1)) == scores.max()
 
 
 def test_a_table_with_an_unknown_category_is_refused(tmp_path: Path) -> None:
