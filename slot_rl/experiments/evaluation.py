@@ -2,8 +2,8 @@
 
 The requests are drawn once per (problem, evaluation seed) and are the same for every agent. Beside the policy stand
 random choices, the best constant (what a policy that ignores its request can reach), search guided by the estimator's
-gradient at equal calls, the same search started from the policy's answer, and the best configuration. Every row also
-shows its true score where a ground truth is known: a strong agent finds where the estimator is wrong.
+gradient at equal calls, the same search started from the policy's answer, and the best configuration. Every row is also
+held against the ground truth where one is known: a strong agent finds where the estimator is wrong.
 """
 
 from collections.abc import Callable
@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from slot_rl.experiments.answers import Scores
 from slot_rl.problems import Observation, Problem, RowProblem, SlotProblem
 from slot_rl.search import (
     MOST_CONFIGURATIONS,
@@ -61,6 +62,11 @@ class Row:
         optimality: ``(score - random) / (best - random)``.
         hit_rate: Share of requests answered with the best score; for random, over 64 draws of each.
         true_score: True score; None without a ground truth.
+        true_normalised: True score between the request's lowest (0) and highest (1) measurement, an unmeasured answer
+            counting 0; None unless the truth is a measured landscape.
+        true_worst: The lowest of these of any request; the lowest true score where the truth is a formula.
+        gap: Mean estimated minus mean true score.
+        measured_share: Share of answers that the landscape has measured; None unless the truth is one.
     """
 
     name: str
@@ -68,7 +74,11 @@ class Row:
     score: float
     optimality: float
     hit_rate: float
-    true_score: float | None
+    true_score: float | None = None
+    true_normalised: float | None = None
+    true_worst: float | None = None
+    gap: float | None = None
+    measured_share: float | None = None
 
 
 class Evaluation:
@@ -81,6 +91,7 @@ class Evaluation:
         best_is_exact: Whether the best comes from enumeration.
         true_random: Mean true score of random choices; None without a ground truth.
         true_best: Mean of the requests' best true scores; None without a ground truth.
+        true_bests: Best true score of each request, ``(requests,)``; None without a ground truth.
         references: The competitors' rows.
     """
 
@@ -91,14 +102,17 @@ class Evaluation:
         self.observation = problem.evaluation_observations(config.eval_size, self._generator)
         cost = configurations(problem) * len(self.observation)
         self.best_is_exact = configurations(problem) <= MOST_CONFIGURATIONS and cost <= MOST_EVALUATIONS
-        self.true_random: float | None = None
-        self.true_best: float | None = None
+        self.true_bests: Tensor | None = None
         self._true_constant: Tensor | None = None
         best_choice, constant = self._enumerate() if self.best_is_exact else self._search()
+        self.true_best = None if self.true_bests is None else float(self.true_bests.double().mean())
+        self.random_score = self._random_scores.score()
+        at_random = self._random_scores.against_truth()
+        self.true_random = at_random.true_score
         rounds = GUIDED_CALLS - 1
         guided = guided_search(self.problem, self.observation, self._random(), rounds).choice
         self.references = [
-            Row("random", 0, self.random_score, 0.0, self._random_hit_rate(), self.true_random),
+            Row("random", 0, self.random_score, 0.0, self._random_hit_rate(), **vars(at_random)),
             self._row("best constant", 0, constant.expand(len(self.observation), -1)),
             self._row("guided search", GUIDED_CALLS, guided),
             self._row("best" if self.best_is_exact else "best known", None, best_choice),
@@ -127,11 +141,9 @@ class Evaluation:
             return None
         return _share(true_score, self.true_random, self.true_best)
 
-    def measured_share(self, choose: Choose) -> float | None:
-        """Returns the share of answers that the ground truth has measured; None where every one is known."""
-        measured = getattr(self.problem, "measured", None)
-        found = None if measured is None else measured(self.observation, choose(self.observation))
-        return None if found is None else float(found.double().mean())
+    def scores(self, choice: Tensor) -> Scores:
+        """Returns what the estimator and the ground truth say of an answer to each request, ``(requests, slots)``."""
+        return Scores.of(self.problem, self.observation, choice, self.problem.score(self.observation, choice))
 
     def _random_hit_rate(self) -> float:
         draws = torch.stack([self._random() for _ in range(RANDOM_DRAWS)])
@@ -141,33 +153,43 @@ class Evaluation:
         return scores >= self.best - HIT_TOLERANCE * self.best.abs()
 
     def _row(self, name: str, calls: int | None, choice: Tensor) -> Row:
-        scores = self.problem.score(self.observation, choice)
-        score = float(scores.double().mean())
-        true = None
-        if self.problem.has_truth:
-            true = float(self.problem.true_score(self.observation, choice).double().mean())
-        return Row(name, calls, score, self.optimality(score), float(self._hits(scores).double().mean()), true)
+        scores = self.scores(choice)
+        score, hits = scores.score(), self._hits(scores.estimated).double().mean()
+        return Row(name, calls, score, self.optimality(score), float(hits), **vars(scores.against_truth()))
 
     def _enumerate(self) -> tuple[Tensor, Tensor]:
         landscape = enumerate_landscape(self.problem, self.observation, self.problem.score)
         # Scored anew in the shape that policies are scored in: matrix products round differently by shape, by more
         # than a hit's tolerance.
         self.best = self.problem.score(self.observation, landscape.choice)
-        self.random_score = float(landscape.mean.double().mean())
+        self._random_scores = Scores(landscape.mean)
         if self.problem.has_truth:
             true = enumerate_landscape(self.problem, self.observation, self.problem.true_score)
-            self.true_best, self.true_random = float(true.best.double().mean()), float(true.mean.double().mean())
-            self._true_constant = true.constant
+            self.true_bests, self._true_constant = true.best, true.constant
+            self._random_scores = Scores(landscape.mean, true.mean, *self._measured_at_random())
         return landscape.choice, landscape.constant
+
+    def _measured_at_random(self) -> tuple[Tensor, Tensor] | tuple[None, None]:
+        """Returns the expected normalised true score and the share measured of each request's random choices."""
+        problem, first = self.problem, torch.zeros(len(self.observation), self.problem.slots, dtype=torch.long)
+        if not isinstance(problem, RowProblem) or problem.measured(self.observation, first) is None:
+            return None, None
+
+        def measured(observation: Observation, choice: Tensor) -> Tensor:
+            found = problem.measured(observation, choice)
+            assert found is not None
+            return found.float()
+
+        normalised = enumerate_landscape(problem, self.observation, problem.normalised_true_score)
+        return normalised.mean, enumerate_landscape(problem, self.observation, measured).mean
 
     def _search(self) -> tuple[Tensor, Tensor]:
         draws = torch.stack([self._random() for _ in range(RANDOM_DRAWS)])
-        self.random_score = float(self.problem.score(self.observation, draws).double().mean())
+        self._random_scores = self.scores(draws)
         found = self._strongest(self.problem)
         self.best = self.problem.score(self.observation, found[0])
         if self.problem.has_truth:
-            self.true_random = float(self.problem.true_score(self.observation, draws).double().mean())
-            self.true_best = float(self._best_true_scores().double().mean())
+            self.true_bests = self._best_true_scores()
         return found[0], search_constant(self.problem, self.observation)
 
     def _best_true_scores(self) -> Tensor:

@@ -5,15 +5,14 @@ from pathlib import Path
 from typing import Any
 
 from slot_rl.agents import load_agent
-from slot_rl.bundles import read_document, read_json, weights_hash
+from slot_rl.bundles import read_json
 from slot_rl.envs import SlotVecEnv
-from slot_rl.estimators.store import CARD
 from slot_rl.experiments.console import console
 from slot_rl.experiments.evaluation import Evaluation, EvaluationConfig
-from slot_rl.experiments.judgement import judge, print_judgement
+from slot_rl.experiments.judgement import judge, print_contexts, print_judgement
 from slot_rl.experiments.run_folder import CHECKPOINT, SUMMARY, read_config
 from slot_rl.problems import Budget, Problem, make_problem
-from slot_rl.problems.named import estimator_folder
+from slot_rl.problems.named import estimator_hash
 
 
 @dataclass(frozen=True)
@@ -22,12 +21,14 @@ class ReevaluationConfig:
 
     Attributes:
         run: The run's folder.
-        estimator: Folder of the estimator, if it has moved since the training; its weights must be the same.
+        estimator: Folder or path.py:function of the estimator, if it has moved since the training; it must be the same.
+        trust: Execute the Python file that the run's estimator is, with all your rights.
         truth: Table with the true scores, if it has moved or the training had none.
     """
 
     run: Path
-    estimator: Path | None = None
+    estimator: str | None = None
+    trust: bool = False
     truth: Path | None = None
 
 
@@ -42,7 +43,7 @@ def reevaluate(config: ReevaluationConfig) -> dict[str, Any]:
     """
     document = read_config(config.run)
     try:
-        problem = problem_of_run(document, config.estimator, config.truth)
+        problem = problem_of_run(document, config.estimator, config.truth, config.trust)
         requests = EvaluationConfig(**document["evaluation"])
     except (KeyError, TypeError) as error:
         raise ValueError(f"expected the config of a run in {config.run}, got one that lacks or adds {error}") from error
@@ -53,16 +54,20 @@ def reevaluate(config: ReevaluationConfig) -> dict[str, Any]:
     budget = Budget(training["estimator_forwards"], training["estimator_backwards"])
     summary, rows = judge(agent, evaluation, budget, training["status"], training["wall_seconds"])
     print_judgement(summary, rows)
+    print_contexts(evaluation, agent.choose)
     return summary
 
 
-def problem_of_run(document: dict[str, Any], estimator: Path | None = None, truth: Path | None = None) -> Problem:
+def problem_of_run(
+    document: dict[str, Any], estimator: str | None = None, truth: Path | None = None, trust: bool = False
+) -> Problem:
     """Builds the problem that a run was trained on.
 
     Args:
         document: The run's config.
-        estimator: Folder of the estimator, if it has moved.
+        estimator: Folder or path.py:function of the estimator, if it has moved.
         truth: Table with the true scores, if it has moved.
+        trust: Whether a path.py may be executed.
 
     Raises:
         ValueError: If the document lacks something, or the estimator is another one than the run's.
@@ -71,15 +76,13 @@ def problem_of_run(document: dict[str, Any], estimator: Path | None = None, trut
     if missing:
         raise ValueError(f"expected the config of a run, got one without {', '.join(sorted(missing))}")
     env_id, estimator = document["env"], estimator or document["estimator"]
-    folder = estimator_folder(env_id, estimator)
-    if folder is not None:
-        found = weights_hash(read_document(folder, "estimator", CARD))
-        if found != document["estimator_sha256"]:
-            raise ValueError(
-                f"expected the estimator {document['estimator_sha256'][:12]} that the run was trained with, "
-                f"got {found[:12]} in {folder}"
-            )
-    return make_problem(env_id, estimator=estimator, truth=truth or document["truth"])
+    found = estimator_hash(env_id, estimator)
+    if found is not None and found != document["estimator_sha256"]:
+        raise ValueError(
+            f"expected the estimator {str(document['estimator_sha256'])[:12]} that the run was trained with, "
+            f"got {found[:12]} in {estimator or 'this version of slot_rl'}"
+        )
+    return make_problem(env_id, estimator=estimator, truth=truth or document["truth"], trust=trust)
 
 
 def _summary(run: Path) -> dict[str, Any]:

@@ -1,0 +1,98 @@
+"""Serving: what a trained agent is asked for, from its bare answer to an answer improved by calls of the estimator.
+
+``pass`` is the agent's own answer and costs no call. ``draws`` takes the best of k answers, the agent's own and k - 1
+draws of its policy: k forwards. ``search`` lets r rounds of guided swaps improve the agent's own answer: ``1 + r``
+forwards and as many backwards. None is ever worse than the pass, by the estimator's score.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+
+from slot_rl.agents.checkpoint import CheckpointedAgent
+from slot_rl.agents.policy_agent import PolicyAgent
+from slot_rl.problems import Observation, Problem
+from slot_rl.search import Found, best_of, guided_search
+from slot_rl.selectors.categorical import draw
+
+Mode = Literal["pass", "draws", "search"]
+DEFAULT_CALLS: dict[Mode, int] = {"pass": 0, "draws": 4, "search": 4}
+_FEWEST: dict[Mode, int] = {"pass": 0, "draws": 1, "search": 2}
+
+
+@dataclass(frozen=True)
+class Serving:
+    """How to answer, and for how many calls of the estimator a request.
+
+    Attributes:
+        mode: The agent's own answer, the best of several draws, or guided swaps from the agent's own answer.
+        calls: Forwards a request, K: 0 for a pass, K draws, or K - 1 rounds of swaps; 4 for either if None.
+    """
+
+    mode: Mode = "search"
+    calls: int | None = None
+
+    def __post_init__(self) -> None:
+        """Refuses an unknown mode and calls that it cannot use."""
+        if self.mode not in DEFAULT_CALLS:
+            raise ValueError(f"expected mode pass, draws or search, got {self.mode!r}")
+        fewest = _FEWEST[self.mode]
+        if self.budget < fewest or (self.mode == "pass" and self.budget > 0):
+            expected = "0 calls" if self.mode == "pass" else f"at least {fewest} call{'s' * (fewest > 1)}"
+            raise ValueError(f"expected {expected} for mode {self.mode}, got {self.budget}")
+
+    @classmethod
+    def of(cls, agent: CheckpointedAgent, mode: Mode | None, calls: int | None) -> "Serving":
+        """Returns the serving that is meant where the mode is left out.
+
+        0 calls are a pass, any other number is a search. Without a number it is a search from a policy's answer, and
+        the bare answer of any other agent, which has searched already or not at all.
+        """
+        bare = calls == 0 or (calls is None and not isinstance(agent, PolicyAgent))
+        return cls(mode or ("pass" if bare else "search"), calls)
+
+    @property
+    def budget(self) -> int:
+        """Forwards a request."""
+        return DEFAULT_CALLS[self.mode] if self.calls is None else self.calls
+
+
+def serve(
+    agent: CheckpointedAgent,
+    problem: Problem,
+    observation: Observation,
+    serving: Serving,
+    generator: torch.Generator | None = None,
+) -> Found:
+    """Answers requests.
+
+    Args:
+        agent: A trained agent.
+        problem: What the agent was trained on; its budget counts the calls.
+        observation: The requests.
+        serving: How to answer.
+        generator: Source of the draws.
+
+    Returns:
+        The answers and their estimated scores. A pass needs no score; reporting it takes a forward a request, which
+        is the reader's and not counted in the problem's budget.
+
+    Raises:
+        ValueError: If draws are asked for without a generator, or of an agent without a policy.
+    """
+    start = agent.choose(observation)
+    if serving.mode == "search":
+        return guided_search(problem, observation, start, serving.budget - 1)
+    if serving.mode == "pass":
+        return Found(start, problem.with_fresh_budget().score(observation, start))
+    if generator is None or not isinstance(agent, PolicyAgent):
+        raise ValueError(f"expected a generator and an agent with a policy for draws, got {generator} and {agent.name}")
+    best = Found(start, problem.score(observation, start))
+    with torch.no_grad():
+        logits = agent.policy.point(observation)[0]
+    # One draw of every request at a time, so that memory does not grow with the calls.
+    for _ in range(serving.budget - 1):
+        choice = draw(logits, generator)
+        best = best_of([best, Found(choice, problem.score(observation, choice))])
+    return best

@@ -1,0 +1,17 @@
+"""Writes what a trained agent recommends for a file of requests; see --help."""
+
+import sys
+
+import tyro
+
+from slot_rl.experiments.console import run
+from slot_rl.experiments.recommendation import RecommendConfig, recommend
+
+
+def main() -> None:
+    """Parses the flags and recommends."""
+    recommend(tyro.cli(RecommendConfig))
+
+
+if __name__ == "__main__":
+    sys.exit(run(main))

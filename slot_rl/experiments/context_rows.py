@@ -1,0 +1,149 @@
+"""The contexts that a table asks about: each distinct one once, and which of them every row means.
+
+The table is read once, piece by piece. What stays in memory grows with the distinct contexts alone. The rows, one
+number each, lie in an unnamed temporary file, which the system removes with the process, however that ends.
+"""
+
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import IO, NoReturn
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from slot_rl.estimators.encoding import TableEncoding, Unknown
+from slot_rl.estimators.table import TableError, stream_table
+
+READ_ROWS = 65_536
+Integers = npt.NDArray[np.int64]
+
+
+class ContextRows:
+    """Distinct contexts, sorted, and the rows that ask about them.
+
+    The order of the distinct contexts depends on neither the rows' order nor the pieces that they were read in, so
+    that answers to them do not either.
+
+    Attributes:
+        distinct: Long tensor of shape ``(contexts, columns)``.
+        counts: How many rows ask about each, long tensor of shape ``(contexts,)``.
+        skipped: Rows that were left out, since their context is unknown.
+    """
+
+    def __init__(self, pieces: Iterable[Tensor], folder: Path) -> None:
+        """Reads the contexts.
+
+        Args:
+            pieces: The rows' contexts as indices, long tensors of shape ``(rows, columns)``, negative where unknown.
+            folder: Where the temporary file lies until :meth:`close`.
+
+        Raises:
+            ValueError: If there is no row.
+        """
+        # TemporaryFile has no name and thus cannot be left behind.
+        self._file: IO[bytes] = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 (closed in close)
+        self.skipped = 0
+        try:
+            found, counts = self._spool(pieces)
+        except BaseException:
+            self.close()
+            raise
+        order = np.lexsort(found.T[::-1])
+        self.distinct, self.counts = torch.from_numpy(found[order]), torch.from_numpy(counts[order])
+        # Rows were spooled as places in the order of discovery.
+        self._place = np.empty(len(order), dtype=np.int64)
+        self._place[order] = np.arange(len(order))
+
+    def __len__(self) -> int:
+        """Returns the number of rows."""
+        return int(self.counts.sum())
+
+    def places(self, rows: int) -> Iterator[Integers]:
+        """Yields the rows' places among the distinct contexts, in the table's order, ``rows`` at a time."""
+        self._file.seek(0)
+        while len(found := np.fromfile(self._file, dtype=np.int32, count=rows)):
+            yield self._place[found]
+
+    def close(self) -> None:
+        """Removes the temporary file."""
+        self._file.close()
+
+    def __enter__(self) -> "ContextRows":
+        """Returns itself."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Removes the temporary file."""
+        self.close()
+
+    def _spool(self, pieces: Iterable[Tensor]) -> tuple[Integers, Integers]:
+        """Writes each row's place in the order of discovery; returns the contexts in that order and their counts."""
+        places: dict[bytes, int] = {}
+        counts: list[int] = []
+        for piece in pieces:
+            rows = piece[(piece >= 0).all(dim=1)].numpy()
+            self.skipped += len(piece) - len(rows)
+            if len(rows) == 0:
+                continue
+            first, group, count = _group(rows)
+            here = [places.setdefault(row.tobytes(), len(places)) for row in rows[first]]
+            counts.extend([0] * (len(places) - len(counts)))
+            for place, more in zip(here, count.tolist(), strict=True):
+                counts[place] += more
+            np.array(here, dtype=np.int32)[group].tofile(self._file)
+        if not places:
+            raise ValueError("expected at least one row with a known context, got none")
+        self._file.flush()
+        found = np.frombuffer(b"".join(places), dtype=np.int64).reshape(len(places), -1)
+        return found, np.array(counts, dtype=np.int64)
+
+
+def read_contexts(
+    path: Path, encoding: TableEncoding, skip: bool, report: Callable[[int], None] = lambda rows: None
+) -> Iterator[Tensor]:
+    """Yields the contexts of consecutive rows of a table.
+
+    Args:
+        path: A CSV or Parquet file with the estimator's context columns; others are ignored.
+        encoding: The estimator's categories.
+        skip: Whether unknown contexts are let pass, for :class:`ContextRows` to leave out.
+        report: Called with the rows read so far.
+
+    Yields:
+        Long tensors of shape ``(rows, columns)``, -1 where a category is unknown.
+
+    Raises:
+        TableError: If the file cannot be read, or an unknown context is not let pass.
+    """
+    rows = 0
+    for table in stream_table(path, tuple(encoding.contexts), READ_ROWS):
+        found, unknown = encoding.find_contexts(table)
+        if unknown and not skip:
+            _refuse(unknown[0], encoding, path)
+        rows += len(found)
+        report(rows)
+        yield found
+
+
+def _refuse(cell: Unknown, encoding: TableEncoding, path: Path) -> NoReturn:
+    categories = encoding.contexts[cell.column]
+    known = ", ".join(map(repr, categories[:5])) + (", ..." if len(categories) > 5 else "")
+    raise TableError(
+        f"expected a known category of {cell.column!r} ({known}) in row {cell.row} of {path}, got {cell.value!r}; "
+        "--unknown skip leaves such rows out"
+    )
+
+
+def _group(rows: Integers) -> tuple[Integers, Integers, Integers]:
+    """Returns the first row of each distinct one, each row's place among the distinct ones, and how often they occur.
+
+    Column by column, so that a place never exceeds the number of rows: a code for all columns at once may overflow.
+    """
+    group = np.zeros(len(rows), dtype=np.int64)
+    for column in rows.T:
+        code = group * (int(column.max()) + 1) + column
+        _, first, group, count = np.unique(code, return_index=True, return_inverse=True, return_counts=True)
+    return first, group, count

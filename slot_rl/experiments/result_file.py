@@ -1,0 +1,57 @@
+"""Files of results: a free name is asked for before the work, and the file appears whole when the work is done."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet
+
+
+def check_out(out: Path, force: bool, suffixes: tuple[str, ...], inputs: tuple[Path | None, ...]) -> None:
+    """Refuses a file that cannot or must not be written.
+
+    Args:
+        out: The file to write.
+        force: Whether an earlier one may be replaced.
+        suffixes: Endings that a name may have.
+        inputs: Files that are read and must never be replaced.
+
+    Raises:
+        ValueError: If the ending is another, the folder is missing, or the name is taken.
+    """
+    if out.suffix.lower() not in suffixes:
+        raise ValueError(f"expected --out to end in {' or '.join(suffixes)}, got {out.name}")
+    if not out.parent.is_dir():
+        raise ValueError(f"expected an existing folder for --out, got {out.parent}")
+    if out.is_dir():
+        raise ValueError(f"expected a file for --out, got the folder {out}")
+    if any(path is not None and path.exists() and out.exists() and out.samefile(path) for path in inputs):
+        raise ValueError(f"expected --out to be no file that is read, got {out}")
+    if out.exists() and not force:
+        raise ValueError(f"expected a new file for --out, got {out}, which exists (--force replaces it)")
+
+
+@contextmanager
+def whole_file(out: Path) -> Iterator[Path]:
+    """Gives a temporary name to write to, and renames the file once the block has ended well.
+
+    An error or Ctrl-C inside the block leaves neither a half file nor another earlier one.
+    """
+    temporary = out.with_name(f".{out.name}.{os.getpid()}.tmp")
+    try:
+        yield temporary
+        with open(temporary, "rb+") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, out)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def table_writer(path: Path, suffix: str, schema: pa.Schema) -> pa.csv.CSVWriter | pa.parquet.ParquetWriter:
+    """Opens a CSV or Parquet file, by the suffix, for tables of one schema that are written one after the other."""
+    if suffix.lower() == ".csv":
+        return pa.csv.CSVWriter(path, schema)
+    return pa.parquet.ParquetWriter(path, schema)
