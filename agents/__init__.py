@@ -5,15 +5,46 @@ from typing import Any
 
 from stable_baselines3.common.type_aliases import GymEnv
 
+from slot_rl.agents.aligned import AlignedAgent
 from slot_rl.agents.checkpoint import MANIFEST, CheckpointedAgent, read_agent
+from slot_rl.agents.improve_and_imitate import ImproveAndImitateAgent
 from slot_rl.agents.policy import SlotPolicy
+from slot_rl.agents.policy_agent import PolicyAgent
 from slot_rl.agents.ppo import PPOAgent
+from slot_rl.agents.references import REFERENCES, ReferenceAgent
 from slot_rl.agents.reinforce import ReinforceAgent
+from slot_rl.agents.reproduction import ReproductionAgent
 from slot_rl.agents.through_estimator import THROUGH_ESTIMATOR, GumbelAgent, ThroughEstimatorAgent
 
-AGENTS: dict[str, type[CheckpointedAgent]] = {**THROUGH_ESTIMATOR, "reinforce": ReinforceAgent, "ppo": PPOAgent}
+POLICY_AGENTS: dict[str, type[PolicyAgent]] = {
+    **THROUGH_ESTIMATOR,
+    "reinforce": ReinforceAgent,
+    "ppo": PPOAgent,
+    "improve_and_imitate": ImproveAndImitateAgent,
+    "reproduction": ReproductionAgent,
+    "aligned": AlignedAgent,
+}
+"""The agents that train a policy."""
 
-__all__ = ["AGENTS", "GumbelAgent", "PPOAgent", "ReinforceAgent", "SlotPolicy", "ThroughEstimatorAgent", "load_agent"]
+AGENTS: dict[str, type[CheckpointedAgent]] = {**POLICY_AGENTS, **REFERENCES}
+"""Every agent, by its name at the command line."""
+
+__all__ = [
+    "AGENTS",
+    "POLICY_AGENTS",
+    "REFERENCES",
+    "AlignedAgent",
+    "CheckpointedAgent",
+    "GumbelAgent",
+    "PPOAgent",
+    "PolicyAgent",
+    "ReferenceAgent",
+    "ReinforceAgent",
+    "ReproductionAgent",
+    "SlotPolicy",
+    "ThroughEstimatorAgent",
+    "load_agent",
+]
 
 
 def load_agent(folder: Path | str, env: GymEnv, **kwargs: Any) -> CheckpointedAgent:

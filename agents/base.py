@@ -10,8 +10,8 @@ import torch
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback
 from torch import Tensor, nn
 
-from slot_rl.agents.checkpoint import CheckpointedAgent
 from slot_rl.agents.policy import SlotPolicy, policy_kwargs
+from slot_rl.agents.policy_agent import PolicyAgent
 from slot_rl.agents.scale import RunningScale
 from slot_rl.problems import Problem
 from slot_rl.seeding import generator_from, seeded_initialisation
@@ -19,7 +19,7 @@ from slot_rl.seeding import generator_from, seeded_initialisation
 Self = TypeVar("Self", bound="OneStepAgent")
 
 
-class OneStepAgent(CheckpointedAgent):
+class OneStepAgent(PolicyAgent):
     """The loop of an agent that updates once per batch of one-step episodes.
 
     Subclasses write :meth:`update`: score a batch, change the policy, return figures to log.

@@ -1,17 +1,15 @@
 """Saving and loading agents as bundles of safetensors and JSON, in place of Stable-Baselines3's pickles."""
 
-from dataclasses import asdict, is_dataclass, replace
+from abc import abstractmethod
+from dataclasses import is_dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
-import torch
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.type_aliases import GymEnv
 from torch import Tensor
 
-from slot_rl.agents.options import AgentOptions
-from slot_rl.agents.policy import SlotPolicy
-from slot_rl.agents.scale import RunningScale
+from slot_rl.agents.options import Options, to_json
 from slot_rl.bundles import BundleError, read_bundle, write_bundle
 from slot_rl.problems import Observation
 
@@ -32,24 +30,26 @@ class CheckpointedAgent(BaseAlgorithm):
     Attributes:
         name: The agent's name at the command line.
         options: Its flags.
-        scale: Running statistics of the scores.
     """
 
     name: ClassVar[str]
-    options_type: ClassVar[type[AgentOptions]]
-    options: AgentOptions
-    policy: SlotPolicy
-    scale: RunningScale
-
-    def choose(self, observation: Observation) -> Tensor:
-        """Returns the agent's answer to each request, ``(batch, slots)``: the policy's most probable choice."""
-        with torch.no_grad():
-            return self.policy.point(observation)[0].argmax(dim=-1)
+    options_type: ClassVar[type[Options]]
+    options: Options
 
     @property
     def update_size(self) -> int:
         """Configurations scored between updates."""
-        return self.options.batch_size
+        return 1
+
+    @property
+    def calls_per_context(self) -> int:
+        """Forwards that the agent asks of the estimator for each answer; 0 for a policy."""
+        return 0
+
+    @property
+    def policy_parameters(self) -> int:
+        """Trained numbers that an answer depends on."""
+        return 0
 
     @classmethod
     def own_options(cls, options: Any) -> Any:
@@ -58,9 +58,17 @@ class CheckpointedAgent(BaseAlgorithm):
             raise TypeError(f"expected {cls.options_type.__name__} for {cls.name!r}, got {type(options).__name__}")
         return cls.options_type() if options is None else options
 
-    def generators(self) -> dict[str, torch.Generator]:
-        """Returns every generator whose state a continued training needs."""
-        return {"policy": self.policy.generator}
+    @abstractmethod
+    def choose(self, observation: Observation) -> Tensor:
+        """Returns the agent's answer to each request, ``(batch, slots)``; the same requests have the same answers."""
+
+    @abstractmethod
+    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Returns what was learned: tensors by name, and JSON-ready values."""
+
+    @abstractmethod
+    def restore(self, tensors: dict[str, Tensor], document: dict[str, Any]) -> None:
+        """Takes back what :meth:`state` gave; raises :class:`BundleError` if it does not fit."""
 
     def save(self, path: Any, exclude: Any = None, include: Any = None) -> None:
         """Writes a checkpoint folder; never a pickle.
@@ -75,15 +83,13 @@ class CheckpointedAgent(BaseAlgorithm):
         """
         if exclude or include:
             raise ValueError(f"expected a whole checkpoint, got exclude={exclude!r} and include={include!r}")
-        tensors = {f"policy.{name}": value for name, value in self.policy.state_dict().items()}
-        tensors |= _optimizer_tensors(self.policy.optimizer)
-        tensors |= {f"generator.{name}": generator.get_state() for name, generator in self.generators().items()}
+        tensors, values = self.state()
         document = {
             "agent": self.name,
-            "options": asdict(self.options),
+            "options": to_json(self.options),
             "seed": self.seed,
             "num_timesteps": self.num_timesteps,
-            "scale": asdict(self.scale),
+            **values,
         }
         write_bundle(Path(path), KIND, tensors, document, MANIFEST)
 
@@ -107,26 +113,12 @@ class CheckpointedAgent(BaseAlgorithm):
         options: Any = _options(document, cls.options_type)
         build: Any = cls  # BaseAlgorithm's own arguments start with a policy class, ours with the environment
         agent: Self = build(env, options, seed=document["seed"], **kwargs)
-        agent._restore(tensors, document)
+        agent.restore(tensors, document)
+        agent.num_timesteps = int(document["num_timesteps"])
         return agent
 
-    def _restore(self, tensors: dict[str, Tensor], document: dict[str, Any]) -> None:
-        weights = {name[len("policy.") :]: value for name, value in tensors.items() if name.startswith("policy.")}
-        try:
-            self.policy.load_state_dict(weights)
-        except RuntimeError as error:
-            raise BundleError(
-                "expected a checkpoint of an agent for this environment, got one whose weights do not fit: "
-                + " ".join(str(error).split())[:300]
-            ) from error
-        _restore_optimizer(self.policy.optimizer, tensors)
-        for name, generator in self.generators().items():
-            generator.set_state(tensors[f"generator.{name}"])
-        self.num_timesteps = int(document["num_timesteps"])
-        self.scale = RunningScale(**document["scale"])
 
-
-def _options(document: dict[str, Any], kind: type[AgentOptions]) -> AgentOptions:
+def _options(document: dict[str, Any], kind: type[Options]) -> Options:
     try:
         values = dict(document["options"])
         default = kind()
@@ -137,17 +129,3 @@ def _options(document: dict[str, Any], kind: type[AgentOptions]) -> AgentOptions
         return kind(**values)
     except (KeyError, TypeError) as error:
         raise BundleError(f"expected options of {kind.__name__} in the manifest, got: {error}") from error
-
-
-def _optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    state: dict[int, dict[str, Tensor]] = optimizer.state_dict()["state"]
-    return {f"optimizer.{i}.{name}": value for i, entry in state.items() for name, value in entry.items()}
-
-
-def _restore_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
-    state: dict[int, dict[str, Tensor]] = {}
-    for key, value in tensors.items():
-        if key.startswith("optimizer."):
-            _, i, name = key.split(".")
-            state.setdefault(int(i), {})[name] = value
-    optimizer.load_state_dict({**optimizer.state_dict(), "state": state})

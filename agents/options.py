@@ -1,17 +1,29 @@
 """The flags of each agent: typed, with defaults that suit one-step episodes."""
 
-from dataclasses import dataclass, field, fields, make_dataclass, replace
+from dataclasses import asdict, dataclass, field, fields, make_dataclass, replace
 from math import inf
-from typing import Any, ClassVar
+from pathlib import Path
+from typing import Any, ClassVar, Literal
 
 from slot_rl.agents.schedules import Schedule, ScheduleKind, make_schedule
+from slot_rl.estimators.aligner import AlignerConfig
 from slot_rl.policies import PointerSize
-from slot_rl.selectors import Gumbel, Selector
+from slot_rl.selectors import Gumbel, Selector, make
 
 
 @dataclass(frozen=True)
-class AgentOptions:
-    """What every agent has.
+class Options:
+    """An agent's flags; each agent's own class lists them."""
+
+    @property
+    def num_envs(self) -> int:
+        """Environments to play at once."""
+        return 1
+
+
+@dataclass(frozen=True)
+class AgentOptions(Options):
+    """What every agent that trains a policy has.
 
     Attributes:
         learning_rate: Adam's step size at the start; it anneals linearly to zero.
@@ -44,6 +56,11 @@ class AgentOptions:
         self.entropy_over_time  # noqa: B018 (refuses a schedule that its ends do not fit)
 
     @property
+    def num_envs(self) -> int:
+        """Environments to play at once."""
+        return self.batch_size
+
+    @property
     def entropy_over_time(self) -> Schedule:
         """The entropy bonus over the training."""
         end = 0.0 if self.entropy_end is None and self.entropy_schedule != "constant" else self.entropy_end
@@ -51,38 +68,54 @@ class AgentOptions:
 
 
 @dataclass(frozen=True)
-class ThroughEstimatorOptions(AgentOptions):
+class SelectorOptions(AgentOptions):
     """A selector's draws, and its gradient through the estimator.
 
     Attributes:
         batch_size: Configurations scored between updates: a selector that scores several per request sees that many
             fewer requests.
-        selector: The way through the discrete choice.
         unbias: How fast the score-function gradient of the same draws, which has no bias, takes over from the
             selector's: its share is ``unbias`` times the share of training done, at most 1; 0 turns it off.
         value_coefficient: Weight of the squared error of the baseline that the score-function gradient uses.
-        selector_type: The selector's class.
     """
 
-    selector_type: ClassVar[type[Any]] = Selector
-
     batch_size: int = 512
-    selector: Selector = field(default_factory=Gumbel)
     unbias: float = 0.0
     value_coefficient: float = 0.5
 
     def __post_init__(self) -> None:
         """Refuses values that no training could use."""
         super().__post_init__()
-        if not isinstance(self.selector, self.selector_type):
-            raise TypeError(f"expected a selector {self.selector_type.__name__}, got {self.selector}")
         _refuse_negative(self.value_coefficient)
         if not self.unbias >= 0:
             raise ValueError(f"expected unbias >= 0, got {self.unbias}")
-        if self.unbias > 0 and not self.selector.scores_draws:
-            raise ValueError(
-                f"expected unbias 0 for {self.selector}, which does not score true draws, got {self.unbias}"
-            )
+        selector = self.selector_at(0.0)
+        if self.unbias > 0 and not selector.scores_draws:
+            raise ValueError(f"expected unbias 0 for {selector}, which does not score true draws, got {self.unbias}")
+
+    def selector_at(self, done: float) -> Selector:
+        """Returns the selector when a share ``done`` of the training is over."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class ThroughEstimatorOptions(SelectorOptions):
+    """A selector of the agent's own class, with that selector's options.
+
+    Attributes:
+        selector: The way through the discrete choice.
+        selector_type: The selector's class.
+    """
+
+    selector_type: ClassVar[type[Any]] = Selector
+
+    selector: Selector = field(default_factory=Gumbel)
+
+    def __post_init__(self) -> None:
+        """Refuses values that no training could use."""
+        if not isinstance(self.selector, self.selector_type):
+            raise TypeError(f"expected a selector {self.selector_type.__name__}, got {self.selector}")
+        super().__post_init__()
 
     def selector_at(self, done: float) -> Selector:
         """Returns the selector when a share ``done`` of the training is over."""
@@ -135,6 +168,44 @@ def options_through(selector: Selector, unbias: float = 0.0) -> type[ThroughEsti
 
 
 @dataclass(frozen=True)
+class ImproveAndImitateOptions(SelectorOptions):
+    """Draws improved by guided swaps and imitated, then sharpened through the estimator.
+
+    Attributes:
+        entropy: Entropy bonus at the start, per nat of the imitation's own loss; in the sharpening, in standard
+            deviations of the score.
+        swaps: Guided swaps that are tried on each draw; each costs a forward and a backward.
+        explore: Share of the searches that start at random and not at the policy's draw.
+        imitations: Gradient steps of imitation between two searches.
+        imitation_batch: Requests in each of them, drawn from those whose best row is remembered.
+        replay_size: Most requests whose best row is remembered.
+        sharpen: Share of the training, at its end, that follows the selector's gradient instead.
+        sharpen_with: Name of the selector for that.
+    """
+
+    entropy: float = 0.1
+    swaps: int = 7
+    explore: float = 0.1
+    imitations: int = 2
+    imitation_batch: int = 128
+    replay_size: int = 20_000
+    sharpen: float = 0.0
+    sharpen_with: str = "straight_through"
+
+    def __post_init__(self) -> None:
+        """Refuses values that no training could use."""
+        super().__post_init__()
+        if min(self.swaps, self.imitations, self.imitation_batch, self.replay_size) < 1:
+            raise ValueError(f"expected swaps, imitations, imitation_batch and replay_size >= 1, got {self}")
+        if not (0 <= self.explore <= 1 and 0 <= self.sharpen <= 1):
+            raise ValueError(f"expected explore and sharpen from 0 to 1, got {self.explore} and {self.sharpen}")
+
+    def selector_at(self, done: float) -> Selector:
+        """Returns the selector of the sharpening."""
+        return make(self.sharpen_with)
+
+
+@dataclass(frozen=True)
 class ReinforceOptions(AgentOptions):
     """REINFORCE through env.step alone, with a learned value baseline.
 
@@ -178,6 +249,108 @@ class PPOOptions(AgentOptions):
                 "expected minibatch_size from 2 to batch_size, epochs >= 1 and clip_range > 0, "
                 f"got {self.minibatch_size}, {self.epochs} and {self.clip_range}"
             )
+
+
+@dataclass(frozen=True)
+class LocalSearchOptions(Options):
+    """Plain coordinate sweeps, from random starts whenever a sweep brings nothing.
+
+    Attributes:
+        calls_per_context: Forwards for each answer.
+    """
+
+    calls_per_context: int = 31
+
+    def __post_init__(self) -> None:
+        """Refuses an answer without a call."""
+        if self.calls_per_context < 1:
+            raise ValueError(f"expected calls_per_context >= 1, got {self.calls_per_context}")
+
+
+@dataclass(frozen=True)
+class GuidedSearchOptions(LocalSearchOptions):
+    """Swaps guided by the estimator's gradient.
+
+    Attributes:
+        calls_per_context: Forwards, and as many backwards, for each answer.
+        calls_per_start: About how many of them one random start gets; on TF factors, a start has converged by 49.
+    """
+
+    calls_per_start: int = 49
+
+    def __post_init__(self) -> None:
+        """Refuses an answer or a start without a call."""
+        super().__post_init__()
+        if self.calls_per_start < 1:
+            raise ValueError(f"expected calls_per_start >= 1, got {self.calls_per_start}")
+
+    @property
+    def starts(self) -> int:
+        """Random starts that the calls are spread over."""
+        return max(1, round(self.calls_per_context / self.calls_per_start))
+
+
+@dataclass(frozen=True)
+class LoggedOptions(AgentOptions):
+    """Imitation of logged rows, which are weighted by what the estimator thinks of them.
+
+    Attributes:
+        logged: CSV or Parquet file with the rows to imitate, with the columns of the estimator's table; a score column
+            is not needed. To learn, this must be given.
+        weighting: "advantage" weighs a row by how much better it is than the policy's own answer; "inverse" weighs it
+            by how bad that answer is, whatever the row.
+        temperature: Of advantage weights, in standard deviations of the logged rows' scores: rows so much better weigh
+            e times as much.
+        clip: Largest advantage weight, as a multiple of that of a row as good as the policy's own answer.
+        floor: Of inverse weights, in standard deviations: what an answer counts that is as bad as the worst logged row.
+    """
+
+    logged: Path | None = None
+    weighting: Literal["advantage", "inverse"] = "advantage"
+    temperature: float = 0.3
+    clip: float = 20.0
+    floor: float = 0.1
+
+    def __post_init__(self) -> None:
+        """Refuses values that no training could use."""
+        super().__post_init__()
+        if isinstance(self.logged, str):
+            # A checkpoint's JSON holds a path as its text.
+            object.__setattr__(self, "logged", Path(self.logged))
+        if self.weighting not in ("advantage", "inverse"):
+            raise ValueError(f"expected weighting advantage or inverse, got {self.weighting!r}")
+        if not (0 < self.temperature < inf and 0 < self.floor < inf and 1 <= self.clip < inf):
+            raise ValueError(
+                "expected temperature > 0, floor > 0 and clip >= 1, all finite, "
+                f"got {self.temperature}, {self.floor} and {self.clip}"
+            )
+
+
+@dataclass(frozen=True)
+class ReproductionOptions(LoggedOptions):
+    """Weighted cross-entropy to logged rows."""
+
+
+@dataclass(frozen=True)
+class AlignedOptions(LoggedOptions):
+    """Weighted similarity to logged rows, as an aligner measures it.
+
+    Attributes:
+        batch_size: Configurations scored between updates, two for each logged row of a batch.
+        aligner: How the aligner is built and fitted.
+    """
+
+    batch_size: int = 512
+    aligner: AlignerConfig = field(default_factory=AlignerConfig)
+
+
+def to_json(options: Options) -> dict[str, Any]:
+    """Returns the options as JSON-ready values; a path becomes its text."""
+    return asdict(options, dict_factory=_json_values)
+
+
+def _json_values(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    return {name: str(value) if isinstance(value, Path) else value for name, value in pairs}
 
 
 def _refuse_negative(value_coefficient: float) -> None:

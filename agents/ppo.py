@@ -16,13 +16,13 @@ from stable_baselines3.common.utils import obs_as_tensor
 from stable_baselines3.common.vec_env import VecEnv
 
 from slot_rl.agents.base import problem_of
-from slot_rl.agents.checkpoint import CheckpointedAgent
 from slot_rl.agents.options import PPOOptions
 from slot_rl.agents.policy import SlotPolicy, policy_kwargs
+from slot_rl.agents.policy_agent import PolicyAgent
 from slot_rl.agents.scale import RunningScale
 
 
-class PPOAgent(CheckpointedAgent, PPO):
+class PPOAgent(PolicyAgent, PPO):
     """PPO on the environment's rewards."""
 
     name = "ppo"

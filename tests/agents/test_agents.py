@@ -12,7 +12,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.vec_env import DummyVecEnv, VecMonitor
 
-from slot_rl.agents import AGENTS, GumbelAgent, PPOAgent, ReinforceAgent, SlotPolicy, load_agent
+from slot_rl.agents import AGENTS, GumbelAgent, PolicyAgent, PPOAgent, ReinforceAgent, SlotPolicy, load_agent
 from slot_rl.agents.checkpoint import CheckpointedAgent
 from slot_rl.agents.options import AgentOptions, PPOOptions, ReinforceOptions
 from slot_rl.bundles import BundleError
@@ -35,10 +35,10 @@ def pick_env(num_envs: int = 64, fewest_items: int | None = None) -> SlotVecEnv:
     return SlotVecEnv("SlotRL/PickValue-v0", num_envs, seed=0, fewest_items=fewest_items)
 
 
-def build(name: str, env: Any = None, seed: int = 0) -> CheckpointedAgent:
+def build(name: str, env: Any = None, seed: int = 0) -> PolicyAgent:
     options = OPTIONS[name]
     make: Any = AGENTS[name]
-    agent: CheckpointedAgent = make(pick_env(options.batch_size) if env is None else env, options, seed=seed)
+    agent: PolicyAgent = make(pick_env(options.batch_size) if env is None else env, options, seed=seed)
     return agent
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from torch import Tensor
 
-from slot_rl.agents import AGENTS, GumbelAgent
+from slot_rl.agents import AGENTS, POLICY_AGENTS, GumbelAgent
 from slot_rl.agents.checkpoint import CheckpointedAgent
 from slot_rl.envs import SlotVecEnv
 from slot_rl.experiments.evaluation import Evaluation, EvaluationConfig
@@ -18,7 +18,7 @@ pytestmark = pytest.mark.slow
 
 
 def trained(name: str, problem: Problem, timesteps: int) -> CheckpointedAgent:
-    options = AGENTS[name].options_type()
+    options = POLICY_AGENTS[name].options_type()
     build: Callable[..., CheckpointedAgent] = AGENTS[name]
     return build(SlotVecEnv(problem, options.batch_size, seed=0), options, seed=0).learn(timesteps)
 

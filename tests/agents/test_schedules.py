@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from slot_rl.agents import AGENTS, GumbelAgent
+from slot_rl.agents import POLICY_AGENTS, GumbelAgent
 from slot_rl.agents.options import AgentOptions, AnnealedOptions
 from slot_rl.agents.schedules import Constant, Cosine, Exponential, Linear, make_schedule
 from slot_rl.agents.through_estimator import THROUGH_ESTIMATOR
@@ -87,9 +87,9 @@ def test_a_schedule_that_cannot_be_is_refused(kind: Any, start: float, end: floa
         make_schedule(kind, start, end)
 
 
-@pytest.mark.parametrize("name", AGENTS)
+@pytest.mark.parametrize("name", POLICY_AGENTS)
 def test_the_entropy_bonus_anneals_to_zero_by_default(name: str) -> None:
-    options = AGENTS[name].options_type()
+    options = POLICY_AGENTS[name].options_type()
     assert options.entropy > 0
     assert options.entropy_over_time == Linear(options.entropy, 0.0)
 
