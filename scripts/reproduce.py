@@ -7,18 +7,20 @@ from typing import Any
 import tyro
 
 from slot_rl.experiments.console import run
+from slot_rl.experiments.reproductions.aligner_report import AlignerReportConfig, report_aligner
 from slot_rl.experiments.reproductions.intermediate_loss_toy import IntermediateLossConfig, reproduce_intermediate_loss
 from slot_rl.experiments.reproductions.pick_value import PickValueConfig, reproduce_pick_value
 from slot_rl.experiments.reproductions.polynomial import PolynomialConfig, reproduce_polynomial
 from slot_rl.experiments.reproductions.quadratics import QuadraticsConfig, reproduce_quadratics
 
 REPRODUCTIONS: dict[type, Callable[[Any], object]] = {
+    AlignerReportConfig: report_aligner,
     IntermediateLossConfig: reproduce_intermediate_loss,
     PickValueConfig: reproduce_pick_value,
     PolynomialConfig: reproduce_polynomial,
     QuadraticsConfig: reproduce_quadratics,
 }
-NAMES = ("intermediate-loss", "pick-value", "poly", "quadratics")
+NAMES = ("aligner", "intermediate-loss", "pick-value", "poly", "quadratics")
 
 
 def main() -> None:

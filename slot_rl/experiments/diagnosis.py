@@ -18,7 +18,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from slot_rl.agents import load_agent
+from slot_rl.agents import PolicyAgent, load_agent
 from slot_rl.bundles import write_json
 from slot_rl.envs import SlotVecEnv
 from slot_rl.experiments.console import console, print_table, progress_bar
@@ -43,7 +43,8 @@ class DiagnosisConfig:
     Attributes:
         env: The environment's id. If left out, that of the policy's run; SlotRL/Rows-v0 for an estimator alone,
             SlotRL/Slots-v0 without either.
-        estimator: Folder of a pretrained estimator.
+        estimator: Folder of a pretrained estimator, or path.py:function with --trust.
+        trust: Execute the Python file that the estimator is, with all your rights.
         policy: Run folder of a trained agent, at whose logits the gradients are taken; without one, logits are normal.
         spread: Standard deviation of the logits where no policy is given.
         requests: Requests that the gradients are taken at; fewer where the problem has fewer.
@@ -58,7 +59,8 @@ class DiagnosisConfig:
     """
 
     env: str | None = None
-    estimator: Path | None = None
+    estimator: str | None = None
+    trust: bool = False
     policy: Path | None = None
     spread: float = 1.0
     requests: int = 16
@@ -82,9 +84,9 @@ class DiagnosisConfig:
     def problem(self) -> Problem:
         """Builds the problem."""
         if self.policy is not None and self.env is None:
-            return problem_of_run(read_config(self.policy), self.estimator)
+            return problem_of_run(read_config(self.policy), self.estimator, trust=self.trust)
         default = "SlotRL/Slots-v0" if self.estimator is None else ROWS
-        return make_problem(self.env or default, estimator=self.estimator)
+        return make_problem(self.env or default, estimator=self.estimator, trust=self.trust)
 
 
 @dataclass(frozen=True)
@@ -198,6 +200,8 @@ def _bench(config: DiagnosisConfig) -> Bench:
     observation = problem.evaluation_observations(config.requests, generator)
     if config.policy is not None:
         agent = load_agent(config.policy / CHECKPOINT, SlotVecEnv(problem, 2))
+        if not isinstance(agent, PolicyAgent):
+            raise ValueError(f"expected a run with a policy for --policy, got one of {agent.name!r}")
         with torch.no_grad():
             logits = agent.policy.point(observation)[0]
     else:

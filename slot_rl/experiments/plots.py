@@ -173,3 +173,50 @@ def plot_bias_and_variance(path: Path, panels: Mapping[str, Sequence[Point]]) ->
 def _edge(values: Sequence[float]) -> float:
     """The place of zeros on a logarithmic axis: a decade below the smallest value that is not one."""
     return min((value for value in values if value > 1e-9), default=1e-3) / 10
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A figure and its interval, in :func:`plot_intervals`.
+
+    Attributes:
+        value: The figure.
+        low: The interval's lower end.
+        high: The interval's upper end.
+    """
+
+    value: float
+    low: float
+    high: float
+
+
+def plot_intervals(path: Path, panels: Mapping[str, Mapping[str, Mapping[str, Interval | None]]], along: str) -> None:
+    """Draws figures with their intervals, a row for each case, one panel beside the other, with one legend.
+
+    Args:
+        path: The PNG file.
+        panels: For each panel's title and each case, the figures by name; a name has one colour in all panels, and
+            one that is None is left out.
+        along: Label of the abscissas.
+    """
+    figure, grid = pyplot.subplots(
+        1, len(panels), figsize=(3.4 * len(panels) + 2.6, 3.2), layout="constrained", squeeze=False, sharey=True
+    )
+    names = list(dict.fromkeys(name for cases in panels.values() for case in cases.values() for name in case))
+    cases = list(dict.fromkeys(case for panel in panels.values() for case in panel))
+    for axes, (title, panel) in zip(grid.flat, panels.items(), strict=True):
+        for i, name in enumerate(names):
+            for case, found in panel.items():
+                interval = found.get(name)
+                if interval is not None:
+                    place = cases.index(case) + 0.22 * (i - (len(names) - 1) / 2)
+                    axes.plot([interval.low, interval.high], [place, place], color=f"C{i}", linewidth=1.5)
+                    axes.plot(interval.value, place, marker="o", markersize=4, color=f"C{i}")
+        axes.axvline(0.0, color="black", linewidth=0.6)
+        axes.set(title=title, yticks=range(len(cases)), yticklabels=cases, ylim=(len(cases) - 0.5, -0.5))
+        axes.grid(alpha=0.25, axis="x")
+    figure.supxlabel(along, fontsize="medium")
+    handles = [Line2D([], [], label=name, color=f"C{i}", marker="o", markersize=4) for i, name in enumerate(names)]
+    figure.legend(handles=handles, loc="outside right upper", frameon=False, fontsize="small")
+    figure.savefig(path, dpi=130)
+    pyplot.close(figure)

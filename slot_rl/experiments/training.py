@@ -10,10 +10,9 @@ from stable_baselines3.common.logger import Logger
 from slot_rl import __version__
 from slot_rl.agents import AGENTS
 from slot_rl.agents.checkpoint import CheckpointedAgent
-from slot_rl.agents.options import AgentOptions
-from slot_rl.bundles import read_document, weights_hash, write_json
+from slot_rl.agents.options import Options, to_json
+from slot_rl.bundles import write_json
 from slot_rl.envs import SlotVecEnv
-from slot_rl.estimators.store import CARD
 from slot_rl.experiments.console import INTERRUPTED, command_line, console, progress_bar
 from slot_rl.experiments.evaluation import Evaluation, EvaluationConfig, Row
 from slot_rl.experiments.judgement import judge, metrics_of, print_judgement
@@ -31,7 +30,7 @@ from slot_rl.experiments.tracking import RunIdentity, Tracker, TrackerWriter, Wa
 from slot_rl.experiments.versions import versions
 from slot_rl.experiments.watch import Curve, Watch, budget_metrics, stopping
 from slot_rl.problems import NonFiniteScore, Problem, make_problem
-from slot_rl.problems.named import estimator_folder
+from slot_rl.problems.named import estimator_hash, resolved_estimator
 
 LOG_POINTS = 100
 IN_PLOT = ("policy + guided search", "guided search", "best constant")
@@ -43,7 +42,8 @@ class RunConfig:
 
     Attributes:
         env: The environment's id.
-        estimator: Folder of a pretrained estimator; needed by SlotRL/Rows-v0.
+        estimator: Folder of a pretrained estimator, or path.py:function with --trust; needed by SlotRL/Rows-v0.
+        trust: Execute the Python file that --estimator names, with all your rights.
         truth: Table with the true scores, for SlotRL/Rows-v0.
         timesteps: Configurations that the estimator scores in training.
         seed: Seeds weights, requests and draws.
@@ -54,7 +54,8 @@ class RunConfig:
     """
 
     env: str = "SlotRL/Slots-v0"
-    estimator: Path | None = None
+    estimator: str | None = None
+    trust: bool = False
     truth: Path | None = None
     timesteps: int = 500_000
     seed: int = 0
@@ -70,10 +71,10 @@ class RunConfig:
 
     def problem(self) -> Problem:
         """Builds the problem."""
-        return make_problem(self.env, estimator=self.estimator, truth=self.truth)
+        return make_problem(self.env, estimator=self.estimator, truth=self.truth, trust=self.trust)
 
 
-def train(agent_name: str, run: RunConfig, options: AgentOptions) -> int:
+def train(agent_name: str, run: RunConfig, options: Options) -> int:
     """Trains an agent and leaves a run folder.
 
     Args:
@@ -96,7 +97,7 @@ def train(agent_name: str, run: RunConfig, options: AgentOptions) -> int:
     problem = run.problem()
     with console.status("measuring the competitors"):
         evaluation = Evaluation(problem, run.evaluation)
-    env = SlotVecEnv(problem, options.batch_size, seed=run.seed)
+    env = SlotVecEnv(problem, options.num_envs, seed=run.seed)
     agent = AGENTS[agent_name](env, options, seed=run.seed)  # type: ignore[arg-type, call-arg]
     config = _config_document(agent_name, run, options)
     with fresh_folder(folder):
@@ -139,19 +140,18 @@ def _learn(
     return watch.curve, "interrupted" if watch.stopped else "finished"
 
 
-def _config_document(agent_name: str, run: RunConfig, options: AgentOptions) -> dict[str, Any]:
-    folder = estimator_folder(run.env, run.estimator)
+def _config_document(agent_name: str, run: RunConfig, options: Options) -> dict[str, Any]:
     return {
         "command": command_line(),
         "agent": agent_name,
         "env": run.env,
         "budget": run.timesteps,
         "seed": run.seed,
-        "estimator": None if run.estimator is None else str(run.estimator.resolve()),
-        "estimator_sha256": None if folder is None else weights_hash(read_document(folder, "estimator", CARD)),
+        "estimator": None if run.estimator is None else resolved_estimator(run.estimator),
+        "estimator_sha256": estimator_hash(run.env, run.estimator),
         "truth": None if run.truth is None else str(run.truth.resolve()),
         "evaluation": asdict(run.evaluation),
-        "options": asdict(options),
+        "options": to_json(options),
         "versions": versions(),
     }
 

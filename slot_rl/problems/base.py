@@ -7,37 +7,39 @@ choice is the same number for an agent that learns through the estimator and for
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-Score = Callable[..., Tensor]
-Frozen = TypeVar("Frozen", bound=Score)
+from slot_rl.estimators.freezing import Score, frozen
 
 
 class NonFiniteScore(ArithmeticError):
-    """The estimator answered NaN or infinity, as a score or as a gradient.
+    """The estimator answered NaN or infinity, as a score, a latent or a gradient.
 
     Attributes:
         observation: The observations that were scored.
         rows: The choice ``(..., batch, slots)`` or selection ``(..., batch, slots, items)`` that was scored.
-        score: The estimator's answer, of shape ``(..., batch)``.
+        score: The estimator's answer, of shape ``(..., batch)``, of latents ``(..., batch, width)``.
     """
 
-    def __init__(self, what: str, bad: int, observation: "Observation", rows: Tensor, score: Tensor) -> None:
+    def __init__(
+        self, what: str, bad: int, observation: "Observation", rows: Tensor, score: Tensor, of: int | None = None
+    ) -> None:
         """Keeps the batch, so that whoever catches this can save it for a look.
 
         Args:
-            what: What is not finite, ``"scores"`` or ``"gradients"``.
+            what: What is not finite, ``"scores"``, ``"latents"`` or ``"gradients"``.
             bad: How many rows are not finite.
             observation: The observations that were scored.
             rows: What was scored.
             score: The estimator's answer.
+            of: How many rows were scored; as many as there are scores if None.
         """
-        super().__init__(f"expected finite {what} from the estimator, got {bad} of {score.numel()} NaN or infinite")
+        of = score.numel() if of is None else of
+        super().__init__(f"expected finite {what} from the estimator, got {bad} of {of} NaN or infinite")
         self.observation, self.rows, self.score = observation, rows.detach(), score.detach()
 
 
@@ -149,9 +151,9 @@ class Problem(ABC):
         Raises:
             NonFiniteScore: If the estimator answers NaN or infinity.
         """
-        score = self._ask(observation, self.gather(observation, choice))
+        score = self._ask(self._estimator, observation, self.gather(observation, choice))
         self.budget.forwards += score.numel()
-        return _checked(observation, choice, score)
+        return _checked("scores", observation, choice, score)
 
     def score_selection(self, observation: Observation, selection: Tensor) -> Tensor:
         """Scores one-hot or relaxed rows, differentiably.
@@ -168,14 +170,32 @@ class Problem(ABC):
             TypeError: If a gradient is wanted and the estimator gives none.
         """
         vectors = self.mix(observation, selection)
-        score = self._ask(observation, vectors)
-        self.budget.forwards += score.numel()
-        if selection.requires_grad and torch.is_grad_enabled():
-            if not score.requires_grad:
-                raise TypeError(f"expected a differentiable estimator for {self.name}, got one that gives no gradient")
-            score.register_hook(self._count_backward)
-            vectors.register_hook(lambda gradient: _check_gradient(gradient, observation, selection, score))
-        return _checked(observation, selection, score)
+        score = self._ask(self._estimator, observation, vectors)
+        return self._counted("scores", observation, selection, vectors, score)
+
+    def latent(self, observation: Observation, selection: Tensor) -> Tensor:
+        """Returns what the estimator sees in one-hot or relaxed rows before it scores them, differentiably.
+
+        It is counted as a score is: one forward a configuration, and one backward where it is differentiated.
+
+        Args:
+            observation: The requests.
+            selection: Float tensor of shape ``(..., batch, slots, items)``.
+
+        Returns:
+            The estimator's ``to_latent``, a tensor of shape ``(..., batch, width)``.
+
+        Raises:
+            NonFiniteScore: If the estimator answers NaN or infinity.
+            TypeError: If the estimator has no ``to_latent``, or a gradient is wanted and it gives none.
+        """
+        to_latent = getattr(self._estimator, "to_latent", None)
+        if not callable(to_latent):
+            name = getattr(self._estimator, "__name__", type(self._estimator).__name__)
+            raise TypeError(f"expected an estimator with to_latent for {self.name}, got {name} without one")
+        vectors = self.mix(observation, selection)
+        latent = self._ask(to_latent, observation, vectors)
+        return self._counted("latents", observation, selection, vectors, latent)
 
     @property
     def has_truth(self) -> bool:
@@ -200,15 +220,30 @@ class Problem(ABC):
         return twin
 
     @abstractmethod
-    def _ask(self, observation: Observation, vectors: Tensor) -> Tensor:
-        """Calls the estimator on vectors of shape ``(..., batch, slots, dim)``."""
+    def _ask(self, estimator: Score, observation: Observation, vectors: Tensor) -> Tensor:
+        """Calls the estimator, or its ``to_latent``, on vectors of shape ``(..., batch, slots, dim)``."""
 
     @abstractmethod
     def _ask_truth(self, truth: Score, observation: Observation, choice: Tensor) -> Tensor:
         """Calls the ground truth on a choice of shape ``(..., batch, slots)``."""
 
-    def _count_backward(self, gradient: Tensor) -> None:
-        self.budget.backwards += gradient.numel()
+    def _counted(
+        self, what: str, observation: Observation, selection: Tensor, vectors: Tensor, answer: Tensor
+    ) -> Tensor:
+        """Counts an answer to rows, has its backward pass counted and checked, and returns it checked."""
+        rows = (answer.shape if what == "scores" else answer.shape[:-1]).numel()
+        self.budget.forwards += rows
+        if selection.requires_grad and torch.is_grad_enabled():
+            if not answer.requires_grad:
+                raise TypeError(f"expected a differentiable estimator for {self.name}, got one that gives no gradient")
+            answer.register_hook(lambda _: self._count_backward(rows))
+            # The hook must not hold the graph that holds the hook: such a circle is never freed.
+            rows_asked, answered = selection.detach(), answer.detach()
+            vectors.register_hook(lambda gradient: _check_gradient(gradient, observation, rows_asked, answered))
+        return _checked(what, observation, selection, answer)
+
+    def _count_backward(self, rows: int) -> None:
+        self.budget.backwards += rows
 
 
 def check_choice(problem: Problem, observation: Observation, choice: Tensor) -> None:
@@ -239,21 +274,20 @@ def check_choice(problem: Problem, observation: Observation, choice: Tensor) -> 
             raise ValueError(f"expected an allowed item in slot {slot}, got masked item {int(choice[row, slot])}")
 
 
-def frozen(score: Frozen) -> Frozen:
-    """Returns a copy in eval mode without trainable parameters; anything but a module is returned as it is."""
-    if not isinstance(score, nn.Module):
-        return score
-    return copy.deepcopy(score).eval().requires_grad_(False)
+def _finite(what: str, answer: Tensor) -> Tensor:
+    # One entry a configuration: a latent is finite if its whole width is.
+    return answer.isfinite() if what == "scores" else answer.isfinite().all(dim=-1)
 
 
-def _checked(observation: Observation, rows: Tensor, score: Tensor) -> Tensor:
-    finite = score.isfinite()
+def _checked(what: str, observation: Observation, rows: Tensor, answer: Tensor) -> Tensor:
+    finite = _finite(what, answer)
     if not bool(finite.all()):
-        raise NonFiniteScore("scores", int((~finite).sum()), observation, rows, score)
-    return score
+        raise NonFiniteScore(what, int((~finite).sum()), observation, rows, answer, finite.numel())
+    return answer
 
 
-def _check_gradient(gradient: Tensor, observation: Observation, selection: Tensor, score: Tensor) -> None:
+def _check_gradient(gradient: Tensor, observation: Observation, selection: Tensor, answer: Tensor) -> None:
     finite = gradient.isfinite().flatten(-2).all(dim=-1)
     if not bool(finite.all()):
-        raise NonFiniteScore("gradients", int((~finite).sum()), observation, selection, score)
+        bad = int((~finite).sum())
+        raise NonFiniteScore("gradients", bad, observation, selection, answer, finite.numel())

@@ -4,9 +4,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from slot_rl.bundles import read_document, weights_hash
 from slot_rl.estimators.fitting import TruthFit
+from slot_rl.estimators.freezing import Score
 from slot_rl.estimators.net import EstimatorShape
-from slot_rl.estimators.store import SHIPPED, StoredEstimator, load_estimator, load_shipped
+from slot_rl.estimators.store import CARD, SHIPPED, StoredEstimator, load_estimator
+from slot_rl.estimators.trusted import Reference, RowEstimator, load_row_estimator, load_vector_score, parse_reference
 from slot_rl.problems.base import Problem
 from slot_rl.problems.rows import RowProblem
 from slot_rl.problems.slots import SlotProblem, standard_normal, unit_uniform
@@ -59,36 +62,40 @@ def make_problem(
     estimator: str | Path | None = None,
     truth: str | Path | None = None,
     fewest_items: int | None = None,
+    trust: bool = False,
 ) -> Problem:
     """Builds a problem by its id.
 
     Args:
         env_id: One of :data:`IDS`.
-        estimator: Folder of a pretrained estimator; needed by ``SlotRL/Rows-v0``, an alternative to the shipped one
-            for the synthetic problems.
+        estimator: Folder of a pretrained estimator, or ``path.py:function`` (see ``slot_rl.estimators.trusted``);
+            needed by ``SlotRL/Rows-v0``, an alternative to their own for the other problems.
         truth: Table with the ground truth, for ``SlotRL/Rows-v0``.
         fewest_items: Shortest list of candidates, for slot problems whose lists shall vary in length.
+        trust: Whether a ``path.py`` may be executed.
 
     Returns:
         The problem, with a fresh budget.
 
     Raises:
-        ValueError: If the id is unknown, or an argument is missing or has no meaning for this problem.
+        TypeError: If the estimator is a module that cannot be softened.
+        ValueError: If the id is unknown, an argument is missing or has no meaning for this problem, or the estimator is
+            code that is not trusted, fails, or builds something else.
     """
     if env_id not in IDS:
         raise ValueError(f"expected one of {', '.join(IDS)}, got {env_id!r}")
     if env_id == ROWS:
         _refuse(env_id, fewest_items=fewest_items)
-        return _rows(estimator, truth)
+        return _rows(estimator, truth, trust)
     _refuse(env_id, truth=truth)
     if env_id == PICK_VALUE:
-        _refuse(env_id, estimator=estimator)
-        return SlotProblem(pick_value, 4, 8, 1, unit_uniform, fewest_items, pick_value, env_id)
+        if estimator is not None and parse_reference(estimator) is None:
+            _refuse(env_id, estimator=estimator)
+        score = pick_value if estimator is None else _vector_score(env_id, estimator, trust, EstimatorShape(4, 1))
+        return SlotProblem(score, 4, 8, 1, unit_uniform, fewest_items, pick_value, env_id)
     synthetic = SYNTHETIC[env_id]
-    stored = load_shipped(synthetic.shipped) if estimator is None else load_estimator(Path(estimator))
-    _check_shape(env_id, stored, synthetic.shape)
     return SlotProblem(
-        stored.net,
+        _vector_score(env_id, estimator or SHIPPED / synthetic.shipped, trust, synthetic.shape),
         synthetic.slots,
         synthetic.items,
         synthetic.dim,
@@ -99,21 +106,58 @@ def make_problem(
     )
 
 
-def estimator_folder(env_id: str, estimator: str | Path | None) -> Path | None:
-    """Returns the folder that :func:`make_problem` reads; None where the estimator is a formula."""
-    if estimator is not None:
-        return Path(estimator)
-    return SHIPPED / SYNTHETIC[env_id].shipped if env_id in SYNTHETIC else None
+def estimator_hash(env_id: str, estimator: str | Path | None) -> str | None:
+    """Returns the SHA-256 of what :func:`make_problem` scores with: a folder's weights, or a Python file.
+
+    Nothing is executed. None where the estimator is a formula.
+
+    Raises:
+        ValueError: If there is no such folder or file.
+    """
+    if estimator is None:
+        if env_id not in SYNTHETIC:
+            return None
+        estimator = SHIPPED / SYNTHETIC[env_id].shipped
+    reference = parse_reference(estimator)
+    if reference is not None:
+        return reference.sha256()
+    return weights_hash(read_document(Path(estimator), "estimator", CARD))
 
 
-def _rows(estimator: str | Path | None, truth: str | Path | None) -> RowProblem:
+def resolved_estimator(estimator: str | Path) -> str:
+    """Returns the same folder or ``path.py:function``, for any working directory."""
+    reference = parse_reference(estimator)
+    return str(Path(estimator).resolve() if reference is None else reference.resolved())
+
+
+def _rows(estimator: str | Path | None, truth: str | Path | None, trust: bool) -> RowProblem:
     if estimator is None:
         raise ValueError(f"expected estimator=FOLDER for {ROWS} (written by pretrain_estimator.py), got none")
-    stored = load_estimator(Path(estimator))
-    if stored.encoding is None:
-        raise ValueError(f"expected an estimator of a table for {ROWS}, got {estimator}, an estimator of vectors")
-    table = None if truth is None else TruthTable.read(Path(truth), stored.encoding)
-    return RowProblem(stored.net, stored.contexts, table, ROWS, stored.encoding)
+    reference = parse_reference(estimator)
+    if reference is None:
+        stored = load_estimator(Path(estimator))
+        if stored.encoding is None:
+            raise ValueError(f"expected an estimator of a table for {ROWS}, got {estimator}, an estimator of vectors")
+        found = RowEstimator(stored.net, stored.encoding, stored.contexts)
+    else:
+        found = load_row_estimator(_trusted(reference, trust))
+    table = None if truth is None else TruthTable.read(Path(truth), found.encoding)
+    return RowProblem(found.module, found.contexts, table, ROWS, found.encoding)
+
+
+def _vector_score(env_id: str, estimator: str | Path, trust: bool, shape: EstimatorShape) -> Score:
+    reference = parse_reference(estimator)
+    if reference is None:
+        stored = load_estimator(Path(estimator))
+        _check_shape(env_id, stored, shape)
+        return stored.net
+    return load_vector_score(_trusted(reference, trust), shape.slots, shape.dim)
+
+
+def _trusted(reference: Reference, trust: bool) -> Reference:
+    if not trust:
+        raise ValueError(f"expected --trust (trust=True) with {reference}, which would be executed, got none")
+    return reference
 
 
 def _check_shape(env_id: str, stored: StoredEstimator, expected: EstimatorShape) -> None:

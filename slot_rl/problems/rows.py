@@ -1,17 +1,23 @@
 """Rows of categorical features: each feature is a slot, its categories are the items, and a context may be given.
 
-The vocabularies are fixed, so the candidates (the estimator's own embedding rows) and the mask that pads short
-vocabularies are properties of the problem and stay out of the observation. A table without context columns has a
+The vocabularies are fixed, so the candidates and the mask that pads short vocabularies are properties of the problem
+and stay out of the observation. The candidates are the embedding rows of our own network; of somebody else's module
+nothing is known but that it can be softened, so there they are one-hot rows. A table without context columns has a
 single context, a column with one category, so that an observation is never empty.
 """
 
+from collections.abc import Sequence
+
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from slot_rl.estimators.encoding import TableEncoding
+from slot_rl.estimators.freezing import Score
 from slot_rl.estimators.net import EstimatorNet
-from slot_rl.problems.base import Observation, Problem, Score
+from slot_rl.estimators.soften import check_softened, soften
+from slot_rl.problems.base import Observation, Problem
 from slot_rl.problems.truth_table import TruthTable
+from slot_rl.selectors.categorical import one_hot
 
 
 class RowProblem(Problem):
@@ -24,33 +30,45 @@ class RowProblem(Problem):
 
     def __init__(
         self,
-        estimator: EstimatorNet,
+        estimator: nn.Module,
         contexts: Tensor | None = None,
         truth: Score | None = None,
         name: str = "rows",
         encoding: TableEncoding | None = None,
+        sizes: Sequence[int] | None = None,
+        context_sizes: Sequence[int] | None = None,
     ) -> None:
         """Builds the problem.
 
         Args:
-            estimator: A network with a vocabulary.
+            estimator: A network with a vocabulary, or any module that :func:`slot_rl.estimators.soften` can soften.
             contexts: Long tensor of shape ``(contexts, columns)``; None where the estimator has no context.
             truth: The ground truth, called with choice and context; None if unknown.
             name: The problem's id, for reports.
             encoding: Names of the features, contexts and categories; None if unknown.
+            sizes: Categories of each feature, for a module; those of the encoding if None.
+            context_sizes: Categories of each context column, for a module; if None, those of the encoding, or as many
+                as occur in ``contexts``.
 
         Raises:
-            ValueError: If the estimator has no vocabulary, or the contexts do not fit it.
+            TypeError: If the estimator is no module, or one that cannot be softened.
+            ValueError: If there is no vocabulary, or the estimator, the contexts and the sizes do not fit one another.
         """
-        shape = estimator.shape
-        if estimator.catalogue is None:
-            raise ValueError("expected an estimator with a vocabulary per feature, got one for given vectors")
-        super().__init__(name, shape.vocabulary, estimator, truth)
-        self.context_sizes = shape.contexts or (1,)
-        self.contexts = _checked_contexts(contexts, shape.contexts)
+        estimator = estimator if isinstance(estimator, EstimatorNet) else soften(estimator)
+        known_sizes, known_columns = _known_sizes(estimator, encoding)
+        if context_sizes is None and known_columns is None:
+            context_sizes = _occurring(contexts)
+        columns = _agreed("context_sizes", context_sizes, known_columns)
+        super().__init__(name, _agreed("sizes", sizes, known_sizes), estimator, truth)
+        self.context_sizes = columns or (1,)
+        self.contexts = _checked_contexts(contexts, columns)
         self.encoding = encoding
-        self._has_context = bool(shape.contexts)
-        self._catalogue = estimator.catalogue.detach().clone()
+        self._has_context = bool(columns)
+        self._catalogue: Tensor | None = None
+        if isinstance(estimator, EstimatorNet) and estimator.catalogue is not None:
+            self._catalogue = estimator.catalogue.detach().clone()
+        else:
+            check_softened(soften(estimator), self.sizes, self.contexts[:1] if columns else None)
         lengths = torch.tensor(self.sizes).unsqueeze(-1)
         self._mask = torch.arange(self.items) < lengths
         self._first = torch.arange(self.slots) * self.items
@@ -68,7 +86,9 @@ class RowProblem(Problem):
         return Observation(context=self.contexts[rows])
 
     def candidates(self, observation: Observation) -> Tensor:
-        """Returns the estimator's embedding rows, ``(slots, items, dim)``."""
+        """Returns the estimator's embedding rows ``(slots, items, dim)``, or one-hot rows for a softened module."""
+        if self._catalogue is None:
+            return torch.eye(self.items).expand(self.slots, -1, -1)
         return self._catalogue
 
     def mask(self, observation: Observation) -> Tensor | None:
@@ -76,12 +96,16 @@ class RowProblem(Problem):
         return None if bool(self._mask.all()) else self._mask
 
     def gather(self, observation: Observation, choice: Tensor) -> Tensor:
-        """Returns the chosen embedding rows, ``(..., batch, slots, dim)``."""
+        """Returns the chosen candidates, ``(..., batch, slots, dim)``."""
+        if self._catalogue is None:
+            return one_hot(choice, self.items, torch.float32)
         rows = self._catalogue.flatten(0, 1).index_select(0, (choice + self._first).flatten())
         return rows.view(*choice.shape, -1)
 
     def mix(self, observation: Observation, selection: Tensor) -> Tensor:
-        """Returns selection-weighted embedding rows, ``(..., batch, slots, dim)``."""
+        """Returns selection-weighted candidates, ``(..., batch, slots, dim)``."""
+        if self._catalogue is None:
+            return selection.view_as(selection)  # a node of its own, for the hook that checks gradients
         return torch.einsum("...sn,snd->...sd", selection, self._catalogue)
 
     def measured(self, observation: Observation, choice: Tensor) -> Tensor | None:
@@ -90,24 +114,66 @@ class RowProblem(Problem):
             return None
         return self._truth.measured(choice, self._context(observation))
 
+    def normalised_true_score(self, observation: Observation, choice: Tensor) -> Tensor:
+        """Returns true scores ``(..., batch)`` on their contexts' own scale, 0 the lowest measured and 1 the highest.
+
+        Raises:
+            ValueError: If the ground truth is no :class:`TruthTable`.
+        """
+        return self._truth_table().normalised(choice, self._context(observation))
+
     def best_true_scores(self, observation: Observation) -> Tensor:
         """Returns the highest true score of each request, ``(batch,)``, read off a measured landscape.
 
         Raises:
             ValueError: If the ground truth is no :class:`TruthTable`.
         """
+        return self._truth_table().best(self._context(observation), len(observation))
+
+    def _truth_table(self) -> TruthTable:
         if not isinstance(self._truth, TruthTable):
             raise ValueError(f"expected a table of true scores for {self.name}, got {type(self._truth).__name__}")
-        return self._truth.best(self._context(observation), len(observation))
+        return self._truth
 
     def _context(self, observation: Observation) -> Tensor | None:
         return observation.context if self._has_context else None
 
-    def _ask(self, observation: Observation, vectors: Tensor) -> Tensor:
-        return self._estimator(vectors, self._context(observation))
+    def _ask(self, estimator: Score, observation: Observation, vectors: Tensor) -> Tensor:
+        return estimator(vectors, self._context(observation))
 
     def _ask_truth(self, truth: Score, observation: Observation, choice: Tensor) -> Tensor:
         return truth(choice, self._context(observation))
+
+
+def _known_sizes(
+    estimator: nn.Module, encoding: TableEncoding | None
+) -> tuple[tuple[int, ...] | None, tuple[int, ...] | None]:
+    """Returns the sizes of features and of context columns, as far as they are known without being told."""
+    if isinstance(estimator, EstimatorNet):
+        if estimator.catalogue is None:
+            raise ValueError("expected an estimator with a vocabulary per feature, got one for given vectors")
+        return estimator.shape.vocabulary, estimator.shape.contexts
+    if encoding is None:
+        return None, None
+    features, contexts = (tuple(map(len, part.values())) for part in (encoding.features, encoding.contexts))
+    return features, contexts
+
+
+def _agreed(name: str, given: Sequence[int] | None, known: tuple[int, ...] | None) -> tuple[int, ...]:
+    found = known if given is None else tuple(given)
+    if found is None:
+        raise ValueError(f"expected {name} or an encoding with a module that does not know its categories, got neither")
+    if known is not None and found != known:
+        raise ValueError(f"expected {name} {known}, which the estimator or its encoding says, got {found}")
+    return found
+
+
+def _occurring(contexts: Tensor | None) -> tuple[int, ...]:
+    if contexts is None:
+        return ()
+    if contexts.dim() != 2 or contexts.numel() == 0:
+        raise ValueError(f"expected contexts of shape (contexts, columns), got {tuple(contexts.shape)}")
+    return tuple((contexts.amax(dim=0) + 1).tolist())
 
 
 def _checked_contexts(contexts: Tensor | None, sizes: tuple[int, ...]) -> Tensor:

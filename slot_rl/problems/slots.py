@@ -10,7 +10,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from slot_rl.problems.base import Budget, Observation, Problem, Score
+from slot_rl.estimators.freezing import Score
+from slot_rl.problems.base import Budget, Observation, Problem
 
 CandidateSampler = Callable[[tuple[int, ...], torch.Generator], Tensor]
 
@@ -111,8 +112,8 @@ class SlotProblem(Problem):
         twin.budget, twin._estimator = Budget(), self._truth
         return twin
 
-    def _ask(self, observation: Observation, vectors: Tensor) -> Tensor:
-        return self._estimator(vectors)
+    def _ask(self, estimator: Score, observation: Observation, vectors: Tensor) -> Tensor:
+        return estimator(vectors)
 
     def _ask_truth(self, truth: Score, observation: Observation, choice: Tensor) -> Tensor:
         return truth(self.gather(observation, choice))

@@ -531,6 +531,7 @@ def test_a_policys_gradients_are_taken_at_the_logits_of_that_run(
     problem = make_problem("SlotRL/PickValue-v0")
     observation = problem.evaluation_observations(6, generator_from(5))
     agent = load_agent(policy / "checkpoint", SlotVecEnv(problem, 2))
+    assert isinstance(agent, GumbelAgent)
     with torch.no_grad():
         expected = agent.policy.point(observation)[0]
         untrained = GumbelAgent(SlotVecEnv(problem, 2), agent.options).policy.point(observation)[0]

@@ -1,5 +1,6 @@
 """Problems that come with an id: their sizes, their truths, their estimators, and the arguments that they refuse."""
 
+import hashlib
 import re
 from pathlib import Path
 from typing import Any
@@ -8,10 +9,10 @@ import pytest
 import torch
 
 from slot_rl.bundles import BundleError
-from slot_rl.estimators import EstimatorNet, EstimatorShape, load_shipped, save_estimator
+from slot_rl.estimators import EstimatorNet, EstimatorShape, load_estimator, load_shipped, save_estimator
 from slot_rl.estimators.encoding import TableEncoding
 from slot_rl.problems import IDS, Budget, Problem, RowProblem, SlotProblem, make_problem
-from slot_rl.problems.named import SYNTHETIC, estimator_folder
+from slot_rl.problems.named import SYNTHETIC, estimator_hash, resolved_estimator
 from slot_rl.problems.truths import PairwiseTruth, SaturatingTruth, pick_value
 from slot_rl.search import random_choice
 from slot_rl.seeding import generator_from, seeded_initialisation
@@ -108,11 +109,24 @@ def test_rows_come_from_the_folder_and_the_truth_from_the_table(rows_folder: Pat
     assert not make_problem("SlotRL/Rows-v0", rows_folder).has_truth
 
 
-def test_the_folder_of_an_estimator_is_the_shipped_one_unless_another_is_named() -> None:
-    assert estimator_folder("SlotRL/Rows-v0", "runs/x") == Path("runs/x")
-    assert estimator_folder("SlotRL/PickValue-v0", None) is None
-    folder = estimator_folder("SlotRL/Slots-v0", None)
-    assert folder is not None and folder.name == "slots-v0" and (folder / "card.json").is_file()
+def test_the_hash_is_that_of_the_weights_of_the_shipped_estimator_unless_another_is_named(tmp_path: Path) -> None:
+    assert estimator_hash("SlotRL/PickValue-v0", None) is None
+    assert estimator_hash("SlotRL/Slots-v0", None) == load_shipped("slots-v0").sha256
+    folder = vector_folder(tmp_path / "mine", EstimatorShape(4, 4, (8,)))
+    assert estimator_hash("SlotRL/Slots-v0", str(folder)) == load_estimator(folder).sha256
+    with pytest.raises(BundleError, match="expected a folder with estimator weights and card.json, got nowhere"):
+        estimator_hash("SlotRL/Rows-v0", "nowhere")
+
+
+def test_the_hash_of_a_python_file_is_its_contents_and_nothing_is_executed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("mine.py").write_text("raise SystemExit")
+    expected = hashlib.sha256(b"raise SystemExit").hexdigest()
+    assert estimator_hash("SlotRL/Rows-v0", "mine.py:build") == expected
+    assert resolved_estimator("mine.py:build") == f"{tmp_path / 'mine.py'}:build"
+    assert resolved_estimator("folder") == str(tmp_path / "folder")
 
 
 @pytest.mark.parametrize(

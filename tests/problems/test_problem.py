@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from slot_rl.estimators import EstimatorNet, EstimatorShape
+from slot_rl.estimators.freezing import frozen
 from slot_rl.problems import Budget, NonFiniteScore, Observation, Problem, RowProblem, SlotProblem, check_choice
-from slot_rl.problems.base import frozen
 from slot_rl.seeding import generator_from, seeded_initialisation
 from slot_rl.selectors.categorical import one_hot
 
@@ -107,6 +107,64 @@ def test_the_budget_counts_every_forward_and_only_the_backwards_that_are_run(bui
     problem.sample(10, generator_from(1))
     problem.evaluation_observations(10, generator_from(1))
     assert problem.budget == Budget(24, 8)
+
+
+@pytest.mark.parametrize("build", PROBLEMS.values(), ids=PROBLEMS)
+def test_a_latent_is_the_estimators_own_and_is_counted_as_a_score_is(build: Callable[[], Problem]) -> None:
+    problem = build()
+    observation = problem.sample(4, generator_from(0))
+    choice = draw_choice(problem, (3, 4), 0)
+    rows = one_hot(choice, problem.items, torch.float32).requires_grad_()
+    latent = problem.latent(observation, rows)
+    assert latent.shape == (3, 4, 16) and problem.budget == Budget(12, 0)
+    estimator = problem._estimator
+    assert isinstance(estimator, EstimatorNet)
+    score = estimator.head(latent).squeeze(-1) * estimator.scale + estimator.offset
+    assert torch.equal(score, problem.score_selection(observation, rows))
+    latent.sum().backward()
+    assert problem.budget == Budget(24, 12)
+    assert rows.grad is not None and float(rows.grad.abs().max()) > 0
+    assert not problem.latent(observation, rows.detach()).requires_grad
+    with torch.no_grad():
+        problem.latent(observation, rows)
+    assert problem.budget == Budget(48, 12)
+
+
+class Latent(nn.Module):
+    """Whose latent is the square root of two sums, so that it or its gradient may not be finite."""
+
+    def to_latent(self, vectors: Tensor) -> Tensor:
+        return vectors.sum(dim=-1).sqrt()
+
+    def forward(self, vectors: Tensor) -> Tensor:
+        return self.to_latent(vectors).sum(dim=-1)
+
+
+@pytest.mark.parametrize(
+    ("value", "gradient", "message"),
+    [(-1.0, False, "finite latents from the estimator, got 1 of 2"), (0.0, True, "finite gradients .*, got 1 of 2")],
+)
+def test_a_latent_that_is_not_finite_is_caught_with_its_batch(value: float, gradient: bool, message: str) -> None:
+    problem = SlotProblem(Latent(), 2, 2, 1)
+    observation = Observation(torch.tensor([[[1.0], [4.0]], [[value], [1.0]]]))
+    rows = one_hot(torch.tensor([[0, 1], [1, 0]]), 2, torch.float32).requires_grad_()
+    with pytest.raises(NonFiniteScore, match=f"expected {message} NaN") as caught:
+        problem.latent(observation, rows).sum().backward()
+    assert caught.value.observation is observation and torch.equal(caught.value.rows, rows)
+    assert caught.value.score.shape == (2, 2) and bool(caught.value.score.isfinite().all()) is gradient
+
+
+def test_an_estimator_without_latent_is_named() -> None:
+    observation = Observation(torch.zeros(1, 3, 1))
+    rows = torch.zeros(1, 2, 3)
+    for estimator, name in ((total, "total"), (nn.Flatten(), "Flatten")):
+        problem = SlotProblem(estimator, 2, 3, 1, name="bare")
+        with pytest.raises(TypeError, match=f"expected an estimator with to_latent for bare, got {name} without one"):
+            problem.latent(observation, rows)
+    problem = SlotProblem(Latent(), 2, 3, 1)
+    problem._estimator.to_latent = lambda vectors: torch.zeros(1, 2)  # type: ignore[attr-defined]
+    with pytest.raises(TypeError, match="expected a differentiable estimator for slots, got one that gives no gradi"):
+        problem.latent(observation, rows.requires_grad_())
 
 
 def test_looking_at_the_truth_is_not_counted() -> None:

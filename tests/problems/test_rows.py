@@ -1,13 +1,18 @@
 """Row problems: scores against look-ups by hand, contexts drawn and listed, short vocabularies masked, and guards."""
 
+import re
+from typing import Any
+
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from slot_rl.estimators import EstimatorNet, EstimatorShape
-from slot_rl.problems import Observation, RowProblem
+from slot_rl.estimators.encoding import TableEncoding
+from slot_rl.problems import Budget, Observation, RowProblem
 from slot_rl.problems.truth_table import TruthTable
 from slot_rl.seeding import generator_from, seeded_initialisation
+from slot_rl.selectors.categorical import one_hot
 
 CONTEXTS = torch.tensor([[0, 0], [0, 2], [1, 1], [1, 2]])
 
@@ -126,6 +131,27 @@ def test_measured_is_known_from_a_table_alone() -> None:
         assert other.measured(observation, choice) is None
 
 
+def test_true_scores_are_normalised_in_their_own_contexts() -> None:
+    # Context (0, 1) holds 4 and 6, context (1, 2) holds 100, 140 and 110.
+    contexts = torch.tensor([[0, 1], [0, 1], [1, 2], [1, 2], [1, 2]])
+    features = torch.tensor([[0, 0, 0], [1, 3, 2], [0, 0, 0], [1, 3, 2], [1, 0, 1]])
+    table = TruthTable(features, contexts, torch.tensor([4.0, 6.0, 100.0, 140.0, 110.0]), (2, 3, 2, 4, 3))
+    problem = RowProblem(make_net(contexts=(2, 3)), CONTEXTS, table)
+    observation = Observation(context=torch.tensor([[0, 1], [1, 2], [1, 2]]))
+    choice = torch.tensor([[[1, 3, 2], [1, 3, 2], [1, 0, 1]], [[1, 0, 1], [0, 0, 0], [1, 0, 2]]])
+    assert problem.normalised_true_score(observation, choice).tolist() == [[1.0, 1.0, 0.25], [0.0, 0.0, 0.0]]
+    assert problem.true_score(observation, choice).tolist() == [[6.0, 140.0, 110.0], [4.0, 100.0, 100.0]]
+    assert problem.budget.forwards == 0
+
+
+def test_without_a_table_no_true_score_can_be_normalised() -> None:
+    choice = torch.zeros(1, 3, dtype=torch.long)
+    for truth, name in ((None, "NoneType"), (lambda choice, context: choice.sum(-1), "function")):
+        problem = RowProblem(make_net(), None, truth, "bare")
+        with pytest.raises(ValueError, match=f"expected a table of true scores for bare, got {name}"):
+            problem.normalised_true_score(problem.sample(1, generator_from(0)), choice)
+
+
 def test_an_estimator_of_given_vectors_is_refused() -> None:
     with seeded_initialisation(0):
         net = EstimatorNet(EstimatorShape(2, 3, (4,)))
@@ -159,3 +185,127 @@ def test_context_categories_that_the_estimator_does_not_know_are_refused(row: li
     with pytest.raises(ValueError) as caught:
         RowProblem(make_net(contexts=(2, 3)), contexts)
     assert str(caught.value) == f"expected context categories below (2, 3), got {found} at most"
+
+
+class Foreign(nn.Module):
+    """Somebody's module: a table per feature, one per context column, a head that is not ours."""
+
+    def __init__(self, sizes: tuple[int, ...] = (2, 4, 3), contexts: tuple[int, ...] = ()) -> None:
+        super().__init__()
+        self.tables = nn.ModuleList(nn.Embedding(size, 3) for size in sizes + contexts)
+        self.head = nn.Sequential(nn.Linear(3 * len(self.tables), 8), nn.Tanh(), nn.Linear(8, 1))
+
+    def to_latent(self, features: Tensor, context: Tensor | None = None) -> Tensor:
+        index = features if context is None else torch.cat([features, context], dim=1)
+        return torch.cat([table(index[:, i]) for i, table in enumerate(self.tables)], dim=1)
+
+    def forward(self, features: Tensor, context: Tensor | None = None) -> Tensor:
+        score: Tensor = self.head(self.to_latent(features, context))
+        return score
+
+
+def make_foreign(contexts: tuple[int, ...] = ()) -> Foreign:
+    with seeded_initialisation(0):
+        return Foreign(contexts=contexts)
+
+
+@pytest.mark.parametrize("contexts", [None, CONTEXTS])
+def test_somebodys_module_scores_choices_and_rows_as_it_scores_indices(contexts: Tensor | None) -> None:
+    module = make_foreign(() if contexts is None else (2, 3))
+    problem = RowProblem(module, contexts, sizes=[2, 4, 3])
+    assert (problem.sizes, problem.context_sizes) == ((2, 4, 3), (1,) if contexts is None else (2, 3))
+    observation = problem.sample(5, generator_from(0))
+    context = None if contexts is None else observation.context
+    choice = torch.stack([torch.randint(size, (6, 5), generator=generator_from(size)) for size in (2, 4, 3)], dim=-1)
+    score = problem.score(observation, choice)
+    for lead in range(6):
+        expected = module(choice[lead], context).squeeze(-1).detach()
+        torch.testing.assert_close(score[lead], expected, atol=1e-6, rtol=0)
+    rows = one_hot(choice, 4, torch.float32).requires_grad_()
+    selected = problem.score_selection(observation, rows)
+    assert torch.equal(selected, score)
+    assert torch.equal(problem.gather(observation, choice), problem.mix(observation, rows))
+    selected.sum().backward()
+    assert rows.grad is not None and bool(rows.grad.isfinite().all()) and float(rows.grad.abs().max()) > 0
+    assert problem.budget == Budget(60, 30)
+    latent = problem.latent(observation, rows)
+    assert latent.shape == (6, 5, 9 if contexts is None else 15) and problem.budget == Budget(90, 30)
+    assert all(part.grad is None and part.requires_grad for part in module.parameters())
+
+
+def test_scoring_one_selection_twice_leaves_no_hook_on_it() -> None:
+    problem = RowProblem(make_foreign(), sizes=(2, 4, 3))
+    observation = problem.sample(1, generator_from(0))
+    rows = torch.full((1, 3, 4), 0.25, requires_grad=True)
+    for _ in range(3):
+        problem.score_selection(observation, rows)
+    assert not rows._backward_hooks
+
+
+def test_the_candidates_of_somebodys_module_are_one_hot_rows() -> None:
+    problem = RowProblem(make_foreign(), sizes=(2, 4, 3))
+    observation = problem.sample(2, generator_from(0))
+    mask = problem.mask(observation)
+    assert mask is not None and mask.sum(dim=1).tolist() == [2, 4, 3]
+    assert torch.equal(problem.candidates(observation), torch.eye(4).expand(3, 4, 4))
+    items = torch.arange(4).view(4, 1, 1).expand(4, 2, 3)
+    assert torch.equal(problem.gather(observation, items)[:, 0, 0], torch.eye(4))
+
+
+def test_sizes_come_from_the_encoding_or_from_the_contexts_that_occur() -> None:
+    features = {"a": ("u", "v"), "b": ("p", "q", "r", "s"), "c": ("x", "y", "z")}
+    encoding = TableEncoding("score", features, {"k": ("l", "m"), "n": ("1", "2", "3", "4")})
+    problem = RowProblem(make_foreign((2, 4)), CONTEXTS, encoding=encoding)
+    assert (problem.sizes, problem.context_sizes, problem.encoding) == ((2, 4, 3), (2, 4), encoding)
+    assert RowProblem(make_foreign((2, 3)), CONTEXTS, sizes=(2, 4, 3)).context_sizes == (2, 3)
+    told = RowProblem(make_foreign((5, 5)), CONTEXTS, sizes=(2, 4, 3), context_sizes=(5, 5))
+    assert told.context_sizes == (5, 5)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ({}, ValueError, "expected sizes or an encoding with a module that does not know its categories, got neither"),
+        ({"sizes": (2, 5, 3)}, ValueError, r"expected Foreign to score indices below (2, 5, 3), got IndexError: index"),
+        ({"sizes": (2, 4)}, ValueError, "expected Foreign to score indices below (2, 4), got IndexError: "),
+        ({"sizes": ()}, ValueError, "expected at least one slot with at least one item each, got sizes ()"),
+        (
+            {"sizes": (2, 4, 3), "contexts": torch.zeros(3, dtype=torch.long)},
+            ValueError,
+            "expected contexts of shape (contexts, columns), got (3,)",
+        ),
+        (
+            {"sizes": (2, 4, 3), "contexts": CONTEXTS, "context_sizes": (2, 2)},
+            ValueError,
+            "expected context categories below (2, 2), got [1, 2] at most",
+        ),
+        (
+            {"sizes": (2, 4, 3), "encoding": TableEncoding("score", {"a": ("u", "v")}, {})},
+            ValueError,
+            "expected sizes (2,), which the estimator or its encoding says, got (2, 4, 3)",
+        ),
+    ],
+)
+def test_a_module_and_sizes_that_do_not_fit_are_refused_at_the_door(
+    arguments: dict[str, Any], error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=re.escape(message)):
+        RowProblem(make_foreign(), **arguments)
+
+
+def test_our_own_network_knows_its_sizes() -> None:
+    assert RowProblem(make_net(), sizes=(2, 4, 3), context_sizes=()).sizes == (2, 4, 3)
+    with pytest.raises(ValueError, match=r"expected sizes \(2, 4, 3\), which the estimator or its encoding says, got"):
+        RowProblem(make_net(), sizes=(2, 4, 4))
+
+
+def test_what_cannot_be_softened_is_refused_at_the_door() -> None:
+    with pytest.raises(TypeError, match="expected an nn.Module to soften, got function"):
+        RowProblem(make_net, sizes=(2,))  # type: ignore[arg-type]
+
+    class Arithmetic(Foreign):
+        def forward(self, features: Tensor, context: Tensor | None = None) -> Tensor:
+            return super().forward(features * 1)
+
+    with pytest.raises(TypeError, match="got mul in layer 'Arithmetic'"):
+        RowProblem(Arithmetic(), sizes=(2, 4, 3))

@@ -1,11 +1,15 @@
 """Slot problems: what is drawn, how lists of varying length are padded and masked, and what is refused."""
 
+from collections.abc import Callable
+
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import Tensor
+from torch import Tensor, nn
 
+from slot_rl.envs import SlotVecEnv
 from slot_rl.problems import Budget, Observation, SlotProblem
 from slot_rl.problems.slots import standard_normal, unit_uniform
 from slot_rl.seeding import generator_from
@@ -142,3 +146,39 @@ def test_an_observation_without_candidates_is_refused() -> None:
     observation = Observation(context=torch.zeros(2, 1, dtype=torch.long))
     with pytest.raises(ValueError, match="expected an observation with candidates for mine, got one without"):
         problem.score(observation, torch.zeros(2, 2, dtype=torch.long))
+
+
+class Distances(nn.Module):
+    """Somebody's module on vectors, with weights and a dropout that must be off."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale, self.dropout = nn.Parameter(torch.tensor(2.0)), nn.Dropout(0.5)
+
+    def forward(self, vectors: Tensor) -> Tensor:
+        score: Tensor = -self.scale * self.dropout(vectors).square().sum(dim=(-1, -2))
+        return score
+
+
+def distances(vectors: Tensor) -> Tensor:
+    return -2 * vectors.square().sum(dim=(-1, -2))
+
+
+@pytest.mark.parametrize("estimator", [Distances(), distances], ids=["module", "function"])
+def test_any_callable_on_vectors_is_an_estimator_also_in_an_environment(estimator: Callable[[Tensor], Tensor]) -> None:
+    problem = SlotProblem(estimator, 2, 3, 2, name="mine")
+    env = SlotVecEnv(problem, 4, seed=0)
+    candidates = env.reset()["candidates"]
+    choice = np.array([[0, 1], [2, 2], [1, 0], [0, 0]])
+    _, rewards, dones, _ = env.step(choice)
+    expected = [-2 * float((candidates[row][choice[row]] ** 2).sum()) for row in range(4)]
+    assert rewards.tolist() == pytest.approx(expected, rel=1e-5) and bool(dones.all())
+    observation = problem.sample(4, generator_from(1))
+    rows = one_hot(torch.from_numpy(choice), 3, torch.float32).requires_grad_()
+    problem.score_selection(observation, rows).sum().backward()
+    # The slope along a row: the derivative -4 v at the chosen vector, times each candidate.
+    chosen = problem.gather(observation, torch.from_numpy(choice))
+    slopes = torch.einsum("bsd,bnd->bsn", -4 * chosen, problem.candidates(observation))
+    assert rows.grad is not None
+    torch.testing.assert_close(rows.grad, slopes)
+    assert problem.budget == Budget(8, 4)

@@ -1,0 +1,186 @@
+"""Softening: any module that scores indices by way of ``nn.Embedding`` made to score probability rows as well.
+
+The module is not rewritten. A frozen copy of it is called with a :class:`~slot_rl.estimators.soft_index.SoftIndex` in
+place of its indices, which answers the look-ups by ``rows @ table``. One-hot rows read exactly what their indices read,
+so their scores are equal bit for bit wherever the rest of the module takes the same path for both. One known case does
+not: ``nn.TransformerEncoderLayer`` has a fused kernel for inputs without a gradient, which differs by rounding.
+"""
+
+from collections.abc import Callable
+from types import TracebackType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from slot_rl.estimators.freezing import frozen
+from slot_rl.estimators.soft_index import NumberNeeded, SoftIndex
+
+
+class NotSoftenable(TypeError):
+    """A module whose indices cannot be replaced by probability rows."""
+
+
+class Softened(nn.Module):
+    """A frozen copy of a module that takes indices or probability rows.
+
+    Attributes:
+        module: The copy, always in eval mode.
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        """Copies the module; see :func:`soften`."""
+        super().__init__()
+        self.module = frozen(module)
+
+    def train(self, mode: bool = True) -> "Softened":
+        """Changes nothing: a frozen module stays in eval mode."""
+        return super().train(False)
+
+    def forward(self, features: Tensor, context: Tensor | None = None) -> Tensor:
+        """Scores configurations.
+
+        Args:
+            features: Long indices of shape ``(..., batch, features)``, or float rows of probabilities of shape
+                ``(..., batch, features, categories)``. Categories that a table does not have add nothing.
+            context: Long tensor of shape ``(batch, columns)``, handed to the module as its second argument; None if it
+                takes none.
+
+        Returns:
+            Tensor of shape ``(..., batch)``.
+
+        Raises:
+            NotSoftenable: A TypeError, if the module computes with indices before it looks them up, or never does, or
+                gives no float scores, or passes no gradient to rows that require one.
+            ValueError: If the module answers in another shape than ``(batch,)`` or ``(batch, 1)``.
+        """
+        answer, leading = self._ask(self.module, features, context)
+        rows = leading.numel()
+        if answer.shape not in ((rows,), (rows, 1)):
+            raise ValueError(f"expected scores of shape ({rows},) or ({rows}, 1), got {tuple(answer.shape)}")
+        return answer.reshape(leading)
+
+    def to_latent(self, features: Tensor, context: Tensor | None = None) -> Tensor:
+        """Returns the module's own ``to_latent``, of shape ``(..., batch, width)``; arguments as for a call.
+
+        Raises:
+            NotSoftenable: A TypeError, if the module has no ``to_latent``, or as for a call.
+            ValueError: If it answers in another shape than ``(batch, width)``.
+        """
+        to_latent = getattr(self.module, "to_latent", None)
+        if not callable(to_latent):
+            raise NotSoftenable(f"expected an estimator with to_latent, got {_name(self.module)} without one")
+        answer, leading = self._ask(to_latent, features, context)
+        rows = leading.numel()
+        if answer.dim() != 2 or len(answer) != rows:
+            raise ValueError(f"expected latents of shape ({rows}, width), got {tuple(answer.shape)}")
+        return answer.reshape(*leading, -1)
+
+    def _ask(self, call: Callable[..., Any], features: Tensor, context: Tensor | None) -> tuple[Tensor, torch.Size]:
+        """Returns the module's answer ``(rows, ...)`` and the leading dimensions that were flattened to rows."""
+        soft = features.is_floating_point()
+        leading = features.shape[: -2 if soft else -1]
+        if not leading or (not soft and features.dtype not in (torch.int32, torch.int64)):
+            raise ValueError(
+                "expected long indices of shape (..., batch, features) or float rows of shape (..., batch, features, "
+                f"categories), got {features.dtype} of shape {tuple(features.shape)}"
+            )
+        flat = features.flatten(0, len(leading) - 1)
+        index = SoftIndex.of(flat) if soft else flat
+        inputs = (index,) if context is None else (index, context.expand(*leading, -1).flatten(0, len(leading) - 1))
+        try:
+            answer = call(*inputs)
+        except NumberNeeded as error:
+            raise NotSoftenable(f"{error} in layer {self._layer(error.__traceback__)}") from error
+        self._check(answer, index, features)
+        return answer.to(features.dtype if soft else torch.get_default_dtype()), leading
+
+    def _check(self, answer: Any, index: Tensor, features: Tensor) -> None:
+        if not isinstance(answer, Tensor) or not answer.is_floating_point():
+            found = answer.dtype if isinstance(answer, Tensor) else type(answer).__name__
+            raise NotSoftenable(f"expected a float tensor from {_name(self.module)}, got {found}")
+        if isinstance(index, SoftIndex) and not index.rows.looked_up:
+            raise NotSoftenable(f"expected {_name(self.module)} to look its input up in nn.Embedding, got no look-up")
+        if features.requires_grad and torch.is_grad_enabled() and not answer.requires_grad:
+            raise NotSoftenable(
+                f"expected {_name(self.module)} to pass a gradient to its input, got an answer without one "
+                "(is there a detach or a no_grad?)"
+            )
+
+    def _layer(self, trace: TracebackType | None) -> str:
+        """Returns the innermost module whose method was running when an error rose."""
+        names = {id(part): f"{name!r} ({_name(part)})" for name, part in self.module.named_modules()}
+        names[id(self.module)] = repr(_name(self.module))
+        found = names[id(self.module)]
+        while trace is not None:
+            code, local = trace.tb_frame.f_code, trace.tb_frame.f_locals
+            owner = local.get(code.co_varnames[0]) if code.co_argcount else None
+            found = names.get(id(owner), found)
+            trace = trace.tb_next
+        return found
+
+
+def soften(module: nn.Module) -> Softened:
+    """Makes a module that scores indices score probability rows as well.
+
+    The caller's module is copied, frozen, put in eval mode, and stays as it is. A softened module is returned as it is.
+
+    Args:
+        module: Takes a long tensor ``(batch, features)``, and perhaps a context ``(batch, columns)``, and answers
+            ``(batch,)`` or ``(batch, 1)``. The indices must enter through ``nn.Embedding``, ``F.embedding``, an
+            ``nn.EmbeddingBag`` without offsets, ``weight[index]``, or ``F.one_hot`` times a matrix; on the way there
+            they may be selected, reshaped, joined, and shifted by constants.
+
+    Returns:
+        The softened module. Whether it can be softened shows when rows are scored.
+
+    Raises:
+        TypeError: If it is no module, or one in TorchScript, or one that cannot be copied.
+    """
+    if isinstance(module, Softened):
+        return module
+    if not isinstance(module, nn.Module):
+        raise TypeError(f"expected an nn.Module to soften, got {_name(module)}")
+    for name, part in module.named_modules():
+        if isinstance(part, torch.jit.ScriptModule):
+            raise TypeError(f"expected a module in Python, got TorchScript in layer {name or _name(module)!r}")
+    try:
+        return Softened(module)
+    except (RuntimeError, TypeError) as error:
+        raise TypeError(f"expected a module that can be copied, got {_name(module)}: {error}") from error
+
+
+def check_softened(softened: Softened, sizes: tuple[int, ...], context: Tensor | None) -> None:
+    """Scores the first and the last category of every feature, as indices and as one-hot rows, and compares.
+
+    Args:
+        softened: The module.
+        sizes: Categories of each feature.
+        context: Long tensor of shape ``(1, columns)``; None where there is none.
+
+    Raises:
+        NotSoftenable: A TypeError, if the module cannot be softened.
+        ValueError: If it cannot score such indices, or scores their one-hot rows otherwise.
+    """
+    last = torch.tensor(sizes) - 1
+    indices = torch.stack([torch.zeros_like(last), last])
+    context = None if context is None else context.expand(2, -1)
+    rows = nn.functional.one_hot(indices, max(sizes)).float().requires_grad_()
+    try:
+        with torch.enable_grad():
+            hard, soft = softened(indices, context), softened(rows, context)
+    except NotSoftenable:
+        raise
+    except Exception as error:  # out of somebody's own code: it may be anything
+        name = _name(softened.module)
+        raise ValueError(
+            f"expected {name} to score indices below {sizes}, got {type(error).__name__}: {error}"
+        ) from error
+    if not torch.allclose(hard, soft, rtol=1e-4, atol=1e-5, equal_nan=True):
+        raise ValueError(
+            f"expected the same scores for one-hot rows as for their indices, got {soft.tolist()} and {hard.tolist()}"
+        )
+
+
+def _name(thing: object) -> str:
+    return type(thing).__name__

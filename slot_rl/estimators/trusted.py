@@ -1,0 +1,190 @@
+"""Estimators written in Python: a function in somebody's file, ``path.py:build``, that builds one.
+
+Everything else that slot_rl reads is data. This is code and runs with all the rights of whoever starts it, so it is run
+only where the caller says that it is trusted. What is run are the very bytes that were hashed; what they import or load
+in turn is not hashed.
+"""
+
+import hashlib
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from slot_rl.estimators.encoding import TableEncoding
+from slot_rl.estimators.freezing import Score, frozen
+from slot_rl.seeding import seeded_initialisation
+
+
+@dataclass(frozen=True)
+class RowEstimator:
+    """An estimator of a table's rows, with what is needed to ask it.
+
+    Attributes:
+        module: Scores indices ``(batch, features)``, and a context ``(batch, columns)`` where there is one; it must be
+            one that can be softened.
+        encoding: Names of the features and contexts, and their categories in the order of their indices.
+        contexts: Long tensor ``(contexts, columns)`` of the contexts to ask about; None where there are none.
+    """
+
+    module: nn.Module
+    encoding: TableEncoding
+    contexts: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        """Refuses parts of other types, which would fail much later."""
+        for name, kind in (("module", nn.Module), ("encoding", TableEncoding), ("contexts", Tensor | None)):
+            if not isinstance(getattr(self, name), kind):
+                found = type(getattr(self, name)).__name__
+                raise TypeError(f"expected {name} of type {getattr(kind, '__name__', 'Tensor')}, got {found}")
+
+
+@dataclass(frozen=True)
+class Reference:
+    """A function in a file.
+
+    Attributes:
+        path: The file.
+        function: The function's name.
+    """
+
+    path: Path
+    function: str
+
+    def __str__(self) -> str:
+        """Returns ``path.py:function``."""
+        return f"{self.path}:{self.function}"
+
+    def resolved(self) -> "Reference":
+        """Returns the same reference from any working directory."""
+        return Reference(self.path.resolve(), self.function)
+
+    def read(self) -> bytes:
+        """Returns the file's content.
+
+        Raises:
+            ValueError: If there is no such file.
+        """
+        if not self.path.is_file():
+            raise ValueError(f"expected a Python file with {self.function}(), got {self.path}, which is no file")
+        return self.path.read_bytes()
+
+    def sha256(self) -> str:
+        """Returns the file's hash; raises as :meth:`read`."""
+        return hashlib.sha256(self.read()).hexdigest()
+
+
+def parse_reference(estimator: str | Path) -> Reference | None:
+    """Reads ``path.py:function``; returns None for anything that does not name a Python file, such as a folder.
+
+    Raises:
+        ValueError: If a Python file is named without a function.
+    """
+    text = str(estimator)
+    path, _, function = text.rpartition(":")
+    if path.endswith(".py") and not Path(text).is_dir():
+        if not function.isidentifier():
+            raise ValueError(f"expected path.py:function, got {text!r}, whose {function!r} is no function's name")
+        return Reference(Path(path), function)
+    if text.endswith(".py") and not Path(text).is_dir():
+        raise ValueError(f"expected path.py:function, as in {text}:build, got {text!r} without a function")
+    return None
+
+
+def load_trusted(reference: Reference) -> Any:
+    """Executes a Python file and calls one of its functions.
+
+    Weights that the function leaves to chance are drawn from a fixed seed, so that it builds the same estimator every
+    time; the global generator is left as found.
+
+    Args:
+        reference: The file and the function, which takes no arguments.
+
+    Returns:
+        What the function returns.
+
+    Raises:
+        ValueError: If there is no such file or function, or the code raises something.
+    """
+    content = reference.read()
+    with seeded_initialisation(0):
+        with _blaming(reference, "build an estimator"):
+            module = _executed(content, reference.path.resolve())
+        build = getattr(module, reference.function, None)
+        if not callable(build):
+            found = "no such name" if build is None else f"{type(build).__name__}, which cannot be called"
+            raise ValueError(f"expected a function {reference.function} in {reference.path}, got {found}")
+        with _blaming(reference, "build an estimator"):
+            return build()
+
+
+def load_row_estimator(reference: Reference) -> RowEstimator:
+    """Returns the estimator of rows that a function builds; raises as :func:`load_trusted`, or if it is none."""
+    found = load_trusted(reference)
+    if not isinstance(found, RowEstimator):
+        raise ValueError(f"expected {reference} to return a RowEstimator, got {type(found).__name__}")
+    return found
+
+
+def load_vector_score(reference: Reference, slots: int, dim: int) -> Score:
+    """Returns a frozen copy of the estimator of vectors that a function builds.
+
+    Args:
+        reference: The file and the function.
+        slots: Slots of a configuration.
+        dim: Length of a candidate's vector.
+
+    Returns:
+        Scores vectors of shape ``(..., batch, slots, dim)`` as ``(..., batch)``.
+
+    Raises:
+        ValueError: As :func:`load_trusted`, or if what it builds does not score such vectors.
+    """
+    score = load_trusted(reference)
+    if not callable(score):
+        raise ValueError(f"expected {reference} to return a callable, got {type(score).__name__}")
+    estimator: Score = frozen(score)
+    vectors = torch.zeros(3, 2, slots, dim)
+    with _blaming(reference, f"score vectors of shape {tuple(vectors.shape)}"):
+        found = estimator(vectors)
+    if not isinstance(found, Tensor) or found.shape != (3, 2):
+        shape = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
+        raise ValueError(f"expected scores of shape (3, 2) from {reference} for {tuple(vectors.shape)}, got {shape}")
+    return estimator
+
+
+def _executed(content: bytes, path: Path) -> ModuleType:
+    # A name of its own, so that it can shadow no module; in sys.modules, where dataclasses look their module up.
+    name = f"_slot_rl_trusted_{hashlib.sha256(content).hexdigest()[:16]}"
+    spec = spec_from_file_location(name, path)
+    assert spec is not None
+    module = sys.modules[name] = module_from_spec(spec)
+    exec(compile(content, str(path), "exec"), module.__dict__)
+    return module
+
+
+@contextmanager
+def _blaming(reference: Reference, task: str) -> Iterator[None]:
+    """Turns whatever the file's code raises into one line that names the file, and its own line where it is known."""
+    try:
+        yield
+    except (Exception, SystemExit) as error:
+        line = _line(error, str(reference.path.resolve()))
+        where = f"{reference}" if line is None else f"{reference}, line {line},"
+        said = " ".join(str(error).split())
+        raise ValueError(f"expected {where} to {task}, got {type(error).__name__}: {said}") from error
+
+
+def _line(error: BaseException, path: str) -> int | None:
+    found, trace = error.lineno if isinstance(error, SyntaxError) else None, error.__traceback__
+    while trace is not None:
+        found = trace.tb_lineno if trace.tb_frame.f_code.co_filename == path else found
+        trace = trace.tb_next
+    return found
