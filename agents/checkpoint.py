@@ -47,6 +47,11 @@ class CheckpointedAgent(BaseAlgorithm):
         return 0
 
     @property
+    def backwards_per_context(self) -> int:
+        """Backwards that it asks for each answer."""
+        return 0
+
+    @property
     def policy_parameters(self) -> int:
         """Trained numbers that an answer depends on."""
         return 0

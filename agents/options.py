@@ -307,7 +307,7 @@ class LoggedOptions(AgentOptions):
 
     logged: Path | None = None
     weighting: Literal["advantage", "inverse"] = "advantage"
-    temperature: float = 0.3
+    temperature: float = 0.1
     clip: float = 20.0
     floor: float = 0.1
 

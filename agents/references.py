@@ -203,7 +203,12 @@ class GuidedSearchAgent(ReferenceAgent):
 
     @property
     def calls_per_context(self) -> int:
-        """Forwards, and as many backwards, for each answer."""
+        """Forwards for each answer."""
+        return self.options.calls_per_context
+
+    @property
+    def backwards_per_context(self) -> int:
+        """As many backwards: each row is scored together with its gradient."""
         return self.options.calls_per_context
 
     def search(self, problem: Problem, observation: Observation, generator: torch.Generator) -> Tensor:

@@ -88,8 +88,10 @@ class SoftIndex(Tensor):
         Raises:
             NumberNeeded: If the function needs the indices' numbers.
         """
+        named = dict(kwargs or {})
+        args = (named.pop("input"), *args) if "input" in named else args
         handler = _HANDLERS.get(func)
-        return _refuse(_spelled(func)) if handler is None else handler(func, args, kwargs or {})
+        return _refuse(_spelled(func)) if handler is None else handler(func, args, named)
 
 
 def _refuse(what: str) -> Any:

@@ -57,7 +57,8 @@ class Row:
 
     Attributes:
         name: The competitor.
-        calls: The estimator's calls per request when it answers; None where that is beside the point.
+        calls: The estimator's forwards per request when it answers; None where that is beside the point.
+        backwards: Its backwards per request.
         score: Estimated score.
         optimality: ``(score - random) / (best - random)``.
         hit_rate: Share of requests answered with the best score; for random, over 64 draws of each.
@@ -71,6 +72,7 @@ class Row:
 
     name: str
     calls: int | None
+    backwards: int | None
     score: float
     optimality: float
     hit_rate: float
@@ -112,24 +114,24 @@ class Evaluation:
         rounds = GUIDED_CALLS - 1
         guided = guided_search(self.problem, self.observation, self._random(), rounds).choice
         self.references = [
-            Row("random", 0, self.random_score, 0.0, self._random_hit_rate(), **vars(at_random)),
-            self._row("best constant", 0, constant.expand(len(self.observation), -1)),
-            self._row("guided search", GUIDED_CALLS, guided),
-            self._row("best" if self.best_is_exact else "best known", None, best_choice),
+            Row("random", 0, 0, self.random_score, 0.0, self._random_hit_rate(), **vars(at_random)),
+            self._row("best constant", 0, 0, constant.expand(len(self.observation), -1)),
+            self._row("guided search", GUIDED_CALLS, GUIDED_CALLS, guided),
+            self._row("best" if self.best_is_exact else "best known", None, None, best_choice),
         ]
         if self._true_constant is not None:
             true_constant = self._true_constant.expand(len(self.observation), -1)
-            self.references.insert(2, self._row("constant, best true", 0, true_constant))
+            self.references.insert(2, self._row("constant, best true", 0, 0, true_constant))
 
-    def judge(self, choose: Choose) -> Row:
-        """Judges a policy's answers, each from one pass and no call of the estimator."""
-        return self._row("policy, one pass", 0, choose(self.observation))
+    def judge(self, choose: Choose, name: str = "policy, one pass", calls: int = 0, backwards: int = 0) -> Row:
+        """Judges answers: a policy's, each from one pass and no call of the estimator, or another agent's."""
+        return self._row(name, calls, backwards, choose(self.observation))
 
     def judge_with_search(self, choose: Choose) -> Row:
         """Judges guided search from the policy's answers, at as many calls as guided search from random starts."""
         start = choose(self.observation)
         found = guided_search(self.problem, self.observation, start, GUIDED_CALLS - 1)
-        return self._row("policy + guided search", GUIDED_CALLS, found.choice)
+        return self._row("policy + guided search", GUIDED_CALLS, GUIDED_CALLS, found.choice)
 
     def optimality(self, score: float) -> float:
         """Places a mean score between random (0) and best (1)."""
@@ -152,10 +154,10 @@ class Evaluation:
     def _hits(self, scores: Tensor) -> Tensor:
         return scores >= self.best - HIT_TOLERANCE * self.best.abs()
 
-    def _row(self, name: str, calls: int | None, choice: Tensor) -> Row:
+    def _row(self, name: str, calls: int | None, backwards: int | None, choice: Tensor) -> Row:
         scores = self.scores(choice)
         score, hits = scores.score(), self._hits(scores.estimated).double().mean()
-        return Row(name, calls, score, self.optimality(score), float(hits), **vars(scores.against_truth()))
+        return Row(name, calls, backwards, score, self.optimality(score), float(hits), **vars(scores.against_truth()))
 
     def _enumerate(self) -> tuple[Tensor, Tensor]:
         landscape = enumerate_landscape(self.problem, self.observation, self.problem.score)

@@ -5,6 +5,7 @@ from typing import Any
 import torch
 
 from slot_rl.agents.checkpoint import CheckpointedAgent
+from slot_rl.agents.policy_agent import PolicyAgent
 from slot_rl.experiments.console import print_figures, print_table
 from slot_rl.experiments.evaluation import Choose, Evaluation, Row
 from slot_rl.problems import Budget, RowProblem
@@ -39,8 +40,8 @@ def judge(
     Returns:
         The contents of ``summary.json``, and the rows of the final table, the policy's first.
     """
-    policy = evaluation.judge(agent.choose)
-    rows = [policy, evaluation.judge_with_search(agent.choose), *evaluation.references]
+    rows = [*_rows_of(agent, evaluation), *evaluation.references]
+    policy = rows[0]
     by_name = {row.name: row for row in rows}
     summary = {
         "agent": agent.name,
@@ -58,11 +59,20 @@ def judge(
         "hit_rate": policy.hit_rate,
         **_truth_summary(evaluation, policy),
         "best_constant_optimality": by_name["best constant"].optimality,
+        "calls_per_context": agent.calls_per_context,
+        "backwards_per_context": agent.backwards_per_context,
         "policy_parameters": agent.policy_parameters,
         "device": str(agent.device),
         "status": status,
     }
     return summary, rows
+
+
+def _rows_of(agent: CheckpointedAgent, evaluation: Evaluation) -> list[Row]:
+    if isinstance(agent, PolicyAgent):
+        return [evaluation.judge(agent.choose), evaluation.judge_with_search(agent.choose)]
+    name = f"agent: {agent.name}"
+    return [evaluation.judge(agent.choose, name, agent.calls_per_context, agent.backwards_per_context)]
 
 
 def _truth_summary(evaluation: Evaluation, policy: Row) -> dict[str, float | None]:
@@ -80,11 +90,12 @@ def print_judgement(summary: dict[str, Any], rows: list[Row]) -> None:
     """Prints the policy beside its competitors, and the run's figures."""
     print_table(
         f"{summary['agent']} on {summary['env']}, seed {summary['seed']}",
-        ["", "calls", "score", "optimality", "hit rate"],
+        ["", "calls", "backwards", "score", "optimality", "hit rate"],
         [
             [
                 row.name,
-                "" if row.calls is None else str(row.calls),
+                _count(row.calls),
+                _count(row.backwards),
                 f"{row.score:.4f}",
                 f"{row.optimality:.4f}",
                 _figure(row.hit_rate),
@@ -179,6 +190,10 @@ def _shortened(text: str, most: int = _WIDEST_CONTEXT) -> str:
     """Leaves out the middle of a long text: chemical names, for one, tend to differ at either end."""
     half = (most - 1) // 2
     return text if len(text) <= most else f"{text[:half]}…{text[-half:]}"
+
+
+def _count(value: int | None) -> str:
+    return "" if value is None else str(value)
 
 
 def _figure(value: float | None) -> str:

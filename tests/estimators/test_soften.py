@@ -114,6 +114,12 @@ LAYOUTS: dict[str, Callable[[], Scorer]] = {
         with_class_token, DIM, table=table(CATEGORIES + 1), gru=nn.GRU(DIM, DIM, batch_first=True)
     ),
     "factorisation machine": lambda: Scorer(factorisation, DIM, table=table(WIDE)),
+    "by keyword": lambda: Scorer(
+        lambda self, index: F.one_hot(
+            num_classes=CATEGORIES, input=torch.unsqueeze(dim=1, input=torch.stack(tensors=[index, index], dim=1))
+        ).to(self.dtype),
+        2 * FEATURES * CATEGORIES,
+    ),
     "turned about": lambda: Scorer(
         lambda self, index: self.table(index.t().contiguous().flip(0).chunk(2)[0].T.expand(len(index), 2)),
         2 * DIM,
@@ -136,7 +142,7 @@ def random_index(*leading: int, seed: int = 0) -> Tensor:
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-@settings(max_examples=15, deadline=None, derandomize=True)
+@settings(max_examples=10, deadline=None, derandomize=True)
 @given(st.lists(st.integers(1, 3), max_size=2), st.integers(1, 9), st.integers(0, 10_000), st.booleans())
 def test_one_hot_rows_have_bit_for_bit_the_score_of_their_indices(
     layout: str, leading: list[int], batch: int, seed: int, with_gradient: bool

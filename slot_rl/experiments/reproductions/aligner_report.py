@@ -1,16 +1,17 @@
 """Does the aligner's similarity follow behaviour, on rows that neither it nor its estimator has seen?
 
-For each measured landscape an estimator is fitted on a few thousand random rows and an aligner on its latents of those
-same rows. On the other rows a similarity is judged by the rank correlation (Spearman) with the difference of two rows'
-scores, measured or estimated: strongly negative is good. Beside it stand the cosine of the bare latents and the number
-of equal attributes, which on pairs one swap apart is constant and thus knows nothing.
+For each measured landscape an estimator is fitted on a few thousand random rows, and an aligner on its latents, the
+measured scores and the swap effects of those same rows. On other rows a similarity is judged by the rank correlation
+(Spearman) with the difference of two rows' scores, measured or estimated: strongly negative is good. Beside it stand
+the cosine of the bare latents and the number of equal attributes, which on pairs one swap apart is constant and thus
+knows nothing.
 
 Every row is in one pair at most, so that pairs are independent; the 95 % intervals resample pairs (a percentile
 bootstrap), the same ones for both terms of a difference. They say nothing about other splits: ``--seed`` does.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -149,7 +150,7 @@ def judge_landscape(landscape: Landscape, config: AlignerReportConfig) -> Judged
     seen, held = rows[order[: landscape.rows]], rows[order[landscape.rows :][:MOST_HELD]]
     problem = _problem(seen, encoding, config.seed, generator)
     swaps = one_swap_pairs(seen.features, seen.contexts)
-    aligner, _ = fit_aligner(_behaviour(problem, seen), swaps, AlignerConfig(), generator)
+    aligner, _ = fit_aligner(replace(_behaviour(problem, seen), scores=seen.score), swaps, AlignerConfig(), generator)
     behaviour = _behaviour(problem, held)
     chosen = {
         "random": torch.randperm(len(held), generator=generator)[: len(held) // 2 * 2].view(-1, 2)[: config.pairs],

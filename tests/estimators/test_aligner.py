@@ -1,0 +1,317 @@
+"""The aligner: figures by hand, what it learns beside controls that must not, and what it refuses.
+
+The synthetic estimator is a network of random weights on 4 features of 5 categories, all of whose 625 rows are known.
+"""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+from torch import Tensor
+
+from slot_rl.estimators import EstimatorNet, EstimatorShape
+from slot_rl.estimators.aligner import (
+    Aligner,
+    AlignerConfig,
+    Behaviour,
+    fit_aligner,
+    one_swap_pairs,
+    order_loss,
+    study,
+    swap_effects,
+)
+from slot_rl.experiments.reproductions.aligner_report import (
+    DIFFERENCE,
+    LANDSCAPES,
+    AlignerReportConfig,
+    correlate,
+    disjoint,
+    judge_landscape,
+    report_aligner,
+)
+from slot_rl.experiments.reproductions.results import Place
+from slot_rl.problems import Observation, RowProblem
+from slot_rl.seeding import generator_from, seeded_initialisation
+
+SHORT = AlignerConfig(dim=8, hidden=32, steps=150)
+
+
+def synthetic_problem(contexts: tuple[int, ...] = ()) -> RowProblem:
+    with seeded_initialisation(0):
+        net = EstimatorNet(EstimatorShape(4, 4, (32, 32), (5, 5, 5, 5), contexts))
+    return RowProblem(net, torch.arange(contexts[0]).unsqueeze(1) if contexts else None)
+
+
+def all_rows() -> Tensor:
+    return torch.cartesian_prod(*[torch.arange(5)] * 4)
+
+
+def behaviour_of(problem: RowProblem, choice: Tensor) -> Behaviour:
+    return study(problem, Observation(context=torch.zeros(len(choice), 1, dtype=torch.long)), choice)
+
+
+@pytest.fixture(scope="module")
+def split() -> tuple[Tensor, Behaviour, Behaviour]:
+    """Training rows, their behaviour and that of all other rows."""
+    order = torch.randperm(625, generator=generator_from(1))
+    seen, held = all_rows()[order[:400]], all_rows()[order[400:]]
+    problem = synthetic_problem()
+    return seen, behaviour_of(problem, seen), behaviour_of(problem, held)
+
+
+def follows(aligner: Aligner, held: Behaviour) -> float:
+    """Rank correlation of the similarity with score differences over disjoint held-out pairs: -1 is perfect."""
+    first, second = torch.arange(224).view(2, -1)
+    similarity = aligner.similarity(held.latents[first], held.latents[second])
+    apart = (held.scores[first] - held.scores[second]).abs()
+    return float(stats.spearmanr(similarity.detach().numpy(), apart.numpy()).statistic)
+
+
+def test_the_similarity_is_the_cosine_of_standardised_and_projected_latents() -> None:
+    aligner = Aligner(torch.tensor([[0.0, 10.0], [2.0, 30.0]]), AlignerConfig(dim=2, hidden=2))
+    aligner.head = torch.nn.Identity()  # type: ignore[assignment]
+    # Means 1 and 20, standard deviations sqrt(2) and 10 sqrt(2).
+    first, second = torch.tensor([[2.0, 20.0], [2.0, 30.0]]), torch.tensor([[1.0, 50.0], [0.0, 10.0]])
+    assert aligner(first).tolist()[1] == pytest.approx([0.5**0.5, 0.5**0.5])
+    assert aligner.similarity(first, second).tolist() == pytest.approx([0.0, -1.0])
+    assert aligner.similarity(torch.tensor([[2.0, 20.0]]), torch.tensor([[2.0, 30.0]])).item() == pytest.approx(
+        0.5**0.5
+    )
+
+
+def test_a_unit_that_never_moves_divides_by_nothing_small() -> None:
+    aligner = Aligner(torch.tensor([[0.0, 1.0], [2.0, 1.0]]), SHORT)
+    assert aligner.spread.tolist() == pytest.approx([2**0.5, 1e-3 * 0.5**0.5])
+    assert Aligner(torch.ones(3, 2), SHORT).spread.tolist() == [1.0, 1.0]
+
+
+def test_swap_effects_are_slopes_against_the_chosen_item_and_0_where_masked() -> None:
+    slope = torch.tensor([[[1.0, 4.0, 9.0], [2.0, -1.0, 7.0]]])
+    choice = torch.tensor([[1, 0]])
+    assert swap_effects(slope, choice).tolist() == [[[-3.0, 0.0, 5.0], [0.0, -3.0, 5.0]]]
+    mask = torch.tensor([[True, True, True], [True, True, False]])
+    assert swap_effects(slope, choice, mask).tolist() == [[[-3.0, 0.0, 5.0], [0.0, -3.0, 0.0]]]
+
+
+def test_a_study_foretells_swaps_and_pays_two_forwards_and_a_backward_a_row() -> None:
+    problem, choice = synthetic_problem(), all_rows()[::7]
+    behaviour = behaviour_of(problem, choice)
+    assert (problem.budget.forwards, problem.budget.backwards) == (2 * len(choice), len(choice))
+    observation = Observation(context=torch.zeros(len(choice), 1, dtype=torch.long))
+    assert torch.equal(behaviour.scores, problem.score(observation, choice))
+    assert behaviour.latents.shape == (len(choice), 32)
+    swapped = choice.clone()
+    swapped[:, 2] = 3
+    change = problem.score(observation, swapped) - behaviour.scores
+    # To first order, of an estimator that is no straight line.
+    assert float(torch.corrcoef(torch.stack([change, behaviour.effects[:, 2, 3]]))[0, 1]) > 0.9
+
+
+def test_one_swap_pairs_are_those_of_an_enumeration() -> None:
+    generator = generator_from(0)
+    choice, context = (torch.randint(3, (40, width), generator=generator) for width in (3, 1))
+    found = {tuple(sorted(pair)) for pair in one_swap_pairs(choice, context).tolist()}
+    assert len(found) == len(one_swap_pairs(choice, context))
+    expected = {
+        (i, j)
+        for i in range(40)
+        for j in range(i + 1, 40)
+        if bool((context[i] == context[j]).all()) and int((choice[i] != choice[j]).sum()) == 1
+    }
+    assert found == expected and expected
+    assert len(one_swap_pairs(choice)) > len(expected)
+    assert one_swap_pairs(torch.tensor([[0, 0], [1, 1]])).shape == (0, 2)
+
+
+def test_the_loss_of_order_is_that_by_hand() -> None:
+    similarity, distance = torch.tensor([0.5, 0.0]), torch.tensor([1.0, 2.0])
+    other = torch.tensor([1, 0])
+    # The nearer pair is the more similar one: log(1 + exp(-2 * 0.5)) for both.
+    right = order_loss(similarity, distance, other, 2.0)
+    assert right.item() == pytest.approx(float(np.log1p(np.exp(-1.0))))
+    wrong = order_loss(similarity, distance.flip(0), other, 2.0)
+    assert wrong.item() == pytest.approx(float(np.log1p(np.exp(1.0))))
+
+
+def test_training_lowers_the_loss_and_beats_an_untrained_head_and_shuffled_behaviour_on_held_out_pairs(
+    split: tuple[Tensor, Behaviour, Behaviour],
+) -> None:
+    choice, seen, held = split
+    swaps = one_swap_pairs(choice)
+    aligner, losses = fit_aligner(seen, swaps, SHORT, generator_from(0))
+    assert np.mean(losses[-20:]) < 0.5 * np.mean(losses[:3])
+    with seeded_initialisation(0):
+        untrained = Aligner(seen.latents, SHORT)
+    order = torch.randperm(400, generator=generator_from(2))
+    shuffled = replace(seen, scores=seen.scores[order], effects=seen.effects[order])
+    fooled, _ = fit_aligner(shuffled, swaps, SHORT, generator_from(0))
+    assert follows(aligner, held) < -0.75
+    assert follows(untrained, held) > -0.5 and follows(fooled, held) > -0.4
+
+
+def test_without_pairs_one_swap_apart_random_pairs_do(split: tuple[Tensor, Behaviour, Behaviour]) -> None:
+    _, seen, held = split
+    aligner, _ = fit_aligner(seen, torch.zeros(0, 2, dtype=torch.long), SHORT, generator_from(0))
+    assert follows(aligner, held) < -0.75
+
+
+@pytest.mark.parametrize("effects", [0.0, 1.0])
+def test_the_distance_is_of_scores_or_of_effects(effects: float, split: tuple[Tensor, Behaviour, Behaviour]) -> None:
+    choice, seen, held = split
+    config = replace(SHORT, effects=effects)
+    blind = (
+        replace(seen, effects=torch.zeros_like(seen.effects)) if effects == 0 else replace(seen, scores=seen.scores * 0)
+    )
+    aligner, _ = fit_aligner(seen, one_swap_pairs(choice), config, generator_from(0))
+    again, _ = fit_aligner(blind, one_swap_pairs(choice), config, generator_from(0))
+    assert torch.equal(aligner(held.latents), again(held.latents))
+
+
+def test_latents_get_no_gradient_from_fitting_and_the_aligner_none_from_use(
+    split: tuple[Tensor, Behaviour, Behaviour],
+) -> None:
+    choice, seen, _ = split
+    leaves = Behaviour(*(part.clone().requires_grad_() for part in (seen.latents, seen.scores, seen.effects)))
+    aligner, _ = fit_aligner(leaves, one_swap_pairs(choice), SHORT, generator_from(0))
+    assert leaves.latents.grad is None and leaves.scores.grad is None and leaves.effects.grad is None
+    aligner.similarity(leaves.latents[:5], seen.latents[5:10]).sum().backward()
+    assert leaves.latents.grad is not None and bool((leaves.latents.grad[:5] != 0).any())
+    assert all(part.grad is None for part in aligner.parameters())
+
+
+def test_the_same_seed_gives_the_same_aligner_and_global_generators_stay(
+    split: tuple[Tensor, Behaviour, Behaviour],
+) -> None:
+    choice, seen, held = split
+    before = torch.get_rng_state()
+    first, again, other = (
+        fit_aligner(seen, one_swap_pairs(choice), SHORT, generator_from(seed))[0](held.latents) for seed in (0, 0, 1)
+    )
+    assert torch.equal(first, again) and not torch.equal(first, other)
+    assert torch.equal(before, torch.get_rng_state())
+
+
+def small() -> Behaviour:
+    return Behaviour(torch.eye(3), torch.arange(3.0), torch.arange(12.0).view(3, 2, 2))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"latents": torch.eye(4)}, r"expected latents \(rows, width\).*got \(4, 4\), \(3,\) and \(3, 2, 2\)"),
+        ({"scores": torch.zeros(3, 1)}, r"got \(3, 3\), \(3, 1\) and \(3, 2, 2\)"),
+        ({"effects": torch.zeros(3, 4)}, r"got \(3, 3\), \(3,\) and \(3, 4\)"),
+        ({"latents": torch.full((3, 3), torch.nan)}, "expected finite latents to fit an aligner, got NaN"),
+        ({"scores": torch.tensor([0.0, torch.inf, 1.0])}, "expected finite scores"),
+        ({"effects": torch.full((3, 2, 2), torch.nan)}, "expected finite effects"),
+        ({"scores": torch.ones(3), "effects": torch.ones(3, 2, 2)}, "rows that all behave alike"),
+    ],
+)
+def test_behaviour_that_nothing_can_be_learned_from_is_refused(change: dict[str, Tensor], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        fit_aligner(replace(small(), **change), torch.zeros(0, 2, dtype=torch.long), SHORT, generator_from(0))
+
+
+def test_pairs_of_rows_that_are_not_there_and_too_few_rows_are_refused() -> None:
+    for pairs in (torch.tensor([[0, 3]]), torch.tensor([[-1, 0]]), torch.tensor([0, 1])):
+        with pytest.raises(ValueError, match=r"expected pairs \(pairs, 2\) of row numbers below 3"):
+            fit_aligner(small(), pairs, SHORT, generator_from(0))
+    two = Behaviour(torch.eye(2), torch.arange(2.0), torch.zeros(2, 2, 2))
+    with pytest.raises(ValueError, match="at least three rows.*got 2"):
+        fit_aligner(two, torch.zeros(0, 2, dtype=torch.long), SHORT, generator_from(0))
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ({"dim": 0}, "dim, hidden and steps >= 1"),
+        ({"batch_size": 1}, "batch_size >= 2"),
+        ({"effects": 1.5}, "from 0 to 1, got 1.5 and 0.5"),
+        ({"swaps": -0.1}, "from 0 to 1"),
+        ({"sharpness": 0.0}, "sharpness and learning_rate > 0"),
+    ],
+)
+def test_a_config_that_leads_nowhere_is_refused(option: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        AlignerConfig(**option)
+
+
+# The report.
+
+
+def test_correlations_and_their_intervals_are_scipys_and_a_constant_similarity_has_none() -> None:
+    generator = np.random.default_rng(0)
+    apart = generator.integers(0, 20, 300).astype(float)
+    good, bad = -apart + 4 * generator.normal(size=300), generator.normal(size=300)
+    draws = generator.integers(0, 300, (200, 300))
+    found = correlate({"aligner": good, "raw": bad, "overlap": np.full(300, 3.0)}, apart, draws)
+    assert found["overlap"] is None
+    raw, aligner, difference = found["raw"], found["aligner"], found[DIFFERENCE]
+    assert raw is not None and aligner is not None and difference is not None
+    assert aligner.value == pytest.approx(stats.spearmanr(good, apart).statistic)
+    resampled = [stats.spearmanr(good[draw], apart[draw]).statistic for draw in draws]
+    assert [aligner.low, aligner.high] == pytest.approx(np.quantile(resampled, [0.025, 0.975]).tolist())
+    assert difference.value == pytest.approx(aligner.value - raw.value)
+    assert raw.low < raw.value < raw.high and difference.high < -0.5
+
+
+def test_disjoint_pairs_share_no_row_and_leave_no_pair_that_would_fit() -> None:
+    pairs = one_swap_pairs(all_rows())
+    chosen = disjoint(pairs, 1_000, generator_from(0))
+    taken = chosen.flatten().tolist()
+    assert len(taken) == len(set(taken)) > 500
+    assert all({first, second} & set(taken) for first, second in pairs.tolist())
+    assert len(disjoint(pairs, 7, generator_from(0))) == 7
+
+
+def test_a_folder_without_the_landscapes_is_refused_before_any_work(tmp_path: Path) -> None:
+    (tmp_path / "gb1.csv").write_text("")
+    with pytest.raises(ValueError, match="expected tfbind8.csv, suzuki.csv in --data FOLDER, got .* without"):
+        AlignerReportConfig(tmp_path)
+
+
+def test_a_report_leaves_table_figures_and_picture(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from slot_rl.experiments.reproductions import aligner_report
+
+    problem = synthetic_problem()
+    scores = problem.score(Observation(context=torch.zeros(625, 1, dtype=torch.long)), all_rows()).tolist()
+    rows = [",".join(map(str, [*row, score])) for row, score in zip(all_rows().tolist(), scores, strict=True)]
+    (tmp_path / "small.csv").write_text("\n".join(["a,b,c,d,y", *rows]))
+    landscape = aligner_report.Landscape("small.csv", "y", (), 300)
+    monkeypatch.setattr(aligner_report, "LANDSCAPES", {"small": landscape})
+    monkeypatch.setattr(aligner_report, "TableFit", lambda **options: _quick(**options))
+    found = report_aligner(AlignerReportConfig(tmp_path, 0, 100, 100, Place(tmp_path / "out")))
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"results.json", "picture.png"}
+    by = found["small"].correlations
+    assert set(by) == {"random, measured", "random, estimated", "one swap, measured", "one swap, estimated"}
+    assert all((row["overlap"] is None) == kind.startswith("one swap") for kind, row in by.items())
+    assert found["small"].pairs == {"random": 100, "one swap": 100}
+    assert capsys.readouterr().out.count("constant") == 2
+
+
+def _quick(**options: Any) -> Any:
+    from slot_rl.estimators.fitting import TableFit
+
+    return TableFit(**options, epochs=3, hidden=(16,))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["gb1", "tfbind8"])
+def test_on_one_swap_pairs_where_overlap_is_blind_the_aligner_beats_the_bare_latents(
+    name: str, landscape: Callable[[str], Path]
+) -> None:
+    folder = [landscape(one.file) for one in LANDSCAPES.values()][0].parent
+    judged = judge_landscape(LANDSCAPES[name], AlignerReportConfig(folder))
+    for kind in ("one swap, measured", "one swap, estimated"):
+        by = judged.correlations[kind]
+        print(name, kind, by)
+        assert by["overlap"] is None
+        difference = by[DIFFERENCE]
+        assert difference is not None and difference.high < 0
