@@ -5,6 +5,12 @@ the same. The loss is ``weight * (1 - similarity)``, where the similarity is the
 ``slot_rl.estimators.aligner``) between the estimator's latents of the policy's soft row, ``softmax(logits)``, and of
 the logged row. Its gradient reaches the policy through the estimator, which is asked for mixtures that are no rows.
 
+Expected of it: a mixture may lie near a good row in behaviour while its likeliest items together are another row, so
+that it should learn from the log's good rows, faster than from nothing, and end below plain reproduction, at twice the
+price of an update. Measured on Suzuki (100,000 calls, seeds 0, 1, 2, the whole table as the log): optimality .91 to .93
+where ``reproduction`` ends at .98 to .99; with the bare latents' cosine in the aligner's place .86 to .89, and with an
+aligner of shuffled behaviour .12 to .45, so that it is the aligner that carries the signal.
+
 From the first origin of this project. Weights: Peng et al. (2019) and Wang et al. (2018), as for ``reproduction``.
 """
 

@@ -63,6 +63,16 @@ class CheckpointedAgent(BaseAlgorithm):
             raise TypeError(f"expected {cls.options_type.__name__} for {cls.name!r}, got {type(options).__name__}")
         return cls.options_type() if options is None else options
 
+    def check_timesteps(self, timesteps: int) -> None:
+        """Refuses a training that is too short to begin; none is unless overridden.
+
+        Args:
+            timesteps: Configurations that a training shall score.
+
+        Raises:
+            ValueError: If the training could not begin.
+        """
+
     @abstractmethod
     def choose(self, observation: Observation) -> Tensor:
         """Returns the agent's answer to each request, ``(batch, slots)``; the same requests have the same answers."""

@@ -146,6 +146,16 @@ class LoggedAgent(OneStepAgent):
     def score_rows(self, rows: LoggedRows) -> ScoredRows:
         """Asks the estimator about the logged rows, for :attr:`row_cost` forwards each."""
 
+    def check_timesteps(self, timesteps: int) -> None:
+        """Refuses a training that the logged rows' own scores would use up."""
+        rows = self.logged or self._read()
+        cost = len(rows) * self.row_cost
+        if self.scored is None and timesteps <= cost:
+            raise ValueError(
+                f"expected more timesteps than the {cost:,} calls that scoring {len(rows):,} logged rows takes for "
+                f"{self.name!r}, got {timesteps:,}"
+            )
+
     def draw_rows(self, count: int) -> ScoredRows:
         """Draws ``count`` logged rows with replacement."""
         assert self.scored is not None
@@ -168,17 +178,12 @@ class LoggedAgent(OneStepAgent):
 
     def _setup_learn(self, total_timesteps: int, *args: Any, **kwargs: Any) -> tuple[int, BaseCallback]:
         """Scores the logged rows before the first update, unless this agent has done so before."""
+        self.check_timesteps(total_timesteps)
         total, callback = super()._setup_learn(total_timesteps, *args, **kwargs)
         if self.scored is None:
             self.logged = self.logged or self._read()
-            cost = len(self.logged) * self.row_cost
-            if self.num_timesteps + cost >= total:
-                raise ValueError(
-                    f"expected more timesteps than the {cost:,} calls that scoring {len(self.logged):,} logged rows "
-                    f"takes for {self.name!r}, got {total - self.num_timesteps:,}"
-                )
             self.scored = self.score_rows(self.logged)
-            self.num_timesteps += cost
+            self.num_timesteps += len(self.logged) * self.row_cost
             # Imitation compares scores with one another, so their spread over the rows is the unit throughout.
             self.scale = RunningScale()
             self.scale.update(self.scored.score)

@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Literal
 from slot_rl.agents.schedules import Schedule, ScheduleKind, make_schedule
 from slot_rl.estimators.aligner import AlignerConfig
 from slot_rl.policies import PointerSize
-from slot_rl.selectors import Gumbel, Selector, make
+from slot_rl.selectors import Gumbel, Selector
 
 
 @dataclass(frozen=True)
@@ -68,54 +68,38 @@ class AgentOptions(Options):
 
 
 @dataclass(frozen=True)
-class SelectorOptions(AgentOptions):
+class ThroughEstimatorOptions(AgentOptions):
     """A selector's draws, and its gradient through the estimator.
 
     Attributes:
         batch_size: Configurations scored between updates: a selector that scores several per request sees that many
             fewer requests.
+        selector: The way through the discrete choice.
         unbias: How fast the score-function gradient of the same draws, which has no bias, takes over from the
             selector's: its share is ``unbias`` times the share of training done, at most 1; 0 turns it off.
         value_coefficient: Weight of the squared error of the baseline that the score-function gradient uses.
+        selector_type: The selector's class.
     """
 
+    selector_type: ClassVar[type[Any]] = Selector
+
     batch_size: int = 512
+    selector: Selector = field(default_factory=Gumbel)
     unbias: float = 0.0
     value_coefficient: float = 0.5
 
     def __post_init__(self) -> None:
         """Refuses values that no training could use."""
         super().__post_init__()
+        if not isinstance(self.selector, self.selector_type):
+            raise TypeError(f"expected a selector {self.selector_type.__name__}, got {self.selector}")
         _refuse_negative(self.value_coefficient)
         if not self.unbias >= 0:
             raise ValueError(f"expected unbias >= 0, got {self.unbias}")
-        selector = self.selector_at(0.0)
-        if self.unbias > 0 and not selector.scores_draws:
-            raise ValueError(f"expected unbias 0 for {selector}, which does not score true draws, got {self.unbias}")
-
-    def selector_at(self, done: float) -> Selector:
-        """Returns the selector when a share ``done`` of the training is over."""
-        raise NotImplementedError
-
-
-@dataclass(frozen=True)
-class ThroughEstimatorOptions(SelectorOptions):
-    """A selector of the agent's own class, with that selector's options.
-
-    Attributes:
-        selector: The way through the discrete choice.
-        selector_type: The selector's class.
-    """
-
-    selector_type: ClassVar[type[Any]] = Selector
-
-    selector: Selector = field(default_factory=Gumbel)
-
-    def __post_init__(self) -> None:
-        """Refuses values that no training could use."""
-        if not isinstance(self.selector, self.selector_type):
-            raise TypeError(f"expected a selector {self.selector_type.__name__}, got {self.selector}")
-        super().__post_init__()
+        if self.unbias > 0 and not self.selector.scores_draws:
+            raise ValueError(
+                f"expected unbias 0 for {self.selector}, which does not score true draws, got {self.unbias}"
+            )
 
     def selector_at(self, done: float) -> Selector:
         """Returns the selector when a share ``done`` of the training is over."""
@@ -168,41 +152,42 @@ def options_through(selector: Selector, unbias: float = 0.0) -> type[ThroughEsti
 
 
 @dataclass(frozen=True)
-class ImproveAndImitateOptions(SelectorOptions):
-    """Draws improved by guided swaps and imitated, then sharpened through the estimator.
+class ImproveAndImitateOptions(AgentOptions):
+    """Draws improved by guided swaps, and learned from many times over.
 
     Attributes:
-        entropy: Entropy bonus at the start, per nat of the imitation's own loss; in the sharpening, in standard
-            deviations of the score.
-        swaps: Guided swaps that are tried on each draw; each costs a forward and a backward.
+        swaps: Guided swaps that are tried on each draw; each costs a forward and a backward, as the draw itself does.
         explore: Share of the searches that start at random and not at the policy's draw.
-        imitations: Gradient steps of imitation between two searches.
-        imitation_batch: Requests in each of them, drawn from those whose best row is remembered.
-        replay_size: Most requests whose best row is remembered.
-        sharpen: Share of the training, at its end, that follows the selector's gradient instead.
-        sharpen_with: Name of the selector for that.
+        imitate: Weight of the cross-entropy to the row that was found.
+        sharpen: Weight of the expected first-order score of the policy's swaps of that row, in standard deviations.
+        steps: Gradient steps between two batches of searches.
+        step_size: Requests in each of them, drawn from those that are remembered.
+        replay_size: Most requests that are remembered; where contexts are few, each with the best row found for it.
     """
 
     entropy: float = 0.1
     swaps: int = 7
     explore: float = 0.1
-    imitations: int = 2
-    imitation_batch: int = 128
-    replay_size: int = 20_000
+    imitate: float = 1.0
     sharpen: float = 0.0
-    sharpen_with: str = "straight_through"
+    steps: int = 2
+    step_size: int = 64
+    replay_size: int = 4096
 
     def __post_init__(self) -> None:
         """Refuses values that no training could use."""
         super().__post_init__()
-        if min(self.swaps, self.imitations, self.imitation_batch, self.replay_size) < 1:
-            raise ValueError(f"expected swaps, imitations, imitation_batch and replay_size >= 1, got {self}")
-        if not (0 <= self.explore <= 1 and 0 <= self.sharpen <= 1):
-            raise ValueError(f"expected explore and sharpen from 0 to 1, got {self.explore} and {self.sharpen}")
-
-    def selector_at(self, done: float) -> Selector:
-        """Returns the selector of the sharpening."""
-        return make(self.sharpen_with)
+        if self.swaps < 0 or min(self.steps, self.step_size, self.replay_size) < 1:
+            raise ValueError(
+                "expected swaps >= 0 and steps, step_size and replay_size >= 1, "
+                f"got {self.swaps}, {self.steps}, {self.step_size} and {self.replay_size}"
+            )
+        if not 0 <= self.explore <= 1:
+            raise ValueError(f"expected explore from 0 to 1, got {self.explore}")
+        if not (0 <= self.imitate < inf and 0 <= self.sharpen < inf and self.imitate + self.sharpen > 0):
+            raise ValueError(
+                f"expected imitate and sharpen >= 0 and one of them above 0, got {self.imitate} and {self.sharpen}"
+            )
 
 
 @dataclass(frozen=True)
@@ -337,11 +322,25 @@ class AlignedOptions(LoggedOptions):
 
     Attributes:
         batch_size: Configurations scored between updates, two for each logged row of a batch.
-        aligner: How the aligner is built and fitted.
+        aligner_effects: Weight of the swap effects in the distance that the aligner learns; the rest is the scores'.
+        aligner_sharpness: How steep the aligner's loss is in the difference of two cosines.
+        aligner_steps: Gradient steps of fitting the aligner.
     """
 
     batch_size: int = 512
-    aligner: AlignerConfig = field(default_factory=AlignerConfig)
+    aligner_effects: float = 0.5
+    aligner_sharpness: float = 10.0
+    aligner_steps: int = 600
+
+    def __post_init__(self) -> None:
+        """Refuses values that no training could use."""
+        super().__post_init__()
+        self.aligner  # noqa: B018 (refuses what no aligner could use)
+
+    @property
+    def aligner(self) -> AlignerConfig:
+        """How the aligner is built and fitted."""
+        return AlignerConfig(effects=self.aligner_effects, sharpness=self.aligner_sharpness, steps=self.aligner_steps)
 
 
 def to_json(options: Options) -> dict[str, Any]:

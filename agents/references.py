@@ -62,6 +62,13 @@ class ReferenceAgent(CheckpointedAgent):
         self._answering = problem.with_fresh_budget()
         self._setup_model()
 
+    @classmethod
+    def own_options(cls, options: Any) -> Any:
+        """Returns the options, or the defaults for None; raises TypeError for another agent's, derived ones too."""
+        if options is not None and type(options) is not cls.options_type:
+            raise TypeError(f"expected {cls.options_type.__name__} for {cls.name!r}, got {type(options).__name__}")
+        return super().own_options(options)
+
     def _setup_model(self) -> None:
         assert self.env is not None
         self.env.seed(self.seed)
@@ -92,7 +99,7 @@ class ReferenceAgent(CheckpointedAgent):
         """Prepares what can be prepared; the arguments are those of every agent, ``log_interval`` has no meaning."""
         total, callbacks = self._setup_learn(total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar)
         callbacks.on_training_start(locals(), globals())
-        self.prepare(total)
+        self.prepare(total - self.num_timesteps)
         callbacks.on_step()
         callbacks.on_training_end()
         return self
@@ -169,7 +176,7 @@ class BestConstantAgent(ReferenceAgent):
     def restore(self, tensors: dict[str, Tensor], document: dict[str, Any]) -> None:
         """Takes the constant back; raises :class:`BundleError` if it is no choice of this problem."""
         constant = tensors.get("constant", torch.zeros(0))
-        fits = constant.shape == (self.problem.slots,) and bool(
+        fits = (constant.shape, constant.dtype) == ((self.problem.slots,), torch.long) and bool(
             ((constant >= 0) & (constant < torch.tensor(self.problem.sizes))).all()
         )
         if not fits:

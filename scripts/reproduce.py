@@ -9,6 +9,7 @@ import tyro
 from slot_rl.experiments.console import run
 from slot_rl.experiments.reproductions.aligner_report import AlignerReportConfig, report_aligner
 from slot_rl.experiments.reproductions.intermediate_loss_toy import IntermediateLossConfig, reproduce_intermediate_loss
+from slot_rl.experiments.reproductions.landscapes.command import LandscapesConfig, reproduce_landscapes
 from slot_rl.experiments.reproductions.pick_value import PickValueConfig, reproduce_pick_value
 from slot_rl.experiments.reproductions.polynomial import PolynomialConfig, reproduce_polynomial
 from slot_rl.experiments.reproductions.quadratics import QuadraticsConfig, reproduce_quadratics
@@ -16,11 +17,12 @@ from slot_rl.experiments.reproductions.quadratics import QuadraticsConfig, repro
 REPRODUCTIONS: dict[type, Callable[[Any], object]] = {
     AlignerReportConfig: report_aligner,
     IntermediateLossConfig: reproduce_intermediate_loss,
+    LandscapesConfig: reproduce_landscapes,
     PickValueConfig: reproduce_pick_value,
     PolynomialConfig: reproduce_polynomial,
     QuadraticsConfig: reproduce_quadratics,
 }
-NAMES = ("aligner", "intermediate-loss", "pick-value", "poly", "quadratics")
+NAMES = ("aligner", "intermediate-loss", "landscapes", "pick-value", "poly", "quadratics")
 
 
 def main() -> None:

@@ -205,6 +205,7 @@ def fit_aligner(
         optimizer.step()
         schedule.step()
         losses.append(loss.item())
+    optimizer.zero_grad()  # the last step's gradients are nobody's business
     return aligner.requires_grad_(False), losses
 
 

@@ -82,13 +82,14 @@ class Panel:
     log: bool = False
 
 
-def plot_curves(path: Path, panels: Sequence[Panel], along: str) -> None:
+def plot_curves(path: Path, panels: Sequence[Panel], along: str, log_along: bool = False) -> None:
     """Draws named curves, two panels a row, with one legend.
 
     Args:
         path: The PNG file.
         panels: The panels.
         along: Label of the abscissas.
+        log_along: Whether the abscissas are drawn on a logarithmic scale from 1 on, with a place for 0.
     """
     figure, grid = _grid(len(panels))
     names = list(dict.fromkeys(name for panel in panels for name in panel.curves))
@@ -96,6 +97,8 @@ def plot_curves(path: Path, panels: Sequence[Panel], along: str) -> None:
         for name, (abscissas, ordinates) in panel.curves.items():
             axes.plot(abscissas, ordinates, linewidth=1.2, **_line(names.index(name)))
         axes.set(title=panel.title, ylabel=panel.value, yscale="log" if panel.log else "linear")
+        if log_along:
+            axes.set_xscale("symlog", linthresh=1)
         axes.xaxis.set_major_formatter(lambda number, _: f"{number:,.0f}")
         axes.grid(alpha=0.25)
     figure.supxlabel(along, fontsize="medium")

@@ -99,6 +99,7 @@ def train(agent_name: str, run: RunConfig, options: Options) -> int:
         evaluation = Evaluation(problem, run.evaluation)
     env = SlotVecEnv(problem, options.num_envs, seed=run.seed)
     agent = AGENTS[agent_name](env, options, seed=run.seed)  # type: ignore[arg-type, call-arg]
+    agent.check_timesteps(run.timesteps)
     config = _config_document(agent_name, run, options)
     with fresh_folder(folder):
         write_json(folder / CONFIG, config)

@@ -21,10 +21,12 @@ class Found:
     Attributes:
         choice: Long tensor of shape ``(batch, slots)``.
         score: The estimator's score of the choice, of shape ``(batch,)``.
+        slope: The score's gradient there, ``(batch, slots, items)``; None where the search did not ask for it.
     """
 
     choice: Tensor
     score: Tensor
+    slope: Tensor | None = None
 
 
 def random_choice(problem: Problem, observation: Observation, generator: torch.Generator) -> Tensor:
@@ -80,7 +82,7 @@ def guided_search(problem: Problem, observation: Observation, start: Tensor, rou
         elif bool(better.any()):
             gradient = gradient.clone()
             gradient[better] = _score_and_gradient(problem, observation[better], choice[better])[1]
-    return Found(choice, score)
+    return Found(choice, score, gradient)
 
 
 def restarted_search(

@@ -5,6 +5,7 @@ The synthetic estimator is a network of random weights on 4 features of 5 catego
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,8 @@ from slot_rl.estimators.aligner import (
     study,
     swap_effects,
 )
+from slot_rl.estimators.fitting import TableFit
+from slot_rl.experiments.reproductions import aligner_report
 from slot_rl.experiments.reproductions.aligner_report import (
     DIFFERENCE,
     LANDSCAPES,
@@ -38,7 +41,7 @@ from slot_rl.experiments.reproductions.results import Place
 from slot_rl.problems import Observation, RowProblem
 from slot_rl.seeding import generator_from, seeded_initialisation
 
-SHORT = AlignerConfig(dim=8, hidden=32, steps=150)
+SHORT = AlignerConfig(dim=8, hidden=32, steps=100, batch_size=128, learning_rate=1e-2)
 
 
 def synthetic_problem(contexts: tuple[int, ...] = ()) -> RowProblem:
@@ -278,15 +281,13 @@ def test_a_folder_without_the_landscapes_is_refused_before_any_work(tmp_path: Pa
 def test_a_report_leaves_table_figures_and_picture(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from slot_rl.experiments.reproductions import aligner_report
-
     problem = synthetic_problem()
     scores = problem.score(Observation(context=torch.zeros(625, 1, dtype=torch.long)), all_rows()).tolist()
     rows = [",".join(map(str, [*row, score])) for row, score in zip(all_rows().tolist(), scores, strict=True)]
     (tmp_path / "small.csv").write_text("\n".join(["a,b,c,d,y", *rows]))
     landscape = aligner_report.Landscape("small.csv", "y", (), 300)
     monkeypatch.setattr(aligner_report, "LANDSCAPES", {"small": landscape})
-    monkeypatch.setattr(aligner_report, "TableFit", lambda **options: _quick(**options))
+    monkeypatch.setattr(aligner_report, "TableFit", partial(TableFit, epochs=3, hidden=(16,)))
     found = report_aligner(AlignerReportConfig(tmp_path, 0, 100, 100, Place(tmp_path / "out")))
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"results.json", "picture.png"}
     by = found["small"].correlations
@@ -294,12 +295,6 @@ def test_a_report_leaves_table_figures_and_picture(
     assert all((row["overlap"] is None) == kind.startswith("one swap") for kind, row in by.items())
     assert found["small"].pairs == {"random": 100, "one swap": 100}
     assert capsys.readouterr().out.count("constant") == 2
-
-
-def _quick(**options: Any) -> Any:
-    from slot_rl.estimators.fitting import TableFit
-
-    return TableFit(**options, epochs=3, hidden=(16,))
 
 
 @pytest.mark.slow

@@ -116,7 +116,7 @@ LAYOUTS: dict[str, Callable[[], Scorer]] = {
     "factorisation machine": lambda: Scorer(factorisation, DIM, table=table(WIDE)),
     "by keyword": lambda: Scorer(
         lambda self, index: F.one_hot(
-            num_classes=CATEGORIES, input=torch.unsqueeze(dim=1, input=torch.stack(tensors=[index, index], dim=1))
+            torch.unsqueeze(dim=1, input=torch.stack(tensors=[index, index], dim=1)), num_classes=CATEGORIES
         ).to(self.dtype),
         2 * FEATURES * CATEGORIES,
     ),

@@ -5,6 +5,8 @@ not finite must be caught with the batch that caused it.
 """
 
 import copy
+import gc
+import weakref
 from collections.abc import Callable
 
 import pytest
@@ -396,3 +398,35 @@ def test_check_choice_refuses_masked_items() -> None:
     check_choice(problem, observation, torch.tensor([[2, 2], [1, 2]]))
     with pytest.raises(ValueError, match="expected an allowed item in slot 0, got masked item 2"):
         check_choice(problem, observation, torch.tensor([[2, 2], [2, 2]]))
+
+
+class WithCircle(SlotProblem):
+    """Whose hook holds the graph that holds the hook."""
+
+    def score_selection(self, observation: Observation, selection: Tensor) -> Tensor:
+        vectors = self.mix(observation, selection)
+        score = total(vectors.square())
+        vectors.register_hook(lambda _: None if score.isfinite().all() else _)
+        return score
+
+
+@pytest.mark.parametrize("ask", ["score_selection", "latent", "a hook in a circle"])
+def test_what_was_differentiated_is_freed_at_once_and_not_by_the_garbage_collector(ask: str) -> None:
+    problem = WithCircle(total, 3, 5, 2) if ask == "a hook in a circle" else slot_problem()
+    observation = problem.sample(4, generator_from(0))
+    gc.collect()
+    gc.disable()
+    try:
+        selection = one_hot(draw_choice(problem, (4,), 0), 5, torch.float32).requires_grad_()
+        score = (problem.latent if ask == "latent" else problem.score_selection)(observation, selection)
+        (gradient,) = torch.autograd.grad(score.sum(), selection)
+        held = [weakref.ref(selection), weakref.ref(score)]
+        del selection, score
+        alive = [reference() is not None for reference in held]
+        assert float(gradient.abs().max()) > 0
+        assert alive == [ask == "a hook in a circle"] * 2
+    finally:
+        gc.enable()
+    # Not even the collector sees a circle through the graph.
+    gc.collect()
+    assert [reference() is not None for reference in held] == alive

@@ -121,11 +121,6 @@ def report_aligner(config: AlignerReportConfig) -> dict[str, Judged]:
             progress.update(task, note=name)
             found[name] = judge_landscape(landscape, config)
             progress.advance(task)
-    rows = [
-        [f"{name}, {kind}", *(_cell(by[similarity]) for similarity in NAMES), _range(by[DIFFERENCE])]
-        for name, judged in found.items()
-        for kind, by in judged.correlations.items()
-    ]
     figures = {name: _json_ready(judged) for name, judged in found.items()}
 
     def draw(path: Path) -> None:
@@ -137,8 +132,8 @@ def report_aligner(config: AlignerReportConfig) -> dict[str, Judged]:
         }
         plot_intervals(path, panels, "rank correlation with |score difference|")
 
-    columns = ["", *NAMES, DIFFERENCE]
-    publish(folder, config, "similarity against |score difference|", columns, rows, figures, draw)
+    title, columns = "similarity against |score difference|", ["", *NAMES, DIFFERENCE]
+    publish(folder, config, title, columns, _table(found), figures, draw)
     return found
 
 
@@ -257,6 +252,14 @@ def _pearson(first: Numbers, second: Numbers) -> Numbers:
         np.square(first).sum(axis=-1) * np.square(second).sum(axis=-1)
     )
     return correlation
+
+
+def _table(found: Mapping[str, Judged]) -> list[list[str]]:
+    return [
+        [f"{name}, {kind}", *(_cell(by[similarity]) for similarity in NAMES), _range(by[DIFFERENCE])]
+        for name, judged in found.items()
+        for kind, by in judged.correlations.items()
+    ]
 
 
 def _cell(interval: Interval | None) -> str:

@@ -1,0 +1,1 @@
+"""Every agent and every competitor on measured landscapes, against the estimator's own optimum and the ground truth."""

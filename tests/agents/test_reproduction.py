@@ -1,0 +1,231 @@
+"""Reproduction: weights and losses by hand, an exact budget, what it learns beside controls, and what it refuses."""
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from math import exp
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from logged_table import ENCODING, ROWS, all_rows, optimality, row_problem, write_log
+from torch import Tensor
+
+from slot_rl.agents import AGENTS, ReproductionAgent, load_agent
+from slot_rl.agents.logged import imitation_weights, read_logged
+from slot_rl.agents.options import ReproductionOptions
+from slot_rl.agents.scale import RunningScale
+from slot_rl.envs import SlotVecEnv
+from slot_rl.estimators import EstimatorNet, EstimatorShape
+from slot_rl.estimators.table import TableError
+from slot_rl.policies import PointerSize
+from slot_rl.problems import RowProblem, make_problem
+from slot_rl.seeding import generator_from, seeded_initialisation
+
+SMALL = PointerSize(width=16, hidden=32, rounds=1)
+
+
+@pytest.fixture
+def log(tmp_path: Path) -> Path:
+    return write_log(tmp_path / "log.csv")
+
+
+def build(log: Path | None, seed: int = 0, **options: Any) -> ReproductionAgent:
+    settings: dict[str, Any] = {"learning_rate": 1e-2, "batch_size": 64, "policy": SMALL, "logged": log, **options}
+    return ReproductionAgent(SlotVecEnv(row_problem(), 2, seed=0), ReproductionOptions(**settings), seed=seed)
+
+
+def weights(agent: Any) -> dict[str, Tensor]:
+    return {key: value.clone() for key, value in agent.policy.state_dict().items()}
+
+
+def equal(first: dict[str, Tensor], second: dict[str, Tensor]) -> bool:
+    return first.keys() == second.keys() and all(torch.equal(first[key], second[key]) for key in first)
+
+
+def test_inverse_weights_are_one_over_the_generated_score_counted_from_the_worst_logged_row() -> None:
+    options = ReproductionOptions(weighting="inverse", floor=0.5)
+    # In units of 2 above the lowest, -1: 0, 1.5, and below it, which counts as 0.
+    generated = torch.tensor([-1.0, 2.0, -9.0])
+    found = imitation_weights(options, torch.tensor([5.0, 6.0, 7.0]), generated, lowest=-1.0, unit=2.0)
+    raw = [1 / 0.5, 1 / 2.0, 1 / 0.5]
+    assert found.tolist() == pytest.approx([3 * one / sum(raw) for one in raw])
+
+
+def test_advantage_weights_are_exponential_up_to_the_clip_with_mean_one() -> None:
+    options = ReproductionOptions(temperature=0.5, clip=4.0)
+    logged, generated = torch.tensor([3.0, 1.0, 0.0]), torch.tensor([1.0, 1.0, 1.0])
+    found = imitation_weights(options, logged, generated, lowest=0.0, unit=2.0)
+    # Advantages of 2, 0 and -1 in units of .5 * 2; e^2 is more than 4.
+    raw = [4.0, 1.0, exp(-1.0)]
+    assert found.tolist() == pytest.approx([3 * one / sum(raw) for one in raw])
+
+
+def test_weights_stay_finite_where_the_policy_is_far_above_or_below_every_logged_row() -> None:
+    for generated in (1e6, -1e6):
+        for options in (ReproductionOptions(), ReproductionOptions(weighting="inverse")):
+            found = imitation_weights(options, torch.tensor([1.0, 2.0]), torch.full((2,), generated), 1.0, 1.0)
+            assert bool(found.isfinite().all()) and float(found.mean()) == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize("weighting", ["advantage", "inverse"])
+def test_an_update_steps_down_the_weighted_cross_entropy_less_the_entropy_bonus(weighting: str, log: Path) -> None:
+    agent = build(log, weighting=weighting, entropy=0.5).learn(ROWS + 1)
+    agent._current_progress_remaining = 0.5  # half of the bonus is left
+    losses: list[Tensor] = []
+    agent.step = lambda loss: losses.append(loss) or 0.0  # type: ignore[method-assign,func-returns-value]
+    state = agent.generator.get_state()
+    agent.update()
+
+    generator = torch.Generator()
+    generator.set_state(state)
+    drawn = torch.randint(ROWS, (64,), generator=generator)
+    problem, (contexts, choices) = row_problem(), all_rows()
+    observation = read_logged(log, problem).observation
+    assert observation.context is not None and torch.equal(observation.context, contexts)
+    scores = problem.score(observation, choices)
+    logits, _ = agent.policy.point(observation[drawn])
+    distribution = torch.distributions.Categorical(logits=logits)
+    generated = problem.score(observation[drawn], logits.argmax(dim=-1))
+    if weighting == "advantage":
+        weight = ((scores[drawn] - generated) / (0.1 * scores.std())).exp().clamp_max(20.0)
+    else:
+        weight = 1 / (((generated - scores.min()) / scores.std()).clamp_min(0) + 0.1)
+    cross_entropy = -distribution.log_prob(choices[drawn]).sum(dim=1)
+    expected = (weight * cross_entropy).mean() / weight.mean() - 0.25 * distribution.entropy().sum(dim=1).mean()
+    assert losses[0].item() == pytest.approx(expected.item(), rel=1e-4)
+    query = agent.policy.network.query.weight
+    (found,), (wanted,) = (torch.autograd.grad(loss, query) for loss in (losses[0], expected))
+    assert torch.allclose(found, wanted, rtol=1e-3, atol=1e-6)
+
+
+def test_the_budget_is_each_logged_row_once_and_a_batch_an_update(log: Path) -> None:
+    agent = build(log).learn(1_000)
+    updates = -(-(1_000 - ROWS) // 64)
+    assert agent.num_timesteps == agent.problem.budget.forwards == ROWS + 64 * updates
+    assert agent.problem.budget.backwards == 0
+    agent.learn(64, reset_num_timesteps=False)
+    assert agent.num_timesteps == agent.problem.budget.forwards == ROWS + 64 * (updates + 1)
+
+
+def test_the_unit_is_the_spread_of_the_logged_rows_scores(log: Path) -> None:
+    agent = build(log).learn(ROWS + 200)
+    contexts, choices = all_rows()
+    score = row_problem().score(read_logged(log, row_problem()).observation, choices)
+    expected = RunningScale()
+    expected.update(score)
+    assert agent.scale == expected and agent.scale.unit == pytest.approx(float(score.std()))
+
+
+def test_advantage_weights_find_the_good_rows_where_plain_averages_of_the_log_do_not(log: Path) -> None:
+    assert optimality(build(log).learn(10_000)) > 0.95
+    # Equal weights, and weights that only know the request, lead to the log's average, in which all rows are as
+    # frequent: what is left of a policy is chance.
+    assert optimality(build(log, temperature=1e6).learn(10_000)) < 0.7
+    assert optimality(build(log, weighting="inverse").learn(10_000)) < 0.7
+    assert optimality(build(log)) < 0.7
+
+
+def test_the_inverse_loss_learns_a_log_in_which_the_good_rows_are_frequent(log: Path, tmp_path: Path) -> None:
+    problem, (_, choices) = row_problem(), all_rows()
+    scores = problem.score(read_logged(log, problem).observation, choices).view(3, -1)
+    header, *lines = log.read_text().splitlines()
+    best = [lines[48 * context + int(row)] for context, row in enumerate(scores.argmax(dim=1))]
+    good = tmp_path / "good.csv"
+    good.write_text("\n".join([header, *best, *best]))
+    assert optimality(build(good, weighting="inverse").learn(10_000)) == pytest.approx(1.0, abs=1e-5)
+
+
+def test_the_same_seed_gives_the_same_weights_and_another_seed_others(log: Path) -> None:
+    before = torch.get_rng_state()
+    first, again, other = (weights(build(log, seed).learn(600)) for seed in (3, 3, 4))
+    assert equal(first, again) and not torch.equal(first["network.query.weight"], other["network.query.weight"])
+    assert torch.equal(before, torch.get_rng_state())
+
+
+def test_a_checkpoint_answers_without_the_logged_file_and_continues_with_it(log: Path, tmp_path: Path) -> None:
+    agent = build(log).learn(600)
+    agent.save(tmp_path / "checkpoint")
+    text = log.read_text()
+    log.unlink()
+    again = load_agent(tmp_path / "checkpoint", SlotVecEnv(row_problem(), 2))
+    assert isinstance(again, ReproductionAgent) and again.options == agent.options
+    assert json.loads((tmp_path / "checkpoint" / "manifest.json").read_text())["options"]["logged"] == str(log)
+    assert equal(weights(again), weights(agent)) and again.scale == agent.scale
+    observation = row_problem().evaluation_observations(3, generator_from(0))
+    assert torch.equal(again.choose(observation), agent.choose(observation))
+    with pytest.raises(TableError, match="which is no file"):
+        again.learn(1_000, reset_num_timesteps=False)
+    log.write_text(text)
+    before = again.num_timesteps
+    again.learn(ROWS + 64, reset_num_timesteps=False)
+    # The rows are scored anew.
+    assert again.num_timesteps == before + ROWS + 64 and again.problem.budget.forwards == ROWS + 64
+
+
+def test_learning_without_logged_rows_is_refused_when_the_agent_is_built() -> None:
+    with pytest.raises(ValueError, match="expected --logged FILE with rows to imitate for 'reproduction', got none"):
+        build(None)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda text: text.replace("where", "there"), "expected a column 'where' in .*log.csv"),
+        (lambda text: text.replace("\ns,x,,k,p", "\ns,x,,K,p"), "known category of 'a' .* in row 4 of .*got 'K'"),
+        (lambda text: text.replace("\ns,z,,k,o", "\ns,w,,k,o"), "known category of 'where' .* in row 97 of .*got 'w'"),
+        (lambda text: "\n".join(text.splitlines()[:2]), "at least two logged rows in .*, got 1"),
+        (lambda text: text.splitlines()[0] + "\n", "expected rows in .*, got a header alone"),
+    ],
+)
+def test_a_log_that_does_not_fit_the_estimator_is_refused_by_name(
+    change: Callable[[str], str], message: str, log: Path
+) -> None:
+    changed = change(log.read_text())
+    assert changed != log.read_text()
+    log.write_text(changed)
+    with pytest.raises(ValueError, match=message):
+        build(log)
+
+
+def test_problems_without_rows_or_without_names_are_refused(log: Path) -> None:
+    nameless = row_problem()
+    nameless.encoding = None
+    for problem in (make_problem("SlotRL/Slots-v0"), nameless):
+        with pytest.raises(
+            ValueError, match="expected a problem of table rows whose categories have names for --logged"
+        ):
+            ReproductionAgent(SlotVecEnv(problem, 2), ReproductionOptions(logged=log))
+
+
+def test_a_log_without_contexts_answers_the_only_request(log: Path) -> None:
+    with seeded_initialisation(0):
+        net = EstimatorNet(EstimatorShape(3, 4, (8,), (4, 4, 3)))
+    rows = read_logged(log, RowProblem(net, encoding=replace(ENCODING, contexts={})))
+    assert rows.observation.context is not None and rows.observation.context.tolist() == [[0]] * ROWS
+
+
+def test_a_budget_that_the_logged_rows_exhaust_is_refused_before_any_call(log: Path) -> None:
+    agent = build(log)
+    with pytest.raises(ValueError, match=f"the {ROWS} calls that scoring {ROWS} logged rows takes .*, got {ROWS}"):
+        agent.learn(ROWS)
+    assert agent.problem.budget.forwards == 0
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ({"weighting": "square"}, "weighting advantage or inverse, got 'square'"),
+        ({"temperature": 0.0}, "temperature > 0"),
+        ({"floor": -1.0}, "floor > 0"),
+        ({"clip": 0.5}, "clip >= 1.*got 0.1, 0.1 and 0.5"),
+    ],
+)
+def test_options_refuse_what_no_training_could_use(option: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        ReproductionOptions(**option)
+
+
+def test_the_agent_is_on_the_list() -> None:
+    assert AGENTS["reproduction"] is ReproductionAgent
