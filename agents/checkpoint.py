@@ -58,8 +58,8 @@ class CheckpointedAgent(BaseAlgorithm):
 
     @classmethod
     def own_options(cls, options: Any) -> Any:
-        """Returns the options, or the defaults for None; raises TypeError for another agent's."""
-        if options is not None and not isinstance(options, cls.options_type):
+        """Returns the options, or the defaults for None; raises TypeError for another agent's, derived ones too."""
+        if options is not None and type(options) is not cls.options_type:
             raise TypeError(f"expected {cls.options_type.__name__} for {cls.name!r}, got {type(options).__name__}")
         return cls.options_type() if options is None else options
 

@@ -24,6 +24,8 @@ from slot_rl.search import best_of, guided_search, local_search, random_choice, 
 from slot_rl.seeding import generator_from
 
 CONSTANT_SWEEPS = 2
+OWN_REQUESTS = 2**32
+"""Added to the seed of the requests that the constant is found on, so that they are not the ones it is judged on."""
 
 Self = TypeVar("Self", bound="ReferenceAgent")
 
@@ -62,13 +64,6 @@ class ReferenceAgent(CheckpointedAgent):
         self._answering = problem.with_fresh_budget()
         self._setup_model()
 
-    @classmethod
-    def own_options(cls, options: Any) -> Any:
-        """Returns the options, or the defaults for None; raises TypeError for another agent's, derived ones too."""
-        if options is not None and type(options) is not cls.options_type:
-            raise TypeError(f"expected {cls.options_type.__name__} for {cls.name!r}, got {type(options).__name__}")
-        return super().own_options(options)
-
     def _setup_model(self) -> None:
         assert self.env is not None
         self.env.seed(self.seed)
@@ -105,7 +100,7 @@ class ReferenceAgent(CheckpointedAgent):
         return self
 
     def prepare(self, timesteps: int) -> None:
-        """Spends up to ``timesteps`` calls ahead of all requests; nothing unless overridden."""
+        """Spends about ``timesteps`` calls ahead of all requests; nothing unless overridden."""
 
     def predict(
         self,
@@ -155,7 +150,7 @@ class BestConstantAgent(ReferenceAgent):
         assert self.seed is not None
         before = self.problem.budget.forwards
         requests = max(1, timesteps // (CONSTANT_SWEEPS * sum(self.problem.sizes)))
-        observation = self.problem.evaluation_observations(requests, generator_from(self.seed))
+        observation = self.problem.evaluation_observations(requests, generator_from(OWN_REQUESTS + self.seed))
         self.constant = search_constant(self.problem, observation, CONSTANT_SWEEPS)
         self.num_timesteps += self.problem.budget.forwards - before
 

@@ -69,7 +69,7 @@ def guided_search(problem: Problem, observation: Observation, start: Tensor, rou
     for _ in range(rounds):
         effect = gradient - gradient.gather(-1, choice.unsqueeze(-1))
         swaps = effect.masked_fill(~open_swaps, -torch.inf).flatten(1).topk(proposals, dim=1).indices
-        proposed, swap, best, new_gradient = _try(problem, observation, choice, swaps)
+        proposed, swap, best, new_gradient = _try(problem, observation, choice, swaps, open_swaps)
         # Where every swap has failed, topk names an arbitrary one, masked perhaps: it must not be taken.
         better = (proposed > score) & open_swaps.flatten(1).gather(1, swap.unsqueeze(1)).squeeze(1)
         # A swap that failed stays closed until the configuration changes, which opens all others again.
@@ -111,7 +111,7 @@ def best_of(runs: list[Found]) -> Found:
 
 
 def _try(
-    problem: Problem, observation: Observation, choice: Tensor, swaps: Tensor
+    problem: Problem, observation: Observation, choice: Tensor, swaps: Tensor, open_swaps: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
     """Scores swaps ``(batch, proposals)``; returns the best one's score, number and row, and its gradient if known."""
     slot, item = swaps // problem.items, swaps % problem.items
@@ -119,7 +119,9 @@ def _try(
     if swaps.shape[1] == 1:
         score, gradient = _score_and_gradient(problem, observation, rows[:, 0])
         return score, swaps[:, 0], rows[:, 0], gradient
-    score, best = problem.score(observation, rows.transpose(0, 1)).max(dim=0)
+    score = problem.score(observation, rows.transpose(0, 1))
+    # A closed swap, masked perhaps, is scored where too few are open: it must not hide an open one.
+    score, best = score.masked_fill(~open_swaps.flatten(1).gather(1, swaps).T, -torch.inf).max(dim=0)
     batch = torch.arange(len(choice))
     return score, swaps[batch, best], rows[batch, best], None
 

@@ -28,7 +28,12 @@ def kept(replay: Replay) -> dict[int, int]:
     """Returns the number of the row that each context keeps, as 400 draws show it."""
     observation, found = replay.sample(400, generator_from(0))
     choice = found.choice
-    assert found.slope is None and observation.context is not None and observation.candidates is None and observation.mask is None
+    assert (
+        found.slope is None
+        and observation.context is not None
+        and observation.candidates is None
+        and observation.mask is None
+    )
     assert torch.equal(observation.context[:, 1], 10 * observation.context[:, 0])
     assert torch.equal(choice[:, 1], -choice[:, 0])
     return dict(zip(observation.context[:, 0].tolist(), choice[:, 0].tolist(), strict=True))

@@ -125,10 +125,10 @@ def test_each_row_of_a_batch_asks_what_the_slow_search_asks(
     asked: dict[float, list[list[int]]] = defaultdict(list)
     score = problem.score
 
-    def watched(rows: Observation, choice: Tensor) -> Tensor:
-        for name, row in zip(label(rows), choice.tolist(), strict=True):
+    def watched(observation: Observation, choice: Tensor) -> Tensor:
+        for name, row in zip(label(observation), choice.tolist(), strict=True):
             asked[name].append(row)
-        return score(rows, choice)
+        return score(observation, choice)
 
     problem.score = watched  # type: ignore[method-assign]
     found = local_search(problem, observation, calls, generator_from(0))

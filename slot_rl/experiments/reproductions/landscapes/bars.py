@@ -94,7 +94,7 @@ def _serving_bars(found: Found) -> Iterator[Bar]:
     for landscape in WITH_CONTEXTS:
         answer = best_answer(found.get(landscape, {}).get(IMITATE), FEW_CALLS)
         guided = _figure(found, landscape, GUIDED, "optimality")
-        what = f"{landscape}: {IMITATE} + <= {FEW_CALLS} calls, optimality / {GUIDED}'s"
+        what = f"{landscape}: {IMITATE}, opt, {FEW_CALLS} calls / guided 400"
         yield Bar(what, 0.99, _ratio(None if answer is None else answer[1], guided))
 
 

@@ -31,6 +31,7 @@ from slot_rl.problems.truth_table import TruthTable
 from slot_rl.seeding import generator_from, seeded_initialisation
 
 SEED = 0
+FEW_ROWS = 1_000
 
 
 @dataclass(frozen=True)
@@ -86,11 +87,8 @@ def prepare(ground: Ground) -> None:
     rows, encoding = read_rows(ground)
     seen, held = split(rows, landscape, generator)
     net = _network(landscape, encoding)
-    validation = max(2, round(landscape.fit.validation * len(seen)))
-    numbers = torch.arange(len(seen))
-    epoch = fit_on_table(
-        net, seen[numbers[validation:]], seen[numbers[:validation]], landscape.fit, generator, lambda step, error: None
-    )
+    train, validation = _validation_split(seen, landscape.fit.validation)
+    epoch = fit_on_table(net, train, validation, landscape.fit, generator, lambda step, error: None)
     known = None if rows.contexts is None else context_tensor(rows.contexts)
     card = {
         "source": source,
@@ -101,7 +99,7 @@ def prepare(ground: Ground) -> None:
         "versions": versions(),
     }
     ground.folder.mkdir(parents=True, exist_ok=True)
-    _write_rows(ground.logged, seen[numbers[: landscape.logged_rows]], encoding)
+    _write_rows(ground.logged, seen[torch.arange(min(len(seen), landscape.logged_rows))], encoding)
     save_estimator(ground.folder, net, card, encoding, known)
 
 
@@ -127,6 +125,18 @@ def split(rows: TableRows, landscape: Landscape, generator: torch.Generator) -> 
             f"expected at least 4 rows to fit on and 2 to test on in {landscape.file}, got {len(seen)} and {len(held)}"
         )
     return rows[seen], rows[held]
+
+
+def _validation_split(seen: TableRows, share: float) -> tuple[TableRows, TableRows]:
+    """Splits rows in random order into those to fit on and those that decide when to stop."""
+    chosen = torch.zeros(len(seen), dtype=torch.bool)
+    if len(seen) < FEW_ROWS:
+        # Good rows are rare: a few random rows may hold none of them, and no fit would look better than a constant.
+        every = max(2, round(1 / share))
+        chosen[torch.argsort(seen.score, stable=True)[every // 2 :: every]] = True
+    else:
+        chosen[: max(2, round(share * len(seen)))] = True
+    return seen[(~chosen).nonzero().squeeze(1)], seen[chosen.nonzero().squeeze(1)]
 
 
 def problem_on(ground: Ground) -> RowProblem:

@@ -26,13 +26,14 @@ COLUMNS = {
     "gap": "gap",
     "calls": "forwards",
     "each": "calls_per_context",
-    "s": "seconds",
+    "s": "cpu_seconds",
 }
 LEGEND = (
     "opt: optimality of the estimated score, 0 random and 1 the estimator's best; hits: share of contexts answered",
     "with the estimator's best; true: mean true score; norm: the same between each context's lowest (0) and highest",
     "(1) measurement; worst: the worst context's; gap: mean estimated minus mean true score; calls: configurations",
-    "scored in training; each: calls for each answer; s: seconds of training. Medians over seeds.",
+    "scored in training; each: calls for each answer; s: seconds of training, the processor's, one thread.",
+    "Medians over seeds.",
 )
 DRAWN = {
     f"{IMITATE}, best of draws": (IMITATE, "draws"),
@@ -120,7 +121,7 @@ def _cell(key: str, value: float | None) -> str:
         return ""
     if key in ("forwards", "calls_per_context"):
         return f"{value:.0f}"
-    if key == "seconds":
+    if key == "cpu_seconds":
         return f"{value:.1f}" if value < 100 else f"{value:.0f}"
     return f"{value:.3f}" if abs(value) < 10 else f"{value:.2f}"
 

@@ -34,6 +34,7 @@ FIGURES = (
     "backwards",
     "calls_per_context",
     "seconds",
+    "cpu_seconds",
 )
 
 
@@ -92,7 +93,8 @@ def do(task: Task) -> None:
     evaluation = evaluation_on(task.ground, config["estimator"])
     if task.contestant.agent is None:
         row = next(row for row in evaluation.references if row.name == "best")
-        costs = {"forwards": 0, "backwards": 0, "calls_per_context": configurations(evaluation.problem), "seconds": 0.0}
+        costs = {"forwards": 0, "backwards": 0, "calls_per_context": configurations(evaluation.problem)}
+        costs |= {"seconds": 0, "cpu_seconds": 0}
         found: dict[str, Any] = {"figures": _figures(row, costs), "curves": {}}
     else:
         found = _train_and_judge(task, evaluation)
@@ -107,13 +109,14 @@ def _train_and_judge(task: Task, evaluation: Evaluation) -> dict[str, Any]:
     assert task.contestant.agent is not None
     agent: CheckpointedAgent = AGENTS[task.contestant.agent](env, options, seed=task.seed)  # type: ignore[arg-type, call-arg]
     agent.set_logger(Logger(folder=None, output_formats=[]))
-    start = time.perf_counter()
+    start, start_cpu = time.perf_counter(), time.process_time()
     agent.learn(task.ground.landscape.calls)
     costs = {
         "forwards": problem.budget.forwards,
         "backwards": problem.budget.backwards,
         "calls_per_context": agent.calls_per_context,
         "seconds": time.perf_counter() - start,
+        "cpu_seconds": time.process_time() - start_cpu,
     }
     figures = _figures(evaluation.judge(agent.choose), costs)
     return {"figures": figures, "curves": _curves(task, agent, evaluation)}
