@@ -10,7 +10,8 @@ from slot_rl.envs import SlotVecEnv
 from slot_rl.experiments.console import console
 from slot_rl.experiments.evaluation import Evaluation, EvaluationConfig
 from slot_rl.experiments.judgement import judge, print_contexts, print_judgement
-from slot_rl.experiments.run_folder import CHECKPOINT, SUMMARY, read_config
+from slot_rl.experiments.run_folder import CHECKPOINT, SERVING, SUMMARY, read_config
+from slot_rl.experiments.serving_curves import report_serving
 from slot_rl.problems import Budget, Problem, make_problem
 from slot_rl.problems.named import estimator_hash
 
@@ -24,12 +25,14 @@ class ReevaluationConfig:
         estimator: Folder or path.py:function of the estimator, if it has moved since the training; it must be the same.
         trust: Execute the Python file that the run's estimator is, with all your rights.
         truth: Table with the true scores, if it has moved or the training had none.
+        serving: Also print and draw what answers gain from calls of the estimator, beside what search needs for them.
     """
 
     run: Path
     estimator: str | None = None
     trust: bool = False
     truth: Path | None = None
+    serving: bool = False
 
 
 def reevaluate(config: ReevaluationConfig) -> dict[str, Any]:
@@ -55,6 +58,10 @@ def reevaluate(config: ReevaluationConfig) -> dict[str, Any]:
     summary, rows = judge(agent, evaluation, budget, training["status"], training["wall_seconds"])
     print_judgement(summary, rows)
     print_contexts(evaluation, agent.choose)
+    if config.serving:
+        picture = config.run / SERVING
+        report_serving(agent, evaluation, requests.eval_seed, f"{agent.name} on {problem.name}", picture)
+        console.print(f"picture: {picture}", soft_wrap=True, markup=False, emoji=False)
     return summary
 
 
