@@ -95,13 +95,13 @@ def test_workers_change_no_figure(data: Path, tmp_path: Path) -> None:
     found = []
     for workers in (1, 2):
         out = tmp_path / str(workers)
-        reproduce_landscapes(LandscapesConfig(data, agents=("gumbel", "ppo"), seeds=2, workers=workers, out=out))
+        reproduce_landscapes(LandscapesConfig(data, agents=("ppo",), seeds=2, workers=workers, out=out))
         files = sorted((out / "runs").iterdir())
         runs = [json.loads(file.read_text()) for file in files]
         for one in runs:
             del one["figures"]["seconds"], one["figures"]["cpu_seconds"]
         found.append(runs)
-    assert found[0] == found[1] and len(found[0]) == 4
+    assert found[0] == found[1] and len(found[0]) == 2
 
 
 def test_refusals(data: Path, tmp_path: Path, script: Command) -> None:

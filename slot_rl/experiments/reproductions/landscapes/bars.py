@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from math import exp, inf, log
 
-from slot_rl.experiments.reproductions.landscapes.answering import Curve
 from slot_rl.experiments.reproductions.landscapes.contestants import (
     ARGMAX,
     COLLAPSED,
@@ -18,6 +17,7 @@ from slot_rl.experiments.reproductions.landscapes.contestants import (
     RLOO,
 )
 from slot_rl.experiments.reproductions.landscapes.medians import Found, Medians
+from slot_rl.experiments.serving_curves import Curve
 
 FACTORS, SUZUKI = "tf-2000", "suzuki-80"
 FEW_CALLS = 16
@@ -110,7 +110,8 @@ def break_evens(found: Found) -> list[BreakEven]:
         for landscape, contestants in found.items()
         if landscape in WITH_CONTEXTS and GUIDED in contestants
         for name in (IMITATE, GUMBEL)
-        for answer in (best_answer(contestants.get(name), most) for most in (0, FEW_CALLS))
+        # Where calls do not help, the best answer is the bare one, and stands here once.
+        for answer in dict.fromkeys(best_answer(contestants.get(name), most) for most in (0, FEW_CALLS))
         if answer is not None
     ]
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
-from slot_rl.experiments.reproductions.landscapes.answering import Curve
+from slot_rl.experiments.serving_curves import Curve
 
 
 @dataclass(frozen=True)

@@ -16,11 +16,13 @@ from slot_rl.agents.options import to_json
 from slot_rl.bundles import read_json, write_json
 from slot_rl.envs import SlotVecEnv
 from slot_rl.experiments.evaluation import Evaluation, Row
-from slot_rl.experiments.reproductions.landscapes.answering import LEVELS, policy_curves, search_curve
 from slot_rl.experiments.reproductions.landscapes.contestants import GUIDED, LOCAL, Contestant
 from slot_rl.experiments.reproductions.landscapes.grounds import Ground, evaluation_on
+from slot_rl.experiments.serving_curves import FEWEST_ANSWERS, policy_curves, search_curve
 from slot_rl.search import configurations
 
+SERVED = (2, 4, 8, 16, 32, 64)
+SEARCHED = (1, 2, 4, 8, 15, 31, 49, 98, 196, 400, 784, 1000)
 FIGURES = (
     "score",
     "optimality",
@@ -77,7 +79,7 @@ class Task:
                 "agent": self.contestant.agent,
                 "options": options,
                 "seed": self.seed,
-                "levels": LEVELS,
+                "levels": (SERVED, SEARCHED, FEWEST_ANSWERS),
             }
         )
         return found
@@ -124,9 +126,9 @@ def _train_and_judge(task: Task, evaluation: Evaluation) -> dict[str, Any]:
 
 def _curves(task: Task, agent: CheckpointedAgent, evaluation: Evaluation) -> dict[str, list[tuple[int, float]]]:
     if task.contestant.has_policy:
-        return policy_curves(agent, evaluation, task.seed)
+        return policy_curves(agent, evaluation, task.seed, SERVED)
     if task.contestant.name in (GUIDED, LOCAL):
-        return {"search": search_curve(task.contestant, evaluation, task.seed)}
+        return {"search": search_curve(agent.name, evaluation, task.seed, SEARCHED)}
     return {}
 
 
