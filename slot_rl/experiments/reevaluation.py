@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from slot_rl.agents import load_agent
+from slot_rl.agents import PolicyAgent, load_agent
 from slot_rl.bundles import read_json
 from slot_rl.envs import SlotVecEnv
 from slot_rl.experiments.console import console
@@ -51,6 +51,9 @@ def reevaluate(config: ReevaluationConfig) -> dict[str, Any]:
     except (KeyError, TypeError) as error:
         raise ValueError(f"expected the config of a run in {config.run}, got one that lacks or adds {error}") from error
     agent = load_agent(config.run / CHECKPOINT, SlotVecEnv(problem, 2))
+    policy = agent if isinstance(agent, PolicyAgent) else None
+    if config.serving and policy is None:
+        raise ValueError(f"expected an agent with a policy for --serving, got {agent.name!r}")
     with console.status("measuring the competitors"):
         evaluation = Evaluation(problem, requests)
     training = _summary(config.run)
@@ -58,9 +61,9 @@ def reevaluate(config: ReevaluationConfig) -> dict[str, Any]:
     summary, rows = judge(agent, evaluation, budget, training["status"], training["wall_seconds"])
     print_judgement(summary, rows)
     print_contexts(evaluation, agent.choose)
-    if config.serving:
+    if config.serving and policy is not None:
         picture = config.run / SERVING
-        report_serving(agent, evaluation, requests.eval_seed, f"{agent.name} on {problem.name}", picture)
+        report_serving(policy, evaluation, requests.eval_seed, f"{agent.name} on {problem.name}", picture)
         console.print(f"picture: {picture}", soft_wrap=True, markup=False, emoji=False)
     return summary
 

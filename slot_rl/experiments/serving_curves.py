@@ -31,7 +31,7 @@ RIVALS = {"guided search": "guided_search", "local search": "local_search"}
 
 
 def policy_curves(
-    agent: CheckpointedAgent, evaluation: Evaluation, seed: int, served: Sequence[int] = SERVED
+    agent: PolicyAgent, evaluation: Evaluation, seed: int, served: Sequence[int] = SERVED
 ) -> dict[str, Curve]:
     """Returns a policy's curves, best of several draws and guided swaps, both from its bare answer on."""
     observation, problem = often(evaluation.observation), evaluation.problem
@@ -57,7 +57,7 @@ def search_curve(name: str, evaluation: Evaluation, seed: int, searched: Sequenc
     return curve
 
 
-def report_serving(agent: CheckpointedAgent, evaluation: Evaluation, seed: int, title: str, picture: Path) -> None:
+def report_serving(agent: PolicyAgent, evaluation: Evaluation, seed: int, title: str, picture: Path) -> None:
     """Prints an agent's answers by their calls beside those of search, and draws them.
 
     Args:
@@ -66,12 +66,7 @@ def report_serving(agent: CheckpointedAgent, evaluation: Evaluation, seed: int, 
         seed: Seeds draws and starts.
         title: Says who answers what.
         picture: The PNG file.
-
-    Raises:
-        ValueError: If the agent has no policy to start from.
     """
-    if not isinstance(agent, PolicyAgent):
-        raise ValueError(f"expected an agent with a policy for --serving, got {agent.name!r}")
     curves = {SHOWN[way]: curve for way, curve in policy_curves(agent, evaluation, seed).items()}
     curves |= {shown: search_curve(name, evaluation, seed) for shown, name in RIVALS.items()}
     print_table(f"optimality by calls per request: {title}", ["calls", *curves], _rows(curves))

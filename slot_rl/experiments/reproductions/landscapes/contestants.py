@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from slot_rl.agents import AGENTS, POLICY_AGENTS
+from slot_rl.agents import AGENTS
 from slot_rl.agents.options import LoggedOptions, Options
 
 
@@ -21,11 +21,6 @@ class Contestant:
     name: str
     agent: str | None
     changes: tuple[tuple[str, Any], ...] = ()
-
-    @property
-    def has_policy(self) -> bool:
-        """Whether it trains a policy."""
-        return self.agent in POLICY_AGENTS
 
     def options(self, logged: Path, **changes: Any) -> Options:
         """Returns the agent's options.

@@ -10,7 +10,7 @@ from typing import Any
 
 from stable_baselines3.common.logger import Logger
 
-from slot_rl.agents import AGENTS
+from slot_rl.agents import AGENTS, PolicyAgent
 from slot_rl.agents.checkpoint import CheckpointedAgent
 from slot_rl.agents.options import to_json
 from slot_rl.bundles import read_json, write_json
@@ -125,7 +125,7 @@ def _train_and_judge(task: Task, evaluation: Evaluation) -> dict[str, Any]:
 
 
 def _curves(task: Task, agent: CheckpointedAgent, evaluation: Evaluation) -> dict[str, list[tuple[int, float]]]:
-    if task.contestant.has_policy:
+    if isinstance(agent, PolicyAgent):
         return policy_curves(agent, evaluation, task.seed, SERVED)
     if task.contestant.name in (GUIDED, LOCAL):
         return {"search": search_curve(agent.name, evaluation, task.seed, SEARCHED)}
