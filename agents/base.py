@@ -142,6 +142,25 @@ def problem_of(env: Any) -> Problem | None:
     return problem if isinstance(problem, Problem) else None
 
 
+def needed_problem(env: Any, agent: str) -> Problem:
+    """Returns the problem behind an environment, for an agent that asks its estimator.
+
+    Args:
+        env: A Stable-Baselines3 environment.
+        agent: The agent's name, for the message.
+
+    Raises:
+        ValueError: If there is none.
+    """
+    problem = problem_of(env)
+    if problem is None:
+        raise ValueError(
+            f"expected an environment with an estimator to ask for {agent!r} (its attribute `problem`), got one "
+            "without; reinforce and ppo learn from rewards alone"
+        )
+    return problem
+
+
 def policy_gradient(log_prob: Tensor, values: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
     """Returns REINFORCE's surrogate with a learned baseline, and the baseline's squared error.
 

@@ -18,11 +18,11 @@ from typing import Any
 import torch
 from stable_baselines3.common.type_aliases import GymEnv
 
-from slot_rl.agents.base import OneStepAgent, mean_of, problem_of
+from slot_rl.agents.base import OneStepAgent, mean_of, needed_problem
 from slot_rl.agents.distribution import entropy_of, log_prob_of
 from slot_rl.agents.options import ImproveAndImitateOptions
 from slot_rl.agents.replay import Replay
-from slot_rl.problems import Observation, Problem
+from slot_rl.problems import Observation
 from slot_rl.search import Found, guided_search, random_choice
 from slot_rl.selectors.categorical import draw
 
@@ -46,13 +46,7 @@ class ImproveAndImitateAgent(OneStepAgent):
             ValueError: If the environment has no estimator to ask.
         """
         super().__init__(env, options, seed, verbose)
-        problem = problem_of(self.env)
-        if problem is None:
-            raise ValueError(
-                f"expected an environment with a differentiable estimator for {self.name!r} (its attribute `problem`), "
-                "got one without"
-            )
-        self.problem: Problem = problem
+        self.problem = needed_problem(self.env, self.name)
         self.replay = Replay(self.options.replay_size)
 
     @property

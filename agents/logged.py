@@ -16,7 +16,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.type_aliases import GymEnv
 from torch import Tensor
 
-from slot_rl.agents.base import OneStepAgent, problem_of
+from slot_rl.agents.base import OneStepAgent, needed_problem
 from slot_rl.agents.options import LoggedOptions
 from slot_rl.agents.scale import RunningScale
 from slot_rl.estimators.table import read_table
@@ -125,10 +125,7 @@ class LoggedAgent(OneStepAgent):
             ValueError: If no file is named, its rows are no rows of the problem, or the environment has no estimator.
         """
         super().__init__(env, options, seed, verbose)
-        problem = problem_of(self.env)
-        if problem is None:
-            raise ValueError(f"expected an environment with an estimator for {self.name!r}, got one without `problem`")
-        self.problem: Problem = problem
+        self.problem = needed_problem(self.env, self.name)
         self.logged = self._read() if read else None
         self.scored: ScoredRows | None = None
 

@@ -13,7 +13,7 @@ import torch
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback
 from torch import Tensor
 
-from slot_rl.agents.base import problem_of
+from slot_rl.agents.base import needed_problem
 from slot_rl.agents.checkpoint import CheckpointedAgent
 from slot_rl.agents.options import GuidedSearchOptions, LocalSearchOptions, Options
 from slot_rl.agents.policy import SlotPolicy
@@ -57,11 +57,8 @@ class ReferenceAgent(CheckpointedAgent):
         super().__init__(
             SlotPolicy, env, learning_rate=0.0, verbose=verbose, device="cpu", support_multi_env=True, seed=seed
         )
-        problem = problem_of(self.env)
-        if problem is None:
-            raise ValueError(f"expected an environment with a problem for {self.name!r}, got one without")
-        self.problem: Problem = problem
-        self._answering = problem.with_fresh_budget()
+        self.problem = needed_problem(self.env, self.name)
+        self._answering = self.problem.with_fresh_budget()
         self._setup_model()
 
     def _setup_model(self) -> None:

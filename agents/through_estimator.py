@@ -11,10 +11,9 @@ from typing import Any
 import torch
 from stable_baselines3.common.type_aliases import GymEnv
 
-from slot_rl.agents.base import OneStepAgent, mean_of, policy_gradient, problem_of
+from slot_rl.agents.base import OneStepAgent, mean_of, needed_problem, policy_gradient
 from slot_rl.agents.distribution import entropy_of, log_prob_of
 from slot_rl.agents.options import ThroughEstimatorOptions, options_through
-from slot_rl.problems import Problem
 from slot_rl.selectors import NAMES, Gumbel, Selector, make
 
 FEWEST_ROWS = 2
@@ -37,15 +36,9 @@ class ThroughEstimatorAgent(OneStepAgent):
             ValueError: If the environment has no estimator to ask, or the selector refuses the problem's sizes.
         """
         super().__init__(env, options, seed, verbose)
-        problem = problem_of(self.env)
-        if problem is None:
-            raise ValueError(
-                f"expected an environment with a differentiable estimator for {self.name!r} (its attribute `problem`), "
-                "got one without; reinforce and ppo learn from rewards alone"
-            )
-        self.problem: Problem = problem
+        self.problem = needed_problem(self.env, self.name)
         # Here and not at the first update: a selector that refuses the problem's sizes shall leave nothing behind.
-        self._forwards, _ = self.options.selector.cost(problem.slots, problem.items)
+        self._forwards, _ = self.options.selector.cost(self.problem.slots, self.problem.items)
 
     @property
     def selector(self) -> Selector:

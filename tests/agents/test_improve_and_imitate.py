@@ -297,7 +297,7 @@ def test_an_environment_without_an_estimator_and_another_agents_options_are_refu
             return super().get_attr(attr_name, indices)
 
     options = ImproveAndImitateOptions(policy=SMALL)
-    with pytest.raises(ValueError, match="differentiable estimator for 'improve_and_imitate'.*got one without"):
+    with pytest.raises(ValueError, match="estimator to ask for 'improve_and_imitate'.*got one without"):
         ImproveAndImitateAgent(Blind(slot_problem(), 2), options)
     with pytest.raises(TypeError, match="expected ImproveAndImitateOptions for 'improve_and_imitate', got Options"):
         ImproveAndImitateAgent(SlotVecEnv(slot_problem(), 2), Options())

@@ -317,7 +317,9 @@ def test_a_single_environment_is_enough_and_one_without_a_problem_is_refused(nam
     assert agent.problem is env.problem
     choice, _ = agent.predict(env.reset(seed=0)[0])
     env.step(choice)
-    with pytest.raises(ValueError, match=f"expected an environment with a problem for '{name}', got one without"):
+    with pytest.raises(
+        ValueError, match=f"expected an environment with an estimator to ask for '{name}' .*got one without"
+    ):
         REFERENCES[name](Blind("SlotRL/PickValue-v0", 2), OPTIONS[name])
 
 
