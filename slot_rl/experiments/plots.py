@@ -115,6 +115,8 @@ def _grid(panels: int) -> tuple[Figure, Any]:
     figure, grid = pyplot.subplots(
         rows, columns, figsize=(4.4 * columns + 2.6, 4.1 * rows), layout="constrained", squeeze=False
     )
+    for axes in grid.flat[panels:]:
+        axes.set_axis_off()
     return figure, grid
 
 

@@ -2,6 +2,7 @@
 
 import json
 import struct
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,16 @@ def wandb_records(folder: Path) -> Iterator[Any]:
             pending = b""
 
 
+def finished_records(folder: Path) -> list[Any]:
+    """Waits for the last record: on a busy machine wandb's own process writes on after the run has ended."""
+    for _ in range(300):
+        records = list(wandb_records(folder))
+        if records and records[-1].WhichOneof("record_type") == "exit":
+            break
+        time.sleep(0.1)
+    return records
+
+
 def history(records: list[Any]) -> list[dict[str, Any]]:
     rows = []
     for record in records:
@@ -50,7 +61,7 @@ def test_the_offline_run_carries_group_job_type_tags_config_and_every_metric(tmp
         for step in (10, 20):
             tracker.log(step, {"train/loss": 0.5 / step, "eval/optimality": float(step)})
         tracker.finish({"score": 1.5})
-    records = list(wandb_records(tmp_path))
+    records = finished_records(tmp_path)
     (run,) = (record.run for record in records if record.WhichOneof("record_type") == "run")
     assert run.project == "slot_rl"
     assert run.display_name == "Slots-v0__gumbel__s3__20260101-000000"
