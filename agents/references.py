@@ -24,6 +24,7 @@ from slot_rl.search import best_of, guided_search, local_search, random_choice, 
 from slot_rl.seeding import generator_from
 
 CONSTANT_SWEEPS = 2
+MOST_REQUESTS, MOST_STARTS = 512, 32
 OWN_REQUESTS = 2**32
 """Added to the seed of the requests that the constant is found on, so that they are not the ones it is judged on."""
 
@@ -143,12 +144,13 @@ class BestConstantAgent(ReferenceAgent):
         self.constant = torch.zeros(self.problem.slots, dtype=torch.long)
 
     def prepare(self, timesteps: int) -> None:
-        """Finds the constant by coordinate sweeps over as many requests as the calls allow."""
+        """Finds the constant by coordinate sweeps; calls go into requests first, and what is left into starts."""
         assert self.seed is not None
-        before = self.problem.budget.forwards
-        requests = max(1, timesteps // (CONSTANT_SWEEPS * sum(self.problem.sizes)))
-        observation = self.problem.evaluation_observations(requests, generator_from(OWN_REQUESTS + self.seed))
-        self.constant = search_constant(self.problem, observation, CONSTANT_SWEEPS)
+        before, generator = self.problem.budget.forwards, generator_from(OWN_REQUESTS + self.seed)
+        affordable = timesteps // (CONSTANT_SWEEPS * sum(self.problem.sizes))
+        observation = self.problem.evaluation_observations(max(1, min(MOST_REQUESTS, affordable)), generator)
+        starts = max(1, min(MOST_STARTS, affordable // len(observation)))
+        self.constant = search_constant(self.problem, observation, CONSTANT_SWEEPS, starts, generator)
         self.num_timesteps += self.problem.budget.forwards - before
 
     def search(self, problem: Problem, observation: Observation, generator: torch.Generator) -> Tensor:

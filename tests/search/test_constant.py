@@ -118,3 +118,19 @@ def test_a_slot_without_a_common_item_is_refused() -> None:
     with pytest.raises(ValueError, match=message):
         search_constant(problem, observation)
     assert search_constant(problem, observation[:1]).shape == (2,)
+
+
+def test_more_starts_find_a_constant_that_the_first_start_misses() -> None:
+    # Two slots must move together: from item 0 in both, every single swap is a loss.
+    values = torch.tensor([[1.0, 0.0, 0.0], [0.0, 0.5, 0.0], [0.0, 0.0, 3.0]])
+    problem = SlotProblem(lambda v: torch.einsum("...i,ij,...j->...", v[..., 0, :], values, v[..., 1, :]), 2, 3, 3)
+    observation = Observation(torch.eye(3).expand(2, 3, 3))
+    assert search_constant(problem, observation).tolist() == [0, 0]
+    assert search_constant(problem, observation, starts=20, generator=generator_from(0)).tolist() == [2, 2]
+    best = search_constant(problem, observation, starts=20, generator=generator_from(0))
+    assert torch.equal(best, enumerate_landscape(problem, observation, problem.score).constant)
+
+
+def test_several_starts_need_a_generator() -> None:
+    with pytest.raises(ValueError, match="expected a generator for 2 starts, got none"):
+        search_constant(separable(2, 3, 0), separable(2, 3, 0).sample(2, generator_from(0)), starts=2)
