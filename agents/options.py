@@ -237,8 +237,8 @@ class PPOOptions(AgentOptions):
 
 
 @dataclass(frozen=True)
-class LocalSearchOptions(Options):
-    """Plain coordinate sweeps, from random starts whenever a sweep brings nothing.
+class SearchOptions(Options):
+    """A search from random starts.
 
     Attributes:
         calls_per_context: Forwards for each answer.
@@ -253,7 +253,12 @@ class LocalSearchOptions(Options):
 
 
 @dataclass(frozen=True)
-class GuidedSearchOptions(LocalSearchOptions):
+class LocalSearchOptions(SearchOptions):
+    """Plain coordinate sweeps, from random starts whenever a sweep brings nothing."""
+
+
+@dataclass(frozen=True)
+class GuidedSearchOptions(SearchOptions):
     """Swaps guided by the estimator's gradient.
 
     Attributes:

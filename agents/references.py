@@ -15,7 +15,7 @@ from torch import Tensor
 
 from slot_rl.agents.base import needed_problem
 from slot_rl.agents.checkpoint import CheckpointedAgent
-from slot_rl.agents.options import GuidedSearchOptions, LocalSearchOptions, Options
+from slot_rl.agents.options import GuidedSearchOptions, LocalSearchOptions, Options, SearchOptions
 from slot_rl.agents.policy import SlotPolicy
 from slot_rl.bundles import BundleError
 from slot_rl.envs.episodes import from_arrays
@@ -118,7 +118,7 @@ class ReferenceAgent(CheckpointedAgent):
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Returns nothing to keep."""
-        return {"nothing": torch.zeros(0)}, {}
+        return {}, {}
 
     def restore(self, tensors: dict[str, Tensor], document: dict[str, Any]) -> None:
         """Takes nothing back."""
@@ -178,43 +178,44 @@ class BestConstantAgent(ReferenceAgent):
         self.constant = constant
 
 
-class LocalSearchAgent(ReferenceAgent):
-    """Plain coordinate sweeps from random starts, anew for every request."""
+class SearchAgent(ReferenceAgent):
+    """A search from random starts, anew for every request."""
 
-    name = "local_search"
-    options_type = LocalSearchOptions
-    options: LocalSearchOptions
+    options_type = SearchOptions
+    options: SearchOptions
 
     @property
     def calls_per_context(self) -> int:
         """Forwards for each answer."""
         return self.options.calls_per_context
 
+
+class LocalSearchAgent(SearchAgent):
+    """Plain coordinate sweeps."""
+
+    name = "local_search"
+    options_type = LocalSearchOptions
+
     def search(self, problem: Problem, observation: Observation, generator: torch.Generator) -> Tensor:
         """Searches with exactly as many forwards a request."""
-        return local_search(problem, observation, self.options.calls_per_context, generator).choice
+        return local_search(problem, observation, self.calls_per_context, generator).choice
 
 
-class GuidedSearchAgent(ReferenceAgent):
-    """Swaps guided by the estimator's gradient from random starts, anew for every request."""
+class GuidedSearchAgent(SearchAgent):
+    """Swaps guided by the estimator's gradient."""
 
     name = "guided_search"
     options_type = GuidedSearchOptions
     options: GuidedSearchOptions
 
     @property
-    def calls_per_context(self) -> int:
-        """Forwards for each answer."""
-        return self.options.calls_per_context
-
-    @property
     def backwards_per_context(self) -> int:
         """As many backwards: each row is scored together with its gradient."""
-        return self.options.calls_per_context
+        return self.calls_per_context
 
     def search(self, problem: Problem, observation: Observation, generator: torch.Generator) -> Tensor:
         """Searches with exactly as many forwards and backwards a request, spread evenly over the starts."""
-        calls, starts = self.options.calls_per_context, self.options.starts
+        calls, starts = self.calls_per_context, self.options.starts
         shares = [calls // starts + (start < calls % starts) for start in range(starts)]
         return best_of(
             [

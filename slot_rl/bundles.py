@@ -8,7 +8,8 @@ Nothing here can execute code: safetensors holds numbers, the document is JSON.
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -24,23 +25,30 @@ class BundleError(ValueError):
     """A bundle is missing, incomplete, altered, or of another kind than expected."""
 
 
-def write_atomically(path: Path, data: bytes) -> None:
-    """Writes ``data`` to ``path`` under a temporary name, syncs it and renames it.
+@contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """Gives a temporary name to write to; syncs the file and renames it once the block has ended well.
+
+    An error, Ctrl-C or a crash leaves the earlier file as it was, and none where there was none.
 
     Args:
         path: The file; its folder must exist.
-        data: The whole content.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with open(temporary, "wb") as file:
-            file.write(data)
-            file.flush()
+        yield temporary
+        with open(temporary, "rb+") as file:
             os.fsync(file.fileno())
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
     _sync_folder(path.parent)
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Writes ``data`` as the whole content of ``path``; see :func:`whole_file`."""
+    with whole_file(path) as temporary:
+        temporary.write_bytes(data)
 
 
 def write_json(path: Path, document: Mapping[str, Any]) -> None:

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from slot_rl.problems.base import Observation, Problem
 from slot_rl.seeding import seeded_initialisation
-from slot_rl.selectors.categorical import one_hot
+from slot_rl.selectors.categorical import one_hot, swap_effects
 
 _CHUNK = 4_096
 _LEAST_SPREAD = 1e-3
@@ -69,7 +69,8 @@ class Behaviour:
     Attributes:
         latents: Tensor of shape ``(rows, width)``.
         scores: Tensor of shape ``(rows,)``.
-        effects: First-order effects of all single swaps, of shape ``(rows, slots, items)``; 0 at the row's own items.
+        effects: First-order effects of all single swaps, of shape ``(rows, slots, items)``; 0 at the row's own items
+            and at masked ones.
     """
 
     latents: Tensor
@@ -122,28 +123,11 @@ def study(problem: Problem, observation: Observation, choice: Tensor) -> Behavio
 
 
 def _study(problem: Problem, observation: Observation, choice: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    rows = one_hot(choice, problem.items, torch.float32)
     with torch.no_grad():
-        latents = problem.latent(observation, rows)
-    with torch.enable_grad():
-        scores = problem.score_selection(observation, rows.requires_grad_())
-        (slope,) = torch.autograd.grad(scores.sum(), rows)
-    return latents, scores.detach(), swap_effects(slope, choice, problem.mask(observation))
-
-
-def swap_effects(slope: Tensor, choice: Tensor, mask: Tensor | None = None) -> Tensor:
-    """Returns the first-order effect of putting each item into each slot of a choice.
-
-    Args:
-        slope: Gradient of the score with respect to the choice's one-hot rows, ``(batch, slots, items)``.
-        choice: Long tensor of shape ``(batch, slots)``.
-        mask: Boolean tensor that broadcasts to the slope's shape, true where an item may be chosen; or None.
-
-    Returns:
-        Tensor of the slope's shape; 0 at the choice itself and at masked items.
-    """
-    effects = slope - slope.gather(-1, choice.unsqueeze(-1))
-    return effects if mask is None else effects.masked_fill(~mask, 0.0)
+        latents = problem.latent(observation, one_hot(choice, problem.items, torch.float32))
+    scores, slope = problem.score_and_slope(observation, choice)
+    effects, mask = swap_effects(slope, choice), problem.mask(observation)
+    return latents, scores, effects if mask is None else effects.masked_fill(~mask, 0.0)
 
 
 def one_swap_pairs(choice: Tensor, context: Tensor | None = None) -> Tensor:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any, NoReturn
 
 import numpy as np
@@ -100,15 +101,16 @@ def _known(table: Table, columns: Mapping[str, Sequence[str]]) -> Tensor:
     for (name, categories), column in zip(columns.items(), codes.unbind(dim=1), strict=True):
         unknown = (column == UNKNOWN).nonzero()
         if len(unknown):
-            _refuse_unknown(table, name, categories, int(unknown[0]))
+            row = int(unknown[0])
+            refuse_unknown(Unknown(table.first_row + row, name, table.text[name][row]), categories, table.path)
     return codes
 
 
-def _refuse_unknown(table: Table, name: str, categories: Sequence[str], row: int) -> NoReturn:
-    known = ", ".join(repr(category) for category in categories[:5]) + (", ..." if len(categories) > 5 else "")
+def refuse_unknown(cell: Unknown, categories: Sequence[str], path: Path, hint: str = "") -> NoReturn:
+    """Raises TableError for a cell that the estimator does not know, and names some categories that it does."""
+    known = ", ".join(map(repr, categories[:5])) + (", ..." if len(categories) > 5 else "")
     raise TableError(
-        f"expected a known category of {name!r} ({known}) in row {table.first_row + row} of {table.path}, "
-        f"got {table.text[name][row]!r}"
+        f"expected a known category of {cell.column!r} ({known}) in row {cell.row} of {path}, got {cell.value!r}{hint}"
     )
 
 

@@ -1,15 +1,19 @@
 """Fitting an estimator on a table or on a ground truth that can be sampled without limit, and how well it fits."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import ceil
+from pathlib import Path
 from typing import cast
 
 import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
-from slot_rl.estimators.net import EstimatorNet
+from slot_rl.estimators.encoding import TableEncoding
+from slot_rl.estimators.net import EstimatorNet, EstimatorShape
+from slot_rl.estimators.table import read_table
+from slot_rl.seeding import seeded_initialisation
 
 WEIGHT_AVERAGE_DECAY = 0.995
 
@@ -134,6 +138,23 @@ class TableRows:
         """Returns some rows by index."""
         contexts = None if self.contexts is None else self.contexts[rows]
         return TableRows(self.features[rows], contexts, self.score[rows])
+
+
+def read_rows(
+    path: Path, score: str, contexts: Sequence[str], features: Sequence[str] | None = None
+) -> tuple[TableRows, TableEncoding]:
+    """Reads a table with its score and encodes it by its own categories; arguments and errors as for ``read_table``."""
+    table = read_table(path, score, contexts, features)
+    encoding = TableEncoding.of(table, score, contexts)
+    context = encoding.encode_contexts(table) if contexts else None
+    return TableRows(encoding.encode_features(table), context, torch.tensor(table.score).float()), encoding
+
+
+def network_for(encoding: TableEncoding, fit: TableFit, seed: int) -> EstimatorNet:
+    """Builds the untrained network of a table, its weights drawn from a seed."""
+    features, contexts = (tuple(map(len, part.values())) for part in (encoding.features, encoding.contexts))
+    with seeded_initialisation(seed):
+        return EstimatorNet(EstimatorShape(len(features), fit.dim, fit.hidden, features, contexts))
 
 
 def split_rows(rows: TableRows, fit: TableFit, generator: torch.Generator) -> tuple[TableRows, TableRows, TableRows]:

@@ -7,15 +7,15 @@ number each, lie in an unnamed temporary file, which the system removes with the
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import IO, NoReturn
+from typing import IO
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from slot_rl.estimators.encoding import TableEncoding, Unknown
-from slot_rl.estimators.table import TableError, stream_table
+from slot_rl.estimators.encoding import TableEncoding, refuse_unknown
+from slot_rl.estimators.table import stream_table
 
 READ_ROWS = 65_536
 Integers = npt.NDArray[np.int64]
@@ -122,19 +122,11 @@ def read_contexts(
     for table in stream_table(path, tuple(encoding.contexts), READ_ROWS):
         found, unknown = encoding.find_contexts(table)
         if unknown and not skip:
-            _refuse(unknown[0], encoding, path)
+            hint = "; --unknown skip leaves such rows out"
+            refuse_unknown(unknown[0], encoding.contexts[unknown[0].column], path, hint)
         rows += len(found)
         report(rows)
         yield found
-
-
-def _refuse(cell: Unknown, encoding: TableEncoding, path: Path) -> NoReturn:
-    categories = encoding.contexts[cell.column]
-    known = ", ".join(map(repr, categories[:5])) + (", ..." if len(categories) > 5 else "")
-    raise TableError(
-        f"expected a known category of {cell.column!r} ({known}) in row {cell.row} of {path}, got {cell.value!r}; "
-        "--unknown skip leaves such rows out"
-    )
 
 
 def _group(rows: Integers) -> tuple[Integers, Integers, Integers]:

@@ -17,13 +17,14 @@ from slot_rl.estimators.fitting import (
     TableRows,
     fit_on_table,
     fit_on_truth,
+    network_for,
     predict_rows,
     r_squared,
+    read_rows,
     split_rows,
 )
-from slot_rl.estimators.net import EstimatorNet, EstimatorShape
+from slot_rl.estimators.net import EstimatorNet
 from slot_rl.estimators.store import CARD, context_tensor, load_estimator, load_shipped, save_estimator
-from slot_rl.estimators.table import read_table
 from slot_rl.experiments.console import command_line, console, print_figures, progress_bar
 from slot_rl.experiments.plots import plot_fit
 from slot_rl.experiments.run_folder import check_free
@@ -147,13 +148,13 @@ def _fit_table(config: PretrainConfig, path: Path) -> Fit:
     if config.score is None:
         raise ValueError("expected --score COLUMN with --table, got none")
     with console.status(Text(f"reading {path}")):
-        encoding, rows = _read_rows(path, config.score, config)
+        rows, encoding = read_rows(path, config.score, config.context, config.features)
     generator = generator_from(config.seed)
     train, validation, test = split_rows(rows, config.fit, generator)
     for part, name in ((rows, "the table"), (test, "the test rows")):
         _refuse_constant(part, config.score, name, path)
     known = None if rows.contexts is None else context_tensor(rows.contexts)
-    net = _table_net(encoding, config)
+    net = network_for(encoding, config.fit, config.seed)
     with _reporting(config.fit.epochs * config.fit.steps_per_epoch(len(train)), "validation RMSE") as report:
         epoch = fit_on_table(net, train, validation, config.fit, generator, report)
     details = {
@@ -167,28 +168,9 @@ def _fit_table(config: PretrainConfig, path: Path) -> Fit:
     return Fit(net, predict_rows(net, test), test.score, details, encoding, known)
 
 
-def _read_rows(path: Path, score: str, config: PretrainConfig) -> tuple[TableEncoding, TableRows]:
-    table = read_table(path, score, config.context, config.features)
-    encoding = TableEncoding.of(table, score, config.context)
-    contexts = encoding.encode_contexts(table) if config.context else None
-    return encoding, TableRows(encoding.encode_features(table), contexts, torch.tensor(table.score).float())
-
-
 def _refuse_constant(rows: TableRows, score: str, name: str, path: Path) -> None:
     if bool((rows.score == rows.score[0]).all()):
         raise ValueError(f"expected {score!r} to vary in {name} of {path}, got {float(rows.score[0])} throughout")
-
-
-def _table_net(encoding: TableEncoding, config: PretrainConfig) -> EstimatorNet:
-    shape = EstimatorShape(
-        slots=len(encoding.features),
-        dim=config.fit.dim,
-        hidden=config.fit.hidden,
-        vocabulary=tuple(len(found) for found in encoding.features.values()),
-        contexts=tuple(len(found) for found in encoding.contexts.values()),
-    )
-    with seeded_initialisation(config.seed):
-        return EstimatorNet(shape)
 
 
 @contextmanager

@@ -21,7 +21,7 @@ from torch import Tensor
 from slot_rl.agents import ReferenceAgent, load_agent
 from slot_rl.agents.checkpoint import CheckpointedAgent
 from slot_rl.agents.serving import Mode, Serving, serve
-from slot_rl.bundles import write_atomically
+from slot_rl.bundles import whole_file, write_atomically
 from slot_rl.envs import SlotVecEnv
 from slot_rl.estimators.encoding import TableEncoding
 from slot_rl.experiments.answers import Scores
@@ -29,7 +29,7 @@ from slot_rl.experiments.candidate_file import read_candidates
 from slot_rl.experiments.console import console, print_figures, progress_bar
 from slot_rl.experiments.context_rows import ContextRows, read_contexts
 from slot_rl.experiments.reevaluation import problem_of_run
-from slot_rl.experiments.result_file import check_out, table_writer, whole_file
+from slot_rl.experiments.result_file import check_out, table_writer
 from slot_rl.experiments.run_folder import CHECKPOINT, read_config
 from slot_rl.problems import Observation, Problem, RowProblem, SlotProblem
 from slot_rl.seeding import generator_from

@@ -1,8 +1,5 @@
-"""Files of results: a free name is asked for before the work, and the file appears whole when the work is done."""
+"""Files of results: a free name is asked for before the work, and tables are written piece by piece."""
 
-import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pyarrow as pa
@@ -32,22 +29,6 @@ def check_out(out: Path, force: bool, suffixes: tuple[str, ...], inputs: tuple[P
         raise ValueError(f"expected --out to be no file that is read, got {out}")
     if out.exists() and not force:
         raise ValueError(f"expected a new file for --out, got {out}, which exists (--force replaces it)")
-
-
-@contextmanager
-def whole_file(out: Path) -> Iterator[Path]:
-    """Gives a temporary name to write to, and renames the file once the block has ended well.
-
-    An error or Ctrl-C inside the block leaves neither a half file nor another earlier one.
-    """
-    temporary = out.with_name(f".{out.name}.{os.getpid()}.tmp")
-    try:
-        yield temporary
-        with open(temporary, "rb+") as file:
-            os.fsync(file.fileno())
-        os.replace(temporary, out)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def table_writer(path: Path, suffix: str, schema: pa.Schema) -> pa.csv.CSVWriter | pa.parquet.ParquetWriter:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from slot_rl.estimators.freezing import Score, frozen
+from slot_rl.selectors.categorical import one_hot
 
 
 class NonFiniteScore(ArithmeticError):
@@ -172,6 +173,23 @@ class Problem(ABC):
         vectors = self.mix(observation, selection)
         score = self._ask(self._estimator, observation, vectors)
         return self._counted("scores", observation, selection, vectors, score)
+
+    def score_and_slope(self, observation: Observation, choice: Tensor) -> tuple[Tensor, Tensor]:
+        """Scores choices together with the slope there, which is the first-order effect of every change.
+
+        Args:
+            observation: The requests.
+            choice: Long tensor of shape ``(batch, slots)``.
+
+        Returns:
+            Scores ``(batch,)`` and their gradient with respect to the choices' one-hot rows, ``(batch, slots, items)``;
+            raises as :meth:`score_selection`.
+        """
+        with torch.enable_grad():
+            selection = one_hot(choice, self.items, torch.float32).requires_grad_()
+            score = self.score_selection(observation, selection)
+            (slope,) = torch.autograd.grad(score.sum(), selection)
+        return score.detach(), slope
 
     def latent(self, observation: Observation, selection: Tensor) -> Tensor:
         """Returns what the estimator sees in one-hot or relaxed rows before it scores them, differentiably.

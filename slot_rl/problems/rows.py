@@ -68,6 +68,7 @@ class RowProblem(Problem):
         if isinstance(estimator, EstimatorNet) and estimator.catalogue is not None:
             self._catalogue = estimator.catalogue.detach().clone()
         else:
+            # A softened module is returned as it is.
             check_softened(soften(estimator), self.sizes, self.contexts[:1] if columns else None)
         lengths = torch.tensor(self.sizes).unsqueeze(-1)
         self._mask = torch.arange(self.items) < lengths

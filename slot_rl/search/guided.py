@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from slot_rl.problems.base import Observation, Problem
-from slot_rl.selectors.categorical import one_hot
+from slot_rl.selectors.categorical import one_hot, swap_effects
 
 
 @dataclass(frozen=True)
@@ -64,10 +64,10 @@ def guided_search(problem: Problem, observation: Observation, start: Tensor, rou
     proposals = min(proposals, problem.slots * problem.items)
     mask = problem.mask(observation)
     allowed = torch.ones(1, dtype=torch.bool) if mask is None else mask
-    choice, (score, gradient) = start, _score_and_gradient(problem, observation, start)
+    choice, (score, gradient) = start, problem.score_and_slope(observation, start)
     open_swaps = _all_swaps(allowed, choice, gradient)
     for _ in range(rounds):
-        effect = gradient - gradient.gather(-1, choice.unsqueeze(-1))
+        effect = swap_effects(gradient, choice)
         swaps = effect.masked_fill(~open_swaps, -torch.inf).flatten(1).topk(proposals, dim=1).indices
         proposed, swap, best, new_gradient = _try(problem, observation, choice, swaps, open_swaps)
         # Where every swap has failed, topk names an arbitrary one, masked perhaps: it must not be taken.
@@ -81,7 +81,7 @@ def guided_search(problem: Problem, observation: Observation, start: Tensor, rou
             gradient = torch.where(better[:, None, None], new_gradient, gradient)
         elif bool(better.any()):
             gradient = gradient.clone()
-            gradient[better] = _score_and_gradient(problem, observation[better], choice[better])[1]
+            gradient[better] = problem.score_and_slope(observation[better], choice[better])[1]
     return Found(choice, score, gradient)
 
 
@@ -117,7 +117,7 @@ def _try(
     slot, item = swaps // problem.items, swaps % problem.items
     rows = choice.unsqueeze(1).expand(-1, swaps.shape[1], -1).scatter(2, slot.unsqueeze(2), item.unsqueeze(2))
     if swaps.shape[1] == 1:
-        score, gradient = _score_and_gradient(problem, observation, rows[:, 0])
+        score, gradient = problem.score_and_slope(observation, rows[:, 0])
         return score, swaps[:, 0], rows[:, 0], gradient
     score = problem.score(observation, rows.transpose(0, 1))
     # A closed swap, masked perhaps, is scored where too few are open: it must not hide an open one.
@@ -128,11 +128,3 @@ def _try(
 
 def _all_swaps(allowed: Tensor, choice: Tensor, like: Tensor) -> Tensor:
     return allowed.expand_as(like) & (one_hot(choice, like.shape[-1], like.dtype) == 0)
-
-
-def _score_and_gradient(problem: Problem, observation: Observation, choice: Tensor) -> tuple[Tensor, Tensor]:
-    with torch.enable_grad():
-        selection = one_hot(choice, problem.items, torch.float32).requires_grad_()
-        score = problem.score_selection(observation, selection)
-        (gradient,) = torch.autograd.grad(score.sum(), selection)
-    return score.detach(), gradient

@@ -92,6 +92,16 @@ def conditional_gumbel(logits: Tensor, choice: Tensor, generator: torch.Generato
     return -total.log(), 1 - chosen_noise / total
 
 
+def swap_effects(slope: Tensor, choice: Tensor) -> Tensor:
+    """Returns the first-order effect of putting each item into each slot of a choice, 0 at the choice itself.
+
+    Args:
+        slope: Gradient of a value with respect to the choice's one-hot rows, of shape ``(..., slots, items)``.
+        choice: Long tensor of shape ``(..., slots)``.
+    """
+    return slope - slope.gather(-1, choice.unsqueeze(-1))
+
+
 def jacobian_product(probabilities: Tensor, slope: Tensor) -> Tensor:
     """Multiplies the softmax's Jacobian ``diag(p) - p p^T`` by a vector, for each slot.
 

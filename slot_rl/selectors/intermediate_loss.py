@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from slot_rl.selectors.base import Drawn, GivenDraw, Probe, refuse_unless_positive
-from slot_rl.selectors.categorical import one_hot
+from slot_rl.selectors.categorical import one_hot, swap_effects
 
 _SMALLEST_SUM = 1e-12
 _PUBLISHED_EPSILON = 1e-7
@@ -66,7 +66,7 @@ class IntermediateLoss(GivenDraw):
             moved = (vertex + self.step * slope).masked_fill(logits == -torch.inf, -torch.inf)
             gradient = project_on_simplex(moved) - p
         else:
-            improvement = (slope - slope.gather(-1, choice.unsqueeze(-1))).masked_fill(logits == -torch.inf, 0.0)
+            improvement = swap_effects(slope, choice).masked_fill(logits == -torch.inf, 0.0)
             moved = vertex + self.step * improvement
             total = moved.sum(dim=-1, keepdim=True)
             target = moved / torch.where(total.abs() < _SMALLEST_SUM, _SMALLEST_SUM, total)

@@ -24,7 +24,6 @@ from slot_rl.estimators.aligner import (
     one_swap_pairs,
     order_loss,
     study,
-    swap_effects,
 )
 from slot_rl.estimators.fitting import TableFit
 from slot_rl.experiments.reproductions import aligner_report
@@ -93,12 +92,13 @@ def test_a_unit_that_never_moves_divides_by_nothing_small() -> None:
     assert Aligner(torch.ones(3, 2), SHORT).spread.tolist() == [1.0, 1.0]
 
 
-def test_swap_effects_are_slopes_against_the_chosen_item_and_0_where_masked() -> None:
-    slope = torch.tensor([[[1.0, 4.0, 9.0], [2.0, -1.0, 7.0]]])
-    choice = torch.tensor([[1, 0]])
-    assert swap_effects(slope, choice).tolist() == [[[-3.0, 0.0, 5.0], [0.0, -3.0, 5.0]]]
-    mask = torch.tensor([[True, True, True], [True, True, False]])
-    assert swap_effects(slope, choice, mask).tolist() == [[[-3.0, 0.0, 5.0], [0.0, -3.0, 0.0]]]
+def test_a_study_gives_masked_items_no_effect() -> None:
+    with seeded_initialisation(0):
+        net = EstimatorNet(EstimatorShape(2, 3, (8,), (2, 3)))
+    problem = RowProblem(net)
+    effects = study(problem, problem.sample(2, generator_from(0)), torch.tensor([[1, 0], [0, 2]])).effects
+    assert effects[:, 0, 2].tolist() == [0.0, 0.0]
+    assert effects[0, 0, 0] != 0 and effects[0, 1, 1] != 0 and effects[0, 0, 1] == effects[0, 1, 0] == 0
 
 
 def test_a_study_foretells_swaps_and_pays_two_forwards_and_a_backward_a_row() -> None:

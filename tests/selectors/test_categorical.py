@@ -23,6 +23,7 @@ from slot_rl.selectors.categorical import (
     jacobian_product,
     masked_logits,
     one_hot,
+    swap_effects,
 )
 
 LOGITS = torch.tensor([0.3, -1.2, 2.0, 0.0, -3.0], dtype=torch.float64)
@@ -338,3 +339,8 @@ def test_the_jacobian_product_is_that_of_the_softmax(slots: int, items: int, mas
         torch.testing.assert_close(product[slot], jacobian @ slope[slot], atol=1e-14, rtol=1e-12)
     assert bool((product[logits == -torch.inf] == 0).all())
     assert float(product.sum(dim=-1).abs().max()) < 1e-13
+
+
+def test_swap_effects_are_slopes_against_the_chosen_item() -> None:
+    slope = torch.tensor([[[1.0, 4.0, 9.0], [2.0, -1.0, 7.0]]])
+    assert swap_effects(slope, torch.tensor([[1, 0]])).tolist() == [[[-3.0, 0.0, 5.0], [0.0, -3.0, 5.0]]]

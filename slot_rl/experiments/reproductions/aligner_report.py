@@ -22,15 +22,13 @@ from torch import Tensor
 
 from slot_rl.estimators.aligner import Aligner, AlignerConfig, Behaviour, fit_aligner, one_swap_pairs, study
 from slot_rl.estimators.encoding import TableEncoding
-from slot_rl.estimators.fitting import TableFit, TableRows, fit_on_table, r_squared
-from slot_rl.estimators.net import EstimatorNet, EstimatorShape
+from slot_rl.estimators.fitting import TableFit, TableRows, fit_on_table, network_for, r_squared, read_rows
 from slot_rl.estimators.store import context_tensor
-from slot_rl.estimators.table import read_table
 from slot_rl.experiments.console import progress_bar
 from slot_rl.experiments.plots import Interval, plot_intervals
-from slot_rl.experiments.reproductions.results import Place, publish
+from slot_rl.experiments.reproductions.results import Place, publish, refuse_missing
 from slot_rl.problems import Observation, RowProblem
-from slot_rl.seeding import generator_from, seeded_initialisation
+from slot_rl.seeding import generator_from
 
 Numbers = npt.NDArray[np.float64]
 NAMES = ("aligner", "raw", "overlap")
@@ -82,9 +80,7 @@ class AlignerReportConfig:
 
     def __post_init__(self) -> None:
         """Refuses a missing file, and too few pairs or resamples for an interval."""
-        missing = [one.file for one in LANDSCAPES.values() if not (self.data / one.file).is_file()]
-        if missing:
-            raise ValueError(f"expected {', '.join(missing)} in --data FOLDER, got {self.data} without")
+        refuse_missing(self.data, [one.file for one in LANDSCAPES.values()])
         if self.pairs < 3 or self.resamples < 40:
             raise ValueError(f"expected pairs >= 3 and resamples >= 40, got {self.pairs} and {self.resamples}")
 
@@ -163,10 +159,7 @@ def judge_landscape(landscape: Landscape, config: AlignerReportConfig) -> Judged
 
 
 def _read(path: Path, landscape: Landscape) -> tuple[TableRows, TableEncoding]:
-    table = read_table(path, landscape.score, landscape.contexts)
-    encoding = TableEncoding.of(table, landscape.score, landscape.contexts)
-    contexts = encoding.encode_contexts(table) if landscape.contexts else None
-    rows = TableRows(encoding.encode_features(table), contexts, torch.tensor(table.score, dtype=torch.float32))
+    rows, encoding = read_rows(path, landscape.score, landscape.contexts)
     if len(rows) < landscape.rows + 6:
         raise ValueError(f"expected more than {landscape.rows + 6} rows in {path}, got {len(rows)}")
     return rows, encoding
@@ -176,9 +169,7 @@ def _problem(seen: TableRows, encoding: TableEncoding, seed: int, generator: tor
     """Fits an estimator on the rows that it may see."""
     # As pretrain_estimator.py does, with less patience: the report shall take minutes.
     fit = TableFit(patience=15)
-    features, contexts = (tuple(map(len, part.values())) for part in (encoding.features, encoding.contexts))
-    with seeded_initialisation(seed):
-        net = EstimatorNet(EstimatorShape(len(features), fit.dim, fit.hidden, features, contexts))
+    net = network_for(encoding, fit, seed)
     order = torch.arange(len(seen))
     validation = len(seen) // 9
     fit_on_table(net, seen[order[validation:]], seen[order[:validation]], fit, generator, lambda step, error: None)

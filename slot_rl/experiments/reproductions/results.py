@@ -36,6 +36,13 @@ class Place:
         return folder
 
 
+def refuse_missing(data: Path, files: Sequence[str]) -> None:
+    """Raises ValueError if a folder of measured landscapes lacks one of the files."""
+    missing = [file for file in dict.fromkeys(files) if not (data / file).is_file()]
+    if missing:
+        raise ValueError(f"expected {', '.join(missing)} in --data FOLDER, got {data} without")
+
+
 def publish(
     folder: Path,
     config: Any,

@@ -21,6 +21,7 @@ from slot_rl.experiments.reproductions.landscapes.medians import Found, medians_
 from slot_rl.experiments.reproductions.landscapes.report import publish
 from slot_rl.experiments.reproductions.landscapes.runs import Task, do
 from slot_rl.experiments.reproductions.landscapes.tables import LANDSCAPES
+from slot_rl.experiments.reproductions.results import refuse_missing
 from slot_rl.experiments.versions import provenance
 
 MARK = "landscapes.json"
@@ -55,10 +56,7 @@ class LandscapesConfig:
         _refuse_unknown("--agents", self.agents, CONTESTANTS)
         if self.seeds < 1 or self.workers < 1:
             raise ValueError(f"expected seeds >= 1 and workers >= 1, got {self.seeds} and {self.workers}")
-        files = dict.fromkeys(LANDSCAPES[name].file for name in self.landscapes or LANDSCAPES)
-        missing = [file for file in files if not (self.data / file).is_file()]
-        if missing:
-            raise ValueError(f"expected {', '.join(missing)} in --data FOLDER, got {self.data} without")
+        refuse_missing(self.data, [LANDSCAPES[name].file for name in self.landscapes or LANDSCAPES])
 
     @property
     def folder(self) -> Path:

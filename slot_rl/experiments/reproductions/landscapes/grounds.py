@@ -19,16 +19,15 @@ from torch import Tensor
 
 from slot_rl.bundles import read_document, weights_hash
 from slot_rl.estimators.encoding import TableEncoding
-from slot_rl.estimators.fitting import TableRows, fit_on_table, predict_rows, r_squared
-from slot_rl.estimators.net import EstimatorNet, EstimatorShape
+from slot_rl.estimators.fitting import TableRows, fit_on_table, network_for, predict_rows, r_squared, read_rows
+from slot_rl.estimators.net import EstimatorNet
 from slot_rl.estimators.store import CARD, context_tensor, load_estimator, save_estimator
-from slot_rl.estimators.table import read_table
 from slot_rl.experiments.evaluation import Evaluation, EvaluationConfig
 from slot_rl.experiments.reproductions.landscapes.tables import Landscape
 from slot_rl.experiments.versions import versions
 from slot_rl.problems import RowProblem
 from slot_rl.problems.truth_table import TruthTable
-from slot_rl.seeding import generator_from, seeded_initialisation
+from slot_rl.seeding import generator_from
 
 SEED = 0
 FEW_ROWS = 1_000
@@ -84,9 +83,9 @@ def prepare(ground: Ground) -> None:
     if (ground.folder / CARD).is_file() and ground.logged.is_file() and ground.card().get("source") == source:
         return
     landscape, generator = ground.landscape, generator_from(SEED)
-    rows, encoding = read_rows(ground)
+    rows, encoding = read_rows(ground.file, landscape.score, landscape.contexts)
     seen, held = split(rows, landscape, generator)
-    net = _network(landscape, encoding)
+    net = network_for(encoding, landscape.fit, SEED)
     train, validation = _validation_split(seen, landscape.fit.validation)
     epoch = fit_on_table(net, train, validation, landscape.fit, generator, lambda step, error: None)
     known = None if rows.contexts is None else context_tensor(rows.contexts)
@@ -101,15 +100,6 @@ def prepare(ground: Ground) -> None:
     ground.folder.mkdir(parents=True, exist_ok=True)
     _write_rows(ground.logged, seen[torch.arange(min(len(seen), landscape.logged_rows))], encoding)
     save_estimator(ground.folder, net, card, encoding, known)
-
-
-def read_rows(ground: Ground) -> tuple[TableRows, TableEncoding]:
-    """Reads the whole landscape."""
-    landscape = ground.landscape
-    table = read_table(ground.file, landscape.score, landscape.contexts)
-    encoding = TableEncoding.of(table, landscape.score, landscape.contexts)
-    contexts = encoding.encode_contexts(table) if landscape.contexts else None
-    return TableRows(encoding.encode_features(table), contexts, torch.tensor(table.score).float()), encoding
 
 
 def split(rows: TableRows, landscape: Landscape, generator: torch.Generator) -> tuple[TableRows, TableRows]:
@@ -173,12 +163,6 @@ def _source(ground: Ground) -> dict[str, Any]:
     }
     found: dict[str, Any] = json.loads(json.dumps(source))
     return found
-
-
-def _network(landscape: Landscape, encoding: TableEncoding) -> EstimatorNet:
-    features, contexts = (tuple(map(len, part.values())) for part in (encoding.features, encoding.contexts))
-    with seeded_initialisation(SEED):
-        return EstimatorNet(EstimatorShape(len(features), landscape.fit.dim, landscape.fit.hidden, features, contexts))
 
 
 def _figures(net: EstimatorNet, held: TableRows) -> dict[str, float]:
