@@ -7,7 +7,7 @@ import torch
 from slot_rl.agents.checkpoint import CheckpointedAgent
 from slot_rl.agents.policy_agent import PolicyAgent
 from slot_rl.experiments.console import print_figures, print_table
-from slot_rl.experiments.evaluation import Choose, Evaluation, Row
+from slot_rl.experiments.evaluation import SEARCHED, Choose, Evaluation, Row
 from slot_rl.problems import Budget, RowProblem
 
 MOST_CONTEXTS = 24
@@ -26,7 +26,12 @@ def metrics_of(evaluation: Evaluation, row: Row) -> dict[str, float]:
 
 
 def judge(
-    agent: CheckpointedAgent, evaluation: Evaluation, budget: Budget, status: str, seconds: float
+    agent: CheckpointedAgent,
+    evaluation: Evaluation,
+    budget: Budget,
+    status: str,
+    wall_seconds: float,
+    cpu_seconds: float | None,
 ) -> tuple[dict[str, Any], list[Row]]:
     """Judges a trained agent.
 
@@ -35,7 +40,8 @@ def judge(
         evaluation: The requests and their references.
         budget: What the training asked of the estimator.
         status: ``"finished"`` or ``"interrupted"``.
-        seconds: Wall-clock seconds of the training.
+        wall_seconds: Seconds of the training on the clock, without its evaluations.
+        cpu_seconds: The processor's seconds of the same; None where they are not known.
 
     Returns:
         The contents of ``summary.json``, and the rows of the final table, the policy's first.
@@ -50,7 +56,8 @@ def judge(
         "timesteps": agent.num_timesteps,
         "estimator_forwards": budget.forwards,
         "estimator_backwards": budget.backwards,
-        "wall_seconds": seconds,
+        "wall_seconds": wall_seconds,
+        "cpu_seconds": cpu_seconds,
         "score": policy.score,
         "random_score": evaluation.random_score,
         "best_score": float(evaluation.best.double().mean()),
@@ -59,6 +66,7 @@ def judge(
         "hit_rate": policy.hit_rate,
         **_truth_summary(evaluation, policy),
         "best_constant_optimality": by_name["best constant"].optimality,
+        "searched_optimality": None if SEARCHED not in by_name else by_name[SEARCHED].optimality,
         "calls_per_context": agent.calls_per_context,
         "backwards_per_context": agent.backwards_per_context,
         "policy_parameters": agent.policy_parameters,

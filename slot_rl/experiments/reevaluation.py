@@ -58,7 +58,9 @@ def reevaluate(config: ReevaluationConfig) -> dict[str, Any]:
         evaluation = Evaluation(problem, requests)
     training = _summary(config.run)
     budget = Budget(training["estimator_forwards"], training["estimator_backwards"])
-    summary, rows = judge(agent, evaluation, budget, training["status"], training["wall_seconds"])
+    # Runs of earlier versions did not keep the processor's seconds.
+    seconds = training["wall_seconds"], training.get("cpu_seconds")
+    summary, rows = judge(agent, evaluation, budget, training["status"], *seconds)
     print_judgement(summary, rows)
     print_contexts(evaluation, agent.choose)
     if config.serving and policy is not None:

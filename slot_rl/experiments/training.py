@@ -9,12 +9,13 @@ from stable_baselines3.common.logger import Logger
 
 from slot_rl import __version__
 from slot_rl.agents import AGENTS
+from slot_rl.agents.base import needed_problem
 from slot_rl.agents.checkpoint import CheckpointedAgent
 from slot_rl.agents.options import Options, to_json
 from slot_rl.bundles import write_json
 from slot_rl.envs import SlotVecEnv
 from slot_rl.experiments.console import INTERRUPTED, command_line, console, progress_bar
-from slot_rl.experiments.evaluation import Evaluation, EvaluationConfig, Row
+from slot_rl.experiments.evaluation import SEARCHED, Evaluation, EvaluationConfig, Row
 from slot_rl.experiments.judgement import judge, metrics_of, print_judgement
 from slot_rl.experiments.plots import plot_learning_curve
 from slot_rl.experiments.run_folder import (
@@ -28,12 +29,12 @@ from slot_rl.experiments.run_folder import (
 )
 from slot_rl.experiments.tracking import RunIdentity, Tracker, TrackerWriter, WandbMode, wandb_mode
 from slot_rl.experiments.versions import versions
-from slot_rl.experiments.watch import Curve, Watch, budget_metrics, stopping
+from slot_rl.experiments.watch import TRAINING_SECONDS, Curve, Report, Watch, budget_metrics, stopping
 from slot_rl.problems import NonFiniteScore, Problem, make_problem
 from slot_rl.problems.named import estimator_hash, resolved_estimator
 
 LOG_POINTS = 100
-IN_PLOT = ("policy + guided search", "guided search", "best constant")
+IN_PLOT = (SEARCHED, "guided search", "best constant")
 
 
 @dataclass(frozen=True)
@@ -97,48 +98,85 @@ def train(agent_name: str, run: RunConfig, options: Options) -> int:
     problem = run.problem()
     with console.status("measuring the competitors"):
         evaluation = Evaluation(problem, run.evaluation)
-    env = SlotVecEnv(problem, options.num_envs, seed=run.seed)
-    agent = AGENTS[agent_name](env, options, seed=run.seed)  # type: ignore[arg-type, call-arg]
+    agent = build_agent(agent_name, options, problem, run.seed)
     agent.check_timesteps(run.timesteps)
     config = _config_document(agent_name, run, options)
     with fresh_folder(folder):
         write_json(folder / CONFIG, config)
         tracker = Tracker(folder, identity, config, mode)
-    with tracker:
-        start = time.perf_counter()
-        curve, status = _learn(agent, problem, run, evaluation, tracker, folder)
-        seconds = time.perf_counter() - start
-        agent.save(folder / CHECKPOINT)
-        summary, rows = judge(agent, evaluation, problem.budget, status, seconds)
-        tracker.log(agent.num_timesteps, metrics_of(evaluation, rows[0]) | budget_metrics(problem))
-        _plot(folder, identity, curve, agent.num_timesteps, evaluation, rows)
-        tracker.finish(summary)
-    write_json(folder / SUMMARY, summary)
+    with progress_bar() as progress:
+        task = progress.add_task(agent.name, total=run.timesteps, note="")
+
+        def report(done: float, note: str) -> None:
+            progress.update(task, completed=done, note=note)
+
+        summary, rows = train_and_judge(agent, identity, evaluation, tracker, folder, report)
     print_judgement(summary, rows)
     console.print(f"run: {folder}", soft_wrap=True, markup=False, emoji=False)
-    return 0 if status == "finished" else INTERRUPTED
+    return 0 if summary["status"] == "finished" else INTERRUPTED
 
 
-def _learn(
+def build_agent(name: str, options: Options, problem: Problem, seed: int) -> CheckpointedAgent:
+    """Builds an agent by its name in ``slot_rl.agents.AGENTS``, in an environment of its own.
+
+    Raises:
+        TypeError: If the options are another agent's.
+        ValueError: If the agent does not fit the problem.
+    """
+    env = SlotVecEnv(problem, options.num_envs, seed=seed)
+    agent: CheckpointedAgent = AGENTS[name](env, options, seed=seed)  # type: ignore[arg-type, call-arg]
+    return agent
+
+
+def train_and_judge(
     agent: CheckpointedAgent,
-    problem: Problem,
-    run: RunConfig,
+    identity: RunIdentity,
     evaluation: Evaluation,
     tracker: Tracker,
     folder: Path,
-) -> tuple[Curve, str]:
+    report: Report,
+) -> tuple[dict[str, Any], list[Row]]:
+    """Trains a fresh agent, judges it, and leaves everything but the config in its run folder.
+
+    Args:
+        agent: The agent.
+        identity: Names the run and its budget.
+        evaluation: The requests to judge on.
+        tracker: Where metrics go; is closed before the summary is written.
+        folder: The run folder; must exist.
+        report: Is told about progress.
+
+    Returns:
+        The contents of ``summary.json``, and the rows of the final table, the policy's first.
+
+    Raises:
+        ValueError: If the estimator answers NaN or infinity; then the batch lies in the run folder.
+    """
+    problem = needed_problem(agent.env, agent.name)
+    watch = Watch(evaluation, problem, identity.timesteps, report)
+    with tracker:
+        _learn(agent, identity.timesteps, watch, tracker, folder)
+        status = "interrupted" if watch.stopped else "finished"
+        wall, cpu = watch.stopwatch.wall, watch.stopwatch.cpu
+        agent.save(folder / CHECKPOINT)
+        summary, rows = judge(agent, evaluation, problem.budget, status, wall, cpu)
+        last = metrics_of(evaluation, rows[0]) | budget_metrics(problem) | {TRAINING_SECONDS: cpu}
+        tracker.log(agent.num_timesteps, last)
+        _plot(folder, identity, watch.curve, agent.num_timesteps, evaluation, rows)
+        tracker.finish(summary)
+    write_json(folder / SUMMARY, summary)
+    return summary, rows
+
+
+def _learn(agent: CheckpointedAgent, timesteps: int, watch: Watch, tracker: Tracker, folder: Path) -> None:
     agent.set_logger(Logger(folder=None, output_formats=[TrackerWriter(tracker)]))
-    updates = run.timesteps / agent.update_size
-    with progress_bar() as progress:
-        task = progress.add_task(agent.name, total=run.timesteps, note="")
-        watch = Watch(evaluation, problem, run.timesteps, progress, task)
-        try:
-            with stopping(watch):
-                agent.learn(run.timesteps, callback=watch, log_interval=max(1, round(updates / LOG_POINTS)))
-        except NonFiniteScore as failure:
-            path = save_bad_batch(folder, failure)
-            raise ValueError(f"{failure}; the batch is in {path}, no weights were written") from failure
-    return watch.curve, "interrupted" if watch.stopped else "finished"
+    updates = timesteps / agent.update_size
+    try:
+        with stopping(watch):
+            agent.learn(timesteps, callback=watch, log_interval=max(1, round(updates / LOG_POINTS)))
+    except NonFiniteScore as failure:
+        path = save_bad_batch(folder, failure)
+        raise ValueError(f"{failure}; the batch is in {path}, no weights were written") from failure
 
 
 def _config_document(agent_name: str, run: RunConfig, options: Options) -> dict[str, Any]:

@@ -3,11 +3,11 @@
 import contextlib
 import signal
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from rich.progress import Progress, TaskID
 from stable_baselines3.common.callbacks import BaseCallback
 
 from slot_rl.agents.checkpoint import CheckpointedAgent
@@ -16,6 +16,10 @@ from slot_rl.experiments.judgement import metrics_of
 from slot_rl.problems import Problem
 
 EVALUATIONS = 25
+TRAINING_SECONDS = "time/training_seconds"
+
+Report = Callable[[float, str], None]
+"""Takes configurations scored so far and a note for people."""
 
 
 @dataclass
@@ -27,25 +31,57 @@ class Curve:
     true_optimality: list[float | None] = field(default_factory=list)
 
 
-class Watch(BaseCallback):
-    """Moves the progress bar, evaluates now and then, and stops when asked."""
+class Stopwatch:
+    """Times a training without what is done beside it."""
 
-    def __init__(
-        self, evaluation: Evaluation, problem: Problem, timesteps: int, progress: Progress, task: TaskID
-    ) -> None:
+    def __init__(self) -> None:
+        """Starts."""
+        self._wall, self._cpu = time.perf_counter(), time.process_time()
+
+    @property
+    def wall(self) -> float:
+        """Seconds on the clock so far."""
+        return time.perf_counter() - self._wall
+
+    @property
+    def cpu(self) -> float:
+        """The processor's seconds of this process so far."""
+        return time.process_time() - self._cpu
+
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """Leaves the time of the block out."""
+        wall, cpu = time.perf_counter(), time.process_time()
+        yield
+        self._wall += time.perf_counter() - wall
+        self._cpu += time.process_time() - cpu
+
+
+class Watch(BaseCallback):
+    """Reports progress, evaluates now and then, and stops when asked.
+
+    Attributes:
+        curve: The evaluations so far.
+        stopwatch: The training's time, without the evaluations'.
+        stopped: Whether the training shall stop, or did.
+    """
+
+    def __init__(self, evaluation: Evaluation, problem: Problem, timesteps: int, report: Report) -> None:
         """Takes what it watches with."""
         super().__init__()
         self.curve = Curve()
+        self.stopwatch = Stopwatch()
         self.stopped = False
-        self._evaluation, self._problem, self._progress, self._task = evaluation, problem, progress, task
-        self._timesteps = timesteps
+        self._evaluation, self._problem, self._report = evaluation, problem, report
+        self._timesteps, self._note = timesteps, ""
         self._every, self._next = timesteps / EVALUATIONS, 0.0
 
     def _on_step(self) -> bool:
         if self.num_timesteps >= self._next:
             self._next += self._every
-            self._evaluate()
-        self._progress.update(self._task, completed=min(self.num_timesteps, self._timesteps))
+            with self.stopwatch.paused():
+                self._evaluate()
+        self._report(min(self.num_timesteps, self._timesteps), self._note)
         return not self.stopped
 
     def _evaluate(self) -> None:
@@ -55,10 +91,11 @@ class Watch(BaseCallback):
             self.logger.record(name, value)
         for name, count in budget_metrics(self._problem).items():
             self.logger.record(name, count)
+        self.logger.record(TRAINING_SECONDS, self.stopwatch.cpu)
         self.curve.budget.append(self.num_timesteps)
         self.curve.optimality.append(row.optimality)
         self.curve.true_optimality.append(self._evaluation.true_optimality(row.true_score))
-        self._progress.update(self._task, note=f"score {row.score:.4g}  optimality {row.optimality:.3f}")
+        self._note = f"score {row.score:.4g}  optimality {row.optimality:.3f}"
 
 
 def budget_metrics(problem: Problem) -> dict[str, float]:
