@@ -125,7 +125,10 @@ class CheckpointedAgent(BaseAlgorithm):
         tensors, document = read_agent(Path(path))
         if document.get("agent") != cls.name:
             raise BundleError(f"expected a checkpoint of {cls.name!r} in {path}, got {document.get('agent')!r}")
-        options: Any = _options(document, cls.options_type)
+        try:
+            options: Any = options_from_json(document.get("options"), cls.options_type)
+        except ValueError as error:
+            raise BundleError(f"expected a checkpoint of {cls.name!r} in {path}: {error}") from error
         build: Any = cls  # BaseAlgorithm's own arguments start with a policy class, ours with the environment
         agent: Self = build(env, options, seed=document["seed"], **kwargs)
         agent.restore(tensors, document)
@@ -133,14 +136,19 @@ class CheckpointedAgent(BaseAlgorithm):
         return agent
 
 
-def _options(document: dict[str, Any], kind: type[Options]) -> Options:
+def options_from_json(values: Any, kind: type[Options]) -> Options:
+    """Returns options from what :func:`to_json` gave, or from a part of it: the rest are the defaults.
+
+    Raises:
+        ValueError: If they are no options of this kind, by name or by value.
+    """
     try:
-        values = dict(document["options"])
         default = kind()
-        for name, value in values.items():
+        known = dict(values)
+        for name, value in known.items():
             part: Any = getattr(default, name, None)
             if is_dataclass(part) and not isinstance(part, type):
-                values[name] = replace(part, **value)
-        return kind(**values)
-    except (KeyError, TypeError) as error:
-        raise BundleError(f"expected options of {kind.__name__} in the manifest, got: {error}") from error
+                known[name] = replace(part, **value)
+        return kind(**known)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"expected options of {kind.__name__}, got: {error}") from error

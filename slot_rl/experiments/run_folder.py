@@ -12,6 +12,7 @@ from slot_rl.bundles import read_json, write_atomically
 from slot_rl.problems import NonFiniteScore
 
 CONFIG, SUMMARY, CHECKPOINT, CURVE = "config.json", "summary.json", "checkpoint", "learning_curve.png"
+METRICS = "metrics.jsonl"
 SERVING = "serving.png"
 BAD_BATCH = "bad_batch.safetensors"
 

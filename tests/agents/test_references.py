@@ -265,7 +265,7 @@ def test_a_checkpoint_without_the_constant_or_with_other_options_is_refused(
     assert document["options"] == {"calls_per_context": 9}
     document["options"] = {"calls_per_start": 9}
     manifest.write_text(json.dumps(document))
-    with pytest.raises(BundleError, match="expected options of LocalSearchOptions in the manifest, got: .*start"):
+    with pytest.raises(BundleError, match="expected options of LocalSearchOptions, got: .*start"):
         load_agent(tmp_path / "local", env)
 
 

@@ -270,7 +270,7 @@ def test_a_manifest_with_a_selector_option_that_there_is_not_is_refused(tmp_path
     assert options.selector == make("rloo", k=5)
     document["options"]["selector"] = {"tau": 0.5}
     path.write_text(json.dumps(document))
-    with pytest.raises(BundleError, match="expected options of RLOOOptions in the manifest, got: .*'tau'"):
+    with pytest.raises(BundleError, match="expected options of RLOOOptions, got: .*'tau'"):
         load_agent(tmp_path, SlotVecEnv(small_problem(), 2))
 
 

@@ -1,59 +1,17 @@
 """What a run tells Weights & Biases, read back from the offline file, and what it writes to metrics.jsonl."""
 
 import json
-import struct
-import time
-from collections.abc import Iterator
+import sys
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 import stable_baselines3.common.logger as sb3_logger
+from wandb_files import finished_records, history, labels
 
 from slot_rl.experiments.tracking import RunIdentity, Tracker, TrackerWriter, wandb_mode
 
 IDENTITY = RunIdentity("SlotRL/Slots-v0", "gumbel", 3, 1000, "20260101-000000", "0.1.0")
-BLOCK, HEADER = 32 * 1024, 7
-
-
-def wandb_records(folder: Path) -> Iterator[Any]:
-    """Reads the one offline file: LevelDB log blocks after a header of seven bytes, each record a protobuf."""
-    from wandb.proto import wandb_internal_pb2
-
-    messages: Any = wandb_internal_pb2  # its classes are made at run time
-
-    (path,) = folder.glob("wandb/offline-run-*/run-*.wandb")
-    data, at, pending = path.read_bytes(), HEADER, b""
-    while at + HEADER <= len(data):
-        left = BLOCK - at % BLOCK
-        if left < HEADER:
-            at += left
-            continue
-        _, length, kind = struct.unpack("<IHB", data[at : at + HEADER])
-        pending += data[at + HEADER : at + HEADER + length]
-        at += HEADER + length
-        if kind in (1, 4):  # a whole record, or the last part of one
-            yield messages.Record.FromString(pending)
-            pending = b""
-
-
-def finished_records(folder: Path) -> list[Any]:
-    """Waits for the last record: on a busy machine wandb's own process writes on after the run has ended."""
-    for _ in range(300):
-        records = list(wandb_records(folder))
-        if records and records[-1].WhichOneof("record_type") == "exit":
-            break
-        time.sleep(0.1)
-    return records
-
-
-def history(records: list[Any]) -> list[dict[str, Any]]:
-    rows = []
-    for record in records:
-        if record.WhichOneof("record_type") == "history":
-            items = record.history.item
-            rows.append({(item.key or "/".join(item.nested_key)): json.loads(item.value_json) for item in items})
-    return rows
 
 
 def test_the_offline_run_carries_group_job_type_tags_config_and_every_metric(tmp_path: Path) -> None:
@@ -64,8 +22,8 @@ def test_the_offline_run_carries_group_job_type_tags_config_and_every_metric(tmp
     records = finished_records(tmp_path)
     (run,) = (record.run for record in records if record.WhichOneof("record_type") == "run")
     assert run.project == "slot_rl"
-    assert run.display_name == "Slots-v0__gumbel__s3__20260101-000000"
-    assert (run.run_group, run.job_type, list(run.tags)) == ("SlotRL/Slots-v0@1000", "gumbel", ["gumbel", "0.1.0"])
+    name = "Slots-v0__gumbel__s3__20260101-000000"
+    assert labels(records) == (name, "SlotRL/Slots-v0@1000", "gumbel", ["gumbel", "0.1.0"])
     config = {item.key: json.loads(item.value_json) for item in run.config.update}
     assert {"seed": 3, "agent": "gumbel", "budget": 1000}.items() <= config.items()
 
@@ -82,6 +40,12 @@ def test_the_offline_run_carries_group_job_type_tags_config_and_every_metric(tmp
 def test_the_group_holds_the_budget_so_that_unequal_ones_are_not_averaged() -> None:
     groups = {RunIdentity("SlotRL/Slots-v0", "gumbel", 0, budget, "t", "0.1.0").group for budget in (1000, 2000)}
     assert groups == {"SlotRL/Slots-v0@1000", "SlotRL/Slots-v0@2000"}
+
+
+def test_a_task_of_its_own_takes_the_place_of_the_env_in_group_and_name() -> None:
+    task = replace(IDENTITY, env="SlotRL/Rows-v0", task="suzuki/wide")
+    assert (task.group, task.name) == ("suzuki/wide@1000", "wide__gumbel__s3__20260101-000000")
+    assert task.labels.group != replace(task, task="suzuki/narrow").labels.group
 
 
 def test_disabled_writes_metrics_and_nothing_else(tmp_path: Path) -> None:
@@ -109,3 +73,26 @@ def test_the_mode_is_the_flag_then_the_variable_then_offline(monkeypatch: pytest
     monkeypatch.setenv("WANDB_MODE", "shared")
     with pytest.raises(ValueError, match="WANDB_MODE to be one of offline, online, disabled, got 'shared'"):
         wandb_mode(None)
+
+
+def test_tensorboard_gets_every_log_point_and_the_other_files_stay_as_they_are(tmp_path: Path) -> None:
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    with Tracker(tmp_path, IDENTITY, {}, "disabled", tensorboard=True) as tracker:
+        for step in (10, 20):
+            tracker.log(step, {"train/loss": 0.5 * step, "eval/optimality": 1.0})
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["metrics.jsonl", "tensorboard"]
+    assert len((tmp_path / "metrics.jsonl").read_text().splitlines()) == 2
+    events = accumulator.EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    assert sorted(events.Tags()["scalars"]) == ["eval/optimality", "train/loss"]
+    assert [(event.step, event.value) for event in events.Scalars("train/loss")] == [(10, 5.0), (20, 10.0)]
+
+
+def test_without_tensorboard_a_run_that_asks_for_it_writes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in [name for name in sys.modules if name.startswith("torch.utils.tensorboard")]:
+        monkeypatch.delitem(sys.modules, module)
+    monkeypatch.setitem(sys.modules, "tensorboard", None)
+    with pytest.raises(ValueError, match=r"expected the extra \[tensorboard\] .*got: .*tensorboard"):
+        Tracker(tmp_path, IDENTITY, {}, "offline", tensorboard=True)
+    assert list(tmp_path.iterdir()) == []

@@ -8,6 +8,7 @@ from typing import Any
 
 from slot_rl.bundles import write_atomically, write_json
 from slot_rl.experiments.console import console
+from slot_rl.experiments.markdown import markdown
 from slot_rl.experiments.plots import Panel, plot_curves
 from slot_rl.experiments.reproductions.landscapes.bars import Bar, BreakEven, bars, break_evens
 from slot_rl.experiments.reproductions.landscapes.contestants import GUIDED, GUMBEL, IMITATE, LOCAL
@@ -75,18 +76,6 @@ def publish(out: Path, config: Any, grounds: Sequence[Ground], found: Found, run
     if draw(out / PICTURE, found):
         console.print(f"picture: {out / PICTURE}", soft_wrap=True, markup=False, emoji=False)
     console.print(f"figures: {out / RESULTS}, {out / TABLE}", soft_wrap=True, markup=False, emoji=False)
-
-
-def markdown(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    """Returns the lines of a Markdown table whose columns stand in line; the first is text, the others are figures."""
-    widths = [max(len(row[i]) for row in [columns, *rows]) for i in range(len(columns))]
-
-    def line(cells: Sequence[str]) -> str:
-        first, *others = zip(cells, widths, strict=True)
-        return "| " + " | ".join([first[0].ljust(first[1]), *(cell.rjust(width) for cell, width in others)]) + " |"
-
-    rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
-    return [line(columns), line(rule), *map(line, rows)]
 
 
 def heading(ground: Ground) -> str:

@@ -1,0 +1,17 @@
+"""Compares agents: ``compare_agents.py --agents gumbel ppo --env SlotRL/Slots-v0 --out DIR``; see --help."""
+
+import sys
+
+import tyro
+
+from slot_rl.experiments.comparison.command import CompareConfig, compare
+from slot_rl.experiments.console import run
+
+
+def main() -> int:
+    """Parses the flags and compares."""
+    return compare(tyro.cli(CompareConfig, description=__doc__, config=(tyro.conf.OmitArgPrefixes,)))
+
+
+if __name__ == "__main__":
+    sys.exit(run(main))

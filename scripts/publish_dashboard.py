@@ -1,0 +1,17 @@
+"""Publishes a comparison's dashboard on Weights & Biases, or writes down what it would publish; see --help."""
+
+import sys
+
+import tyro
+
+from slot_rl.experiments.comparison.dashboard_command import DashboardConfig, publish_dashboard
+from slot_rl.experiments.console import run
+
+
+def main() -> None:
+    """Parses the flags and publishes."""
+    publish_dashboard(tyro.cli(DashboardConfig, config=(tyro.conf.PositionalRequiredArgs,)))
+
+
+if __name__ == "__main__":
+    sys.exit(run(main))
