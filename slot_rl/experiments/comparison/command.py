@@ -14,7 +14,7 @@ from slot_rl.bundles import write_json
 from slot_rl.experiments.comparison.conclusions import conclude
 from slot_rl.experiments.comparison.differences import parse_claim
 from slot_rl.experiments.comparison.estimates import FEWEST_SEEDS
-from slot_rl.experiments.comparison.execution import MARK, LauncherName, do_runs, opened
+from slot_rl.experiments.comparison.execution import MARK, LauncherName, do_runs, make_launcher, opened
 from slot_rl.experiments.comparison.plan import RUNS, Run, Tracking
 from slot_rl.experiments.comparison.report import print_claims, publish
 from slot_rl.experiments.comparison.results import read_results
@@ -106,11 +106,12 @@ def compare(config: CompareConfig) -> int:
         check_tensorboard()
     tasks = config.tasks()
     claims = [parse_claim(text, config.agents, [task.label for task in tasks]) for text in config.claims]
+    launcher = make_launcher(config.launcher, config.workers)
     runs = plan(config, tasks, Tracking(mode, config.tensorboard))
     with opened(config.out):
         document = _document(config, tasks)
         write_json(config.out / MARK, document)
-        do_runs(runs, config.out, config.launcher, config.workers, config.retry_failed)
+        do_runs(runs, config.out, launcher, config.retry_failed)
         found = conclude(read_results(runs, config.out), config.floor)
         publish(config.out, found, document, mode)
     if mode == "offline":

@@ -41,7 +41,7 @@ def opened(out: Path) -> Iterator[None]:
             clear_partial(out)
 
 
-def do_runs(runs: Sequence[Run], out: Path, launcher: LauncherName, workers: int, retry_failed: bool = False) -> None:
+def do_runs(runs: Sequence[Run], out: Path, launcher: Launcher, retry_failed: bool = False) -> None:
     """Does those runs that are not done yet; a run that failed is done, unless it shall be tried again."""
     if retry_failed:
         for run in runs:
@@ -52,7 +52,7 @@ def do_runs(runs: Sequence[Run], out: Path, launcher: LauncherName, workers: int
         console.print(f"{len(runs) - len(todo):,} of {len(runs):,} runs are there already")
     if todo:
         with Board(len(todo)) as board:
-            make_launcher(launcher, workers).launch(todo, out, board)
+            launcher.launch(todo, out, board)
 
 
 def make_launcher(name: LauncherName, workers: int) -> Launcher:

@@ -11,6 +11,8 @@ from slot_rl.problems import Problem, make_problem
 from slot_rl.problems.named import estimator_hash, resolved_estimator
 
 KEYS = ("estimator", "truth", "name")
+FORBIDDEN = "=<>@"
+"""Characters with a meaning in a dashboard's filters, in a group's name, or in a claim."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +66,8 @@ def parse_task(text: str, trust: bool = False) -> Task:
         raise ValueError(f"expected a table in truth={truth}, got no such file")
     short = env.rsplit("/", maxsplit=1)[-1]
     label = values.get("name", short if estimator is None else f"{short} {Path(estimator.rpartition(':')[2]).name}")
+    if not set(FORBIDDEN).isdisjoint(label):
+        raise ValueError(f"expected a label without any of {FORBIDDEN}, got {label!r}; name=LABEL gives another")
     return Task(
         label,
         env,

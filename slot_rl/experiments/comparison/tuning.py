@@ -6,7 +6,7 @@ from statistics import fmean
 
 from slot_rl.agents.options import to_json
 from slot_rl.bundles import read_json, write_json
-from slot_rl.experiments.comparison.execution import MARK, LauncherName, do_runs, opened
+from slot_rl.experiments.comparison.execution import MARK, LauncherName, do_runs, make_launcher, opened
 from slot_rl.experiments.comparison.plan import Run, Tracking
 from slot_rl.experiments.comparison.tasks import Task, parse_tasks
 from slot_rl.experiments.console import command_line, console
@@ -67,14 +67,11 @@ def tune(config: TuneConfig) -> Presets:
         name: [[_run(config, task, name, options, seed) for task in tasks for seed in config.seeds] for options in each]
         for name, each in trials.items()
     }
+    launcher = make_launcher(config.launcher, config.workers)
     with opened(config.out):
         write_json(config.out / MARK, provenance(config))
-        do_runs(
-            [run for each in runs.values() for trial in each for run in trial],
-            config.out,
-            config.launcher,
-            config.workers,
-        )
+        every = [run for each in runs.values() for trial in each for run in trial]
+        do_runs(every, config.out, launcher)
     tuned = _tuned(presets, runs, config)
     _print(tuned)
     path = config.presets / f"{tuned.env.rsplit('/', maxsplit=1)[-1]}.yaml"
