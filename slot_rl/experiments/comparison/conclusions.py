@@ -1,15 +1,19 @@
 """What a comparison's results come to: each agent's figures, who is better than whom, and how soon."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from slot_rl.experiments.comparison.curves import Reach, reach
-from slot_rl.experiments.comparison.differences import OVERALL, PairComparison, compare_pairs
+from slot_rl.experiments.comparison.differences import OVERALL, PairComparison, compare_pairs, every_pair
 from slot_rl.experiments.comparison.estimates import AgentSummary, few_seeds_warning, summarise
-from slot_rl.experiments.comparison.outcomes import Results, in_order
+from slot_rl.experiments.comparison.outcomes import Outcome, Results, in_order
+from slot_rl.experiments.evaluation import GUIDED_CALLS
 
 TARGET = "ppo"
 """The agent whose final score the others are timed on: the one that everybody knows."""
+
+SEARCHED = f" + {GUIDED_CALLS} calls"
+"""What follows a policy's name where guided search goes on from its answer."""
 
 
 @dataclass(frozen=True)
@@ -21,6 +25,8 @@ class Conclusions:
         floor: Optimality below which a run is a failure.
         summaries: Each agent's figures on each task, the highest IQM first; with several tasks also on "all".
         pairs: Who is better than whom.
+        at_equal_calls: The same of each policy, with guided search from its answer, and of each agent that spends as
+            many calls on an answer; one family with ``pairs``.
         reaches: When each agent that learns was first as good as PPO at its end, over calls and over seconds.
         warning: What to know before reading on; None if nothing.
     """
@@ -29,6 +35,7 @@ class Conclusions:
     floor: float
     summaries: Mapping[str, Sequence[AgentSummary]]
     pairs: Sequence[PairComparison]
+    at_equal_calls: Sequence[PairComparison]
     reaches: Mapping[str, Sequence[Reach]]
     warning: str | None
 
@@ -62,8 +69,29 @@ def conclude(results: Results, floor: float) -> Conclusions:
         name: sorted(summarise(group, floor), key=lambda summary: (-summary.iqm.value, summary.agent))
         for name, group in groups.items()
     }
-    return Conclusions(
-        results, floor, summaries, compare_pairs(outcomes), _reaches(results), few_seeds_warning(outcomes)
+    pairs, at_equal_calls = _compare(outcomes)
+    warning = few_seeds_warning(outcomes)
+    return Conclusions(results, floor, summaries, pairs, at_equal_calls, _reaches(results), warning)
+
+
+def _compare(outcomes: Sequence[Outcome]) -> tuple[list[PairComparison], list[PairComparison]]:
+    """Compares every pair of agents, and policies at equal calls with whoever searches, as one family."""
+    policies = in_order(outcome.agent for outcome in outcomes if outcome.searched_optimality is not None)
+    rivals = in_order(outcome.agent for outcome in outcomes if outcome.calls_per_context == GUIDED_CALLS)
+    # A run that failed has no answer to search from: it counts as random answers here, too.
+    searched = [
+        replace(outcome, agent=outcome.agent + SEARCHED, optimality=outcome.searched_optimality or 0.0)
+        for outcome in outcomes
+        if outcome.agent in policies
+    ]
+    bare = every_pair(outcome.agent for outcome in outcomes)
+    equal = [(policy + SEARCHED, rival) for policy in policies for rival in rivals]
+    found = compare_pairs([*outcomes, *searched], [*bare, *equal])
+    known = set(bare)
+    is_bare = [(pair.first, pair.second) in known for pair in found]
+    return (
+        [pair for pair, is_one in zip(found, is_bare, strict=True) if is_one],
+        [pair for pair, is_one in zip(found, is_bare, strict=True) if not is_one],
     )
 
 

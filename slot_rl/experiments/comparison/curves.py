@@ -104,17 +104,17 @@ def _band(task: str, agent: str, runs: Sequence[LearningCurve], along: Along, po
     return Band(task, agent, len(runs), *map(_floats, (grid, middle, low, high)))
 
 
-def profiles(outcomes: Iterable[Outcome], points: int = 200, pooled: bool = False) -> list[Band]:
+def profiles(outcomes: Iterable[Outcome], pooled: bool = False) -> list[Band]:
     """Returns performance profiles: for each agent and task, the share of runs whose optimality is above tau.
 
     Args:
         outcomes: The runs, failed ones with them.
-        points: How many values of tau, evenly spaced.
         pooled: Whether all tasks' runs make one profile an agent, whose task is :data:`ALL_TASKS`; seeds are resampled
             within each task.
 
     Returns:
-        The profiles, over tau from a little below the worst run of all agents on the task up to the best run or 1.
+        The profiles, exact, at every optimality that a run of the task has, from a little below the worst up to 1 at
+        least.
     """
     strata: dict[str, dict[str, list[list[Outcome]]]] = {}
     for (task, agent), runs in _by_cell(outcomes).items():
@@ -123,7 +123,7 @@ def profiles(outcomes: Iterable[Outcome], points: int = 200, pooled: bool = Fals
     for task, by_agent in strata.items():
         every = [run.optimality for parts in by_agent.values() for part in parts for run in part]
         worst, best = min(every), max(1.0, *every)
-        grid = np.linspace(worst - max(0.03 * (best - worst), 0.01), best, points)
+        grid = np.unique([worst - max(0.03 * (best - worst), 0.01), *every, best])
         found += [_profile(task, agent, parts, grid) for agent, parts in by_agent.items()]
     return found
 

@@ -11,13 +11,15 @@ from math import nan
 from pathlib import Path
 from statistics import median
 from textwrap import fill
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
+import numpy as np
+import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.lines import Line2D
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import FixedLocator, NullLocator
 
 from slot_rl.experiments.comparison.curves import Along, Band, aggregate, profiles
 from slot_rl.experiments.comparison.outcomes import LearningCurve, Outcome, ServingCurve, in_order
@@ -30,9 +32,14 @@ Drawn = TypeVar("Drawn", Band, Outcome, ServingCurve)
 
 MARKERS = "os^Dv<>PX*"
 DASHES: tuple[Any, ...] = ("-", (0, (4, 1.5)), (0, (1, 1.2)))
-OPTIMALITY = "optimality (0 random, 1 best)"
+OPTIMALITY = "optimality (0 random, 1 best; stretched towards 1)"
 ALONG = {"calls": "configurations scored in training, thousands", "seconds": "processor's seconds of training"}
 WIDEST_LINEAR = 20.0
+NEAR_BEST = 0.01
+"""Shortfall from 1 below which an axis of optimality is straight; beyond it is logarithmic in the shortfall."""
+TICKS = (-10, -3, -1, 0, 0.5, 0.8, 0.9, 0.95, 0.98, 1)
+
+Numbers = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -82,6 +89,7 @@ def draw_learning_curves(
     for axes in panels:
         axes.set_xscale("log" if logarithmic else "linear")
         axes.xaxis.set_major_formatter((lambda at, _: _plain(at / 1000)) if along == "calls" else _plain)
+        _stretch(axes, "y")
     _name_axes(panels, ALONG[along], f"IQM of {OPTIMALITY}")
     return _save(figure, path)
 
@@ -106,6 +114,8 @@ def draw_performance_profile(
     figure, panels = _bands(profiles(outcomes, pooled=pooled), agents, marked=False)
     for axes in panels:
         axes.set_ylim(-0.03, 1.03)
+        _stretch(axes, "x")
+        axes.margins(x=0)
     _name_axes(panels, f"τ, {OPTIMALITY}", "share of runs with optimality above τ")
     return _save(figure, path)
 
@@ -211,10 +221,29 @@ def draw_serving(path: Path, curves: Sequence[ServingCurve], agents: Sequence[st
             axes.plot(*_median_curve([run for run in runs if run.agent == agent]), **looks[agent].line())
         axes.set_xscale("symlog", linthresh=1)
         axes.set_xlim(left=-0.15)
+        _stretch(axes, "y")
         axes.xaxis.set_major_formatter(_plain)
     _name_axes(panels, "calls of the estimator for each request", f"median {OPTIMALITY}")
     _key(figure, shown, looks)
     return _save(figure, path)
+
+
+def _stretch(axes: Axes, which: Literal["x", "y"]) -> None:
+    """Stretches an axis of optimality towards 1: agents stand close to it, random choices far off."""
+    scale: Any = axes.set_xscale if which == "x" else axes.set_yscale
+    scale("function", functions=(_nearness, _optimality_at))
+    axis = axes.xaxis if which == "x" else axes.yaxis
+    axis.set_major_locator(FixedLocator(TICKS))
+    axis.set_minor_locator(NullLocator())
+    axis.set_major_formatter(_plain)
+
+
+def _nearness(optimality: Numbers) -> Numbers:
+    return -np.arcsinh((1 - optimality) / NEAR_BEST)
+
+
+def _optimality_at(nearness: Numbers) -> Numbers:
+    return 1 - NEAR_BEST * np.sinh(-nearness)
 
 
 def _median_curve(runs: Sequence[ServingCurve]) -> tuple[list[int], list[float]]:
@@ -251,7 +280,7 @@ def _rows(
     figure, panels = _panels(list(shown), size, _room(rows), columns=4, sharey=True)
     for axes in panels:
         axes.set(yticks=range(len(rows)), yticklabels=map(_text, rows), ylim=(len(rows) - 0.5, -0.5))
-        axes.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
+        _stretch(axes, "x")
         axes.tick_params(axis="y", length=0)
         axes.grid(visible=False, axis="y")
         axes.use_sticky_edges = False

@@ -17,7 +17,7 @@ from slot_rl.experiments.comparison.differences import Claim, verdict_on
 from slot_rl.experiments.comparison.html import Picture, Section, Table, write_html
 from slot_rl.experiments.comparison.outcomes import Outcome
 from slot_rl.experiments.comparison.publishing import FOLDER, SummaryTable, track_comparison
-from slot_rl.experiments.comparison.tables import agents_table, pairs_table, speed_table
+from slot_rl.experiments.comparison.tables import agents_table, equal_calls_table, pairs_table, speed_table
 from slot_rl.experiments.console import console
 from slot_rl.experiments.markdown import markdown
 from slot_rl.experiments.plots import Interval
@@ -102,13 +102,18 @@ def _tables(found: Conclusions) -> dict[str, Table]:
     for task in found.tasks:
         tables[f"agents {task}"] = agents_table(found, task)
         tables[f"pairs {task}"] = pairs_table(found, task)
+        if found.at_equal_calls:
+            tables[f"equal calls {task}"] = equal_calls_table(found, task)
     if found.reaches["calls"]:
         tables["speed"] = speed_table(found)
     return {"".join(c if c.isalnum() or c in "-_." else "_" for c in name): table for name, table in tables.items()}
 
 
 def _print(found: Conclusions, tables: Mapping[str, Table]) -> None:
-    shown = [table for task in found.tasks for table in (agents_table(found, task), pairs_table(found, task, True))]
+    shown = []
+    for task in found.tasks:
+        shown += [agents_table(found, task), pairs_table(found, task, leader_alone=True)]
+        shown += [equal_calls_table(found, task)] if found.at_equal_calls else []
     for table in [*shown, *([tables["speed"]] if "speed" in tables else [])]:
         for line in _lines(table):
             # Figures are cut off nowhere, however narrow the terminal is or a log file seems.
@@ -144,6 +149,7 @@ def _sections(
         "Agents": of_kind("agents"),
         "Pictures": shown,
         "Who is better than whom": of_kind("pairs"),
+        "At equal calls": of_kind("equal"),
         "How soon": of_kind("speed"),
     }
     return [Section(heading, each) for heading, each in parts.items() if each]
@@ -175,6 +181,7 @@ def _figures(found: Conclusions) -> dict[str, Any]:
     return {
         "agents": {task: [asdict(one) for one in summaries] for task, summaries in found.summaries.items()},
         "pairs": [{**asdict(pair), "verdict": pair.verdict} for pair in found.pairs],
+        "at_equal_calls": [{**asdict(pair), "verdict": pair.verdict} for pair in found.at_equal_calls],
         "speed": {along: [asdict(one) for one in reaches] for along, reaches in found.reaches.items()},
         "runs": [asdict(outcome) for outcome in found.results.outcomes],
     }

@@ -11,6 +11,8 @@ from slot_rl.experiments.comparison.estimates import AgentSummary, Estimate
 from slot_rl.experiments.comparison.html import Table
 from slot_rl.experiments.evaluation import GUIDED_CALLS
 
+PAIR_COLUMNS = ("pair", "difference", "difference, 95 %", "P(improvement)", "P, 95 %", "p (Holm)", "verdict")
+
 
 def agents_table(found: Conclusions, task: str) -> Table:
     """Returns each agent's figures on a task, the highest IQM first."""
@@ -43,12 +45,18 @@ def pairs_table(found: Conclusions, task: str, leader_alone: bool = False) -> Ta
     pairs = [pair if order.index(pair.first) < order.index(pair.second) else _turned(pair) for pair in there]
     pairs.sort(key=lambda pair: (order.index(pair.first), order.index(pair.second)))
     rows = [_pair(pair) for pair in pairs if not leader_alone or pair.first == order[0]]
-    columns = ["pair", "difference", "difference, 95 %", "P(improvement)", "P, 95 %", "p (Holm)", "verdict"]
     caption = (
         f"{task}: paired differences of optimality on the same seeds, t intervals; P(improvement): that a run of the "
-        "first agent beats one of the second; p adjusted by Holm's procedure over every pair and task of this report."
+        "first agent beats one of the second; p adjusted by Holm's procedure over every pair and task of this report. "
+        "A policy answers with no call, a search with those of its column: see also the table at equal calls."
     )
-    return Table(columns, rows, caption)
+    return Table(PAIR_COLUMNS, rows, caption)
+
+
+def equal_calls_table(found: Conclusions, task: str) -> Table:
+    """Returns how guided search from each policy's answer compares with searches of as many calls."""
+    caption = f"{task}, at {GUIDED_CALLS} calls each: guided search from a policy's answer, and from random starts."
+    return Table(PAIR_COLUMNS, [_pair(pair) for pair in found.at_equal_calls if pair.task == task], caption)
 
 
 def speed_table(found: Conclusions) -> Table:

@@ -19,7 +19,8 @@ def ended(agent: str, values: list[float], task: str = "task") -> list[Outcome]:
 
 
 def share_above(band: Band, tau: float) -> tuple[float, float, float]:
-    at = next(i for i, abscissa in enumerate(band.at) if abscissa >= tau)
+    # A profile is a step function that begins with a share of 1.
+    at = max((i for i, abscissa in enumerate(band.at) if abscissa <= tau), default=0)
     return band.low[at], band.value[at], band.high[at]
 
 

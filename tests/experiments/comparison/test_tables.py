@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -9,24 +10,25 @@ from slot_rl.experiments.comparison.conclusions import Conclusions, conclude
 from slot_rl.experiments.comparison.differences import Claim
 from slot_rl.experiments.comparison.outcomes import LearningCurve, Outcome, Results
 from slot_rl.experiments.comparison.report import print_claims, publish
-from slot_rl.experiments.comparison.tables import agents_table, figure, pairs_table, speed_table
+from slot_rl.experiments.comparison.tables import agents_table, equal_calls_table, figure, pairs_table, speed_table
 
 SEEDS = range(100, 104)
 
 
-def outcome(task: str, agent: str, seed: int, optimality: float, failure: str | None = None) -> Outcome:
-    known = {"best_constant": 0.25, "calls_per_context": 31 if agent == "search" else 0, "forwards": 1_000}
-    return Outcome(task, agent, seed, failure, optimality, 0.5, cpu_seconds=2.0, **known)  # type: ignore[arg-type]
+def outcome(task: str, agent: str, seed: int, optimality: float, failure: str | None = None, **known: Any) -> Outcome:
+    more: dict[str, Any] = {"best_constant": 0.25, "forwards": 1_000, "cpu_seconds": 2.0, **known}
+    return Outcome(task, agent, seed, failure, optimality, 0.5, **more)
 
 
 def results(failure: str | None = None) -> Results:
     rows = []
     for task in ("one", "two"):
         for i, seed in enumerate(SEEDS):
-            rows.append(outcome(task, "ppo", seed, 0.5 + 0.01 * i))
-            rows.append(outcome(task, "gumbel", seed, 0.7 + 0.01 * i + 0.002 * (i % 2)))
             broken = failure if seed == 101 else None
-            rows.append(outcome(task, "search", seed, 0.0 if broken else 0.9, broken))
+            rows.append(outcome(task, "ppo", seed, 0.5 + 0.01 * i, searched_optimality=0.8 + 0.01 * i))
+            better = 0.7 + 0.01 * i + 0.002 * (i % 2)
+            rows.append(outcome(task, "gumbel", seed, better, searched_optimality=0.95 + 0.002 * i))
+            rows.append(outcome(task, "search", seed, 0.0 if broken else 0.9, broken, calls_per_context=31))
     curves = [
         LearningCurve(task, agent, seed, (100.0, 1_000.0), (1.0, 4.0), optimality)
         for task in ("one", "two")
@@ -58,6 +60,16 @@ def test_pairs_are_told_from_the_leaders_side(found: Conclusions) -> None:
     # Differences of .2, .202, .2, .202 on the four seeds.
     assert (difference, verdict) == (".201", "better")
     assert [row[0] for row in pairs_table(found, "one", leader_alone=True).rows] == ["search - gumbel", "search - ppo"]
+
+
+def test_at_equal_calls_policies_search_from_their_answers(found: Conclusions) -> None:
+    rows = {row[0]: row for row in equal_calls_table(found, "two").rows}
+    assert list(rows) == ["ppo + 31 calls - search", "gumbel + 31 calls - search"]
+    # .8 to .83 and .95 to .956 against .9.
+    assert [row[1] for row in rows.values()] == ["-.085", ".053"]
+    assert [row[-1] for row in rows.values()] == ["worse", "better"]
+    # One family: nothing else was compared, neither a policy with another's search nor with its own.
+    assert len(found.pairs) == 3 * 3 and len(found.at_equal_calls) == 3 * 2
 
 
 def test_speed_is_a_share_of_what_ppo_took(found: Conclusions) -> None:
