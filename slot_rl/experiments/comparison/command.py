@@ -15,7 +15,8 @@ from slot_rl.experiments.comparison.conclusions import conclude
 from slot_rl.experiments.comparison.differences import parse_claim
 from slot_rl.experiments.comparison.estimates import FEWEST_SEEDS
 from slot_rl.experiments.comparison.execution import MARK, LauncherName, do_runs, make_launcher, opened
-from slot_rl.experiments.comparison.plan import RUNS, Run, Tracking
+from slot_rl.experiments.comparison.plan import Run, Tracking
+from slot_rl.experiments.comparison.publishing import sync_command
 from slot_rl.experiments.comparison.report import print_claims, publish
 from slot_rl.experiments.comparison.results import read_results
 from slot_rl.experiments.comparison.tasks import Task, parse_tasks
@@ -114,10 +115,9 @@ def compare(config: CompareConfig) -> int:
         do_runs(runs, config.out, launcher, config.retry_failed)
         found = conclude(read_results(runs, config.out), config.floor)
         publish(config.out, found, document, mode)
-    if mode == "offline":
-        console.print(
-            f"W&B: wandb sync {config.out}/{RUNS}/*/wandb/offline-run-*", soft_wrap=True, markup=False, emoji=False
-        )
+    sync = sync_command(config.out)
+    if sync is not None:
+        console.print(f"to send it to Weights & Biases: {sync}", soft_wrap=True, markup=False, emoji=False)
     return 0 if print_claims(claims, found) else UNESTABLISHED
 
 

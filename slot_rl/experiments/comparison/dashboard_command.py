@@ -16,12 +16,11 @@ from slot_rl.experiments.comparison.dashboard import (
     build_dashboard,
     read_comparison,
 )
-from slot_rl.experiments.comparison.publishing import FOLDER
+from slot_rl.experiments.comparison.publishing import sync_command
 from slot_rl.experiments.console import console
 from slot_rl.experiments.result_file import check_out
 
 SPECIFICATION = "dashboard.json"
-OFFLINE_RUNS = ("runs/*/wandb/offline-run-*", f"{FOLDER}/wandb/offline-run-*")
 NO_LOGIN = "expected a login to Weights & Biases (`wandb login`, or an API key in WANDB_API_KEY)"
 
 
@@ -117,14 +116,13 @@ def _refused(error: Exception) -> ValueError:
 
 
 def _print_sync(config: DashboardConfig, comparison: ComparisonDocument) -> None:
-    patterns = [pattern for pattern in OFFLINE_RUNS if any(config.folder.glob(pattern))]
-    if not patterns:
-        console.print(f"no offline runs in {config.folder}: nothing to sync", soft_wrap=True, markup=False, emoji=False)
-        return
     elsewhere = config.project if config.project != comparison.project else None
     flags = [
         f"--{name} {shlex.quote(value)}" for name, value in (("entity", config.entity), ("project", elsewhere)) if value
     ]
-    paths = [f"{shlex.quote(str(config.folder))}/{pattern}" for pattern in patterns]
+    command = sync_command(config.folder, flags)
+    if command is None:
+        console.print(f"no offline runs in {config.folder}: nothing to sync", soft_wrap=True, markup=False, emoji=False)
+        return
     console.print("the dashboard is empty until the runs are on the server; send them once with", soft_wrap=True)
-    console.print(" ".join(["wandb sync", *flags, *paths]), soft_wrap=True, markup=False, emoji=False)
+    console.print(command, soft_wrap=True, markup=False, emoji=False)

@@ -33,6 +33,7 @@ Drawn = TypeVar("Drawn", Band, Outcome, ServingCurve)
 MARKERS = "os^Dv<>PX*"
 DASHES: tuple[Any, ...] = ("-", (0, (4, 1.5)), (0, (1, 1.2)))
 OPTIMALITY = "optimality (0 random, 1 best; stretched towards 1)"
+UPRIGHT = "optimality, stretched towards 1"
 ALONG = {"calls": "configurations scored in training, thousands", "seconds": "processor's seconds of training"}
 WIDEST_LINEAR = 20.0
 NEAR_BEST = 0.01
@@ -90,7 +91,7 @@ def draw_learning_curves(
         axes.set_xscale("log" if logarithmic else "linear")
         axes.xaxis.set_major_formatter((lambda at, _: _plain(at / 1000)) if along == "calls" else _plain)
         _stretch(axes, "y")
-    _name_axes(panels, ALONG[along], f"IQM of {OPTIMALITY}")
+    _name_axes(panels, ALONG[along], f"IQM of {UPRIGHT}")
     return _save(figure, path)
 
 
@@ -223,7 +224,7 @@ def draw_serving(path: Path, curves: Sequence[ServingCurve], agents: Sequence[st
         axes.set_xlim(left=-0.15)
         _stretch(axes, "y")
         axes.xaxis.set_major_formatter(_plain)
-    _name_axes(panels, "calls of the estimator for each request", f"median {OPTIMALITY}")
+    _name_axes(panels, "calls of the estimator for each request", f"median {UPRIGHT}")
     _key(figure, shown, looks)
     return _save(figure, path)
 
@@ -236,6 +237,7 @@ def _stretch(axes: Axes, which: Literal["x", "y"]) -> None:
     axis.set_major_locator(FixedLocator(TICKS))
     axis.set_minor_locator(NullLocator())
     axis.set_major_formatter(_plain)
+    axes.autoscale(axis=which)
 
 
 def _nearness(optimality: Numbers) -> Numbers:

@@ -1,6 +1,7 @@
 """The run of a whole comparison on Weights & Biases, beside the runs of its agents: summary tables and pictures."""
 
 import os
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -13,6 +14,7 @@ from slot_rl.experiments.tracking import WandbLabels, WandbMode, start_wandb
 
 JOB_TYPE = "comparison"
 FOLDER, PUBLISHED, STAGED = "comparison", "published.json", "staged"
+OFFLINE_RUNS = ("runs/*/wandb/offline-run-*", f"{FOLDER}/wandb/offline-run-*")
 PNG = b"\x89PNG\r\n\x1a\n"
 
 Cell = str | int | float | None
@@ -119,6 +121,13 @@ def _staging(folder: Path) -> Iterator[None]:
         del os.environ["WANDB_DATA_DIR"]
         if before is not None:
             os.environ["WANDB_DATA_DIR"] = before
+
+
+def sync_command(out: Path, flags: Sequence[str] = ()) -> str | None:
+    """Returns the command that sends every offline run of a comparison; None if there is none to send."""
+    patterns = [pattern for pattern in OFFLINE_RUNS if any(out.glob(pattern))]
+    paths = [f"{shlex.quote(str(out))}/{pattern}" for pattern in patterns]
+    return " ".join(["wandb sync", *flags, *paths]) if paths else None
 
 
 def comparison_labels(out: Path, time: str) -> WandbLabels:

@@ -156,14 +156,19 @@ def _sections(
 
 
 def _leaders(found: Conclusions) -> Iterable[str]:
-    """Says of each task who leads and whom the leader is known to beat."""
+    """Says of each task who leads, whom the leader is known to beat, and what policies gain at equal calls."""
     for task in found.tasks:
+        leader = found.summaries[task][0]
         rows = pairs_table(found, task, leader_alone=True).rows
-        leader = found.summaries[task][0].agent
         beaten = [row[0].partition(" - ")[2] for row in rows if row[-1] == "better"]
         open_ = [f"{row[0].partition(' - ')[2]} ({row[-1]})" for row in rows if row[-1] != "better"]
-        said = f"{task}: {leader} leads; better than {', '.join(beaten) or 'nobody for certain'}"
+        calls = f"{leader.calls_per_context:.0f} calls for each answer"
+        said = f"{task}: {leader.agent} leads, with {calls}; better than {', '.join(beaten) or 'nobody for certain'}"
         yield said + (f"; against {', '.join(open_)}." if open_ else ".")
+        equal = [pair for pair in found.at_equal_calls if pair.task == task]
+        if equal:
+            verdicts = (f"{pair.first} against {pair.second}: {pair.verdict}" for pair in equal)
+            yield f"{task}, at equal calls: {'; '.join(verdicts)}."
 
 
 def _long_table(outcomes: Sequence[Outcome]) -> list[list[object]]:
