@@ -26,7 +26,7 @@ agents:
   gumbel: [{options: {batch_size: 64, policy: {width: 16, hidden: 32}}}]
   ppo: [{options: {batch_size: 128, minibatch_size: 64, policy: {width: 16, hidden: 32}}}]
 """
-AGENTS = ["gumbel", "ppo", "guided_search", "random"]
+AGENTS = ["gumbel", "guided_search", "random"]
 
 
 @pytest.fixture
@@ -61,13 +61,13 @@ def test_a_comparison_leaves_a_report_and_a_dashboard_of_every_run(
     out = tmp_path / "out"
     rows = long_table(out)
     assert [(row["agent"], row["seed"]) for row in rows] == [(a, s) for s in ("100", "101", "102") for a in AGENTS]
-    assert {row["forwards"] for row in rows if row["agent"] in ("gumbel", "ppo")} == {"1536"}
+    assert {row["forwards"] for row in rows if row["agent"] == "gumbel"} == {"1536"}
     page = (out / "report.html").read_text()
     assert page.count("<img") == len(list((out / "report").glob("*.png"))) == 7
     before = {path: path.stat().st_mtime_ns for path in out.glob("runs/*/summary.json")}
     code, again, _ = compare("--assert", "random>guided_search")
     assert code == 1 and "random>guided_search@PickValue-v0: not established: worse" in again
-    assert "12 of 12 runs are there already" in again
+    assert "9 of 9 runs are there already" in again
     assert {path: path.stat().st_mtime_ns for path in out.glob("runs/*/summary.json")} == before
     assert tables(again) == tables(output)
     check_dashboards(out)
@@ -181,7 +181,7 @@ def test_a_folder_of_something_else_stays_as_it_is(flags: list[str], tmp_path: P
 
 
 def test_a_failed_run_is_named_and_counts_as_random(flags: list[str], tmp_path: Path, script: Command) -> None:
-    compare = partial(script, SCRIPT, *flags, "--wandb", "disabled")
+    compare = partial(script, SCRIPT, *flags, "--wandb", "disabled", "--agents", "guided_search", "random")
     assert compare()[0] == 0
     out = tmp_path / "out"
     (broken,) = out.glob("runs/*__guided_search__s101__*")

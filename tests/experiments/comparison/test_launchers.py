@@ -56,7 +56,9 @@ def serial(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     return all_contents(out)
 
 
-@pytest.mark.parametrize("workers", [1, 2, pytest.param(3, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "workers", [pytest.param(1, marks=pytest.mark.slow), 2, pytest.param(3, marks=pytest.mark.slow)]
+)
 def test_results_are_those_of_a_serial_run(workers: int, serial: dict[str, Any], tmp_path: Path) -> None:
     board = launch(RUNS, tmp_path, workers)
     assert all_contents(tmp_path) == serial
@@ -92,6 +94,7 @@ def test_a_killed_workers_run_begins_anew(serial: dict[str, Any], tmp_path: Path
     assert {each.name: contents(each.folder(tmp_path)) for each in RUNS} == serial
 
 
+@pytest.mark.slow
 def test_a_run_that_kills_every_worker_has_failed_and_the_others_go_on(tmp_path: Path) -> None:
     deadly = tmp_path / "deadly.py"
     deadly.write_text(
