@@ -5,13 +5,15 @@ from typing import Any
 
 from stable_baselines3.common.type_aliases import GymEnv
 
+from slot_rl.agents.a2c import A2CAgent
 from slot_rl.agents.aligned import AlignedAgent
 from slot_rl.agents.checkpoint import MANIFEST, CheckpointedAgent, read_agent
 from slot_rl.agents.improve_and_imitate import ImproveAndImitateAgent
 from slot_rl.agents.policy import SlotPolicy
 from slot_rl.agents.policy_agent import PolicyAgent
 from slot_rl.agents.ppo import PPOAgent
-from slot_rl.agents.references import REFERENCES, ReferenceAgent
+from slot_rl.agents.reference_agent import ReferenceAgent
+from slot_rl.agents.references import REFERENCES
 from slot_rl.agents.reinforce import ReinforceAgent
 from slot_rl.agents.reproduction import ReproductionAgent
 from slot_rl.agents.through_estimator import THROUGH_ESTIMATOR, GumbelAgent, ThroughEstimatorAgent
@@ -20,6 +22,7 @@ POLICY_AGENTS: dict[str, type[PolicyAgent]] = {
     **THROUGH_ESTIMATOR,
     "reinforce": ReinforceAgent,
     "ppo": PPOAgent,
+    "a2c": A2CAgent,
     "improve_and_imitate": ImproveAndImitateAgent,
     "reproduction": ReproductionAgent,
     "aligned": AlignedAgent,
@@ -33,6 +36,7 @@ __all__ = [
     "AGENTS",
     "POLICY_AGENTS",
     "REFERENCES",
+    "A2CAgent",
     "AlignedAgent",
     "CheckpointedAgent",
     "GumbelAgent",

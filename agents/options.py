@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Literal
 from slot_rl.agents.schedules import Schedule, ScheduleKind, make_schedule
 from slot_rl.estimators.aligner import AlignerConfig
 from slot_rl.policies import PointerSize
+from slot_rl.search import check_breeding, check_fit
 from slot_rl.selectors import Gumbel, Selector
 
 
@@ -207,7 +208,23 @@ class ReinforceOptions(AgentOptions):
 
 
 @dataclass(frozen=True)
-class PPOOptions(AgentOptions):
+class OnPolicyOptions(AgentOptions):
+    """What Stable-Baselines3's on-policy algorithms share.
+
+    Attributes:
+        value_coefficient: Weight of the value's squared error.
+    """
+
+    value_coefficient: float = 0.5
+
+    def __post_init__(self) -> None:
+        """Refuses values that no training could use."""
+        super().__post_init__()
+        _refuse_negative(self.value_coefficient)
+
+
+@dataclass(frozen=True)
+class PPOOptions(OnPolicyOptions):
     """Stable-Baselines3's PPO with the shared policy.
 
     Attributes:
@@ -215,25 +232,34 @@ class PPOOptions(AgentOptions):
         minibatch_size: Rows per gradient step.
         epochs: Passes over each rollout.
         clip_range: How far the probability ratio may move.
-        value_coefficient: Weight of the value's squared error.
     """
 
     batch_size: int = 2048
     minibatch_size: int = 256
     epochs: int = 4
     clip_range: float = 0.2
-    value_coefficient: float = 0.5
     max_grad_norm: float = 0.5
 
     def __post_init__(self) -> None:
         """Refuses values that no training could use."""
         super().__post_init__()
-        _refuse_negative(self.value_coefficient)
         if not 2 <= self.minibatch_size <= self.batch_size or self.epochs < 1 or not self.clip_range > 0:
             raise ValueError(
                 "expected minibatch_size from 2 to batch_size, epochs >= 1 and clip_range > 0, "
                 f"got {self.minibatch_size}, {self.epochs} and {self.clip_range}"
             )
+
+
+@dataclass(frozen=True)
+class A2COptions(OnPolicyOptions):
+    """Stable-Baselines3's A2C with the shared policy.
+
+    Attributes:
+        normalise_advantage: Whether each batch's advantages are standardised, as those of reinforce and PPO are.
+    """
+
+    max_grad_norm: float = 0.5
+    normalise_advantage: bool = True
 
 
 @dataclass(frozen=True)
@@ -278,6 +304,66 @@ class GuidedSearchOptions(SearchOptions):
     def starts(self) -> int:
         """Random starts that the calls are spread over."""
         return max(1, round(self.calls_per_context / self.calls_per_start))
+
+
+@dataclass(frozen=True)
+class GeneticOptions(SearchOptions):
+    """A genetic algorithm.
+
+    Attributes:
+        population: Rows that live at once; half the root of the calls if left out, from 4 to 32.
+        tournament: Rows that compete to be a parent.
+        mutations: Slots of a child that mutate, on average; one at least does.
+    """
+
+    population: int | None = None
+    tournament: int = 3
+    mutations: float = 1.0
+
+    def __post_init__(self) -> None:
+        """Refuses settings that no population could live with."""
+        super().__post_init__()
+        check_breeding(self.population, self.tournament, self.mutations)
+
+
+@dataclass(frozen=True)
+class CrossEntropyOptions(SearchOptions):
+    """The cross-entropy method, with an independent categorical for each slot.
+
+    Attributes:
+        draws: Rows drawn in a round; the root of twice the calls if left out, at most 128.
+        elite: Share of them that the distribution is fitted to.
+        smoothing: How far a round moves the probabilities to the elites' frequencies.
+    """
+
+    draws: int | None = None
+    elite: float = 0.1
+    smoothing: float = 0.3
+
+    def __post_init__(self) -> None:
+        """Refuses settings with which nothing could be fitted."""
+        super().__post_init__()
+        check_fit(self.draws, self.elite, self.smoothing)
+
+
+@dataclass(frozen=True)
+class NevergradOptions(SearchOptions):
+    """An optimizer of the package nevergrad.
+
+    Attributes:
+        optimizer: Its name in nevergrad's registry.
+        variables: How a row is put to it: "array" as an array of numbers that are cast to integers, "transition" and
+            "choice" as nevergrad's categoricals of these names.
+    """
+
+    optimizer: str = "DiscreteLenglerOnePlusOne"
+    variables: Literal["array", "transition", "choice"] = "array"
+
+    def __post_init__(self) -> None:
+        """Refuses variables that there are none of; the optimizer's name is nevergrad's to know."""
+        super().__post_init__()
+        if self.variables not in ("array", "transition", "choice"):
+            raise ValueError(f"expected variables array, transition or choice, got {self.variables!r}")
 
 
 @dataclass(frozen=True)

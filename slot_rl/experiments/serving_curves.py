@@ -5,6 +5,7 @@ in all, each from its own start or draws; the mean is what one answer may be exp
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import torch
 
 from slot_rl.agents import AGENTS, PolicyAgent
 from slot_rl.agents.checkpoint import CheckpointedAgent
+from slot_rl.agents.options import SearchOptions
 from slot_rl.agents.serving import Serving, serve
 from slot_rl.envs import SlotVecEnv
 from slot_rl.experiments.console import print_table
@@ -45,14 +47,28 @@ def policy_curves(
     return curves
 
 
-def search_curve(name: str, evaluation: Evaluation, seed: int, searched: Sequence[int] = SEARCHED) -> Curve:
-    """Returns the curve of a reference that searches from random starts, by its agent's name."""
+def search_curve(
+    name: str,
+    evaluation: Evaluation,
+    seed: int,
+    searched: Sequence[int] = SEARCHED,
+    options: SearchOptions | None = None,
+) -> Curve:
+    """Returns the curve of a reference that searches from random starts.
+
+    Args:
+        name: The agent's name.
+        evaluation: The requests.
+        seed: Seeds the starts.
+        searched: Calls for each request.
+        options: The agent's options but for the calls; its defaults if None.
+    """
     observation, problem = often(evaluation.observation), evaluation.problem
     build: Any = AGENTS[name]
     curve: Curve = []
     for calls in searched:
-        options = build.options_type(calls_per_context=calls)
-        agent: CheckpointedAgent = build(SlotVecEnv(problem.with_fresh_budget(), 1), options, seed=seed)
+        asked = replace(options or build.options_type(), calls_per_context=calls)
+        agent: CheckpointedAgent = build(SlotVecEnv(problem.with_fresh_budget(), 1), asked, seed=seed)
         curve.append((calls, _optimality(evaluation, problem.score(observation, agent.choose(observation)))))
     return curve
 

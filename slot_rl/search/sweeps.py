@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from slot_rl.problems.base import Observation, Problem
+from slot_rl.search.allowed import allowed_items
 from slot_rl.search.guided import Found, random_choice
 
 
@@ -33,7 +34,7 @@ def local_search(problem: Problem, observation: Observation, calls: int, generat
     score = problem.score(observation, choice)
     best = Found(choice, score)
     left, stale = torch.full((batch,), calls - 1), torch.zeros(batch, dtype=torch.long)
-    allowed = _allowed(problem, observation)
+    allowed = allowed_items(problem, observation)
     slot = 0
     while bool((left > 0).any()):
         tried, found = _sweep_slot(problem, observation, choice, slot, allowed[:, slot], left)
@@ -71,12 +72,6 @@ def _sweep_slot(
     moved = choice.clone()
     moved[:, slot] = top
     return tried, Found(moved, score)
-
-
-def _allowed(problem: Problem, observation: Observation) -> Tensor:
-    mask = problem.mask(observation)
-    shape = (len(observation), problem.slots, problem.items)
-    return torch.ones(shape, dtype=torch.bool) if mask is None else mask.expand(shape)
 
 
 def _better_of(old: Found, new: Found) -> Found:

@@ -113,7 +113,7 @@ def _serving(agent: CheckpointedAgent, evaluation: Evaluation, seed: int) -> dic
     if isinstance(agent, PolicyAgent):
         return dict(policy_curves(agent, evaluation, seed, SERVED))
     if isinstance(agent.options, SearchOptions):
-        return {"search": search_curve(agent.name, evaluation, seed, SEARCHED)}
+        return {"search": search_curve(agent.name, evaluation, seed, SEARCHED, agent.options)}
     return {}
 
 

@@ -6,7 +6,7 @@ from math import isinf
 
 from slot_rl.experiments.comparison.conclusions import TARGET, Conclusions
 from slot_rl.experiments.comparison.curves import Reach
-from slot_rl.experiments.comparison.differences import PairComparison
+from slot_rl.experiments.comparison.differences import OVERALL, PairComparison
 from slot_rl.experiments.comparison.estimates import AgentSummary, Estimate
 from slot_rl.experiments.comparison.html import Table
 from slot_rl.experiments.evaluation import GUIDED_CALLS
@@ -29,7 +29,9 @@ def agents_table(found: Conclusions, task: str) -> Table:
         f"+{GUIDED_CALLS} calls",
     ]
     columns += ["true", "est - true", "calls each", "calls", "backwards", "s"]
-    return Table(columns, [list(_agent(summary)) for summary in found.summaries[task]], _caption(found, task))
+    # Tasks have scores of their own: their mean has no unit.
+    summaries = [replace(one, gap=None) if task == OVERALL else one for one in found.summaries[task]]
+    return Table(columns, [list(_agent(summary)) for summary in summaries], _caption(found, task))
 
 
 def pairs_table(found: Conclusions, task: str, leader_alone: bool = False) -> Table:
@@ -114,13 +116,18 @@ def _agent(summary: AgentSummary) -> Iterator[str]:
 def _pair(pair: PairComparison) -> list[str]:
     return [
         f"{pair.first} - {pair.second}",
-        figure(pair.difference.value),
-        interval(pair.difference),
+        _small(pair.difference.value),
+        f"{_small(pair.difference.low)} to {_small(pair.difference.high)}",
         f"{pair.improvement.value:.2f}",
         f"{pair.improvement.low:.2f} to {pair.improvement.high:.2f}",
         f"{pair.adjusted_p:.2g}",
         pair.verdict,
     ]
+
+
+def _small(value: float) -> str:
+    """Returns a difference that is told from zero, however small it is."""
+    return f"{value:.0e}" if 0 < abs(value) < 0.0005 else figure(value)
 
 
 def _turned(pair: PairComparison) -> PairComparison:
