@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from slot_rl import __version__
-from slot_rl.agents import AGENTS, REFERENCES, PolicyAgent
+from slot_rl.agents import AGENTS, PolicyAgent
 from slot_rl.agents.checkpoint import CheckpointedAgent, options_from_json
 from slot_rl.agents.options import SearchOptions
 from slot_rl.bundles import write_json
@@ -115,8 +115,3 @@ def _serving(agent: CheckpointedAgent, evaluation: Evaluation, seed: int) -> dic
     if isinstance(agent.options, SearchOptions):
         return {"search": search_curve(agent.name, evaluation, seed, SEARCHED, agent.options)}
     return {}
-
-
-def is_reference(agent: str) -> bool:
-    """Returns whether an agent has no policy to train."""
-    return agent in REFERENCES
