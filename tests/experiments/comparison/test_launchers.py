@@ -65,19 +65,28 @@ def test_results_are_those_of_a_serial_run(workers: int, serial: dict[str, Any],
     assert sorted(board.ends) == sorted((each.name, None) for each in RUNS)
 
 
-def kill_when(condition: Callable[[], bool], find: Callable[[], int | None]) -> threading.Thread:
-    def wait_and_kill() -> None:
+class Killer(threading.Thread):
+    """Kills a process as soon as there is one to kill.
+
+    Attributes:
+        killed: Which process it killed; None so far.
+    """
+
+    def __init__(self, condition: Callable[[], bool], find: Callable[[], int | None]) -> None:
+        super().__init__()
+        self.killed: int | None = None
+        self._condition, self._find = condition, find
+        self.start()
+
+    def run(self) -> None:
         deadline = time.monotonic() + 60
         while time.monotonic() < deadline:
-            pid = find() if condition() else None
+            pid = self._find() if self._condition() else None
             if pid is not None:
                 os.kill(pid, signal.SIGKILL)
+                self.killed = pid
                 return
             time.sleep(0.02)
-
-    thread = threading.Thread(target=wait_and_kill)
-    thread.start()
-    return thread
 
 
 def a_worker() -> int | None:
@@ -86,7 +95,7 @@ def a_worker() -> int | None:
 
 
 def test_a_killed_workers_run_begins_anew(serial: dict[str, Any], tmp_path: Path) -> None:
-    killer = kill_when(lambda: any((tmp_path / "runs").glob(".*/metrics.jsonl")), a_worker)
+    killer = Killer(lambda: any((tmp_path / "runs").glob(".*/metrics.jsonl")), a_worker)
     board = launch(RUNS, tmp_path, 2)
     killer.join()
     assert board.restarts and all("exit code -9" in why for why in board.restarts)
@@ -140,9 +149,10 @@ def test_no_workers_are_refused(workers: int) -> None:
 @pytest.mark.slow
 def test_ray_gives_the_same_also_when_a_worker_is_killed(serial: dict[str, Any], tmp_path: Path) -> None:
     pytest.importorskip("ray")
-    killer = kill_when(lambda: True, busy_ray_worker)
+    killer = Killer(lambda: True, busy_ray_worker)
     board = launch(RUNS, tmp_path, 2, "ray")
     killer.join()
+    assert killer.killed is not None
     assert all_contents(tmp_path) == serial
     assert sorted(board.ends) == sorted((each.name, None) for each in RUNS)
 
