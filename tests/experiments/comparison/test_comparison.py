@@ -94,15 +94,15 @@ def check_dashboards(out: Path) -> None:
     assert (group, job_type) == ("comparison__out", "comparison")
 
 
-def start(flags: list[str]) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, str(SCRIPT), *flags, "--wandb", "disabled"],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        cwd=ROOT,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-    )
+def start(flags: list[str], log: Path) -> subprocess.Popen[bytes]:
+    with open(log, "wb") as file:
+        return subprocess.Popen(
+            [sys.executable, str(SCRIPT), *flags, "--wandb", "disabled"],
+            stdout=file,
+            stderr=subprocess.STDOUT,
+            cwd=ROOT,
+            env=os.environ | {"OMP_NUM_THREADS": "1"},
+        )
 
 
 def children(pid: int) -> list[int]:
@@ -112,11 +112,11 @@ def children(pid: int) -> list[int]:
 @pytest.mark.slow
 def test_killing_workers_and_the_command_at_random_times_changes_nothing(flags: list[str], tmp_path: Path) -> None:
     undisturbed = [*flags[:-1], str(tmp_path / "undisturbed")]
-    process = start(undisturbed)
-    assert process.wait(300) == 0, process.communicate()[0]
+    log = tmp_path / "log.txt"
+    assert start(undisturbed, log).wait(300) == 0, log.read_text()
     dice, kills = random.Random(0), 0
     for round_ in range(12):
-        process = start(flags)
+        process = start(flags, log)
         deadline = time.monotonic() + dice.uniform(6, 20)
         while process.poll() is None and time.monotonic() < deadline:
             time.sleep(dice.uniform(0.5, 2))
@@ -128,9 +128,7 @@ def test_killing_workers_and_the_command_at_random_times_changes_nothing(flags: 
         if process.wait() == 0:
             break
     assert kills > 0
-    process = start(flags)
-    output, _ = process.communicate(timeout=300)
-    assert process.returncode == 0, output
+    assert start(flags, log).wait(300) == 0, log.read_text()
     assert long_table(tmp_path / "out") == long_table(tmp_path / "undisturbed")
     assert pairs(tmp_path / "out") == pairs(tmp_path / "undisturbed")
     assert not list((tmp_path / "out" / "runs").glob(".*"))
@@ -138,13 +136,14 @@ def test_killing_workers_and_the_command_at_random_times_changes_nothing(flags: 
 
 @pytest.mark.slow
 def test_ctrl_c_keeps_what_is_finished_and_says_so(flags: list[str], tmp_path: Path) -> None:
-    process = start([*flags, "--timesteps", "300000"])
+    log = tmp_path / "log.txt"
+    process = start([*flags, "--timesteps", "300000"], log)
     while not list((tmp_path / "out" / "runs").glob(".*/metrics.jsonl")):
         assert process.poll() is None
         time.sleep(0.1)
     process.send_signal(signal.SIGINT)
-    output, _ = process.communicate(timeout=60)
-    assert process.returncode == 130 and "interrupted" in output and "Traceback" not in output
+    assert process.wait(60) == 130, log.read_text()
+    assert "interrupted" in log.read_text() and "Traceback" not in log.read_text()
     assert not list((tmp_path / "out" / "runs").glob(".*"))
 
 
