@@ -4,54 +4,13 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from rugged import CheckedRows, requests, row_problem, slot_problem
 from torch import Tensor
 
-from slot_rl.estimators import EstimatorNet, EstimatorShape
-from slot_rl.problems import Budget, Observation, Problem, RowProblem, SlotProblem, check_choice, make_problem
+from slot_rl.problems import Budget, Observation, SlotProblem, check_choice, make_problem
 from slot_rl.search import best_of, cross_entropy, cross_entropy_search, enumerate_landscape, random_choice
 from slot_rl.search.guided import Found
-from slot_rl.seeding import generator_from, seeded_initialisation
-
-SIZES = (2, 5, 3)
-
-
-def rugged_net(shape: EstimatorShape, seed: int) -> EstimatorNet:
-    """A network with many local optima."""
-    with seeded_initialisation(seed):
-        net = EstimatorNet(shape)
-    with torch.no_grad():
-        for part in net.parameters():
-            part.mul_(3)
-    return net
-
-
-class Watched(SlotProblem):
-    """Keeps what is asked, ``(draws, batch, slots)`` a round, and refuses what is not allowed."""
-
-    def score(self, observation: Observation, choice: Tensor) -> Tensor:
-        for rows in choice.reshape(-1, *choice.shape[-2:]):
-            check_choice(self, observation, rows)
-        score = super().score(observation, choice)
-        self.asked = [*getattr(self, "asked", []), (choice, score)]
-        return score
-
-
-def slot_problem(slots: int = 3, items: int = 4, seed: int = 0) -> Watched:
-    return Watched(rugged_net(EstimatorShape(slots, 2, (16,)), seed), slots, items, 2)
-
-
-def arbitrary_mask(batch: int, slots: int, items: int, seed: int) -> Tensor:
-    """Any masks with at least one item in each slot, which need not be the first."""
-    generator = generator_from(seed)
-    mask = torch.rand(batch, slots, items, generator=generator) < 0.5
-    return mask.scatter(-1, torch.randint(items, (batch, slots, 1), generator=generator), True)
-
-
-def requests(problem: Problem, batch: int, masked: bool, seed: int) -> Observation:
-    observation = problem.sample(batch, generator_from(seed))
-    if masked:
-        return Observation(observation.candidates, arbitrary_mask(batch, problem.slots, problem.items, seed))
-    return observation
+from slot_rl.seeding import generator_from
 
 
 def watch_probabilities(monkeypatch: pytest.MonkeyPatch) -> list[Tensor]:
@@ -101,14 +60,7 @@ def test_every_request_pays_exactly_its_calls_for_allowed_rows_and_gets_the_best
 @settings(max_examples=20, deadline=None, derandomize=True)
 @given(st.integers(1, 4), st.integers(1, 60), st.integers(0, 10_000))
 def test_the_padding_of_short_vocabularies_is_neither_scored_nor_chosen(batch: int, calls: int, seed: int) -> None:
-    class Checked(RowProblem):
-        def score(self, observation: Observation, choice: Tensor) -> Tensor:
-            for rows in choice:
-                check_choice(self, observation, rows)
-            return super().score(observation, choice)
-
-    net = rugged_net(EstimatorShape(3, 3, (8,), SIZES, (4,), context_dim=2), seed % 5)
-    problem = Checked(net, torch.arange(4).unsqueeze(-1))
+    problem = row_problem(seed % 5, CheckedRows)
     observation = problem.sample(batch, generator_from(seed))
     check_choice(problem, observation, cross_entropy_search(problem, observation, calls, generator_from(seed)).choice)
     assert problem.budget == Budget(batch * calls, 0)

@@ -11,45 +11,23 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from rugged import SIZES, arbitrary_mask, row_problem, rugged_net, rugged_row_net
 from torch import Tensor
 
-from slot_rl.estimators import EstimatorNet, EstimatorShape
-from slot_rl.problems import Budget, Observation, Problem, RowProblem, SlotProblem, check_choice
+from slot_rl.estimators import EstimatorShape
+from slot_rl.problems import Budget, Observation, Problem, SlotProblem, check_choice
 from slot_rl.search import Found, best_of, guided_search, random_choice, restarted_search
-from slot_rl.seeding import generator_from, seeded_initialisation
-
-
-def rugged_net(shape: EstimatorShape, seed: int) -> EstimatorNet:
-    """A network whose first-order effects often mislead."""
-    with seeded_initialisation(seed):
-        net = EstimatorNet(shape)
-    with torch.no_grad():
-        for part in net.parameters():
-            part.mul_(3)
-    return net
+from slot_rl.seeding import generator_from
 
 
 def rugged(slots: int = 3, items: int = 4, dim: int = 2, seed: int = 0) -> SlotProblem:
     return SlotProblem(rugged_net(EstimatorShape(slots, dim, (16, 16)), seed), slots, items, dim)
 
 
-def rows(seed: int = 0) -> RowProblem:
-    net = rugged_net(EstimatorShape(3, 3, (16,), (2, 5, 3), (4,), context_dim=2), seed)
-    return RowProblem(net, torch.arange(4).unsqueeze(-1))
-
-
 def linear(slots: int, items: int, dim: int, seed: int) -> SlotProblem:
     """A separable problem: each slot has its own direction."""
     weights = torch.randn(slots, dim, generator=generator_from(seed))
     return SlotProblem(lambda vectors: (vectors * weights).sum(dim=(-1, -2)), slots, items, dim)
-
-
-def arbitrary_mask(batch: int, slots: int, items: int, seed: int) -> Tensor:
-    """Any masks with at least one item in each slot, which need not be the first."""
-    generator = generator_from(seed)
-    mask = torch.rand(batch, slots, items, generator=generator) < 0.4
-    sure = torch.randint(items, (batch, slots, 1), generator=generator)
-    return mask.scatter(-1, sure, True)
 
 
 def one_row_search(
@@ -106,13 +84,13 @@ def test_each_row_of_a_slot_problem_takes_the_path_of_the_slow_search(masked: bo
 
 @pytest.mark.parametrize("rounds", [0, 1, 2, 3, 5, 8, 30])
 def test_each_context_of_a_row_problem_takes_the_path_of_the_slow_search(rounds: int) -> None:
-    problem, net = rows(), rugged_net(EstimatorShape(3, 3, (16,), (2, 5, 3), (4,), context_dim=2), 0)
+    problem, net = row_problem(), rugged_row_net()
     observation = problem.evaluation_observations(4, generator_from(0))
     start = random_choice(problem, observation, generator_from(3))
     found = guided_search(problem, observation, start, rounds)
     assert net.catalogue is not None
     catalogue = net.catalogue.detach()
-    items = [{n: catalogue[slot, n] for n in range(size)} for slot, size in enumerate((2, 5, 3))]
+    items = [{n: catalogue[slot, n] for n in range(size)} for slot, size in enumerate(SIZES)]
     for row in range(4):
         context = torch.tensor([row])
 
@@ -200,7 +178,7 @@ def test_as_many_rounds_as_slots_find_the_optimum_of_a_separable_problem(masked:
 
 @pytest.mark.parametrize("kind", ["slots", "rows"])
 def test_restarts_never_do_worse_than_any_single_search(kind: str) -> None:
-    problem: Problem = rows() if kind == "rows" else rugged(slots=4, items=8)
+    problem: Problem = row_problem() if kind == "rows" else rugged(slots=4, items=8)
     observation = problem.sample(20, generator_from(0))
     several = restarted_search(problem, observation, 4, 5, generator_from(7))
     assert problem.budget == Budget(4 * 6 * 20, 4 * 6 * 20)
@@ -243,7 +221,7 @@ def test_random_choices_are_uniform_over_the_allowed_items() -> None:
 
 
 def test_random_choices_stay_within_short_vocabularies_and_repeat_under_a_generator() -> None:
-    problem = rows()
+    problem = row_problem()
     observation = problem.sample(20_000, generator_from(0))
     choice = random_choice(problem, observation, generator_from(1))
     assert [int(column.max()) for column in choice.T] == [1, 4, 2]
@@ -295,7 +273,7 @@ def slow_rounds(
     ],
 )
 def test_rounds_of_several_swaps_take_the_path_and_cost_of_the_slow_search(kind: str, proposals: int) -> None:
-    problem: Problem = rows() if kind == "rows" else rugged()
+    problem: Problem = row_problem() if kind == "rows" else rugged()
     observation = problem.sample(8, generator_from(1))
     if kind == "masked slots":
         observation = Observation(observation.candidates, arbitrary_mask(8, 3, 4, seed=2))

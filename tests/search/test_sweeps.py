@@ -12,47 +12,13 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from rugged import CheckedRows, requests, row_problem, rugged_net, slot_problem
 from torch import Tensor
 
-from slot_rl.estimators import EstimatorNet, EstimatorShape
-from slot_rl.problems import Budget, Observation, Problem, RowProblem, SlotProblem, check_choice
+from slot_rl.estimators import EstimatorShape
+from slot_rl.problems import Budget, Observation, Problem, SlotProblem, check_choice
 from slot_rl.search import enumerate_landscape, local_search, random_choice, sweeps
-from slot_rl.seeding import generator_from, seeded_initialisation
-
-SIZES = (2, 5, 3)
-
-
-def rugged_net(shape: EstimatorShape, seed: int) -> EstimatorNet:
-    """A network with many local optima."""
-    with seeded_initialisation(seed):
-        net = EstimatorNet(shape)
-    with torch.no_grad():
-        for part in net.parameters():
-            part.mul_(3)
-    return net
-
-
-def slot_problem(slots: int = 3, items: int = 4, seed: int = 0) -> SlotProblem:
-    return SlotProblem(rugged_net(EstimatorShape(slots, 2, (16,)), seed), slots, items, 2)
-
-
-def row_problem(seed: int = 0) -> RowProblem:
-    net = rugged_net(EstimatorShape(3, 3, (16,), SIZES, (4,), context_dim=2), seed)
-    return RowProblem(net, torch.arange(4).unsqueeze(-1))
-
-
-def arbitrary_mask(batch: int, slots: int, items: int, seed: int) -> Tensor:
-    """Any masks with at least one item in each slot, which need not be the first."""
-    generator = generator_from(seed)
-    mask = torch.rand(batch, slots, items, generator=generator) < 0.5
-    return mask.scatter(-1, torch.randint(items, (batch, slots, 1), generator=generator), True)
-
-
-def requests(problem: Problem, batch: int, masked: bool, seed: int) -> Observation:
-    observation = problem.sample(batch, generator_from(seed))
-    if masked:
-        return Observation(observation.candidates, arbitrary_mask(batch, problem.slots, problem.items, seed))
-    return observation
+from slot_rl.seeding import generator_from
 
 
 def allowed_items(problem: Problem, request: Observation) -> list[list[int]]:
@@ -171,13 +137,7 @@ def test_whatever_the_sizes_and_masks_each_row_pays_exactly_its_calls_and_never_
 @settings(max_examples=20, deadline=None, derandomize=True)
 @given(st.integers(1, 4), st.integers(1, 40), st.integers(0, 10_000))
 def test_the_padding_of_short_vocabularies_is_neither_scored_nor_chosen(batch: int, calls: int, seed: int) -> None:
-    class Checked(RowProblem):
-        def score(self, observation: Observation, choice: Tensor) -> Tensor:
-            check_choice(self, observation, choice)
-            return super().score(observation, choice)
-
-    net = rugged_net(EstimatorShape(3, 3, (8,), SIZES, (4,), context_dim=2), seed % 5)
-    problem = Checked(net, torch.arange(4).unsqueeze(-1))
+    problem = row_problem(seed % 5, CheckedRows)
     observation = problem.sample(batch, generator_from(seed))
     check_choice(problem, observation, local_search(problem, observation, calls, generator_from(seed)).choice)
     assert problem.budget == Budget(batch * calls, 0)
