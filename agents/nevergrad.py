@@ -34,8 +34,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from slot_rl.agents.options import NevergradOptions
 from slot_rl.agents.reference_agent import SearchAgent
+from slot_rl.agents.search_options import NevergradOptions
 from slot_rl.problems import Observation, Problem
 from slot_rl.search import Found, allowed_items, best_of
 

@@ -16,7 +16,7 @@ from stable_baselines3.common.utils import obs_as_tensor
 from stable_baselines3.common.vec_env import VecEnv
 
 from slot_rl.agents.base import problem_of
-from slot_rl.agents.options import OnPolicyOptions
+from slot_rl.agents.options import RewardOptions
 from slot_rl.agents.policy import SlotPolicy, policy_kwargs
 from slot_rl.agents.policy_agent import PolicyAgent
 from slot_rl.agents.scale import RunningScale
@@ -25,7 +25,7 @@ from slot_rl.agents.scale import RunningScale
 class OnPolicyAgent(PolicyAgent, OnPolicyAlgorithm):
     """An on-policy algorithm on the environment's rewards; subclasses name it as their second base."""
 
-    options: OnPolicyOptions
+    options: RewardOptions
     policy: SlotPolicy
 
     def __init__(self, env: GymEnv | str, options: Any = None, seed: int = 0, verbose: int = 0) -> None:

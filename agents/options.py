@@ -1,4 +1,4 @@
-"""The flags of each agent: typed, with defaults that suit one-step episodes."""
+"""The flags of each agent that learns: typed, with defaults that suit one-step episodes."""
 
 from dataclasses import asdict, dataclass, field, fields, make_dataclass, replace
 from math import inf
@@ -8,7 +8,6 @@ from typing import Any, ClassVar, Literal
 from slot_rl.agents.schedules import Schedule, ScheduleKind, make_schedule
 from slot_rl.estimators.aligner import AlignerConfig
 from slot_rl.policies import PointerSize
-from slot_rl.search import check_breeding, check_fit
 from slot_rl.selectors import Gumbel, Selector
 
 
@@ -192,24 +191,8 @@ class ImproveAndImitateOptions(AgentOptions):
 
 
 @dataclass(frozen=True)
-class ReinforceOptions(AgentOptions):
-    """REINFORCE through env.step alone, with a learned value baseline.
-
-    Attributes:
-        value_coefficient: Weight of the baseline's squared error.
-    """
-
-    value_coefficient: float = 0.5
-
-    def __post_init__(self) -> None:
-        """Refuses values that no training could use."""
-        super().__post_init__()
-        _refuse_negative(self.value_coefficient)
-
-
-@dataclass(frozen=True)
-class OnPolicyOptions(AgentOptions):
-    """What Stable-Baselines3's on-policy algorithms share.
+class RewardOptions(AgentOptions):
+    """What agents share that learn from the environment's rewards alone: a learned value beside the policy.
 
     Attributes:
         value_coefficient: Weight of the value's squared error.
@@ -224,7 +207,12 @@ class OnPolicyOptions(AgentOptions):
 
 
 @dataclass(frozen=True)
-class PPOOptions(OnPolicyOptions):
+class ReinforceOptions(RewardOptions):
+    """REINFORCE through env.step alone, with the learned value as its baseline."""
+
+
+@dataclass(frozen=True)
+class PPOOptions(RewardOptions):
     """Stable-Baselines3's PPO with the shared policy.
 
     Attributes:
@@ -251,7 +239,7 @@ class PPOOptions(OnPolicyOptions):
 
 
 @dataclass(frozen=True)
-class A2COptions(OnPolicyOptions):
+class A2COptions(RewardOptions):
     """Stable-Baselines3's A2C with the shared policy.
 
     Attributes:
@@ -260,110 +248,6 @@ class A2COptions(OnPolicyOptions):
 
     max_grad_norm: float = 0.5
     normalise_advantage: bool = True
-
-
-@dataclass(frozen=True)
-class SearchOptions(Options):
-    """A search from random starts.
-
-    Attributes:
-        calls_per_context: Forwards for each answer.
-    """
-
-    calls_per_context: int = 31
-
-    def __post_init__(self) -> None:
-        """Refuses an answer without a call."""
-        if self.calls_per_context < 1:
-            raise ValueError(f"expected calls_per_context >= 1, got {self.calls_per_context}")
-
-
-@dataclass(frozen=True)
-class LocalSearchOptions(SearchOptions):
-    """Plain coordinate sweeps, from random starts whenever a sweep brings nothing."""
-
-
-@dataclass(frozen=True)
-class GuidedSearchOptions(SearchOptions):
-    """Swaps guided by the estimator's gradient.
-
-    Attributes:
-        calls_per_context: Forwards, and as many backwards, for each answer.
-        calls_per_start: About how many of them one random start gets; on TF factors, a start has converged by 49.
-    """
-
-    calls_per_start: int = 49
-
-    def __post_init__(self) -> None:
-        """Refuses an answer or a start without a call."""
-        super().__post_init__()
-        if self.calls_per_start < 1:
-            raise ValueError(f"expected calls_per_start >= 1, got {self.calls_per_start}")
-
-    @property
-    def starts(self) -> int:
-        """Random starts that the calls are spread over."""
-        return max(1, round(self.calls_per_context / self.calls_per_start))
-
-
-@dataclass(frozen=True)
-class GeneticOptions(SearchOptions):
-    """A genetic algorithm.
-
-    Attributes:
-        population: Rows that live at once; half the root of the calls if left out, from 4 to 32.
-        tournament: Rows that compete to be a parent.
-        mutations: Slots of a child that mutate, on average; one at least does.
-    """
-
-    population: int | None = None
-    tournament: int = 3
-    mutations: float = 1.0
-
-    def __post_init__(self) -> None:
-        """Refuses settings that no population could live with."""
-        super().__post_init__()
-        check_breeding(self.population, self.tournament, self.mutations)
-
-
-@dataclass(frozen=True)
-class CrossEntropyOptions(SearchOptions):
-    """The cross-entropy method, with an independent categorical for each slot.
-
-    Attributes:
-        draws: Rows drawn in a round; the root of twice the calls if left out, at most 128.
-        elite: Share of them that the distribution is fitted to.
-        smoothing: How far a round moves the probabilities to the elites' frequencies.
-    """
-
-    draws: int | None = None
-    elite: float = 0.1
-    smoothing: float = 0.3
-
-    def __post_init__(self) -> None:
-        """Refuses settings with which nothing could be fitted."""
-        super().__post_init__()
-        check_fit(self.draws, self.elite, self.smoothing)
-
-
-@dataclass(frozen=True)
-class NevergradOptions(SearchOptions):
-    """An optimizer of the package nevergrad.
-
-    Attributes:
-        optimizer: Its name in nevergrad's registry.
-        variables: How a row is put to it: "array" as an array of numbers that are cast to integers, "transition" and
-            "choice" as nevergrad's categoricals of these names.
-    """
-
-    optimizer: str = "DiscreteLenglerOnePlusOne"
-    variables: Literal["array", "transition", "choice"] = "array"
-
-    def __post_init__(self) -> None:
-        """Refuses variables that there are none of; the optimizer's name is nevergrad's to know."""
-        super().__post_init__()
-        if self.variables not in ("array", "transition", "choice"):
-            raise ValueError(f"expected variables array, transition or choice, got {self.variables!r}")
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,9 @@ from torch import Tensor
 
 from slot_rl.agents.base import needed_problem
 from slot_rl.agents.checkpoint import CheckpointedAgent
-from slot_rl.agents.options import Options, SearchOptions
+from slot_rl.agents.options import Options
 from slot_rl.agents.policy import SlotPolicy
+from slot_rl.agents.search_options import SearchOptions
 from slot_rl.envs.episodes import from_arrays
 from slot_rl.problems import Budget, Observation, Problem
 from slot_rl.seeding import generator_from

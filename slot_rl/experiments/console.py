@@ -18,6 +18,11 @@ console = Console(highlight=False)
 _errors = Console(stderr=True, highlight=False, soft_wrap=True)
 
 
+def say(text: str) -> None:
+    """Prints one line as it is: neither folded, however narrow the terminal is or a log file seems, nor marked up."""
+    console.print(text, soft_wrap=True, markup=False, emoji=False)
+
+
 def progress_bar() -> Progress:
     """Returns a progress bar with count, remaining time, and a free text field ``note``; fits into 80 columns."""
     return Progress(

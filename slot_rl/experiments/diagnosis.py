@@ -21,7 +21,7 @@ from torch import Tensor
 from slot_rl.agents import PolicyAgent, load_agent
 from slot_rl.bundles import write_json
 from slot_rl.envs import SlotVecEnv
-from slot_rl.experiments.console import console, print_table, progress_bar
+from slot_rl.experiments.console import console, print_table, progress_bar, say
 from slot_rl.experiments.plots import Point, plot_bias_and_variance
 from slot_rl.experiments.reevaluation import problem_of_run
 from slot_rl.experiments.run_folder import CHECKPOINT, check_free, fresh_folder, read_config
@@ -285,7 +285,7 @@ def _report(config: DiagnosisConfig, env_id: str, found: list[Health], truth: Tr
     _print(f"gradients on {env_id}; error at {config.calls:,} calls per request", found)
     console.print(f"true gradient: {truth.description}")
     console.print(recommendation(found, config.calls))
-    console.print(f"figures and picture: {config.out}", soft_wrap=True, markup=False, emoji=False)
+    say(f"figures and picture: {config.out}")
 
 
 def _print(title: str, found: list[Health]) -> None:

@@ -16,6 +16,7 @@ from slot_rl.agents import AGENTS
 from slot_rl.agents.checkpoint import options_from_json
 from slot_rl.agents.options import Options
 from slot_rl.bundles import write_atomically
+from slot_rl.problems.named import short_name
 
 SHIPPED_PRESETS = Path(__file__).parent / "shipped_presets"
 FORMAT = "slot_rl presets 1"
@@ -45,7 +46,6 @@ class AgentPreset:
     Attributes:
         trials: Options that differ from the agent's defaults, of each trial.
         scores: Mean optimality of each trial in tuning; None before the tuning.
-        chosen: Which trial is used; the first before the tuning.
     """
 
     trials: tuple[Mapping[str, Any], ...]
@@ -84,8 +84,13 @@ class Presets:
         return [options_from_json(trial, kind) for trial in trials]
 
 
+def preset_file(env: str, folder: Path) -> Path:
+    """Returns where a folder has the presets of an environment: ``Slots-v0.yaml`` for ``SlotRL/Slots-v0``."""
+    return folder / f"{short_name(env)}.yaml"
+
+
 def read_presets(env: str, folder: Path | None = None) -> Presets:
-    """Reads the presets of an environment: ``Slots-v0.yaml`` for ``SlotRL/Slots-v0``.
+    """Reads the presets of an environment from its file, see :func:`preset_file`.
 
     Args:
         env: The environment's id.
@@ -100,7 +105,7 @@ def read_presets(env: str, folder: Path | None = None) -> Presets:
     folder = folder or SHIPPED_PRESETS
     if not folder.is_dir():
         raise ValueError(f"expected a folder of presets, got {folder}, which is none")
-    path = folder / f"{env.rsplit('/', maxsplit=1)[-1]}.yaml"
+    path = preset_file(env, folder)
     if not path.is_file():
         return Presets(env, 0, None, {})
     try:

@@ -25,7 +25,7 @@ from slot_rl.estimators.fitting import (
 )
 from slot_rl.estimators.net import EstimatorNet
 from slot_rl.estimators.store import CARD, context_tensor, load_estimator, load_shipped, save_estimator
-from slot_rl.experiments.console import command_line, console, print_figures, progress_bar
+from slot_rl.experiments.console import command_line, console, print_figures, progress_bar, say
 from slot_rl.experiments.plots import plot_fit
 from slot_rl.experiments.run_folder import check_free
 from slot_rl.experiments.versions import versions
@@ -194,7 +194,7 @@ def _report(out: Path, figures: dict[str, float], rows: int, shipped: str | None
     if shipped is not None:
         shown["equal to the shipped ones"] = "yes" if shipped == sha256 else "no"
     print_figures("estimator on its test split", shown)
-    console.print(f"written: {out}", soft_wrap=True, markup=False, emoji=False)
+    say(f"written: {out}")
 
 
 def _shipped_hash(name: str) -> str | None:

@@ -26,7 +26,7 @@ from slot_rl.envs import SlotVecEnv
 from slot_rl.estimators.encoding import TableEncoding
 from slot_rl.experiments.answers import Scores
 from slot_rl.experiments.candidate_file import read_candidates
-from slot_rl.experiments.console import console, print_figures, progress_bar
+from slot_rl.experiments.console import console, print_figures, progress_bar, say
 from slot_rl.experiments.context_rows import ContextRows, read_contexts
 from slot_rl.experiments.reevaluation import problem_of_run
 from slot_rl.experiments.result_file import check_out, table_writer
@@ -109,7 +109,7 @@ def recommend(config: RecommendConfig) -> None:
         figures = _recommend_for_candidates(config, problem, answer)
     figures["seconds"] = f"{time.perf_counter() - start:.1f}"
     print_figures(f"{agent.name} on {problem.name}, {answer.serving.mode}", figures)
-    console.print(f"written: {config.out}", soft_wrap=True, markup=False, emoji=False)
+    say(f"written: {config.out}")
 
 
 class _Answering:

@@ -7,7 +7,7 @@ from typing import Any
 from slot_rl.agents import PolicyAgent, load_agent
 from slot_rl.bundles import read_json
 from slot_rl.envs import SlotVecEnv
-from slot_rl.experiments.console import console
+from slot_rl.experiments.console import console, say
 from slot_rl.experiments.evaluation import Evaluation, EvaluationConfig
 from slot_rl.experiments.judgement import judge, print_contexts, print_judgement
 from slot_rl.experiments.run_folder import CHECKPOINT, SERVING, SUMMARY, read_config
@@ -66,7 +66,7 @@ def reevaluate(config: ReevaluationConfig) -> dict[str, Any]:
     if config.serving and policy is not None:
         picture = config.run / SERVING
         report_serving(policy, evaluation, requests.eval_seed, f"{agent.name} on {problem.name}", picture)
-        console.print(f"picture: {picture}", soft_wrap=True, markup=False, emoji=False)
+        say(f"picture: {picture}")
     return summary
 
 

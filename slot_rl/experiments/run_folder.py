@@ -36,6 +36,20 @@ def check_free(folder: Path, force: bool, mark: str) -> None:
         raise ValueError(f"expected --force to replace a folder with {mark}, got {folder} without one; nothing deleted")
 
 
+def check_continued(folder: Path, mark: str) -> None:
+    """Refuses a folder that holds something, unless an earlier call of the same command began it.
+
+    Args:
+        folder: The folder to write to.
+        mark: A file that every folder of this kind has.
+
+    Raises:
+        ValueError: If the folder is taken.
+    """
+    if folder.exists() and not (folder / mark).is_file() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ValueError(f"expected a new folder for --out, or one with {mark}, got {folder}; nothing was written")
+
+
 @contextmanager
 def fresh_folder(folder: Path) -> Iterator[None]:
     """Makes an empty folder in place of one that :func:`check_free` let pass.

@@ -13,7 +13,7 @@ import torch
 
 from slot_rl.agents import AGENTS, PolicyAgent
 from slot_rl.agents.checkpoint import CheckpointedAgent
-from slot_rl.agents.options import SearchOptions
+from slot_rl.agents.search_options import SearchOptions
 from slot_rl.agents.serving import Serving, serve
 from slot_rl.envs import SlotVecEnv
 from slot_rl.experiments.console import print_table

@@ -12,6 +12,9 @@ from typing import Any, Literal
 
 from stable_baselines3.common.logger import KVWriter
 
+from slot_rl.experiments.run_folder import METRICS
+from slot_rl.problems.named import short_name
+
 PROJECT = "slot_rl"
 TENSORBOARD = "tensorboard"
 WandbMode = Literal["offline", "online", "disabled"]
@@ -32,6 +35,14 @@ class WandbLabels:
     group: str
     job_type: str
     tags: tuple[str, ...]
+
+
+def run_group(problem: str, timesteps: int) -> str:
+    """Returns the group of every run on a problem, an environment's id or a task's label, with a budget.
+
+    Runs of unequal budgets must not be averaged.
+    """
+    return f"{problem}@{timesteps}"
 
 
 @dataclass(frozen=True)
@@ -59,13 +70,13 @@ class RunIdentity:
     @property
     def name(self) -> str:
         """``env__agent__s<seed>__time``, also the run folder's default name; the task, if there is one, for the env."""
-        problem = (self.task or self.env).rsplit("/", maxsplit=1)[-1]
+        problem = short_name(self.task or self.env)
         return f"{problem}__{self.agent}__s{self.seed}__{self.time}"
 
     @property
     def group(self) -> str:
-        """``env@budget``, or ``task@budget``: runs of unequal budgets must not be averaged."""
-        return f"{self.task or self.env}@{self.timesteps}"
+        """``env@budget``, or ``task@budget``, see :func:`run_group`."""
+        return run_group(self.task or self.env, self.timesteps)
 
     @property
     def labels(self) -> WandbLabels:
@@ -112,7 +123,7 @@ class Tracker:
         """
         writer = _event_writer_class() if tensorboard else None
         with ExitStack() as opened:
-            self._file = opened.enter_context(open(folder / "metrics.jsonl", "w", encoding="utf-8"))
+            self._file = opened.enter_context(open(folder / METRICS, "w", encoding="utf-8"))
             self._events = None if writer is None else opened.enter_context(writer(str(folder / TENSORBOARD)))
             self._wandb = None if mode == "disabled" else start_wandb(folder, identity.labels, config, mode)
             if self._wandb is not None:

@@ -14,7 +14,7 @@ from slot_rl.agents.checkpoint import CheckpointedAgent
 from slot_rl.agents.options import Options, to_json
 from slot_rl.bundles import write_json
 from slot_rl.envs import SlotVecEnv
-from slot_rl.experiments.console import INTERRUPTED, command_line, console, progress_bar
+from slot_rl.experiments.console import INTERRUPTED, command_line, console, progress_bar, say
 from slot_rl.experiments.evaluation import SEARCHED, Evaluation, EvaluationConfig, Row
 from slot_rl.experiments.judgement import judge, metrics_of, print_judgement
 from slot_rl.experiments.plots import plot_learning_curve
@@ -112,7 +112,7 @@ def train(agent_name: str, run: RunConfig, options: Options) -> int:
 
         summary, rows = train_and_judge(agent, identity, evaluation, tracker, folder, report)
     print_judgement(summary, rows)
-    console.print(f"run: {folder}", soft_wrap=True, markup=False, emoji=False)
+    say(f"run: {folder}")
     return 0 if summary["status"] == "finished" else INTERRUPTED
 
 

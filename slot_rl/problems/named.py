@@ -57,6 +57,11 @@ SYNTHETIC = {
 IDS = (*SYNTHETIC, PICK_VALUE, ROWS)
 
 
+def short_name(env: str) -> str:
+    """Returns an environment's id without its namespace: ``Slots-v0`` for ``SlotRL/Slots-v0``."""
+    return env.rsplit("/", maxsplit=1)[-1]
+
+
 def make_problem(
     env_id: str,
     estimator: str | Path | None = None,

@@ -12,7 +12,8 @@ import pytest
 import torch
 
 from slot_rl.agents import AGENTS, REFERENCES, load_agent, references
-from slot_rl.agents.options import CrossEntropyOptions, GeneticOptions, LocalSearchOptions, Options, SearchOptions
+from slot_rl.agents.options import Options
+from slot_rl.agents.search_options import CrossEntropyOptions, GeneticOptions, LocalSearchOptions, SearchOptions
 from slot_rl.envs import SlotVecEnv
 from slot_rl.problems import Budget, Problem, SlotProblem
 from slot_rl.problems.slots import unit_uniform

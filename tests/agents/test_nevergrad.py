@@ -14,7 +14,7 @@ from torch import Tensor
 from slot_rl.agents import AGENTS, REFERENCES, load_agent
 from slot_rl.agents import nevergrad as module
 from slot_rl.agents.nevergrad import NevergradAgent, load_nevergrad, variables
-from slot_rl.agents.options import LocalSearchOptions, NevergradOptions
+from slot_rl.agents.search_options import LocalSearchOptions, NevergradOptions
 from slot_rl.envs import SlotVecEnv
 from slot_rl.envs.episodes import from_arrays
 from slot_rl.estimators import EstimatorNet, EstimatorShape

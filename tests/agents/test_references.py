@@ -14,13 +14,8 @@ from stable_baselines3.common.vec_env import VecMonitor
 from torch import Tensor
 
 from slot_rl.agents import AGENTS, REFERENCES, ReferenceAgent, load_agent, references
-from slot_rl.agents.options import (
-    CrossEntropyOptions,
-    GeneticOptions,
-    GuidedSearchOptions,
-    LocalSearchOptions,
-    Options,
-)
+from slot_rl.agents.options import Options
+from slot_rl.agents.search_options import CrossEntropyOptions, GeneticOptions, GuidedSearchOptions, LocalSearchOptions
 from slot_rl.bundles import BundleError
 from slot_rl.envs import SlotsEnv, SlotVecEnv
 from slot_rl.envs.episodes import from_arrays

@@ -20,7 +20,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from slot_rl.agents import GumbelAgent
-from slot_rl.agents.options import GuidedSearchOptions
+from slot_rl.agents.search_options import GuidedSearchOptions
 from slot_rl.estimators.fitting import TableFit
 from slot_rl.experiments import context_rows, recommendation, result_file
 from slot_rl.experiments.context_rows import ContextRows

@@ -33,7 +33,7 @@ def normal(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(*shape, dtype=torch.float64, generator=generator_from(seed))
 
 
-def close(found: Tensor, expected: Tensor) -> None:
+def assert_close(found: Tensor, expected: Tensor) -> None:
     torch.testing.assert_close(found, expected, atol=1e-12, rtol=1e-12)
 
 
@@ -57,8 +57,8 @@ def test_permuting_the_candidates_permutes_the_logits(
     logits, latent = network(candidates, mask, None)
     permuted, permuted_latent = network(candidates[:, order], None if mask is None else mask[..., order], None)
     assert logits.shape == (batch, slots, items) and latent.shape == (batch, slots * 8)
-    close(permuted, logits[..., order])
-    close(permuted_latent, latent)
+    assert_close(permuted, logits[..., order])
+    assert_close(permuted_latent, latent)
 
 
 def test_logits_do_depend_on_the_candidates_on_the_slot_and_on_the_company() -> None:
@@ -84,8 +84,8 @@ def test_requests_of_a_batch_do_not_see_one_another() -> None:
         for row in range(6):
             one = [None if part is None else part[row : row + 1] for part in arguments]
             alone, alone_latent = network(*one)
-            close(alone, logits[row : row + 1])
-            close(alone_latent, latent[row : row + 1])
+            assert_close(alone, logits[row : row + 1])
+            assert_close(alone_latent, latent[row : row + 1])
 
 
 @pytest.mark.parametrize("items", [1, 8, 1000])
@@ -104,8 +104,8 @@ def test_a_short_list_scores_alike_alone_and_as_the_unmasked_part_of_a_long_one(
     mask = (torch.arange(1000) < 8).expand(2, 3, 1000)
     alone, alone_latent = network(candidates[:, :8], None, None)
     padded, padded_latent = network(candidates, mask, None)
-    close(padded[..., :8], alone)
-    close(padded_latent, alone_latent)
+    assert_close(padded[..., :8], alone)
+    assert_close(padded_latent, alone_latent)
 
 
 def test_the_number_of_parameters_is_the_sum_of_the_layers_and_has_no_items_in_it() -> None:
@@ -128,8 +128,8 @@ def test_masked_items_do_not_change_the_logits_of_others(real: int, junk: int, s
     longer = torch.cat([candidates, scale * normal(3, junk, 4, seed=seed + 1)], dim=1)
     mask = (torch.arange(real + junk) < real).expand(3, 3, real + junk)
     padded, padded_latent = network(longer, mask, None)
-    close(padded[..., :real], logits)
-    close(padded_latent, latent)
+    assert_close(padded[..., :real], logits)
+    assert_close(padded_latent, latent)
 
 
 def test_an_item_masked_for_one_slot_only_still_reaches_the_others() -> None:
@@ -165,9 +165,9 @@ def test_permuting_one_slots_catalogue_permutes_its_logits_alone() -> None:
     assert network.catalogue is not None
     network.catalogue[1] = network.catalogue[1, order]
     permuted, permuted_latent = network(None, mask, contexts)
-    close(permuted[:, 1], logits[:, 1][:, order])
-    close(permuted[:, [0, 2]], logits[:, [0, 2]])
-    close(permuted_latent, latent)
+    assert_close(permuted[:, 1], logits[:, 1][:, order])
+    assert_close(permuted[:, [0, 2]], logits[:, [0, 2]])
+    assert_close(permuted_latent, latent)
 
 
 def test_the_padding_of_a_fixed_catalogue_does_not_change_other_logits() -> None:
@@ -179,8 +179,8 @@ def test_the_padding_of_a_fixed_catalogue_does_not_change_other_logits() -> None
     assert network.catalogue is not None
     network.catalogue[1, 4:] = 100.0
     other, other_latent = network(None, mask, contexts)
-    close(other[mask.expand(2, 3, 6)], logits[mask.expand(2, 3, 6)])
-    close(other_latent, latent)
+    assert_close(other[mask.expand(2, 3, 6)], logits[mask.expand(2, 3, 6)])
+    assert_close(other_latent, latent)
 
 
 def test_a_fixed_catalogue_equal_for_all_slots_scores_as_given_candidates_do() -> None:
@@ -196,8 +196,8 @@ def test_a_fixed_catalogue_equal_for_all_slots_scores_as_given_candidates_do() -
     fixed.load_state_dict({**state, **embed})
     logits, latent = fixed(None, None, torch.zeros(2, 1, dtype=torch.long))
     expected, expected_latent = given_net(shared.expand(2, 5, 4), None, None)
-    close(logits, expected)
-    close(latent, expected_latent)
+    assert_close(logits, expected)
+    assert_close(latent, expected_latent)
 
 
 def test_the_catalogue_is_no_part_of_the_weights() -> None:

@@ -4,10 +4,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from rugged import CheckedRows, requests, row_problem, slot_problem
+from rugged import requests, slot_problem
 from torch import Tensor
 
-from slot_rl.problems import Budget, Observation, SlotProblem, check_choice, make_problem
+from slot_rl.problems import Budget, check_choice, make_problem
 from slot_rl.search import best_of, cross_entropy, cross_entropy_search, enumerate_landscape, random_choice
 from slot_rl.search.guided import Found
 from slot_rl.seeding import generator_from
@@ -55,15 +55,6 @@ def test_every_request_pays_exactly_its_calls_for_allowed_rows_and_gets_the_best
     assert torch.equal(found.score, scores.max(dim=0).values)
     check_choice(problem, observation, found.choice)
     torch.testing.assert_close(problem.score(observation, found.choice), found.score, atol=1e-4, rtol=1e-4)
-
-
-@settings(max_examples=20, deadline=None, derandomize=True)
-@given(st.integers(1, 4), st.integers(1, 60), st.integers(0, 10_000))
-def test_the_padding_of_short_vocabularies_is_neither_scored_nor_chosen(batch: int, calls: int, seed: int) -> None:
-    problem = row_problem(seed % 5, CheckedRows)
-    observation = problem.sample(batch, generator_from(seed))
-    check_choice(problem, observation, cross_entropy_search(problem, observation, calls, generator_from(seed)).choice)
-    assert problem.budget == Budget(batch * calls, 0)
 
 
 @pytest.mark.parametrize(
@@ -149,33 +140,6 @@ def test_it_beats_as_many_random_rows_and_what_makes_it_do_so_is_the_fit_to_the_
     for other in (at_random, blind):
         margin = fitted - other
         assert float(margin.mean()) > 3 * float(margin.std()) / 200**0.5
-
-
-def test_the_same_seed_gives_the_same_answers_another_seed_others_and_nothing_outside_changes() -> None:
-    problem = slot_problem()
-    observation = problem.sample(30, generator_from(0))
-    before = torch.get_rng_state()
-    first, again, other = (cross_entropy_search(problem, observation, 9, generator_from(seed)) for seed in (1, 1, 2))
-    assert torch.equal(first.choice, again.choice) and torch.equal(first.score, again.score)
-    assert not torch.equal(first.choice, other.choice)
-    assert torch.equal(torch.get_rng_state(), before)
-
-
-def test_an_estimator_without_gradient_is_enough_and_slots_without_a_choice_are_no_trouble() -> None:
-    problem = SlotProblem(lambda vectors: vectors.detach().sum(dim=(-1, -2)), 2, 3, 1)
-    observation = Observation(torch.tensor([[[1.0], [3.0], [2.0]]]))
-    assert cross_entropy_search(problem, observation, 60, generator_from(0)).choice.tolist() == [[1, 1]]
-    alone = slot_problem(items=1)
-    found = cross_entropy_search(alone, alone.sample(3, generator_from(0)), 25, generator_from(0))
-    assert found.choice.tolist() == [[0, 0, 0]] * 3 and alone.budget == Budget(75, 0)
-
-
-@pytest.mark.parametrize("calls", [0, -3])
-def test_a_search_without_a_call_is_refused(calls: int) -> None:
-    problem = slot_problem()
-    with pytest.raises(ValueError, match=f"expected at least one call per request, got {calls}"):
-        cross_entropy_search(problem, problem.sample(1, generator_from(0)), calls, generator_from(0))
-    assert problem.budget == Budget(0, 0)
 
 
 @pytest.mark.parametrize(

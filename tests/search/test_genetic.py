@@ -7,10 +7,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from rugged import SIZES, CheckedRows, arbitrary_mask, requests, row_problem, slot_problem
+from rugged import SIZES, arbitrary_mask, requests, row_problem, slot_problem
 from torch import Tensor
 
-from slot_rl.problems import Budget, Observation, Problem, SlotProblem, check_choice, make_problem
+from slot_rl.problems import Budget, Observation, Problem, check_choice, make_problem
 from slot_rl.search import allowed_items, best_of, enumerate_landscape, genetic, genetic_search, random_choice
 from slot_rl.search.guided import Found
 from slot_rl.seeding import generator_from
@@ -46,15 +46,6 @@ def test_every_request_pays_exactly_its_calls_for_allowed_rows_and_gets_the_best
     torch.testing.assert_close(found.score, scores.max(dim=0).values, atol=1e-4, rtol=1e-4)
     check_choice(problem, observation, found.choice)
     torch.testing.assert_close(problem.score(observation, found.choice), found.score, atol=1e-4, rtol=1e-4)
-
-
-@settings(max_examples=20, deadline=None, derandomize=True)
-@given(st.integers(1, 4), st.integers(1, 60), st.integers(0, 10_000))
-def test_the_padding_of_short_vocabularies_is_neither_scored_nor_chosen(batch: int, calls: int, seed: int) -> None:
-    problem = row_problem(seed % 5, CheckedRows)
-    observation = problem.sample(batch, generator_from(seed))
-    check_choice(problem, observation, genetic_search(problem, observation, calls, generator_from(seed)).choice)
-    assert problem.budget == Budget(batch * calls, 0)
 
 
 @pytest.mark.parametrize(
@@ -174,33 +165,6 @@ def test_the_best_survive_and_a_row_counts_once_unless_too_few_are_left() -> Non
     kept, values = genetic._survivors(rows, scores, 3)
     assert kept[0].tolist() == [[0, 1], [2, 0], [1, 1]] and values[0].tolist() == [5.0, 3.0, 2.0]
     assert kept[1].tolist() == [[0, 0], [1, 0], [0, 0]] and values[1].tolist() == [4.0, 1.0, 4.0]
-
-
-def test_the_same_seed_gives_the_same_answers_another_seed_others_and_nothing_outside_changes() -> None:
-    problem = slot_problem()
-    observation = problem.sample(30, generator_from(0))
-    before = torch.get_rng_state()
-    first, again, other = (genetic_search(problem, observation, 9, generator_from(seed)) for seed in (1, 1, 2))
-    assert torch.equal(first.choice, again.choice) and torch.equal(first.score, again.score)
-    assert not torch.equal(first.choice, other.choice)
-    assert torch.equal(torch.get_rng_state(), before)
-
-
-def test_an_estimator_without_gradient_is_enough_and_slots_without_a_choice_are_no_trouble() -> None:
-    problem = SlotProblem(lambda vectors: vectors.detach().sum(dim=(-1, -2)), 2, 3, 1)
-    observation = Observation(torch.tensor([[[1.0], [3.0], [2.0]]]))
-    assert genetic_search(problem, observation, 60, generator_from(0)).choice.tolist() == [[1, 1]]
-    alone = slot_problem(items=1)
-    found = genetic_search(alone, alone.sample(3, generator_from(0)), 25, generator_from(0))
-    assert found.choice.tolist() == [[0, 0, 0]] * 3 and alone.budget == Budget(75, 0)
-
-
-@pytest.mark.parametrize("calls", [0, -3])
-def test_a_search_without_a_call_is_refused(calls: int) -> None:
-    problem = slot_problem()
-    with pytest.raises(ValueError, match=f"expected at least one call per request, got {calls}"):
-        genetic_search(problem, problem.sample(1, generator_from(0)), calls, generator_from(0))
-    assert problem.budget == Budget(0, 0)
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from rugged import CheckedRows, requests, row_problem, rugged_net, slot_problem
+from rugged import requests, row_problem, rugged_net, slot_problem
 from torch import Tensor
 
 from slot_rl.estimators import EstimatorShape
@@ -134,15 +134,6 @@ def test_whatever_the_sizes_and_masks_each_row_pays_exactly_its_calls_and_never_
     torch.testing.assert_close(problem.score(observation, found.choice), found.score, atol=1e-4, rtol=1e-4)
 
 
-@settings(max_examples=20, deadline=None, derandomize=True)
-@given(st.integers(1, 4), st.integers(1, 40), st.integers(0, 10_000))
-def test_the_padding_of_short_vocabularies_is_neither_scored_nor_chosen(batch: int, calls: int, seed: int) -> None:
-    problem = row_problem(seed % 5, CheckedRows)
-    observation = problem.sample(batch, generator_from(seed))
-    check_choice(problem, observation, local_search(problem, observation, calls, generator_from(seed)).choice)
-    assert problem.budget == Budget(batch * calls, 0)
-
-
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("masked", [False, True])
 def test_one_sweep_finds_the_optimum_of_a_separable_problem_and_one_call_less_does_not_always(
@@ -204,29 +195,3 @@ def test_slots_without_a_choice_cost_their_starts_alone() -> None:
     found = local_search(problem, observation, 5, generator_from(0))
     assert found.choice.tolist() == [[0, 0, 0]] * 3
     assert problem.budget == Budget(15, 0)
-
-
-def test_the_same_seed_gives_the_same_answers_another_seed_others_and_nothing_outside_changes() -> None:
-    problem = slot_problem()
-    observation = problem.sample(30, generator_from(0))
-    kept, before = observation.candidates, torch.get_rng_state()
-    assert kept is not None
-    kept = kept.clone()
-    first, again, other = (local_search(problem, observation, 6, generator_from(seed)) for seed in (1, 1, 2))
-    assert torch.equal(first.choice, again.choice) and torch.equal(first.score, again.score)
-    assert not torch.equal(first.choice, other.choice)
-    assert torch.equal(problem.candidates(observation), kept) and torch.equal(torch.get_rng_state(), before)
-
-
-def test_an_estimator_without_gradient_is_enough() -> None:
-    problem = SlotProblem(lambda vectors: vectors.detach().sum(dim=(-1, -2)), 2, 3, 1)
-    observation = Observation(torch.tensor([[[1.0], [3.0], [2.0]]]))
-    assert local_search(problem, observation, 5, generator_from(0)).choice.tolist() == [[1, 1]]
-
-
-@pytest.mark.parametrize("calls", [0, -3])
-def test_a_search_without_a_call_is_refused(calls: int) -> None:
-    problem = slot_problem()
-    with pytest.raises(ValueError, match=f"expected at least one call per request, got {calls}"):
-        local_search(problem, problem.sample(1, generator_from(0)), calls, generator_from(0))
-    assert problem.budget == Budget(0, 0)

@@ -5,7 +5,7 @@ from types import TracebackType
 from rich.progress import Progress, TaskID
 
 from slot_rl.experiments.comparison.plan import Run
-from slot_rl.experiments.console import console, progress_bar
+from slot_rl.experiments.console import progress_bar, say
 
 WIDEST = 34
 
@@ -42,7 +42,7 @@ class Board:
 
     def restarted(self, run: Run, why: str) -> None:
         """Says that a run begins anew."""
-        console.print(f"{run.title}: {why}; it begins anew", soft_wrap=True, markup=False, emoji=False)
+        say(f"{run.title}: {why}; it begins anew")
         self._remove(run)
 
     def ended(self, run: Run, failure: str | None) -> None:
@@ -50,7 +50,7 @@ class Board:
         self._remove(run)
         if failure is not None:
             self._failed += 1
-            console.print(f"{run.title} failed: {failure}", soft_wrap=True, markup=False, emoji=False)
+            say(f"{run.title} failed: {failure}")
         note = f"{self._failed} failed" if self._failed else ""
         self._progress.update(self._all, advance=1, note=note)
 

@@ -6,7 +6,6 @@ from typing import Annotated, Any
 
 import tyro
 
-from slot_rl import __version__
 from slot_rl.agents import AGENTS
 from slot_rl.agents.checkpoint import options_from_json
 from slot_rl.agents.options import to_json
@@ -14,16 +13,16 @@ from slot_rl.bundles import write_json
 from slot_rl.experiments.comparison.conclusions import conclude
 from slot_rl.experiments.comparison.differences import parse_claim
 from slot_rl.experiments.comparison.estimates import FEWEST_SEEDS
-from slot_rl.experiments.comparison.execution import MARK, LauncherName, do_runs, make_launcher, opened
-from slot_rl.experiments.comparison.plan import Run, Tracking
+from slot_rl.experiments.comparison.execution import LauncherName, do_runs, make_launcher, opened
+from slot_rl.experiments.comparison.plan import COMPARISON, Run, Tracking
 from slot_rl.experiments.comparison.publishing import sync_command
 from slot_rl.experiments.comparison.report import print_claims, publish
 from slot_rl.experiments.comparison.results import read_results
 from slot_rl.experiments.comparison.tasks import Task, parse_tasks
-from slot_rl.experiments.console import console
+from slot_rl.experiments.console import say
 from slot_rl.experiments.evaluation import EvaluationConfig
 from slot_rl.experiments.presets import read_presets
-from slot_rl.experiments.tracking import PROJECT, RunIdentity, WandbMode, check_tensorboard, wandb_mode
+from slot_rl.experiments.tracking import PROJECT, WandbMode, check_tensorboard, run_group, wandb_mode
 from slot_rl.experiments.training import build_agent
 from slot_rl.experiments.versions import provenance
 
@@ -35,7 +34,7 @@ class CompareConfig:
     """Compares agents on tasks at equal budget; takes long, and goes on where it stopped.
 
     Attributes:
-        agents: The agents by name; ppo and gumbel are set against each other in speed where both are there.
+        agents: The agents by name; with ppo among them, the others are timed on its final score.
         env: Tasks, each ID[,estimator=FOLDER][,truth=FILE][,name=LABEL].
         out: Where everything goes; runs that are finished there are not repeated.
         timesteps: Configurations that the estimator scores in each training.
@@ -111,13 +110,13 @@ def compare(config: CompareConfig) -> int:
     runs = plan(config, tasks, Tracking(mode, config.tensorboard))
     with opened(config.out):
         document = _document(config, tasks)
-        write_json(config.out / MARK, document)
+        write_json(config.out / COMPARISON, document)
         do_runs(runs, config.out, launcher, config.retry_failed)
         found = conclude(read_results(runs, config.out), config.floor)
         publish(config.out, found, document, mode)
     sync = sync_command(config.out)
     if sync is not None:
-        console.print(f"to send it to Weights & Biases: {sync}", soft_wrap=True, markup=False, emoji=False)
+        say(f"to send it to Weights & Biases: {sync}")
     return 0 if print_claims(claims, found) else UNESTABLISHED
 
 
@@ -146,12 +145,16 @@ def plan(config: CompareConfig, tasks: list[Task], tracking: Tracking) -> list[R
 
 
 def _document(config: CompareConfig, tasks: list[Task]) -> dict[str, Any]:
-    groups = [RunIdentity(task.env, "", 0, config.timesteps, "", __version__, task.label).group for task in tasks]
     return {
         **provenance(config),
         "tasks": [
-            {"label": task.label, "env": task.env, "timesteps": config.timesteps, "group": group}
-            for task, group in zip(tasks, groups, strict=True)
+            {
+                "label": task.label,
+                "env": task.env,
+                "timesteps": config.timesteps,
+                "group": run_group(task.label, config.timesteps),
+            }
+            for task in tasks
         ],
         "agents": list(config.agents),
         "seeds": list(config.training_seeds),

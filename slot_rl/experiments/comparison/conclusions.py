@@ -3,10 +3,10 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from slot_rl.experiments.comparison.curves import Reach, reach
+from slot_rl.experiments.comparison.curves import Along, Reach, reach
 from slot_rl.experiments.comparison.differences import OVERALL, PairComparison, compare_pairs, every_pair
 from slot_rl.experiments.comparison.estimates import AgentSummary, few_seeds_warning, summarise
-from slot_rl.experiments.comparison.outcomes import Outcome, Results, in_order
+from slot_rl.experiments.comparison.outcomes import LearningCurve, Outcome, Results, in_order
 from slot_rl.experiments.evaluation import GUIDED_CALLS
 
 TARGET = "ppo"
@@ -98,7 +98,8 @@ def _compare(outcomes: Sequence[Outcome]) -> tuple[list[PairComparison], list[Pa
 def _reaches(results: Results) -> dict[str, list[Reach]]:
     agents = in_order(curve.agent for curve in results.curves)
     others = [agent for agent in agents if agent != TARGET] if TARGET in agents else []
-    return {
-        "calls": [found for agent in others for found in reach(results.curves, TARGET, agent, "calls")],
-        "seconds": [found for agent in others for found in reach(results.curves, TARGET, agent, "seconds")],
-    }
+    # A run that failed got nowhere; leaving it out would favour agents that break down.
+    broken = [LearningCurve(one.task, one.agent, one.seed, (), (), ()) for one in results.outcomes if one.failure]
+    curves = [*results.curves, *broken]
+    alongs: tuple[Along, ...] = ("calls", "seconds")
+    return {along: [found for agent in others for found in reach(curves, TARGET, agent, along)] for along in alongs}

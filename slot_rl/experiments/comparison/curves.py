@@ -86,7 +86,8 @@ def aggregate(curves: Iterable[LearningCurve], along: Along, points: int = 200) 
     point, the ends at their median abscissa. Curves without evaluations are left out. With fewer than four seeds the
     interquartile mean is the mean.
     """
-    return [_band(task, agent, runs, along, points) for (task, agent), runs in _by_cell(curves).items()]
+    evaluated = [curve for curve in curves if curve.optimality]
+    return [_band(task, agent, runs, along, points) for (task, agent), runs in _by_cell(evaluated).items()]
 
 
 def _band(task: str, agent: str, runs: Sequence[LearningCurve], along: Along, points: int) -> Band:
@@ -150,15 +151,15 @@ def reach(
     abscissa at which the agent's curve first reaches it, interpolated linearly between evaluations, is divided by the
     target's own last abscissa. A curve that is there at its first evaluation counts with that evaluation's abscissa
     (it may have been there earlier); one that never gets there counts as infinite, also if its budget was smaller than
-    the target's. The median over seeds is reported; of an even number of seeds it is the mean of the two in the
-    middle, infinite if one of them is.
+    the target's, and also if it has no evaluation, as a run that failed. A target without one is no goal. The median
+    over seeds is reported; of an even number of seeds it is the mean of the two in the middle, infinite if one of them
+    is.
 
     The interval is the percentile bootstrap of the median over seeds: the order statistics that leave at most 2.5 % of
     the resampled medians outside at each end, without interpolation, so that infinities are allowed.
 
     A first crossing flatters: a noisy curve touches the goal before it stays there, while the goal itself is one noisy
-    evaluation. The ratio says when the agent was first seen as good, not from when on it is. A curve does not know
-    whether its run failed: one that broke down ends there, as a goal as well.
+    evaluation. The ratio says when the agent was first seen as good, not from when on it is.
 
     Args:
         curves: The runs.
@@ -175,7 +176,7 @@ def reach(
     by_cell = _by_cell(curves)
     found = []
     for task in dict.fromkeys(task for task, _ in by_cell):
-        goals = {run.seed: run for run in by_cell.get((task, target_agent), [])}
+        goals = {run.seed: run for run in by_cell.get((task, target_agent), []) if run.optimality}
         ratios = [_ratio(run, goals[run.seed], along) for run in by_cell.get((task, agent), []) if run.seed in goals]
         if ratios:
             low, high = _interval_of_median(ratios)
@@ -212,11 +213,10 @@ def _interval_of_median(ratios: Sequence[float]) -> tuple[float, float]:
 
 
 def _by_cell(runs: Iterable[Run]) -> dict[tuple[str, str], list[Run]]:
-    """Returns the runs of each task and agent, without learning curves that were never evaluated."""
+    """Returns the runs of each task and agent."""
     cells: dict[tuple[str, str], list[Run]] = {}
     for run in runs:
-        if not isinstance(run, LearningCurve) or run.optimality:
-            cells.setdefault((run.task, run.agent), []).append(run)
+        cells.setdefault((run.task, run.agent), []).append(run)
     return cells
 
 

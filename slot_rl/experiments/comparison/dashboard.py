@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from slot_rl.bundles import read_json
+from slot_rl.experiments.comparison.plan import COMPARISON
 from slot_rl.experiments.comparison.publishing import Published, read_published
 from slot_rl.experiments.watch import TRAINING_SECONDS
 
-DOCUMENT = "comparison.json"
 GROUPED_BY = "JobType"
 COLUMNS, WIDTH, HEIGHT = 3, 8, 6
 AXES = {"global_step": "configurations scored", TRAINING_SECONDS: "seconds of training"}
@@ -78,9 +78,9 @@ def read_comparison(folder: Path) -> ComparisonDocument:
     Raises:
         ValueError: If the folder holds no comparison, or one without tasks, agents or seeds.
     """
-    if not (folder / DOCUMENT).is_file():
-        raise ValueError(f"expected the folder of a comparison with {DOCUMENT}, got {folder} without one")
-    document = read_json(folder / DOCUMENT)
+    if not (folder / COMPARISON).is_file():
+        raise ValueError(f"expected the folder of a comparison with {COMPARISON}, got {folder} without one")
+    document = read_json(folder / COMPARISON)
     published = read_published(folder)
     try:
         found = ComparisonDocument(
@@ -92,9 +92,9 @@ def read_comparison(folder: Path) -> ComparisonDocument:
             published,
         )
     except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"expected the {DOCUMENT} of a comparison in {folder}, got one that lacks {error}") from error
+        raise ValueError(f"expected a comparison in {folder / COMPARISON}, got one that lacks {error}") from error
     if not found.tasks or not found.runs_per_task:
-        raise ValueError(f"expected tasks, agents and seeds in {folder / DOCUMENT}, got one of them empty")
+        raise ValueError(f"expected tasks, agents and seeds in {folder / COMPARISON}, got one of them empty")
     return found
 
 

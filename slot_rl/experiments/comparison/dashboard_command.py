@@ -10,14 +10,14 @@ from pathlib import Path
 
 from slot_rl.bundles import write_json
 from slot_rl.experiments.comparison.dashboard import (
-    DOCUMENT,
     ComparisonDocument,
     Dashboard,
     build_dashboard,
     read_comparison,
 )
+from slot_rl.experiments.comparison.plan import COMPARISON
 from slot_rl.experiments.comparison.publishing import sync_command
-from slot_rl.experiments.console import console
+from slot_rl.experiments.console import say
 from slot_rl.experiments.result_file import check_out
 
 SPECIFICATION = "dashboard.json"
@@ -69,9 +69,9 @@ def publish_dashboard(config: DashboardConfig) -> None:
 
 def _write(dashboard: Dashboard, config: DashboardConfig, project: str) -> None:
     out = config.out or config.folder / SPECIFICATION
-    check_out(out, force=True, suffixes=(".json",), inputs=(config.folder / DOCUMENT,))
+    check_out(out, force=True, suffixes=(".json",), inputs=(config.folder / COMPARISON,))
     write_json(out, {"entity": config.entity, "project": project, **dashboard.specification()})
-    console.print(f"specification: {out}", soft_wrap=True, markup=False, emoji=False)
+    say(f"specification: {out}")
 
 
 def _check_login() -> None:
@@ -122,7 +122,7 @@ def _print_sync(config: DashboardConfig, comparison: ComparisonDocument) -> None
     ]
     command = sync_command(config.folder, flags)
     if command is None:
-        console.print(f"no offline runs in {config.folder}: nothing to sync", soft_wrap=True, markup=False, emoji=False)
+        say(f"no offline runs in {config.folder}: nothing to sync")
         return
-    console.print("the dashboard is empty until the runs are on the server; send them once with", soft_wrap=True)
-    console.print(command, soft_wrap=True, markup=False, emoji=False)
+    say("the dashboard is empty until the runs are on the server; send them once with")
+    say(command)

@@ -9,13 +9,13 @@ from typing import Literal
 
 from slot_rl.experiments.comparison.board import Board
 from slot_rl.experiments.comparison.launcher import Launcher
-from slot_rl.experiments.comparison.plan import RUNS, Run
+from slot_rl.experiments.comparison.plan import COMPARISON, RUNS, Run
 from slot_rl.experiments.comparison.runs import clear_partial
-from slot_rl.experiments.console import console
+from slot_rl.experiments.console import say
+from slot_rl.experiments.run_folder import check_continued
 
 LauncherName = Literal["local", "ray"]
 
-MARK = "comparison.json"
 LOCK = ".lock"
 
 
@@ -26,8 +26,7 @@ def opened(out: Path) -> Iterator[None]:
     Raises:
         ValueError: If the folder holds something else, or another process has it.
     """
-    if out.exists() and not (out / MARK).is_file() and (not out.is_dir() or any(out.iterdir())):
-        raise ValueError(f"expected a new folder for --out, or one with {MARK}, got {out}; nothing was written")
+    check_continued(out, COMPARISON)
     (out / RUNS).mkdir(parents=True, exist_ok=True)
     with open(out / LOCK, "w", encoding="utf-8") as lock:
         try:
@@ -49,7 +48,7 @@ def do_runs(runs: Sequence[Run], out: Path, launcher: Launcher, retry_failed: bo
                 shutil.rmtree(run.folder(out))
     todo = [run for run in runs if run.state(out) == "open"]
     if len(todo) < len(runs):
-        console.print(f"{len(runs) - len(todo):,} of {len(runs):,} runs are there already")
+        say(f"{len(runs) - len(todo):,} of {len(runs):,} runs are there already")
     if todo:
         with Board(len(todo)) as board:
             launcher.launch(todo, out, board)

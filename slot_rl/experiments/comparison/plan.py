@@ -7,6 +7,7 @@ recognised and never mistaken for another.
 
 import hashlib
 import json
+import os
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -18,8 +19,14 @@ from slot_rl.experiments.evaluation import EvaluationConfig
 from slot_rl.experiments.run_folder import SUMMARY
 from slot_rl.experiments.tracking import WandbMode
 from slot_rl.experiments.versions import versions
+from slot_rl.problems.named import short_name
+
+COMPARISON = "comparison.json"
+"""What a comparison was asked for; marks its folder."""
 
 RUNS, FAILURE = "runs", "failure.json"
+
+PARTIAL = ".partial"
 SHAPELESS = ("python", "wandb")
 """Versions that shape no result."""
 
@@ -79,7 +86,7 @@ class Run:
         """``env__agent__s<seed>__<hash>``, the run's folder."""
         text = json.dumps(self.document, sort_keys=True)
         digest = hashlib.sha256(text.encode()).hexdigest()[:12]
-        return f"{self.task.env.rsplit('/', maxsplit=1)[-1]}__{self.agent}__s{self.seed}__{digest}"
+        return f"{short_name(self.task.env)}__{self.agent}__s{self.seed}__{digest}"
 
     @property
     def title(self) -> str:
@@ -89,6 +96,10 @@ class Run:
     def folder(self, out: Path) -> Path:
         """Returns the run's folder in a comparison's."""
         return out / RUNS / self.name
+
+    def partial_folder(self, out: Path) -> Path:
+        """Returns where this process puts the run together; no other finds it."""
+        return out / RUNS / f".{self.name}.{os.getpid()}{PARTIAL}"
 
     def state(self, out: Path) -> State:
         """Returns what has become of the run; a folder is only there once the run has ended."""

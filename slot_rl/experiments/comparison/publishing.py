@@ -10,11 +10,12 @@ from typing import Any
 
 from slot_rl import __version__
 from slot_rl.bundles import read_json, write_json
+from slot_rl.experiments.comparison.plan import RUNS
 from slot_rl.experiments.tracking import WandbLabels, WandbMode, start_wandb
 
 JOB_TYPE = "comparison"
 FOLDER, PUBLISHED, STAGED = "comparison", "published.json", "staged"
-OFFLINE_RUNS = ("runs/*/wandb/offline-run-*", f"{FOLDER}/wandb/offline-run-*")
+OFFLINE_RUNS = (f"{RUNS}/*/wandb/offline-run-*", f"{FOLDER}/wandb/offline-run-*")
 PNG = b"\x89PNG\r\n\x1a\n"
 
 Cell = str | int | float | None

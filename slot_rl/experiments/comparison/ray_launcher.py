@@ -15,8 +15,8 @@ from typing import Any
 
 from slot_rl.experiments.comparison.board import Board
 from slot_rl.experiments.comparison.launcher import MOST_ATTEMPTS, killed_too_often
-from slot_rl.experiments.comparison.plan import RUNS, Run
-from slot_rl.experiments.comparison.runs import PARTIAL, complete, settle, write_failure
+from slot_rl.experiments.comparison.plan import Run
+from slot_rl.experiments.comparison.runs import complete, settle, write_failure
 
 try:
     import ray
@@ -87,7 +87,7 @@ def _take(reference: Any, run: Run, out: Path) -> None:
     except (ray.exceptions.WorkerCrashedError, ray.exceptions.NodeDiedError, ray.exceptions.OutOfMemoryError) as error:
         write_failure(run.folder(out), killed_too_often(type(error).__name__))
         return
-    partial = out / RUNS / f".{run.name}.{os.getpid()}{PARTIAL}"
+    partial = run.partial_folder(out)
     for name, content in files.items():
         path = partial / name
         path.parent.mkdir(parents=True, exist_ok=True)

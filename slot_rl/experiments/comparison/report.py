@@ -18,7 +18,7 @@ from slot_rl.experiments.comparison.html import Picture, Section, Table, write_h
 from slot_rl.experiments.comparison.outcomes import Outcome
 from slot_rl.experiments.comparison.publishing import FOLDER, SummaryTable, track_comparison
 from slot_rl.experiments.comparison.tables import agents_table, equal_calls_table, pairs_table, speed_table
-from slot_rl.experiments.console import console
+from slot_rl.experiments.console import say
 from slot_rl.experiments.markdown import markdown
 from slot_rl.experiments.plots import Interval
 from slot_rl.experiments.tracking import WandbMode
@@ -48,7 +48,7 @@ def publish(out: Path, found: Conclusions, document: Mapping[str, Any], mode: Wa
     write_json(folder / RESULTS, {**document, "figures": _finite(_figures(found))})
     write_html(out / PAGE, "Agents compared", _sections(found, document, tables, drawn))
     _track(out, document, tables, list(drawn.values()), mode)
-    console.print(f"report: {out / PAGE}", soft_wrap=True, markup=False, emoji=False)
+    say(f"report: {out / PAGE}")
 
 
 def print_claims(claims: Sequence[Claim], found: Conclusions) -> bool:
@@ -56,7 +56,7 @@ def print_claims(claims: Sequence[Claim], found: Conclusions) -> bool:
     verdicts = [verdict_on(claim, found.pairs) for claim in claims]
     for claim, verdict in zip(claims, verdicts, strict=True):
         word = "established" if verdict == "better" else f"not established: {verdict}"
-        console.print(f"{claim}: {word}", soft_wrap=True, markup=False, emoji=False)
+        say(f"{claim}: {word}")
     return all(verdict == "better" for verdict in verdicts)
 
 
@@ -86,7 +86,8 @@ def draw(folder: Path, found: Conclusions) -> dict[str, Path]:
 
 CAPTIONS = {
     "intervals": "Optimality of each agent: interquartile mean over seeds with its 95 % interval.",
-    "learning_calls": "Learning over configurations scored: interquartile mean over seeds, 95 % bootstrap band.",
+    "learning_calls": "Learning over configurations scored, of runs that ended well: interquartile mean over seeds, "
+    "95 % bootstrap band.",
     "learning_seconds": "The same over the processor's seconds of training, without the evaluations.",
     "serving": "What answers gain from calls of the estimator for each request: a policy's answer and guided swaps "
     "from it, and searches from random starts. Medians over seeds.",
@@ -116,10 +117,9 @@ def _print(found: Conclusions, tables: Mapping[str, Table]) -> None:
         shown += [equal_calls_table(found, task)] if found.at_equal_calls else []
     for table in [*shown, *([tables["speed"]] if "speed" in tables else [])]:
         for line in _lines(table):
-            # Figures are cut off nowhere, however narrow the terminal is or a log file seems.
-            console.print(line, soft_wrap=True, markup=False, emoji=False)
+            say(line)
     for note in _notes(found):
-        console.print(note, soft_wrap=True, markup=False, emoji=False)
+        say(note)
 
 
 def _lines(table: Table) -> list[str]:

@@ -3,7 +3,6 @@
 The folder gets its name only once the run has ended, so that whatever is killed leaves nothing that looks like a run.
 """
 
-import os
 import shutil
 import traceback
 from dataclasses import asdict
@@ -13,9 +12,9 @@ from typing import Any
 from slot_rl import __version__
 from slot_rl.agents import AGENTS, PolicyAgent
 from slot_rl.agents.checkpoint import CheckpointedAgent, options_from_json
-from slot_rl.agents.options import SearchOptions
+from slot_rl.agents.search_options import SearchOptions
 from slot_rl.bundles import write_json
-from slot_rl.experiments.comparison.plan import FAILURE, RUNS, Run
+from slot_rl.experiments.comparison.plan import FAILURE, PARTIAL, RUNS, Run
 from slot_rl.experiments.comparison.tasks import evaluation_on
 from slot_rl.experiments.evaluation import Evaluation
 from slot_rl.experiments.run_folder import CONFIG
@@ -28,7 +27,6 @@ from slot_rl.experiments.watch import Report
 SERVING_FILE = "serving.json"
 SERVED = (2, 4, 8, 16, 31)
 SEARCHED = (1, 2, 4, 8, 16, 31, 64, 128)
-PARTIAL = ".partial"
 
 
 class Interrupted(Exception):
@@ -46,7 +44,7 @@ def complete(run: Run, out: Path, report: Report) -> None:
     Raises:
         Interrupted: If the run was asked to stop.
     """
-    partial = out / RUNS / f".{run.name}.{os.getpid()}{PARTIAL}"
+    partial = run.partial_folder(out)
     partial.mkdir(parents=True)
     try:
         _perform(run, partial, report)

@@ -71,7 +71,8 @@ def speed_table(found: Conclusions) -> Table:
     caption = (
         f"Calls and seconds of training after which an agent was first as good as {TARGET} at its end, as a share of "
         f"what {TARGET} took: medians over seeds, 95 % bootstrap intervals; above 1 it took more. A first crossing "
-        "flatters: it says when an agent was first seen as good, not from when on it is."
+        "flatters: it says when an agent was first seen as good, not from when on it is. A run that failed never is; a "
+        f"seed on which {TARGET} failed has no goal and is left out."
     )
     return Table(["agent", "calls", "calls, 95 %", "seconds", "seconds, 95 %", "never"], rows, caption)
 

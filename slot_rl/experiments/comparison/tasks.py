@@ -8,7 +8,7 @@ from typing import Any
 
 from slot_rl.experiments.evaluation import Evaluation, EvaluationConfig
 from slot_rl.problems import Problem, make_problem
-from slot_rl.problems.named import estimator_hash, resolved_estimator
+from slot_rl.problems.named import estimator_hash, resolved_estimator, short_name
 
 KEYS = ("estimator", "truth", "name")
 FORBIDDEN = "=<>@"
@@ -64,7 +64,7 @@ def parse_task(text: str, trust: bool = False) -> Task:
     estimator, truth = values.get("estimator"), values.get("truth")
     if truth is not None and not Path(truth).is_file():
         raise ValueError(f"expected a table in truth={truth}, got no such file")
-    short = env.rsplit("/", maxsplit=1)[-1]
+    short = short_name(env)
     label = values.get("name", short if estimator is None else f"{short} {Path(estimator.rpartition(':')[2]).name}")
     if not set(FORBIDDEN).isdisjoint(label):
         raise ValueError(f"expected a label without any of {FORBIDDEN}, got {label!r}; name=LABEL gives another")

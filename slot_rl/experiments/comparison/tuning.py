@@ -6,13 +6,13 @@ from statistics import fmean
 
 from slot_rl.agents.options import to_json
 from slot_rl.bundles import read_json, write_json
-from slot_rl.experiments.comparison.execution import MARK, LauncherName, do_runs, make_launcher, opened
-from slot_rl.experiments.comparison.plan import Run, Tracking
+from slot_rl.experiments.comparison.execution import LauncherName, do_runs, make_launcher, opened
+from slot_rl.experiments.comparison.plan import COMPARISON, Run, Tracking
 from slot_rl.experiments.comparison.tasks import Task, parse_tasks
-from slot_rl.experiments.console import command_line, console
+from slot_rl.experiments.console import command_line, say
 from slot_rl.experiments.evaluation import EvaluationConfig
 from slot_rl.experiments.markdown import markdown
-from slot_rl.experiments.presets import AgentPreset, Presets, Tuning, read_presets, write_presets
+from slot_rl.experiments.presets import AgentPreset, Presets, Tuning, preset_file, read_presets, write_presets
 from slot_rl.experiments.run_folder import SUMMARY
 from slot_rl.experiments.versions import provenance
 
@@ -69,14 +69,14 @@ def tune(config: TuneConfig) -> Presets:
     }
     launcher = make_launcher(config.launcher, config.workers)
     with opened(config.out):
-        write_json(config.out / MARK, provenance(config))
+        write_json(config.out / COMPARISON, provenance(config))
         every = [run for each in runs.values() for trial in each for run in trial]
         do_runs(every, config.out, launcher)
     tuned = _tuned(presets, runs, config)
     _print(tuned)
-    path = config.presets / f"{tuned.env.rsplit('/', maxsplit=1)[-1]}.yaml"
+    path = preset_file(tuned.env, config.presets)
     write_presets(path, tuned)
-    console.print(f"presets: {path}", soft_wrap=True, markup=False, emoji=False)
+    say(f"presets: {path}")
     return tuned
 
 
@@ -87,7 +87,6 @@ def _run(config: TuneConfig, task: Task, agent: str, options: dict[str, object],
 def _tuned(presets: Presets, runs: dict[str, list[list[Run]]], config: TuneConfig) -> Presets:
     scores = {name: tuple(_score(trial, config.out) for trial in each) for name, each in runs.items()}
     agents = {name: AgentPreset(preset.trials, scores[name]) for name, preset in presets.agents.items()}
-    # Where the tasks' files lie does not matter to whoever reads the presets.
     tuning = Tuning(config.env, config.seeds, config.timesteps, command_line())
     return replace(presets, version=presets.version + 1, tuning=tuning, agents=agents)
 
@@ -108,6 +107,6 @@ def _print(presets: Presets) -> None:
         for i, (trial, score) in enumerate(zip(preset.trials, preset.scores or (), strict=True))
     ]
     seeds = ", ".join(map(str, tuning.seeds))
-    console.print(f"trials on {presets.env}, {tuning.timesteps:,} calls, seeds {seeds}: mean optimality")
+    say(f"trials on {presets.env}, {tuning.timesteps:,} calls, seeds {seeds}: mean optimality")
     for line in markdown(["agent", "optimality", "", "options"], rows):
-        console.print(line, soft_wrap=True, markup=False, emoji=False)
+        say(line)

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from slot_rl.bundles import write_json
-from slot_rl.experiments.console import console, print_table
+from slot_rl.experiments.console import print_table, say
 from slot_rl.experiments.run_folder import check_free, fresh_folder
 from slot_rl.experiments.versions import provenance
 
@@ -67,4 +67,4 @@ def publish(
         write_json(folder / RESULTS, {**provenance(config), "figures": figures})
         draw(folder / PICTURE)
     print_table(title, columns, [list(row) for row in rows])
-    console.print(f"figures and picture: {folder}", soft_wrap=True, markup=False, emoji=False)
+    say(f"figures and picture: {folder}")

@@ -105,30 +105,34 @@ def start(flags: list[str], log: Path) -> subprocess.Popen[bytes]:
         )
 
 
-def children(pid: int) -> list[int]:
-    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+def workers(pid: int) -> list[int]:
+    """Returns the processes that a command has started to do runs."""
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return [int(child) for child in children if b"spawn_main" in Path(f"/proc/{child}/cmdline").read_bytes()]
+
+
+def kill_at_random(process: subprocess.Popen[bytes], seconds: float, dice: random.Random, with_worker: bool) -> bool:
+    """Kills a worker, if asked to, and then the command; returns whether the command was still at work."""
+    time.sleep(seconds * dice.uniform(0.2, 0.6))
+    if with_worker and process.poll() is None:
+        for pid in dice.sample(workers(process.pid), 1):
+            os.kill(pid, signal.SIGKILL)
+        time.sleep(seconds * dice.uniform(0.1, 0.2))
+    at_work = process.poll() is None
+    process.kill()
+    process.wait()
+    return at_work
 
 
 @pytest.mark.slow
 def test_killing_workers_and_the_command_at_random_times_changes_nothing(flags: list[str], tmp_path: Path) -> None:
-    undisturbed = [*flags[:-1], str(tmp_path / "undisturbed")]
-    log = tmp_path / "log.txt"
-    assert start(undisturbed, log).wait(300) == 0, log.read_text()
-    dice, kills = random.Random(0), 0
-    for round_ in range(12):
-        process = start(flags, log)
-        deadline = time.monotonic() + dice.uniform(6, 20)
-        while process.poll() is None and time.monotonic() < deadline:
-            time.sleep(dice.uniform(0.5, 2))
-            victims = children(process.pid) if process.poll() is None else []
-            if victims and round_ % 2:
-                os.kill(dice.choice(victims), signal.SIGKILL)
-        kills += process.poll() is None
-        process.kill()
-        if process.wait() == 0:
-            break
-    assert kills > 0
-    assert start(flags, log).wait(300) == 0, log.read_text()
+    log, begun = tmp_path / "log.txt", time.monotonic()
+    longer = [*flags, "--timesteps", "20000"]
+    assert start([*longer, "--out", str(tmp_path / "undisturbed")], log).wait(300) == 0, log.read_text()
+    seconds, dice = time.monotonic() - begun, random.Random(0)
+    kills = [kill_at_random(start(longer, log), seconds, dice, with_worker) for with_worker in (True, False, True)]
+    assert kills[0]
+    assert start(longer, log).wait(300) == 0, log.read_text()
     assert long_table(tmp_path / "out") == long_table(tmp_path / "undisturbed")
     assert pairs(tmp_path / "out") == pairs(tmp_path / "undisturbed")
     assert not list((tmp_path / "out" / "runs").glob(".*"))

@@ -109,6 +109,15 @@ def test_how_soon_an_agent_is_as_good_as_another_ends() -> None:
     assert reach([*goals, runs[2]])[0].low == inf
 
 
+def test_a_run_without_an_evaluation_never_gets_there_and_is_no_goal() -> None:
+    goals = [curve("ppo", 0, [100], [0.5]), curve("ppo", 1, [100], [0.5]), curve("ppo", 2, [], [])]
+    runs = [curve("gumbel", 0, [50], [0.6]), curve("gumbel", 1, [], []), curve("gumbel", 2, [50], [0.6])]
+    (found,) = reach([*goals, *runs])
+    assert (found.ratio, found.seeds, found.never) == (inf, 2, 1)
+    (found,) = reach([*goals, runs[0], runs[2]])
+    assert (found.ratio, found.seeds, found.never) == (0.5, 1, 0)
+
+
 def test_the_interval_of_a_median_over_many_seeds() -> None:
     goals = [curve("ppo", seed, [100], [0.5]) for seed in range(9)]
     runs = [curve("gumbel", seed, [0, 100], [0, 0.5 if seed < 8 else 0.1]) for seed in range(9)]

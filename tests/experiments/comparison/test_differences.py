@@ -1,6 +1,6 @@
 """Pairs by hand, by scipy and by rliable; false verdicts and power as promised; and claims."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from math import sqrt
 
@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from numpy.typing import NDArray
+from made_up import SCORES, table
 from scipy.stats import ttest_rel
 
 from slot_rl.experiments.comparison.differences import (
@@ -24,16 +24,6 @@ from slot_rl.experiments.comparison.differences import (
 )
 from slot_rl.experiments.comparison.outcomes import Outcome
 
-# Seven seeds on three tasks. What rliable 1.2.0 prints of the pair stands in the tests.
-FIRST = [
-    [0.91, 0.42, 1.03],
-    [0.85, 0.55, 0.77],
-    [0.99, -0.1, 0.64],
-    [0.00, 0.61, 0.93],
-    [0.77, 0.48, 0.88],
-    [0.90, 0.52, 0.70],
-    [0.83, 0.39, 0.95],
-]
 SECOND = [
     [0.81, 0.52, 0.93],
     [0.85, 0.35, 0.72],
@@ -43,16 +33,6 @@ SECOND = [
     [0.80, 0.42, 0.60],
     [0.73, 0.29, 0.85],
 ]
-
-
-def table(scores: Mapping[str, Sequence[Sequence[float]] | NDArray[np.float64]]) -> list[Outcome]:
-    """Returns the long table of (seeds, tasks) of each agent."""
-    return [
-        Outcome(f"t{task}", agent, seed, None, float(score), 0.0)
-        for agent, runs in scores.items()
-        for seed, row in enumerate(runs)
-        for task, score in enumerate(row)
-    ]
 
 
 def pair(first: Sequence[float], second: Sequence[float]) -> PairComparison:
@@ -82,8 +62,8 @@ def test_one_task_is_the_paired_t_test() -> None:
 
 
 def test_several_tasks_are_strata() -> None:
-    *each, overall = compare_pairs(table({"a": FIRST, "b": SECOND}))
-    differences = np.array(FIRST) - np.array(SECOND)
+    *each, overall = compare_pairs(table({"a": SCORES, "b": SECOND}))
+    differences = np.array(SCORES) - np.array(SECOND)
     assert [found.task for found in each] == ["t0", "t1", "t2"] and overall.task == "all"
     for found, of_task in zip(each, differences.T, strict=True):
         assert found.difference.value == pytest.approx(of_task.mean())
@@ -95,14 +75,14 @@ def test_several_tasks_are_strata() -> None:
 
 
 def test_the_probability_of_improvement_is_that_of_rliable() -> None:
-    found = [each.improvement.value for each in compare_pairs(table({"a": FIRST, "b": SECOND}))]
+    found = [each.improvement.value for each in compare_pairs(table({"a": SCORES, "b": SECOND}))]
     assert found == pytest.approx([0.7040816326530612, 0.6428571428571429, 0.6122448979591837, 0.653061224489796])
 
 
 def test_the_probability_of_improvement_is_that_of_the_installed_rliable() -> None:
     metrics = pytest.importorskip("rliable.metrics")
-    *_, overall = compare_pairs(table({"a": FIRST, "b": SECOND}))
-    expected = metrics.probability_of_improvement(np.array(FIRST), np.array(SECOND))
+    *_, overall = compare_pairs(table({"a": SCORES, "b": SECOND}))
+    expected = metrics.probability_of_improvement(np.array(SCORES), np.array(SECOND))
     assert overall.improvement.value == pytest.approx(expected)
 
 
@@ -113,7 +93,7 @@ def test_holm_by_hand() -> None:
 
 
 def test_one_call_is_one_family() -> None:
-    found = compare_pairs(table({"a": FIRST, "b": SECOND, "c": [row[::-1] for row in FIRST]}))
+    found = compare_pairs(table({"a": SCORES, "b": SECOND, "c": [row[::-1] for row in SCORES]}))
     assert [(each.task, each.first, each.second) for each in found[-3:]] == [
         ("all", "a", "b"),
         ("all", "a", "c"),
@@ -222,11 +202,11 @@ def test_the_order_of_rows_changes_nothing(rows: list[Outcome]) -> None:
 
 
 def test_guards() -> None:
-    rows = table({"a": FIRST, "b": SECOND})
+    rows = table({"a": SCORES, "b": SECOND})
     with pytest.raises(ValueError, match=r"the same seeds of all agents on 't1', got no seed 3 of \['b'\]"):
         compare_pairs([row for row in rows if (row.task, row.agent, row.seed) != ("t1", "b", 3)])
     with pytest.raises(ValueError, match="at least 3 seeds of 'a' on 't0', got 2"):
-        compare_pairs(table({"a": FIRST[:2], "b": SECOND[:2]}))
+        compare_pairs(table({"a": SCORES[:2], "b": SECOND[:2]}))
     with pytest.raises(ValueError, match=r"each task, agent and seed once, got \('t0', 'a', 0\) 2 times"):
         compare_pairs([*rows, rows[0]])
     with pytest.raises(ValueError, match="none of several tasks to be called 'all'"):

@@ -1,6 +1,6 @@
 """One agent's figures by hand and by rliable, and intervals that cover what they say they do."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from math import nan, sqrt
 
@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from made_up import SCORES, table
 
 from slot_rl.experiments.comparison.estimates import (
     RESAMPLES,
@@ -18,29 +19,6 @@ from slot_rl.experiments.comparison.estimates import (
     widened_tail,
 )
 from slot_rl.experiments.comparison.outcomes import Outcome
-
-# Seven seeds on three tasks. What rliable 1.2.0 prints of them stands in the tests.
-SCORES = [
-    [0.91, 0.42, 1.03],
-    [0.85, 0.55, 0.77],
-    [0.99, -0.1, 0.64],
-    [0.00, 0.61, 0.93],
-    [0.77, 0.48, 0.88],
-    [0.90, 0.52, 0.70],
-    [0.83, 0.39, 0.95],
-]
-# One seed's outcomes beyond its optimality.
-OTHERS = Outcome("", "", 0, None, 0.0, 0.5)
-
-
-def table(scores: Mapping[str, Sequence[Sequence[float]]]) -> list[Outcome]:
-    """Returns the long table of (seeds, tasks) of each agent."""
-    return [
-        replace(OTHERS, task=f"t{task}", agent=agent, seed=seed, optimality=score)
-        for agent, runs in scores.items()
-        for seed, row in enumerate(runs)
-        for task, score in enumerate(row)
-    ]
 
 
 def one(scores: Sequence[Sequence[float]], floor: float = 0.0) -> AgentSummary:

@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 from small import PICK_VALUE, run
 
-from slot_rl.experiments.comparison.execution import MARK, do_runs, opened
+from slot_rl.experiments.comparison.execution import do_runs, opened
 from slot_rl.experiments.comparison.local_launcher import LocalLauncher
+from slot_rl.experiments.comparison.plan import COMPARISON
 from slot_rl.experiments.comparison.runs import complete, write_failure
 from slot_rl.experiments.comparison.tasks import parse_task, parse_tasks
 from slot_rl.experiments.evaluation import EvaluationConfig
@@ -81,7 +82,7 @@ def test_a_finished_run_is_not_repeated_and_a_failed_one_only_when_asked(tmp_pat
 
 def test_a_folder_is_one_commands_alone_and_nothing_else_is_touched(tmp_path: Path) -> None:
     with opened(tmp_path / "new"):
-        (tmp_path / "new" / MARK).write_text("{}")
+        (tmp_path / "new" / COMPARISON).write_text("{}")
         with pytest.raises(ValueError, match="for this command alone"), opened(tmp_path / "new"):
             pass
         left = tmp_path / "new" / "runs" / ".killed.123.partial"

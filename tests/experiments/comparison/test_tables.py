@@ -1,6 +1,7 @@
 """Conclusions and tables, by hand: what is said of agents, of pairs, and of speed."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -77,6 +78,20 @@ def test_speed_is_a_share_of_what_ppo_took(found: Conclusions) -> None:
     assert [row[0] for row in table.rows] == ["one: gumbel", "two: gumbel"]
     # A third of the way from .4 to .7: 100 + 300 calls of 1,000, and 1 + 1 seconds of 4.
     assert table.rows[0][1:] == ["0.40", "0.40 to 0.40", "0.50", "0.50 to 0.50", "0 of 4"]
+
+
+def test_runs_that_failed_never_reach_ppo() -> None:
+    whole = results()
+    broken = [
+        replace(row, failure="stopped")
+        if (row.agent, row.seed) in {("gumbel", 100), ("gumbel", 101), ("ppo", 103)}
+        else row
+        for row in whole.outcomes
+    ]
+    well = {(row.task, row.agent, row.seed) for row in broken if row.failure is None}
+    curves = [curve for curve in whole.curves if (curve.task, curve.agent, curve.seed) in well]
+    row = speed_table(conclude(Results(broken, curves), 0.6)).rows[0]
+    assert row == ["one: gumbel", "never", "0.40 to never", "never", "0.50 to never", "2 of 3"]
 
 
 @pytest.mark.parametrize(

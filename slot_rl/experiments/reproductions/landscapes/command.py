@@ -22,6 +22,7 @@ from slot_rl.experiments.reproductions.landscapes.report import publish
 from slot_rl.experiments.reproductions.landscapes.runs import Task, do
 from slot_rl.experiments.reproductions.landscapes.tables import LANDSCAPES
 from slot_rl.experiments.reproductions.results import refuse_missing
+from slot_rl.experiments.run_folder import check_continued
 from slot_rl.experiments.versions import provenance
 
 MARK = "landscapes.json"
@@ -104,11 +105,9 @@ def reproduce_landscapes(config: LandscapesConfig) -> Found:
 
 def _open(config: LandscapesConfig) -> None:
     """Makes the folder of results, or accepts one that an earlier call made."""
-    folder = config.folder
-    if folder.exists() and not (folder / MARK).is_file() and (not folder.is_dir() or any(folder.iterdir())):
-        raise ValueError(f"expected a new folder for --out, or one with {MARK}, got {folder}; nothing was written")
-    folder.mkdir(parents=True, exist_ok=True)
-    write_json(folder / MARK, provenance(config))
+    check_continued(config.folder, MARK)
+    config.folder.mkdir(parents=True, exist_ok=True)
+    write_json(config.folder / MARK, provenance(config))
 
 
 def _work(job: Callable[[Job], None], items: Sequence[Job], what: str, workers: int) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from slot_rl.bundles import write_atomically, write_json
-from slot_rl.experiments.console import console
+from slot_rl.experiments.console import say
 from slot_rl.experiments.markdown import markdown
 from slot_rl.experiments.plots import Panel, plot_curves
 from slot_rl.experiments.reproductions.landscapes.bars import Bar, BreakEven, bars, break_evens
@@ -63,7 +63,7 @@ def publish(out: Path, config: Any, grounds: Sequence[Ground], found: Found, run
     lines += [*_break_evens(evens), "", *_bars(passed)]
     for line in lines:
         # Figures are cut off nowhere, however narrow the terminal is or a log file seems.
-        console.print(line, soft_wrap=True, markup=False, emoji=False)
+        say(line)
     figures = {
         "estimators": {ground.landscape.name: ground.card() for ground in grounds},
         "medians": {name: {each: vars(one) for each, one in by.items()} for name, by in found.items()},
@@ -74,8 +74,8 @@ def publish(out: Path, config: Any, grounds: Sequence[Ground], found: Found, run
     write_json(out / RESULTS, {**provenance(config), "figures": figures})
     write_atomically(out / TABLE, ("\n".join(lines) + "\n").encode())
     if draw(out / PICTURE, found):
-        console.print(f"picture: {out / PICTURE}", soft_wrap=True, markup=False, emoji=False)
-    console.print(f"figures: {out / RESULTS}, {out / TABLE}", soft_wrap=True, markup=False, emoji=False)
+        say(f"picture: {out / PICTURE}")
+    say(f"figures: {out / RESULTS}, {out / TABLE}")
 
 
 def heading(ground: Ground) -> str:
