@@ -31,7 +31,7 @@ MOST_EVALUATIONS = 20_000_000
 GUIDED_CALLS = 31
 STRONG_RESTARTS, STRONG_ROUNDS = 10, 80
 RANDOM_DRAWS = 64
-SEARCHED = "policy + guided search"
+POLICY_WITH_SEARCH = "policy + guided search"
 
 
 @dataclass(frozen=True)
@@ -132,7 +132,7 @@ class Evaluation:
         """Judges guided search from the policy's answers, at as many calls as guided search from random starts."""
         start = choose(self.observation)
         found = guided_search(self.problem, self.observation, start, GUIDED_CALLS - 1)
-        return self._row(SEARCHED, GUIDED_CALLS, GUIDED_CALLS, found.choice)
+        return self._row(POLICY_WITH_SEARCH, GUIDED_CALLS, GUIDED_CALLS, found.choice)
 
     def optimality(self, score: float) -> float:
         """Places a mean score between random (0) and best (1)."""

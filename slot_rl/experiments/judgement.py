@@ -7,7 +7,7 @@ import torch
 from slot_rl.agents.checkpoint import CheckpointedAgent
 from slot_rl.agents.policy_agent import PolicyAgent
 from slot_rl.experiments.console import print_figures, print_table
-from slot_rl.experiments.evaluation import SEARCHED, Choose, Evaluation, Row
+from slot_rl.experiments.evaluation import POLICY_WITH_SEARCH, Choose, Evaluation, Row
 from slot_rl.problems import Budget, RowProblem
 
 MOST_CONTEXTS = 24
@@ -66,7 +66,7 @@ def judge(
         "hit_rate": policy.hit_rate,
         **_truth_summary(evaluation, policy),
         "best_constant_optimality": by_name["best constant"].optimality,
-        "searched_optimality": None if SEARCHED not in by_name else by_name[SEARCHED].optimality,
+        "searched_optimality": None if POLICY_WITH_SEARCH not in by_name else by_name[POLICY_WITH_SEARCH].optimality,
         "calls_per_context": agent.calls_per_context,
         "backwards_per_context": agent.backwards_per_context,
         "policy_parameters": agent.policy_parameters,

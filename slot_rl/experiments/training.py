@@ -15,7 +15,7 @@ from slot_rl.agents.options import Options, to_json
 from slot_rl.bundles import write_json
 from slot_rl.envs import SlotVecEnv
 from slot_rl.experiments.console import INTERRUPTED, command_line, console, progress_bar, say
-from slot_rl.experiments.evaluation import SEARCHED, Evaluation, EvaluationConfig, Row
+from slot_rl.experiments.evaluation import POLICY_WITH_SEARCH, Evaluation, EvaluationConfig, Row
 from slot_rl.experiments.judgement import judge, metrics_of, print_judgement
 from slot_rl.experiments.plots import plot_learning_curve
 from slot_rl.experiments.run_folder import (
@@ -34,7 +34,7 @@ from slot_rl.problems import NonFiniteScore, Problem, make_problem
 from slot_rl.problems.named import estimator_hash, resolved_estimator
 
 LOG_POINTS = 100
-IN_PLOT = (SEARCHED, "guided search", "best constant")
+IN_PLOT = (POLICY_WITH_SEARCH, "guided search", "best constant")
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from slot_rl.experiments.evaluation import GUIDED_CALLS
 TARGET = "ppo"
 """The agent whose final score the others are timed on: the one that everybody knows."""
 
-SEARCHED = f" + {GUIDED_CALLS} calls"
+WITH_SEARCH = f" + {GUIDED_CALLS} calls"
 """What follows a policy's name where guided search goes on from its answer."""
 
 
@@ -80,12 +80,12 @@ def _compare(outcomes: Sequence[Outcome]) -> tuple[list[PairComparison], list[Pa
     rivals = in_order(outcome.agent for outcome in outcomes if outcome.calls_per_context == GUIDED_CALLS)
     # A run that failed has no answer to search from: it counts as random answers here, too.
     searched = [
-        replace(outcome, agent=outcome.agent + SEARCHED, optimality=outcome.searched_optimality or 0.0)
+        replace(outcome, agent=outcome.agent + WITH_SEARCH, optimality=outcome.searched_optimality or 0.0)
         for outcome in outcomes
         if outcome.agent in policies
     ]
     bare = every_pair(outcome.agent for outcome in outcomes)
-    equal = [(policy + SEARCHED, rival) for policy in policies for rival in rivals]
+    equal = [(policy + WITH_SEARCH, rival) for policy in policies for rival in rivals]
     found = compare_pairs([*outcomes, *searched], [*bare, *equal])
     known = set(bare)
     is_bare = [(pair.first, pair.second) in known for pair in found]
