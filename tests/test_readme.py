@@ -1,14 +1,13 @@
 """The README and the docs are kept true: their Python runs, their commands parse, their links and pictures exist."""
 
 import re
-import runpy
 import shlex
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from conftest import ROOT
+from conftest import ROOT, Command
 
 from slot_rl.selectors import NAMES
 
@@ -42,19 +41,14 @@ def test_every_other_block_runs(block: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_every_command_names_a_script_and_flags_that_exist(
-    command: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    script, *arguments = shlex.split(command)
+def test_every_command_names_a_script_and_flags_that_exist(command: str, script: Command) -> None:
+    path, *arguments = shlex.split(command)
     flags = {argument for argument in arguments if argument.startswith("--")}
     chosen = ["--agent", arguments[arguments.index("--agent") + 1]] if "--agent" in arguments else []
     subcommand = [argument for argument in arguments[:1] if argument in SUBCOMMANDS]
-    monkeypatch.setattr(sys, "argv", [script, *chosen, *subcommand, "--help"])
-    # In this process: a fresh interpreter spends seconds on imports, for each of some fifty commands.
-    with pytest.raises(SystemExit) as done:
-        runpy.run_path(str(ROOT / script), run_name="__main__")
-    assert done.value.code in (None, 0)
-    assert flags - {"--agent"} <= set(re.findall(r"--[a-z-]+", capsys.readouterr().out))
+    code, output, errors = script(ROOT / path, *chosen, *subcommand, "--help")
+    assert code == 0, errors
+    assert flags - {"--agent"} <= set(re.findall(r"--[a-z-]+", output))
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

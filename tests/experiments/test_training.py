@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import safetensors.torch
 import torch
+from conftest import ROOT, Command
 from stable_baselines3.common.callbacks import BaseCallback
 
 from slot_rl.agents import GumbelAgent
@@ -26,7 +27,7 @@ from slot_rl.policies import PointerSize
 from slot_rl.problems import SlotProblem
 from slot_rl.problems.truths import pick_value
 
-ROOT = Path(__file__).resolve().parents[2]
+SCRIPTS = ROOT / "scripts"
 SMALL = PointerSize(width=16, hidden=32)
 OPTIONS: dict[str, AgentOptions] = {
     "gumbel": GumbelAgent.options_type(batch_size=64, policy=SMALL),
@@ -256,32 +257,34 @@ def test_a_callback_error_is_not_mistaken_for_an_interrupt(tmp_path: Path, monke
     assert not (tmp_path / "run" / "summary.json").exists()
 
 
-def command(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    script = str(ROOT / "scripts" / arguments[0])
-    return subprocess.run(
-        [sys.executable, script, *arguments[1:]], cwd=cwd, capture_output=True, text=True, timeout=120, check=False
-    )
-
-
-def test_the_commands_answer_wrong_flags_and_files_with_exit_code_2(tmp_path: Path) -> None:
-    for arguments in (
+@pytest.mark.parametrize(
+    "arguments",
+    [
         ["train_agent.py", "--agent", "gumble"],
         ["train_agent.py", "--agent", "gumbel", "--clip-range", "0.1"],
         ["train_agent.py", "--tau", "-1"],
         ["evaluate_agent.py", "nowhere"],
-    ):
-        done = command(*arguments, cwd=tmp_path)
-        assert done.returncode == 2, arguments
-        assert "Traceback" not in done.stderr + done.stdout
-        assert done.stderr
+    ],
+)
+def test_the_commands_answer_wrong_flags_and_files_with_exit_code_2(
+    arguments: list[str], tmp_path: Path, script: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    code, output, errors = script(SCRIPTS / arguments[0], *arguments[1:])
+    assert code == 2
+    assert "Traceback" not in errors + output
+    assert errors
     assert not any(tmp_path.iterdir())
 
 
-def test_ctrl_c_at_the_command_line_leaves_an_evaluable_run(tmp_path: Path) -> None:
-    script = str(ROOT / "scripts" / "train_agent.py")
+def test_ctrl_c_at_the_command_line_leaves_an_evaluable_run(tmp_path: Path, script: Command) -> None:
     flags = ["--env", "SlotRL/PickValue-v0", "--timesteps", "2000000", "--eval-size", "20", "--out", "run"]
     process = subprocess.Popen(
-        [sys.executable, script, *flags], cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [sys.executable, str(SCRIPTS / "train_agent.py"), *flags],
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
     )
     deadline = time.monotonic() + 90
     log = tmp_path / "run" / "metrics.jsonl"
@@ -294,7 +297,7 @@ def test_ctrl_c_at_the_command_line_leaves_an_evaluable_run(tmp_path: Path) -> N
     assert "interrupted" in output
     assert "Traceback" not in output + errors
     assert json.loads((tmp_path / "run" / "summary.json").read_text())["status"] == "interrupted"
-    done = command("evaluate_agent.py", "run", cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
+    code, again, errors = script(SCRIPTS / "evaluate_agent.py", tmp_path / "run")
+    assert code == 0, errors
     table = output[output.index("policy, one pass") : output.index("seconds")]
-    assert table in done.stdout
+    assert table in again
