@@ -14,13 +14,13 @@ test: .venv/installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/pytest --numprocesses 2 -m "not slow" $(ARGS)
+	$(BIN)/pytest --numprocesses 2 --dist worksteal -m "not slow" $(ARGS)
 
 test-all: .venv/installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/pytest --numprocesses 2 $(ARGS)
+	$(BIN)/pytest --numprocesses 2 --dist worksteal $(ARGS)
 
 # Without build isolation, so that the build's own setuptools is pinned as well.
 .venv/installed: pyproject.toml constraints.txt
