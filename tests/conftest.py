@@ -1,6 +1,7 @@
 """Shared by all tests: one torch thread, the real landscapes where they are, and scripts run in this process."""
 
 import runpy
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +13,10 @@ ROOT = Path(__file__).resolve().parent.parent
 LANDSCAPES = ROOT.parent / "shared" / "data"
 
 torch.set_num_threads(1)
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # A shell that runs the tests in the background ignores it, and so would the commands that tests interrupt.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 Outcome = tuple[int, str, str]
