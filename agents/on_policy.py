@@ -4,6 +4,7 @@ The algorithms are Stable-Baselines3's own; this class builds them with the shar
 standardises the scores before they become advantages and value targets, and anneals the entropy bonus.
 """
 
+from abc import abstractmethod
 from typing import Any
 
 import numpy as np
@@ -57,9 +58,9 @@ class OnPolicyAgent(PolicyAgent, OnPolicyAlgorithm):
         self.policy_kwargs = policy_kwargs(problem_of(self.env), self.options.policy)
         self._setup_model()
 
+    @abstractmethod
     def algorithm_arguments(self) -> dict[str, Any]:
-        """Returns the arguments that this algorithm alone has; none unless overridden."""
-        return {}
+        """Returns the arguments that this algorithm alone has."""
 
     def collect_rollouts(
         self, env: VecEnv, callback: BaseCallback, rollout_buffer: RolloutBuffer, n_rollout_steps: int

@@ -4,12 +4,12 @@ What every reference promises, ``test_references.py`` tests of these two as well
 """
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from conftest import ROOT, Command
 
 from slot_rl.agents import AGENTS, REFERENCES, load_agent, references
 from slot_rl.agents.options import Options
@@ -21,7 +21,6 @@ from slot_rl.problems.truths import pick_value
 from slot_rl.search import cross_entropy_search, genetic_search
 from slot_rl.seeding import generator_from
 
-ROOT = Path(__file__).resolve().parents[2]
 GENETIC = GeneticOptions(calls_per_context=17, population=6, tournament=2, mutations=0.5)
 CROSS_ENTROPY = CrossEntropyOptions(calls_per_context=17, draws=5, elite=0.3, smoothing=0.6)
 
@@ -142,7 +141,7 @@ def test_a_whole_run_takes_the_flags_and_reports_the_cost_of_an_answer(
     name: str,
     flags: tuple[object, ...],
     options: dict[str, Any],
-    script: Callable[..., tuple[int, str, str]],
+    script: Command,
     tmp_path: Path,
 ) -> None:
     common = ("--env", "SlotRL/PickValue-v0", "--timesteps", 100, "--eval-size", 20, "--wandb", "disabled")

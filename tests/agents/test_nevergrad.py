@@ -2,28 +2,26 @@
 
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
+from conftest import ROOT, Command
+from rugged import CheckedRows, Watched, arbitrary_mask, row_problem
 
 from slot_rl.agents import AGENTS, REFERENCES, load_agent
-from slot_rl.agents import nevergrad as module
 from slot_rl.agents.nevergrad import NevergradAgent, load_nevergrad, variables
 from slot_rl.agents.search_options import LocalSearchOptions, NevergradOptions
 from slot_rl.envs import SlotVecEnv
 from slot_rl.envs.episodes import from_arrays
-from slot_rl.estimators import EstimatorNet, EstimatorShape
-from slot_rl.problems import Budget, Observation, Problem, RowProblem, SlotProblem, check_choice, make_problem
+from slot_rl.problems import Budget, Observation, Problem, check_choice, make_problem
 from slot_rl.problems.slots import unit_uniform
 from slot_rl.problems.truths import pick_value
 from slot_rl.search import best_of, enumerate_landscape, random_choice
 from slot_rl.search.guided import Found
-from slot_rl.seeding import generator_from, seeded_initialisation
+from slot_rl.seeding import generator_from
 
 MISSING = (
     'expected the extra [nevergrad] for --agent nevergrad (pip install "slot_rl[nevergrad]"), got no module nevergrad'
@@ -37,29 +35,13 @@ def ng() -> Any:
     return pytest.importorskip("nevergrad")
 
 
-class Watched(SlotProblem):
-    """Keeps what is asked, ``(batch, slots)`` a round, and refuses what is not allowed."""
-
-    asked: list[tuple[Tensor, Tensor]]
-
-    def score(self, observation: Observation, choice: Tensor) -> Tensor:
-        check_choice(self, observation, choice)
-        score = super().score(observation, choice)
-        self.asked.append((choice, score))
-        return score
-
-
 def slot_problem(slots: int = 3, items: int = 5) -> Watched:
-    problem = Watched(pick_value, slots, items, 1, unit_uniform)
-    problem.asked = []
-    return problem
+    return Watched(pick_value, slots, items, 1, unit_uniform)
 
 
 def masked(problem: Problem, batch: int, seed: int) -> Observation:
     """Requests with any masks; some slots have a single item, and some requests the same number in each slot."""
-    generator = generator_from(seed)
-    mask = torch.rand(batch, problem.slots, problem.items, generator=generator) < 0.5
-    mask = mask.scatter(-1, torch.randint(problem.items, (batch, problem.slots, 1), generator=generator), True)
+    mask = arbitrary_mask(batch, problem.slots, problem.items, seed)
     mask[0], mask[1] = False, True
     mask[0, :, 3] = True
     mask[2, 1:] = False
@@ -121,15 +103,7 @@ def test_answers_are_the_best_of_exactly_as_many_allowed_rows(kind: Any, ng: Any
 
 @kinds
 def test_rows_of_short_vocabularies_are_searched_within_their_sizes(kind: Any, ng: Any) -> None:
-    class Checked(RowProblem):
-        def score(self, observation: Observation, choice: Tensor) -> Tensor:
-            for rows in choice.reshape(-1, *choice.shape[-2:]):
-                check_choice(self, observation, rows)
-            return super().score(observation, choice)
-
-    with seeded_initialisation(0):
-        net = EstimatorNet(EstimatorShape(3, 3, (16,), (2, 5, 3), (4,), context_dim=2))
-    problem = Checked(net, torch.arange(4).unsqueeze(-1))
+    problem = row_problem(0, CheckedRows)
     observation = problem.evaluation_observations(4, generator_from(0))
     # Nearly all of 30 rows are seen in 200 calls; a choice's distribution may settle before.
     agent = build(problem, NevergradOptions(200 if kind == "array" else 20, variables=kind))
@@ -249,10 +223,11 @@ def test_a_checkpoint_answers_as_the_agent_did_and_predict_as_choose_does(ng: An
 
 
 def test_the_command_names_the_extra_where_it_is_missing(
-    script: Callable[..., tuple[int, str, str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    script: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "nevergrad", None)
-    path = Path(module.__file__).resolve().parents[1] / "scripts" / "train_agent.py"
     flags = ("--env", "SlotRL/PickValue-v0", "--timesteps", 100, "--eval-size", 10, "--wandb", "disabled")
-    code, _, errors = script(path, "--agent", "nevergrad", *flags, "--out", tmp_path / "run")
-    assert code != 0 and "pip install" in errors and "Traceback" not in errors
+    code, _, errors = script(
+        ROOT / "scripts" / "train_agent.py", "--agent", "nevergrad", *flags, "--out", tmp_path / "run"
+    )
+    assert code == 2 and "pip install" in errors and "Traceback" not in errors

@@ -88,10 +88,9 @@ def _compare(outcomes: Sequence[Outcome]) -> tuple[list[PairComparison], list[Pa
     equal = [(policy + WITH_SEARCH, rival) for policy in policies for rival in rivals]
     found = compare_pairs([*outcomes, *searched], [*bare, *equal])
     known = set(bare)
-    is_bare = [(pair.first, pair.second) in known for pair in found]
     return (
-        [pair for pair, is_one in zip(found, is_bare, strict=True) if is_one],
-        [pair for pair, is_one in zip(found, is_bare, strict=True) if not is_one],
+        [pair for pair in found if (pair.first, pair.second) in known],
+        [pair for pair in found if (pair.first, pair.second) not in known],
     )
 
 

@@ -11,12 +11,11 @@ from statistics import median
 from typing import Literal, TypeVar
 
 import numpy as np
-import numpy.typing as npt
 from scipy.stats import trim_mean
 
+from slot_rl.experiments.comparison.estimates import Floats
 from slot_rl.experiments.comparison.outcomes import LearningCurve, Outcome
 
-Numbers = npt.NDArray[np.float64]
 Along = Literal["calls", "seconds"]
 """What a learning curve is drawn against: configurations scored, or the processor's seconds."""
 
@@ -129,7 +128,7 @@ def profiles(outcomes: Iterable[Outcome], pooled: bool = False) -> list[Band]:
     return found
 
 
-def _profile(task: str, agent: str, parts: Sequence[Sequence[Outcome]], grid: Numbers) -> Band:
+def _profile(task: str, agent: str, parts: Sequence[Sequence[Outcome]], grid: Floats) -> Band:
     random = np.random.default_rng(0)
     runs = sum(len(part) for part in parts)
     count, resampled = np.zeros(len(grid)), np.zeros((RESAMPLES, len(grid)))
@@ -220,5 +219,5 @@ def _by_cell(runs: Iterable[Run]) -> dict[tuple[str, str], list[Run]]:
     return cells
 
 
-def _floats(numbers: Numbers) -> tuple[float, ...]:
+def _floats(numbers: Floats) -> tuple[float, ...]:
     return tuple(numbers.tolist())

@@ -83,7 +83,8 @@ class PairComparison:
         if self.decided or self.equal or self.standard_error == 0:
             return None
         effect = abs(self.difference.value) / (self.standard_error * np.sqrt(self.seeds))
-        return _first_with_power(effect, self.freedom / (self.seeds - 1), self.seeds + 1, POWER, self.level)
+        freedom = self.freedom / (self.seeds - 1)
+        return seeds_for_power(effect, alpha=self.level, least=self.seeds + 1, freedom=freedom)
 
     @property
     def verdict(self) -> str:
@@ -169,39 +170,36 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return [float(p) for p in adjusted]
 
 
-def power_of_paired_t(effect: float, correlation: float, n: int, alpha: float = ALPHA) -> float:
-    """Returns the power of the two-sided paired t test, by the noncentral t distribution.
+def power_of_t_test(noncentrality: Floats, freedom: Floats, alpha: float = ALPHA) -> Floats:
+    """Returns the power of two-sided t tests, by the noncentral t distribution.
 
     Args:
-        effect: True difference in standard deviations of one agent's runs.
-        correlation: Between the two agents' runs of the same seed.
-        n: Seeds.
-        alpha: The test's level.
-
-    Raises:
-        ValueError: If correlation, n or alpha are out of range.
+        noncentrality: True effect in standard errors, (tests,).
+        freedom: Degrees of freedom, (tests,).
+        alpha: The tests' level.
     """
-    if n < 2:
-        raise ValueError(f"expected n >= 2, got {n}")
-    paired = _paired_effect(effect, correlation, alpha)
-    return float(_power(np.array([paired * np.sqrt(n)]), np.array([n - 1.0]), alpha)[0])
+    critical = stdtrit(freedom, 1 - alpha / 2)
+    # Beyond this scipy's series does not converge; the power is 1 long before.
+    shift = np.minimum(np.abs(noncentrality), 1e4)
+    # The far tail mirrored, where scipy's nct.cdf is NaN.
+    return np.asarray(nct.sf(critical, freedom, shift) + nct.sf(critical, freedom, -shift), dtype=np.float64)
 
 
-def seeds_for_power(effect: float, correlation: float, power: float = POWER, alpha: float = ALPHA) -> int | None:
-    """Returns the fewest seeds that give the paired t test a power; None if over 1,000.
+def seeds_for_power(
+    effect: float, power: float = POWER, alpha: float = ALPHA, least: int = 2, freedom: float = 1.0
+) -> int | None:
+    """Returns the fewest seeds, up to 1,000, that give the paired t test a power; None if none do.
 
     Args:
-        effect: As in ``power_of_paired_t``.
-        correlation: As there.
+        effect: True difference in standard deviations of the paired difference.
         power: The power to reach.
         alpha: The test's level.
-
-    Raises:
-        ValueError: If correlation, power or alpha are out of range.
+        least: Seeds to begin at.
+        freedom: Degrees of freedom for each seed but the first.
     """
-    if not 0 < power < 1:
-        raise ValueError(f"expected 0 < power < 1, got {power}")
-    return _first_with_power(_paired_effect(effect, correlation, alpha), 1.0, 2, power, alpha)
+    seeds = np.arange(least, MOST_SEEDS + 1, dtype=np.float64)
+    enough = power_of_t_test(effect * np.sqrt(seeds), freedom * (seeds - 1), alpha) >= power
+    return int(seeds[enough.argmax()]) if enough.any() else None
 
 
 def parse_claim(text: str, agents: Sequence[str], tasks: Sequence[str]) -> Claim:
@@ -224,15 +222,6 @@ def parse_claim(text: str, agents: Sequence[str], tasks: Sequence[str]) -> Claim
     if task not in known:
         raise ValueError(f"expected a claim about a task of {', '.join(known)}, got {task!r} in {text!r}")
     return Claim(better, worse, task)
-
-
-def check_claims(claims: Iterable[Claim], pairs: Sequence[PairComparison]) -> list[Claim]:
-    """Returns the claims that are not established; one is if the adjusted verdict is "better".
-
-    Raises:
-        ValueError: If there is no comparison of what a claim is about.
-    """
-    return [claim for claim in claims if verdict_on(claim, pairs) != "better"]
 
 
 def verdict_on(claim: Claim, pairs: Sequence[PairComparison]) -> str:
@@ -322,36 +311,3 @@ def _adjusted(comparisons: Sequence[PairComparison]) -> list[PairComparison]:
         replace(each, adjusted_p=p, level=float(level))
         for each, p, level in zip(comparisons, holm(p_values), levels, strict=True)
     ]
-
-
-def _paired_effect(effect: float, correlation: float, alpha: float) -> float:
-    """Returns an effect in standard deviations of the paired difference."""
-    if not -1 <= correlation < 1:
-        raise ValueError(f"expected -1 <= correlation < 1, got {correlation}")
-    if not 0 < alpha < 1:
-        raise ValueError(f"expected 0 < alpha < 1, got {alpha}")
-    return float(abs(effect) / np.sqrt(2 * (1 - correlation)))
-
-
-def _first_with_power(effect: float, freedom: float, least: int, power: float, alpha: float) -> int | None:
-    """Returns the fewest seeds of so many to 1,000 that give a power; None if none do.
-
-    Args:
-        effect: In standard deviations of the paired difference.
-        freedom: Degrees of freedom for each seed but the first.
-        least: Seeds to begin at.
-        power: The power to reach.
-        alpha: The test's level.
-    """
-    seeds = np.arange(least, MOST_SEEDS + 1, dtype=np.float64)
-    enough = _power(effect * np.sqrt(seeds), freedom * (seeds - 1), alpha) >= power
-    return int(seeds[enough.argmax()]) if enough.any() else None
-
-
-def _power(noncentrality: Floats, freedom: Floats, alpha: float) -> Floats:
-    """Returns the power of two-sided t tests, (tests,)."""
-    critical = stdtrit(freedom, 1 - alpha / 2)
-    # Beyond this scipy's series does not converge; the power is 1 long before.
-    shift = np.minimum(noncentrality, 1e4)
-    # The far tail mirrored, where scipy's nct.cdf is NaN.
-    return np.asarray(nct.sf(critical, freedom, shift) + nct.sf(critical, freedom, -shift), dtype=np.float64)

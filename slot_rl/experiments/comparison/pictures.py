@@ -14,7 +14,6 @@ from textwrap import fill
 from typing import Any, Literal, TypeVar
 
 import numpy as np
-import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
@@ -22,6 +21,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, NullLocator
 
 from slot_rl.experiments.comparison.curves import Along, Band, aggregate, profiles
+from slot_rl.experiments.comparison.estimates import Floats
 from slot_rl.experiments.comparison.outcomes import LearningCurve, Outcome, ServingCurve, in_order
 from slot_rl.experiments.plots import Interval
 
@@ -39,8 +39,6 @@ WIDEST_LINEAR = 20.0
 NEAR_BEST = 0.01
 """Shortfall from 1 below which an axis of optimality is straight; beyond it is logarithmic in the shortfall."""
 TICKS = (-10, -3, -1, 0, 0.5, 0.8, 0.9, 0.95, 0.98, 1)
-
-Numbers = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -240,11 +238,11 @@ def _stretch(axes: Axes, which: Literal["x", "y"]) -> None:
     axes.autoscale(axis=which)
 
 
-def _nearness(optimality: Numbers) -> Numbers:
+def _nearness(optimality: Floats) -> Floats:
     return -np.arcsinh((1 - optimality) / NEAR_BEST)
 
 
-def _optimality_at(nearness: Numbers) -> Numbers:
+def _optimality_at(nearness: Floats) -> Floats:
     return 1 - NEAR_BEST * np.sinh(-nearness)
 
 

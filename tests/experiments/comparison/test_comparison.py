@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -106,17 +107,28 @@ def start(flags: list[str], log: Path) -> subprocess.Popen[bytes]:
 
 
 def workers(pid: int) -> list[int]:
-    """Returns the processes that a command has started to do runs."""
+    """Returns the processes that a command has started to do runs; none while one of them is going away."""
     children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-    return [int(child) for child in children if b"spawn_main" in Path(f"/proc/{child}/cmdline").read_bytes()]
+    with suppress(FileNotFoundError):
+        return [int(child) for child in children if b"spawn_main" in Path(f"/proc/{child}/cmdline").read_bytes()]
+    return []
+
+
+def kill_a_worker(process: subprocess.Popen[bytes], dice: random.Random) -> None:
+    """Kills a worker as soon as there is one, unless the command ends before."""
+    while process.poll() is None:
+        found = workers(process.pid)
+        if found:
+            os.kill(dice.choice(found), signal.SIGKILL)
+            return
+        time.sleep(0.05)
 
 
 def kill_at_random(process: subprocess.Popen[bytes], seconds: float, dice: random.Random, with_worker: bool) -> bool:
     """Kills a worker, if asked to, and then the command; returns whether the command was still at work."""
     time.sleep(seconds * dice.uniform(0.2, 0.6))
-    if with_worker and process.poll() is None:
-        for pid in dice.sample(workers(process.pid), 1):
-            os.kill(pid, signal.SIGKILL)
+    if with_worker:
+        kill_a_worker(process, dice)
         time.sleep(seconds * dice.uniform(0.1, 0.2))
     at_work = process.poll() is None
     process.kill()

@@ -62,7 +62,6 @@ def publish(out: Path, config: Any, grounds: Sequence[Ground], found: Found, run
         lines += [heading(ground), "", *_contestants(found[ground.landscape.name]), ""]
     lines += [*_break_evens(evens), "", *_bars(passed)]
     for line in lines:
-        # Figures are cut off nowhere, however narrow the terminal is or a log file seems.
         say(line)
     figures = {
         "estimators": {ground.landscape.name: ground.card() for ground in grounds},

@@ -4,7 +4,8 @@ import torch
 from torch import Tensor
 
 from slot_rl.estimators import EstimatorNet, EstimatorShape
-from slot_rl.problems import Observation, Problem, RowProblem, SlotProblem, check_choice
+from slot_rl.problems import Budget, Observation, Problem, RowProblem, SlotProblem, check_choice
+from slot_rl.search import Found
 from slot_rl.seeding import generator_from, seeded_initialisation
 
 SIZES = (2, 5, 3)
@@ -66,3 +67,13 @@ def requests(problem: Problem, batch: int, masked: bool, seed: int) -> Observati
     if masked:
         return Observation(observation.candidates, arbitrary_mask(batch, problem.slots, problem.items, seed))
     return observation
+
+
+def check_paid(problem: Watched, observation: Observation, found: Found, calls: int) -> Tensor:
+    """Checks that a search has spent its calls and that its answer has the score it names; returns all it was told."""
+    assert problem.budget == Budget(len(observation) * calls, 0)
+    scores = torch.cat([score for _, score in problem.asked])
+    assert scores.shape == (calls, len(observation))
+    check_choice(problem, observation, found.choice)
+    torch.testing.assert_close(problem.score(observation, found.choice), found.score, atol=1e-4, rtol=1e-4)
+    return scores
