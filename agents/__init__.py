@@ -8,7 +8,7 @@ from stable_baselines3.common.type_aliases import GymEnv
 from slot_rl.agents.a2c import A2CAgent
 from slot_rl.agents.aligned import AlignedAgent
 from slot_rl.agents.checkpoint import MANIFEST, CheckpointedAgent, read_agent
-from slot_rl.agents.improve_and_imitate import ImproveAndImitateAgent
+from slot_rl.agents.expert_iteration import ExpertIterationAgent
 from slot_rl.agents.policy import SlotPolicy
 from slot_rl.agents.policy_agent import PolicyAgent
 from slot_rl.agents.ppo import PPOAgent
@@ -23,7 +23,7 @@ POLICY_AGENTS: dict[str, type[PolicyAgent]] = {
     "reinforce": ReinforceAgent,
     "ppo": PPOAgent,
     "a2c": A2CAgent,
-    "improve_and_imitate": ImproveAndImitateAgent,
+    "expert_iteration": ExpertIterationAgent,
     "reproduction": ReproductionAgent,
     "aligned": AlignedAgent,
 }

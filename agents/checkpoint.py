@@ -10,7 +10,7 @@ from stable_baselines3.common.type_aliases import GymEnv
 from torch import Tensor
 
 from slot_rl.agents.options import Options, to_json
-from slot_rl.bundles import BundleError, read_bundle, write_bundle
+from slot_rl.io import BundleError, read_bundle, write_bundle
 from slot_rl.problems import Observation
 
 MANIFEST = "manifest.json"

@@ -37,7 +37,7 @@ from torch import Tensor
 from slot_rl.agents.reference_agent import SearchAgent
 from slot_rl.agents.search_options import NevergradOptions
 from slot_rl.problems import Observation, Problem
-from slot_rl.search import Found, allowed_items, best_of
+from slot_rl.search import SearchResult, allowed_items, best_of
 
 ROUNDED = 0.499
 """How far beyond the first and the last item's number the array's bounds lie: all numbers round to an item's."""
@@ -66,14 +66,14 @@ class NevergradAgent(SearchAgent):
         seeds = torch.randint(2**32, (len(observation),), generator=generator).tolist()
         sizes = allowed.sum(dim=-1).tolist()
         searchers = [_Searcher(row, self._optimizer, seed) for row, seed in zip(sizes, seeds, strict=True)]
-        found: list[Found] = []
+        found: list[SearchResult] = []
         for _ in range(self.calls_per_context):
             numbers = torch.tensor(np.array([searcher.ask() for searcher in searchers]))
             choice = order.gather(2, numbers.unsqueeze(2)).squeeze(2)
             score = problem.score(observation, choice)
             for searcher, loss in zip(searchers, (-score).tolist(), strict=True):
                 searcher.tell(loss)
-            found = [best_of([*found, Found(choice, score)])]
+            found = [best_of([*found, SearchResult(choice, score)])]
         return found[0].choice
 
     def _optimizer(self, sizes: list[int], seed: int) -> Any:

@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Literal
 
 from slot_rl.agents.schedules import Schedule, ScheduleKind, make_schedule
 from slot_rl.estimators.aligner import AlignerConfig
-from slot_rl.policies import PointerSize
+from slot_rl.networks import PointerSize
 from slot_rl.selectors import Gumbel, Selector
 
 
@@ -75,8 +75,8 @@ class ThroughEstimatorOptions(AgentOptions):
         batch_size: Configurations scored between updates: a selector that scores several per request sees that many
             fewer requests.
         selector: The way through the discrete choice.
-        unbias: How fast the score-function gradient of the same draws, which has no bias, takes over from the
-            selector's: its share is ``unbias`` times the share of training done, at most 1; 0 turns it off.
+        score_function_share: Share of the score-function gradient of the same draws, which has no bias, at the end of
+            training; it grows linearly from 0, and a value above 1 reaches 1 sooner. 0 turns it off.
         value_coefficient: Weight of the squared error of the baseline that the score-function gradient uses.
         selector_type: The selector's class.
     """
@@ -85,7 +85,7 @@ class ThroughEstimatorOptions(AgentOptions):
 
     batch_size: int = 512
     selector: Selector = field(default_factory=Gumbel)
-    unbias: float = 0.0
+    score_function_share: float = 0.0
     value_coefficient: float = 0.5
 
     def __post_init__(self) -> None:
@@ -94,11 +94,12 @@ class ThroughEstimatorOptions(AgentOptions):
         if not isinstance(self.selector, self.selector_type):
             raise TypeError(f"expected a selector {self.selector_type.__name__}, got {self.selector}")
         _refuse_negative(self.value_coefficient)
-        if not self.unbias >= 0:
-            raise ValueError(f"expected unbias >= 0, got {self.unbias}")
-        if self.unbias > 0 and not self.selector.scores_draws:
+        if not self.score_function_share >= 0:
+            raise ValueError(f"expected score_function_share >= 0, got {self.score_function_share}")
+        if self.score_function_share > 0 and not self.selector.scores_draws:
             raise ValueError(
-                f"expected unbias 0 for {self.selector}, which does not score true draws, got {self.unbias}"
+                f"expected score_function_share 0 for {self.selector}, which does not score true draws, "
+                f"got {self.score_function_share}"
             )
 
     def selector_at(self, done: float) -> Selector:
@@ -131,7 +132,7 @@ class AnnealedOptions(ThroughEstimatorOptions):
         return annealed
 
 
-def options_through(selector: Selector, unbias: float = 0.0) -> type[ThroughEstimatorOptions]:
+def options_through(selector: Selector, score_function_share: float = 0.0) -> type[ThroughEstimatorOptions]:
     """Returns the options of an agent that learns through a selector, with that selector as the default.
 
     The class names the selector's own class, so that a command line shows its options.
@@ -142,7 +143,7 @@ def options_through(selector: Selector, unbias: float = 0.0) -> type[ThroughEsti
         f"{type(selector).__name__}Options",
         [
             ("selector", type(selector), field(default_factory=lambda: selector)),
-            ("unbias", float, field(default=unbias)),
+            ("score_function_share", float, field(default=score_function_share)),
         ],
         bases=(base,),
         frozen=True,
@@ -152,7 +153,7 @@ def options_through(selector: Selector, unbias: float = 0.0) -> type[ThroughEsti
 
 
 @dataclass(frozen=True)
-class ImproveAndImitateOptions(AgentOptions):
+class ExpertIterationOptions(AgentOptions):
     """Draws improved by guided swaps, and learned from many times over.
 
     Attributes:

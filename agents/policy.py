@@ -13,7 +13,7 @@ from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from torch import Tensor, nn
 
 from slot_rl.agents.distribution import SlotDistribution
-from slot_rl.policies import PointerNetwork, PointerSize
+from slot_rl.networks import PointerNetwork, PointerSize
 from slot_rl.problems import Observation, Problem, RowProblem
 from slot_rl.selectors import masked_logits
 

@@ -10,7 +10,7 @@ from slot_rl.agents.checkpoint import CheckpointedAgent
 from slot_rl.agents.options import AgentOptions
 from slot_rl.agents.policy import SlotPolicy
 from slot_rl.agents.scale import RunningScale
-from slot_rl.bundles import BundleError
+from slot_rl.io import BundleError
 from slot_rl.problems import Observation
 
 

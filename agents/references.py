@@ -12,7 +12,7 @@ from torch import Tensor
 from slot_rl.agents.nevergrad import NevergradAgent
 from slot_rl.agents.reference_agent import ReferenceAgent, SearchAgent
 from slot_rl.agents.search_options import CrossEntropyOptions, GeneticOptions, GuidedSearchOptions, LocalSearchOptions
-from slot_rl.bundles import BundleError
+from slot_rl.io import BundleError
 from slot_rl.problems import Observation, Problem
 from slot_rl.search import (
     best_of,

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from slot_rl.problems import Observation
-from slot_rl.search import Found
+from slot_rl.search import SearchResult
 
 
 class Replay:
@@ -36,7 +36,7 @@ class Replay:
         """Returns how many requests are kept."""
         return min(self._added, self.capacity)
 
-    def add(self, observation: Observation, found: Found) -> None:
+    def add(self, observation: Observation, found: SearchResult) -> None:
         """Keeps what was found; a context that is known already keeps its better row."""
         rows = {name: part for name, part in vars(found).items() if part is not None}
         if not self._requests:
@@ -48,7 +48,7 @@ class Replay:
             for name, part in parts.items():
                 memory[name][place] = part[new]
 
-    def sample(self, batch: int, generator: torch.Generator) -> tuple[Observation, Found]:
+    def sample(self, batch: int, generator: torch.Generator) -> tuple[Observation, SearchResult]:
         """Draws requests with replacement, and what was found for them.
 
         Raises:
@@ -58,7 +58,7 @@ class Replay:
             raise ValueError("expected a replay with requests, got an empty one")
         rows = torch.randint(len(self), (batch,), generator=generator)
         observation = Observation(**{name: part[rows] for name, part in self._requests.items()})
-        return observation, Found(**{name: part[rows] for name, part in self._found.items()})
+        return observation, SearchResult(**{name: part[rows] for name, part in self._found.items()})
 
     def _room_for(self, parts: dict[str, Tensor]) -> dict[str, Tensor]:
         return {name: part.new_zeros(self.capacity, *part.shape[1:]) for name, part in parts.items()}

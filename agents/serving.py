@@ -13,7 +13,7 @@ import torch
 from slot_rl.agents.checkpoint import CheckpointedAgent
 from slot_rl.agents.policy_agent import PolicyAgent
 from slot_rl.problems import Observation, Problem
-from slot_rl.search import Found, best_of, guided_search
+from slot_rl.search import SearchResult, best_of, guided_search
 from slot_rl.selectors.categorical import draw
 
 Mode = Literal["pass", "draws", "search"]
@@ -64,7 +64,7 @@ def serve(
     observation: Observation,
     serving: Serving,
     generator: torch.Generator | None = None,
-) -> Found:
+) -> SearchResult:
     """Answers requests.
 
     Args:
@@ -85,14 +85,14 @@ def serve(
     if serving.mode == "search":
         return guided_search(problem, observation, start, serving.budget - 1)
     if serving.mode == "pass":
-        return Found(start, problem.with_fresh_budget().score(observation, start))
+        return SearchResult(start, problem.with_fresh_budget().score(observation, start))
     if generator is None or not isinstance(agent, PolicyAgent):
         raise ValueError(f"expected a generator and an agent with a policy for draws, got {generator} and {agent.name}")
-    best = Found(start, problem.score(observation, start))
+    best = SearchResult(start, problem.score(observation, start))
     with torch.no_grad():
         logits = agent.policy.point(observation)[0]
     # One draw of every request at a time, so that memory does not grow with the calls.
     for _ in range(serving.budget - 1):
         choice = draw(logits, generator)
-        best = best_of([best, Found(choice, problem.score(observation, choice))])
+        best = best_of([best, SearchResult(choice, problem.score(observation, choice))])
     return best

@@ -2,8 +2,8 @@
 
 The agent is the same for every selector. Gradients that come from the estimator's slope are quick but biased: they take
 the estimator for linear between configurations, and near the end that decides between almost equal ones wrongly. The
-score of the same draw, which is paid for already, gives the unbiased and noisy score-function gradient; ``unbias`` lets
-it take over as the training ends.
+score of the same draw, which is paid for already, gives the unbiased and noisy score-function gradient;
+``score_function_share`` lets it take over as the training ends.
 """
 
 from typing import Any
@@ -70,8 +70,8 @@ class ThroughEstimatorAgent(OneStepAgent):
         gain = estimate.surrogate.mean() * (unit / self.scale.unit)
         figures = {f"train/{name}": mean_of(value) for name, value in estimate.diagnostics.items()}
         loss = torch.zeros(())
-        if self.options.unbias > 0:
-            share = min(1.0, self.options.unbias * self.done)
+        if self.options.score_function_share > 0:
+            share = min(1.0, self.options.score_function_share * self.done)
             values = self.policy.value_head(latent).squeeze(-1)
             log_prob = log_prob_of(logits, estimate.choice)
             by_score, value_loss = policy_gradient(log_prob, values, self.scale.standardise(score))
@@ -89,23 +89,23 @@ class ThroughEstimatorAgent(OneStepAgent):
         }
 
 
-def agent_through(selector: Selector, unbias: float = 0.0) -> type[ThroughEstimatorAgent]:
+def agent_through(selector: Selector, score_function_share: float = 0.0) -> type[ThroughEstimatorAgent]:
     """Returns the agent class that learns through a selector, whose options are that selector's.
 
     Args:
         selector: The selector, with the options that are the agent's defaults.
-        unbias: Default of the option of the same name.
+        score_function_share: Default of the option of the same name.
     """
     namespace = {
         "__doc__": f"The agent that learns through the selector {selector.name!r}.",
         "__module__": __name__,
         "name": selector.name,
-        "options_type": options_through(selector, unbias),
+        "options_type": options_through(selector, score_function_share),
     }
     return type(f"{type(selector).__name__}Agent", (ThroughEstimatorAgent,), namespace)
 
 
-GumbelAgent = agent_through(Gumbel(tau=0.5), unbias=1.0)
+GumbelAgent = agent_through(Gumbel(tau=0.5), score_function_share=1.0)
 """The default agent. Its defaults, unlike the others', were tuned on the shipped problems."""
 
 THROUGH_ESTIMATOR = {

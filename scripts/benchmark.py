@@ -2,13 +2,18 @@
 
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import tyro
 
-from slot_rl.experiments.benchmarks.environments import EnvBenchmark, benchmark_env
-from slot_rl.experiments.benchmarks.selectors import SelectorBenchmark, benchmark_selectors
-from slot_rl.experiments.console import run
+from slot_rl.console import run
+
+# The benchmarks stand beside the package and are not installed with it.
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from benchmarks.speed.environments import EnvBenchmark, benchmark_env  # noqa: E402
+from benchmarks.speed.selectors import SelectorBenchmark, benchmark_selectors  # noqa: E402
 
 BENCHMARKS: dict[type, Callable[[Any], object]] = {
     EnvBenchmark: benchmark_env,

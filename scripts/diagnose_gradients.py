@@ -4,8 +4,8 @@ import sys
 
 import tyro
 
-from slot_rl.experiments.console import run
-from slot_rl.experiments.diagnosis import DiagnosisConfig, diagnose
+from slot_rl.console import run
+from slot_rl.diagnosis import DiagnosisConfig, diagnose
 
 
 def main() -> None:

@@ -4,8 +4,8 @@ import sys
 
 import tyro
 
-from slot_rl.experiments.console import run
-from slot_rl.experiments.reevaluation import ReevaluationConfig, reevaluate
+from slot_rl.console import run
+from slot_rl.reevaluation import ReevaluationConfig, reevaluate
 
 
 def main() -> None:

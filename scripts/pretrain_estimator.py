@@ -4,8 +4,8 @@ import sys
 
 import tyro
 
-from slot_rl.experiments.console import run
-from slot_rl.experiments.pretraining import PretrainConfig, pretrain
+from slot_rl.console import run
+from slot_rl.pretraining import PretrainConfig, pretrain
 
 
 def main() -> None:

@@ -4,8 +4,8 @@ import sys
 
 import tyro
 
-from slot_rl.experiments.comparison.dashboard_command import DashboardConfig, publish_dashboard
-from slot_rl.experiments.console import run
+from slot_rl.compare.dashboard_command import DashboardConfig, publish_dashboard
+from slot_rl.console import run
 
 
 def main() -> None:

@@ -4,8 +4,8 @@ import sys
 
 import tyro
 
-from slot_rl.experiments.console import run
-from slot_rl.experiments.recommendation import RecommendConfig, recommend
+from slot_rl.console import run
+from slot_rl.recommending import RecommendConfig, recommend
 
 
 def main() -> None:

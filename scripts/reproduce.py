@@ -2,17 +2,22 @@
 
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import tyro
 
-from slot_rl.experiments.console import run
-from slot_rl.experiments.reproductions.aligner_report import AlignerReportConfig, report_aligner
-from slot_rl.experiments.reproductions.intermediate_loss_toy import IntermediateLossConfig, reproduce_intermediate_loss
-from slot_rl.experiments.reproductions.landscapes.command import LandscapesConfig, reproduce_landscapes
-from slot_rl.experiments.reproductions.pick_value import PickValueConfig, reproduce_pick_value
-from slot_rl.experiments.reproductions.polynomial import PolynomialConfig, reproduce_polynomial
-from slot_rl.experiments.reproductions.quadratics import QuadraticsConfig, reproduce_quadratics
+from slot_rl.console import run
+
+# The benchmarks stand beside the package and are not installed with it.
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from benchmarks.landscapes.command import LandscapesConfig, reproduce_landscapes  # noqa: E402
+from benchmarks.reproductions.aligner_report import AlignerReportConfig, report_aligner  # noqa: E402
+from benchmarks.reproductions.intermediate_loss_toy import IntermediateLossConfig, reproduce_intermediate_loss  # noqa: E402
+from benchmarks.reproductions.pick_value import PickValueConfig, reproduce_pick_value  # noqa: E402
+from benchmarks.reproductions.polynomial import PolynomialConfig, reproduce_polynomial  # noqa: E402
+from benchmarks.reproductions.quadratics import QuadraticsConfig, reproduce_quadratics  # noqa: E402
 
 REPRODUCTIONS: dict[type, Callable[[Any], object]] = {
     AlignerReportConfig: report_aligner,

@@ -12,9 +12,9 @@ import tyro
 
 from slot_rl.agents import AGENTS
 from slot_rl.agents.options import Options
-from slot_rl.experiments.console import run
-from slot_rl.experiments.presets import read_presets
-from slot_rl.experiments.training import RunConfig, train
+from slot_rl.compare.presets import read_presets
+from slot_rl.console import run
+from slot_rl.training import RunConfig, train
 
 
 def main() -> int:

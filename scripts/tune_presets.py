@@ -4,8 +4,8 @@ import sys
 
 import tyro
 
-from slot_rl.experiments.comparison.tuning import TuneConfig, tune
-from slot_rl.experiments.console import run
+from slot_rl.compare.tuning import TuneConfig, tune
+from slot_rl.console import run
 
 
 def main() -> None:

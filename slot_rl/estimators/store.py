@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from slot_rl.bundles import BundleError, read_bundle, weights_hash, write_bundle
 from slot_rl.estimators.encoding import TableEncoding
 from slot_rl.estimators.net import EstimatorNet, EstimatorShape
+from slot_rl.io import BundleError, read_bundle, weights_hash, write_bundle
 from slot_rl.seeding import seeded_initialisation
 
 CARD = "card.json"

@@ -4,12 +4,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from slot_rl.bundles import read_document, weights_hash
 from slot_rl.estimators.fitting import TruthFit
 from slot_rl.estimators.freezing import Score
 from slot_rl.estimators.net import EstimatorShape
 from slot_rl.estimators.store import CARD, SHIPPED, StoredEstimator, load_estimator
 from slot_rl.estimators.trusted import Reference, RowEstimator, load_row_estimator, load_vector_score, parse_reference
+from slot_rl.io import read_document, weights_hash
 from slot_rl.problems.base import Problem
 from slot_rl.problems.rows import RowProblem
 from slot_rl.problems.slots import SlotProblem, standard_normal, unit_uniform

@@ -5,12 +5,12 @@ from slot_rl.search.constant import search_constant
 from slot_rl.search.cross_entropy import check_fit, cross_entropy_search
 from slot_rl.search.enumeration import MOST_CONFIGURATIONS, Landscape, configurations, enumerate_landscape
 from slot_rl.search.genetic import check_breeding, genetic_search
-from slot_rl.search.guided import Found, best_of, guided_search, random_choice, restarted_search
+from slot_rl.search.guided import SearchResult, best_of, guided_search, random_choice, restarted_search
 from slot_rl.search.sweeps import local_search
 
 __all__ = [
     "MOST_CONFIGURATIONS",
-    "Found",
+    "SearchResult",
     "Landscape",
     "allowed_items",
     "best_of",

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from slot_rl.problems.base import Observation, Problem
 from slot_rl.search.allowed import allowed_items
-from slot_rl.search.guided import Found, best_of
+from slot_rl.search.guided import SearchResult, best_of
 
 MOST_DRAWS = 128
 
@@ -49,7 +49,7 @@ def cross_entropy_search(
     draws: int | None = None,
     elite: float = 0.1,
     smoothing: float = 0.3,
-) -> Found:
+) -> SearchResult:
     """Searches by fitting a distribution to the best of its own draws.
 
     Args:
@@ -73,13 +73,13 @@ def cross_entropy_search(
     size = draws_for(calls) if draws is None else draws
     allowed = allowed_items(problem, observation).float()
     probabilities = allowed / allowed.sum(dim=-1, keepdim=True)
-    found: list[Found] = []
+    found: list[SearchResult] = []
     for done in range(0, calls, size):
         rows = _drawn(probabilities, min(size, calls - done), generator)
         scores = problem.score(observation, rows)
         top, elites = scores.topk(max(1, round(elite * len(rows))), dim=0)
         chosen = rows.gather(0, elites.unsqueeze(-1).expand(-1, -1, problem.slots))
-        found = [best_of([*found, Found(chosen[0], top[0])])]
+        found = [best_of([*found, SearchResult(chosen[0], top[0])])]
         probabilities = torch.lerp(probabilities, _frequencies(chosen, problem.items), smoothing)
     return found[0]
 

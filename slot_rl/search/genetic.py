@@ -22,7 +22,7 @@ from torch import Tensor
 
 from slot_rl.problems.base import Observation, Problem
 from slot_rl.search.allowed import allowed_items
-from slot_rl.search.guided import Found, random_choice
+from slot_rl.search.guided import SearchResult, random_choice
 
 FEWEST_ROWS, MOST_ROWS = 4, 32
 
@@ -52,7 +52,7 @@ def genetic_search(
     population: int | None = None,
     tournament: int = 3,
     mutations: float = 1.0,
-) -> Found:
+) -> SearchResult:
     """Searches by breeding.
 
     Args:
@@ -85,7 +85,7 @@ def genetic_search(
         rows, scores = _survivors(torch.cat([rows, children], dim=1), scores, size)
     best = scores.argmax(dim=1)
     batch = torch.arange(len(best))
-    return Found(rows[batch, best], scores[batch, best])
+    return SearchResult(rows[batch, best], scores[batch, best])
 
 
 @dataclass(frozen=True)

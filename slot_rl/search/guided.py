@@ -15,7 +15,7 @@ from slot_rl.selectors.categorical import one_hot, swap_effects
 
 
 @dataclass(frozen=True)
-class Found:
+class SearchResult:
     """What a search found.
 
     Attributes:
@@ -39,7 +39,9 @@ def random_choice(problem: Problem, observation: Observation, generator: torch.G
     return draws.view(len(observation), problem.slots)
 
 
-def guided_search(problem: Problem, observation: Observation, start: Tensor, rounds: int, proposals: int = 1) -> Found:
+def guided_search(
+    problem: Problem, observation: Observation, start: Tensor, rounds: int, proposals: int = 1
+) -> SearchResult:
     """Improves a start by gradient-guided swaps.
 
     With one proposal a round, each is scored together with its own gradient: ``1 + rounds`` forwards and as many
@@ -82,12 +84,12 @@ def guided_search(problem: Problem, observation: Observation, start: Tensor, rou
         elif bool(better.any()):
             gradient = gradient.clone()
             gradient[better] = problem.score_and_slope(observation[better], choice[better])[1]
-    return Found(choice, score, gradient)
+    return SearchResult(choice, score, gradient)
 
 
 def restarted_search(
     problem: Problem, observation: Observation, restarts: int, rounds: int, generator: torch.Generator
-) -> Found:
+) -> SearchResult:
     """Runs :func:`guided_search` from several random starts and keeps each row's best.
 
     Raises:
@@ -103,11 +105,11 @@ def restarted_search(
     )
 
 
-def best_of(runs: list[Found]) -> Found:
+def best_of(runs: list[SearchResult]) -> SearchResult:
     """Returns each row's best among several searches of the same requests."""
     score, best = torch.stack([run.score for run in runs]).max(dim=0)
     choices = torch.stack([run.choice for run in runs])
-    return Found(choices[best, torch.arange(len(best))], score)
+    return SearchResult(choices[best, torch.arange(len(best))], score)
 
 
 def _try(

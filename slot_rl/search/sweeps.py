@@ -9,10 +9,10 @@ from torch import Tensor
 
 from slot_rl.problems.base import Observation, Problem
 from slot_rl.search.allowed import allowed_items
-from slot_rl.search.guided import Found, random_choice
+from slot_rl.search.guided import SearchResult, random_choice
 
 
-def local_search(problem: Problem, observation: Observation, calls: int, generator: torch.Generator) -> Found:
+def local_search(problem: Problem, observation: Observation, calls: int, generator: torch.Generator) -> SearchResult:
     """Searches by coordinate sweeps from random starts.
 
     Args:
@@ -32,7 +32,7 @@ def local_search(problem: Problem, observation: Observation, calls: int, generat
     batch = len(observation)
     choice = random_choice(problem, observation, generator)
     score = problem.score(observation, choice)
-    best = Found(choice, score)
+    best = SearchResult(choice, score)
     left, stale = torch.full((batch,), calls - 1), torch.zeros(batch, dtype=torch.long)
     allowed = allowed_items(problem, observation)
     slot = 0
@@ -42,12 +42,12 @@ def local_search(problem: Problem, observation: Observation, calls: int, generat
         better = found.score > score
         choice, score = torch.where(better.unsqueeze(1), found.choice, choice), torch.where(better, found.score, score)
         stale = torch.where(better, 0, stale + 1)
-        best = _better_of(best, Found(choice, score))
+        best = _better_of(best, SearchResult(choice, score))
         again = ((stale >= problem.slots) & (left > 0)).nonzero().squeeze(-1)
         if len(again):
             choice[again] = random_choice(problem, observation[again], generator)
             score[again] = problem.score(observation[again], choice[again])
-            best = _better_of(best, Found(choice, score))
+            best = _better_of(best, SearchResult(choice, score))
             left[again] -= 1
             stale[again] = 0
         slot = (slot + 1) % problem.slots
@@ -56,14 +56,14 @@ def local_search(problem: Problem, observation: Observation, calls: int, generat
 
 def _sweep_slot(
     problem: Problem, observation: Observation, choice: Tensor, slot: int, allowed: Tensor, left: Tensor
-) -> tuple[Tensor, Found]:
+) -> tuple[Tensor, SearchResult]:
     """Scores the other items of a slot, as many as each row has calls left: how many, and each row's best of them."""
     others = allowed & (torch.arange(problem.items) != choice[:, slot].unsqueeze(1))
     others &= others.cumsum(dim=1) <= left.unsqueeze(1)
     row, item = others.nonzero(as_tuple=True)
     tried = others.sum(dim=1)
     if len(row) == 0:
-        return tried, Found(choice, torch.full((len(choice),), -torch.inf))
+        return tried, SearchResult(choice, torch.full((len(choice),), -torch.inf))
     proposals = choice[row]
     proposals[:, slot] = item
     scores = torch.full(others.shape, -torch.inf)
@@ -71,9 +71,11 @@ def _sweep_slot(
     score, top = scores.max(dim=1)
     moved = choice.clone()
     moved[:, slot] = top
-    return tried, Found(moved, score)
+    return tried, SearchResult(moved, score)
 
 
-def _better_of(old: Found, new: Found) -> Found:
+def _better_of(old: SearchResult, new: SearchResult) -> SearchResult:
     better = new.score > old.score
-    return Found(torch.where(better.unsqueeze(1), new.choice, old.choice), torch.where(better, new.score, old.score))
+    return SearchResult(
+        torch.where(better.unsqueeze(1), new.choice, old.choice), torch.where(better, new.score, old.score)
+    )

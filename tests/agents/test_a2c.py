@@ -15,8 +15,8 @@ from slot_rl.agents.options import A2COptions, PPOOptions, to_json
 from slot_rl.agents.policy import as_observation
 from slot_rl.agents.scale import RunningScale
 from slot_rl.envs import SlotsEnv, SlotVecEnv
-from slot_rl.experiments.evaluation import Evaluation, EvaluationConfig
-from slot_rl.policies import PointerSize
+from slot_rl.evaluation import Evaluation, EvaluationConfig
+from slot_rl.networks import PointerSize
 from slot_rl.problems import Budget, make_problem
 from slot_rl.search import random_choice
 from slot_rl.seeding import generator_from

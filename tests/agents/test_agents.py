@@ -15,9 +15,9 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecMonitor
 from slot_rl.agents import AGENTS, GumbelAgent, PolicyAgent, PPOAgent, ReinforceAgent, SlotPolicy, load_agent
 from slot_rl.agents.checkpoint import CheckpointedAgent
 from slot_rl.agents.options import AgentOptions, PPOOptions, ReinforceOptions
-from slot_rl.bundles import BundleError
 from slot_rl.envs import SlotsEnv, SlotVecEnv
-from slot_rl.policies import PointerSize
+from slot_rl.io import BundleError
+from slot_rl.networks import PointerSize
 from slot_rl.problems import SlotProblem
 from slot_rl.problems.truths import pick_value
 
@@ -262,7 +262,7 @@ def test_gumbels_score_function_is_reinforces_gradient_and_costs_no_call() -> No
     [
         (GumbelOptions, {"learning_rate": 0.0}, "learning_rate > 0"),
         (GumbelOptions, {"batch_size": 1}, "batch_size >= 2"),
-        (GumbelOptions, {"unbias": -0.5}, "unbias >= 0, got -0.5"),
+        (GumbelOptions, {"score_function_share": -0.5}, "score_function_share >= 0, got -0.5"),
         (GumbelOptions, {"value_coefficient": -1.0}, "value_coefficient >= 0, got -1.0"),
         (ReinforceOptions, {"entropy": -0.1}, "entropy bonuses >= 0, got -0.1"),
         (ReinforceOptions, {"max_grad_norm": 0.0}, "max_grad_norm > 0"),

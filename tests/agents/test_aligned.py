@@ -5,8 +5,6 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import ROOT, Command
-from logged_table import ROWS, all_rows, optimality, row_problem, write_log
 from torch import Tensor
 
 from slot_rl.agents import AGENTS, AlignedAgent, load_agent
@@ -14,9 +12,11 @@ from slot_rl.agents.logged import read_logged
 from slot_rl.agents.options import AlignedOptions
 from slot_rl.envs import SlotVecEnv
 from slot_rl.estimators.aligner import Aligner, AlignerConfig, fit_aligner, one_swap_pairs, study
-from slot_rl.policies import PointerSize
+from slot_rl.networks import PointerSize
 from slot_rl.seeding import generator_from
 from slot_rl.selectors.categorical import one_hot
+from tests.conftest import ROOT, Command
+from tests.helpers.logged_table import ROWS, all_rows, optimality, row_problem, write_log
 
 SMALL = PointerSize(width=16, hidden=32, rounds=1)
 QUICK = AlignerConfig(effects=0.4, sharpness=8.0, steps=100)

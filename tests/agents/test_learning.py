@@ -9,8 +9,8 @@ from torch import Tensor
 from slot_rl.agents import AGENTS, POLICY_AGENTS, GumbelAgent
 from slot_rl.agents.checkpoint import CheckpointedAgent
 from slot_rl.envs import SlotVecEnv
-from slot_rl.experiments.evaluation import Evaluation, EvaluationConfig
-from slot_rl.experiments.pretraining import PretrainConfig, pretrain
+from slot_rl.evaluation import Evaluation, EvaluationConfig
+from slot_rl.pretraining import PretrainConfig, pretrain
 from slot_rl.problems import Observation, Problem, make_problem
 from slot_rl.seeding import generator_from
 

@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import ROOT, Command
 
 from slot_rl.agents import AGENTS, REFERENCES, load_agent, references
 from slot_rl.agents.options import Options
@@ -20,6 +19,7 @@ from slot_rl.problems.slots import unit_uniform
 from slot_rl.problems.truths import pick_value
 from slot_rl.search import cross_entropy_search, genetic_search
 from slot_rl.seeding import generator_from
+from tests.conftest import ROOT, Command
 
 GENETIC = GeneticOptions(calls_per_context=17, population=6, tournament=2, mutations=0.5)
 CROSS_ENTROPY = CrossEntropyOptions(calls_per_context=17, draws=5, elite=0.3, smoothing=0.6)

@@ -8,8 +8,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, Command
-from rugged import CheckedRows, Watched, arbitrary_mask, row_problem
 
 from slot_rl.agents import AGENTS, REFERENCES, load_agent
 from slot_rl.agents.nevergrad import NevergradAgent, load_nevergrad, variables
@@ -20,8 +18,10 @@ from slot_rl.problems import Budget, Observation, Problem, check_choice, make_pr
 from slot_rl.problems.slots import unit_uniform
 from slot_rl.problems.truths import pick_value
 from slot_rl.search import best_of, enumerate_landscape, random_choice
-from slot_rl.search.guided import Found
+from slot_rl.search.guided import SearchResult
 from slot_rl.seeding import generator_from
+from tests.conftest import ROOT, Command
+from tests.helpers.rugged import CheckedRows, Watched, arbitrary_mask, row_problem
 
 MISSING = (
     'expected the extra [nevergrad] for --agent nevergrad (pip install "slot_rl[nevergrad]"), got no module nevergrad'
@@ -132,7 +132,7 @@ def test_it_beats_as_many_random_rows(ng: Any) -> None:
     problem = make_problem("SlotRL/SlotsLarge-v0")
     observation, generator = problem.sample(24, generator_from(11)), generator_from(0)
     draws = [random_choice(problem, observation, generator) for _ in range(60)]
-    at_random = best_of([Found(row, problem.score(observation, row)) for row in draws]).score
+    at_random = best_of([SearchResult(row, problem.score(observation, row)) for row in draws]).score
     found = problem.score(observation, build(problem, NevergradOptions(60)).choose(observation))
     margin = found - at_random
     assert float(margin.mean()) > 3 * float(margin.std()) / 24**0.5

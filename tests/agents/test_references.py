@@ -16,10 +16,10 @@ from torch import Tensor
 from slot_rl.agents import AGENTS, REFERENCES, ReferenceAgent, load_agent, references
 from slot_rl.agents.options import Options
 from slot_rl.agents.search_options import CrossEntropyOptions, GeneticOptions, GuidedSearchOptions, LocalSearchOptions
-from slot_rl.bundles import BundleError
 from slot_rl.envs import SlotsEnv, SlotVecEnv
 from slot_rl.envs.episodes import from_arrays
 from slot_rl.estimators import EstimatorNet, EstimatorShape
+from slot_rl.io import BundleError
 from slot_rl.problems import Budget, Observation, Problem, RowProblem, SlotProblem, check_choice
 from slot_rl.problems.slots import unit_uniform
 from slot_rl.problems.truths import pick_value

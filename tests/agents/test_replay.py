@@ -8,7 +8,7 @@ from torch import Tensor
 
 from slot_rl.agents.replay import Replay
 from slot_rl.problems import Observation
-from slot_rl.search import Found
+from slot_rl.search import SearchResult
 from slot_rl.seeding import generator_from
 
 Row = tuple[int, float, int]
@@ -20,7 +20,7 @@ def add(replay: Replay, rows: list[Row]) -> None:
     context, score, number = (torch.tensor(part) for part in zip(*rows, strict=True))
     replay.add(
         Observation(context=torch.stack([context, 10 * context], dim=1)),
-        Found(torch.stack([number, -number], dim=1), score.float()),
+        SearchResult(torch.stack([number, -number], dim=1), score.float()),
     )
 
 
@@ -46,7 +46,7 @@ def add_requests(replay: Replay, numbers: list[int]) -> None:
         mark.float().view(-1, 1, 1).expand(-1, 3, 2), mark.view(-1, 1, 1).expand(-1, 2, 3) % 2 == 0
     )
     slope = mark.float().view(-1, 1, 1).expand(-1, 2, 3) / 2
-    replay.add(observation, Found(torch.stack([mark, mark + 1], dim=1), -mark.float(), slope))
+    replay.add(observation, SearchResult(torch.stack([mark, mark + 1], dim=1), -mark.float(), slope))
 
 
 def kept_requests(replay: Replay) -> set[int]:
@@ -162,7 +162,7 @@ def test_draws_are_uniform_with_replacement_and_follow_their_generator() -> None
 
 def test_what_is_kept_and_drawn_is_a_copy() -> None:
     replay, candidates = Replay(2), torch.ones(1, 3, 2)
-    found = Found(torch.tensor([[1, 2]]), torch.tensor([0.0]))
+    found = SearchResult(torch.tensor([[1, 2]]), torch.tensor([0.0]))
     replay.add(Observation(candidates), found)
     candidates.zero_()
     found.choice.zero_()

@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 import torch
-from logged_table import ENCODING, ROWS, all_rows, optimality, row_problem, write_log
 from torch import Tensor
 
 from slot_rl.agents import AGENTS, ReproductionAgent, load_agent
@@ -19,9 +18,10 @@ from slot_rl.agents.scale import RunningScale
 from slot_rl.envs import SlotVecEnv
 from slot_rl.estimators import EstimatorNet, EstimatorShape
 from slot_rl.estimators.table import TableError
-from slot_rl.policies import PointerSize
+from slot_rl.networks import PointerSize
 from slot_rl.problems import RowProblem, make_problem
 from slot_rl.seeding import generator_from, seeded_initialisation
+from tests.helpers.logged_table import ENCODING, ROWS, all_rows, optimality, row_problem, write_log
 
 SMALL = PointerSize(width=16, hidden=32, rounds=1)
 

@@ -13,7 +13,7 @@ from slot_rl.agents.policy_agent import PolicyAgent
 from slot_rl.agents.serving import DEFAULT_CALLS, Mode, Serving, serve
 from slot_rl.envs import SlotVecEnv
 from slot_rl.estimators import EstimatorNet, EstimatorShape
-from slot_rl.policies import PointerSize
+from slot_rl.networks import PointerSize
 from slot_rl.problems import Observation, Problem, RowProblem, SlotProblem, check_choice
 from slot_rl.problems.slots import unit_uniform
 from slot_rl.problems.truths import pick_value

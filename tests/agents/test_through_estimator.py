@@ -20,9 +20,9 @@ from slot_rl.agents import scale as scale_module
 from slot_rl.agents.options import AnnealedOptions, ThroughEstimatorOptions
 from slot_rl.agents.scale import RunningScale
 from slot_rl.agents.through_estimator import THROUGH_ESTIMATOR
-from slot_rl.bundles import BundleError
 from slot_rl.envs import SlotVecEnv
-from slot_rl.policies import PointerSize
+from slot_rl.io import BundleError
+from slot_rl.networks import PointerSize
 from slot_rl.problems import Observation, SlotProblem
 from slot_rl.problems.slots import unit_uniform
 from slot_rl.problems.truths import pick_value
@@ -113,7 +113,9 @@ def test_every_selector_has_an_agent_with_that_selectors_options() -> None:
         assert AGENTS[name] is agent and agent.name == name
         assert isinstance(default, ThroughEstimatorOptions)
         assert type(default.selector) is SELECTORS[name]
-        assert (default.selector, default.unbias) == ((Gumbel(tau=0.5), 1.0) if name == "gumbel" else (make(name), 0.0))
+        assert (default.selector, default.score_function_share) == (
+            (Gumbel(tau=0.5), 1.0) if name == "gumbel" else (make(name), 0.0)
+        )
 
 
 @names
@@ -190,8 +192,8 @@ def test_a_step_that_means_something_in_units_of_score_is_taken_in_running_stand
 
 
 def test_the_score_function_takes_over_in_proportion_to_the_training_done() -> None:
-    def at(done: float, unbias: float) -> Tensor:
-        agent = build("reinmax", entropy=0.0, unbias=unbias, value_coefficient=0.0)
+    def at(done: float, score_function_share: float) -> Tensor:
+        agent = build("reinmax", entropy=0.0, score_function_share=score_function_share, value_coefficient=0.0)
         agent._current_progress_remaining = 1 - done
         captured = losses_of(agent)
         agent.update()
@@ -216,20 +218,22 @@ def test_the_score_function_takes_over_in_proportion_to_the_training_done() -> N
 )
 def test_unbiasing_is_refused_where_the_score_is_not_that_of_a_true_draw(name: str, selector: Selector) -> None:
     kind: Any = THROUGH_ESTIMATOR[name].options_type
-    with pytest.raises(ValueError, match=r"unbias 0 for .*, which does not score true draws, got 0.5"):
-        kind(selector=selector, unbias=0.5)
-    assert kind(selector=selector, unbias=0.0).selector == selector
+    with pytest.raises(ValueError, match=r"score_function_share 0 for .*, which does not score true draws, got 0.5"):
+        kind(selector=selector, score_function_share=0.5)
+    assert kind(selector=selector, score_function_share=0.0).selector == selector
 
 
 @pytest.mark.parametrize("name", sorted(set(THROUGH_ESTIMATOR) - {"softmax"}))
 def test_unbiasing_is_allowed_for_every_other_selector_as_it_is_by_default(name: str) -> None:
     kind: Any = THROUGH_ESTIMATOR[name].options_type
-    assert kind(unbias=0.5).unbias == 0.5
+    assert kind(score_function_share=0.5).score_function_share == 0.5
 
 
-@pytest.mark.parametrize(("unbias", "trained"), [(0.0, False), (1.0, True)])
-def test_the_value_head_is_trained_only_where_the_score_function_needs_it(unbias: float, trained: bool) -> None:
-    agent = build("rloo", unbias=unbias)
+@pytest.mark.parametrize(("score_function_share", "trained"), [(0.0, False), (1.0, True)])
+def test_the_value_head_is_trained_only_where_the_score_function_needs_it(
+    score_function_share: float, trained: bool
+) -> None:
+    agent = build("rloo", score_function_share=score_function_share)
     before = weights(agent)
     after = weights(agent.learn(256))
     assert not torch.equal(before["network.query.weight"], after["network.query.weight"])
@@ -244,7 +248,7 @@ def test_a_checkpoint_keeps_the_selectors_options_and_continues_bit_for_bit(name
     assert all(getattr(selector, option) != value for option, value in asdict(usual).items())  # type: ignore[call-overload]
     annealed = issubclass(THROUGH_ESTIMATOR[name].options_type, AnnealedOptions)
     moving: dict[str, Any] = {"tau_end": 0.3, "tau_schedule": "cosine"} if annealed else {}
-    agent = build(name, selector=selector, unbias=0.0, entropy=0.2, entropy_end=0.1, **moving).learn(256)
+    agent = build(name, selector=selector, score_function_share=0.0, entropy=0.2, entropy_end=0.1, **moving).learn(256)
     agent.save(tmp_path / "checkpoint")
     again = load_agent(tmp_path / "checkpoint", SlotVecEnv(small_problem(), 2))
     assert isinstance(again, ThroughEstimatorAgent) and type(again) is type(agent)

@@ -15,10 +15,10 @@ from gymnasium.spaces import MultiDiscrete
 from gymnasium.utils.env_checker import check_env
 from stable_baselines3.common.env_checker import check_env as sb3_check_env
 
-from slot_rl.bundles import BundleError
 from slot_rl.envs import SlotsEnv
 from slot_rl.estimators import EstimatorNet, EstimatorShape, save_estimator
 from slot_rl.estimators.encoding import TableEncoding
+from slot_rl.io import BundleError
 from slot_rl.problems import SlotProblem
 from slot_rl.seeding import seeded_initialisation
 

@@ -15,6 +15,17 @@ import torch
 from scipy import stats
 from torch import Tensor
 
+from benchmarks.reproductions import aligner_report
+from benchmarks.reproductions.aligner_report import (
+    DIFFERENCE,
+    LANDSCAPES,
+    AlignerReportConfig,
+    correlate,
+    disjoint,
+    judge_landscape,
+    report_aligner,
+)
+from benchmarks.reproductions.results import Place
 from slot_rl.estimators import EstimatorNet, EstimatorShape
 from slot_rl.estimators.aligner import (
     Aligner,
@@ -26,17 +37,6 @@ from slot_rl.estimators.aligner import (
     study,
 )
 from slot_rl.estimators.fitting import TableFit
-from slot_rl.experiments.reproductions import aligner_report
-from slot_rl.experiments.reproductions.aligner_report import (
-    DIFFERENCE,
-    LANDSCAPES,
-    AlignerReportConfig,
-    correlate,
-    disjoint,
-    judge_landscape,
-    report_aligner,
-)
-from slot_rl.experiments.reproductions.results import Place
 from slot_rl.problems import Observation, RowProblem
 from slot_rl.seeding import generator_from, seeded_initialisation
 

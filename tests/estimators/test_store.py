@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 import torch
 
-from slot_rl.bundles import BundleError, write_bundle
 from slot_rl.estimators import EstimatorNet, EstimatorShape, load_estimator, load_shipped, save_estimator
 from slot_rl.estimators.encoding import TableEncoding
 from slot_rl.estimators.store import CARD, SHIPPED, context_tensor
+from slot_rl.io import BundleError, write_bundle
 from slot_rl.problems import Budget, make_problem
 from slot_rl.problems.named import SYNTHETIC
 from slot_rl.search import random_choice

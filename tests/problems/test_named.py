@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 import torch
 
-from slot_rl.bundles import BundleError
 from slot_rl.estimators import EstimatorNet, EstimatorShape, load_estimator, load_shipped, save_estimator
 from slot_rl.estimators.encoding import TableEncoding
+from slot_rl.io import BundleError
 from slot_rl.problems import IDS, Budget, Problem, RowProblem, SlotProblem, make_problem
 from slot_rl.problems.named import SYNTHETIC, estimator_hash, resolved_estimator
 from slot_rl.problems.truths import PairwiseTruth, SaturatingTruth, pick_value

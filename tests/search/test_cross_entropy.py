@@ -4,13 +4,13 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from rugged import check_paid, requests, slot_problem
 from torch import Tensor
 
 from slot_rl.problems import Budget, make_problem
 from slot_rl.search import best_of, cross_entropy, cross_entropy_search, enumerate_landscape, random_choice
-from slot_rl.search.guided import Found
+from slot_rl.search.guided import SearchResult
 from slot_rl.seeding import generator_from
+from tests.helpers.rugged import check_paid, requests, slot_problem
 
 
 def watch_probabilities(monkeypatch: pytest.MonkeyPatch) -> list[Tensor]:
@@ -128,7 +128,7 @@ def test_it_beats_as_many_random_rows_and_what_makes_it_do_so_is_the_fit_to_the_
     problem = make_problem("SlotRL/SlotsLarge-v0")
     observation, generator = problem.sample(200, generator_from(11)), generator_from(0)
     rows = [random_choice(problem, observation, generator) for _ in range(calls)]
-    at_random = best_of([Found(row, problem.score(observation, row)) for row in rows]).score
+    at_random = best_of([SearchResult(row, problem.score(observation, row)) for row in rows]).score
     fitted = cross_entropy_search(problem, observation, calls, generator_from(0)).score
     # A fit to all draws learns nothing of their scores.
     blind = cross_entropy_search(problem, observation, calls, generator_from(0), elite=1.0).score

@@ -6,13 +6,13 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from rugged import CheckedRows, row_problem, slot_problem
 
 from slot_rl.problems import Budget, Observation, Problem, SlotProblem, check_choice
-from slot_rl.search import Found, cross_entropy_search, genetic_search, local_search
+from slot_rl.search import SearchResult, cross_entropy_search, genetic_search, local_search
 from slot_rl.seeding import generator_from
+from tests.helpers.rugged import CheckedRows, row_problem, slot_problem
 
-Search = Callable[[Problem, Observation, int, torch.Generator], Found]
+Search = Callable[[Problem, Observation, int, torch.Generator], SearchResult]
 
 each_search = pytest.mark.parametrize("search", [local_search, genetic_search, cross_entropy_search])
 

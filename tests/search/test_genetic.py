@@ -7,13 +7,13 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from rugged import SIZES, arbitrary_mask, check_paid, requests, row_problem, slot_problem
 from torch import Tensor
 
 from slot_rl.problems import Budget, Observation, Problem, make_problem
 from slot_rl.search import allowed_items, best_of, enumerate_landscape, genetic, genetic_search, random_choice
-from slot_rl.search.guided import Found
+from slot_rl.search.guided import SearchResult
 from slot_rl.seeding import generator_from
+from tests.helpers.rugged import SIZES, arbitrary_mask, check_paid, requests, row_problem, slot_problem
 
 
 @settings(max_examples=30, deadline=None, derandomize=True)
@@ -105,7 +105,7 @@ def test_it_beats_as_many_random_rows(calls: int) -> None:
     problem = make_problem("SlotRL/SlotsLarge-v0")
     observation, generator = problem.sample(48, generator_from(11)), generator_from(0)
     rows = [random_choice(problem, observation, generator) for _ in range(calls)]
-    at_random = best_of([Found(row, problem.score(observation, row)) for row in rows])
+    at_random = best_of([SearchResult(row, problem.score(observation, row)) for row in rows])
     bred = genetic_search(problem, observation, calls, generator_from(0))
     margin = bred.score - at_random.score
     # Three standard errors above nothing at least.

@@ -11,13 +11,13 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from rugged import SIZES, arbitrary_mask, row_problem, rugged_net, rugged_row_net
 from torch import Tensor
 
 from slot_rl.estimators import EstimatorShape
 from slot_rl.problems import Budget, Observation, Problem, SlotProblem, check_choice
-from slot_rl.search import Found, best_of, guided_search, random_choice, restarted_search
+from slot_rl.search import SearchResult, best_of, guided_search, random_choice, restarted_search
 from slot_rl.seeding import generator_from
+from tests.helpers.rugged import SIZES, arbitrary_mask, row_problem, rugged_net, rugged_row_net
 
 
 def rugged(slots: int = 3, items: int = 4, dim: int = 2, seed: int = 0) -> SlotProblem:
@@ -382,9 +382,9 @@ def test_negative_rounds_and_no_proposals_are_refused(rounds: int, proposals: in
 
 def test_the_best_of_several_searches_is_each_rows_own_best() -> None:
     runs = [
-        Found(torch.tensor([[0, 1], [2, 3], [4, 5]]), torch.tensor([1.0, 5.0, -2.0])),
-        Found(torch.tensor([[6, 7], [8, 9], [10, 11]]), torch.tensor([2.0, 4.0, -3.0])),
-        Found(torch.tensor([[12, 13], [14, 15], [16, 17]]), torch.tensor([0.0, 4.5, -1.0])),
+        SearchResult(torch.tensor([[0, 1], [2, 3], [4, 5]]), torch.tensor([1.0, 5.0, -2.0])),
+        SearchResult(torch.tensor([[6, 7], [8, 9], [10, 11]]), torch.tensor([2.0, 4.0, -3.0])),
+        SearchResult(torch.tensor([[12, 13], [14, 15], [16, 17]]), torch.tensor([0.0, 4.5, -1.0])),
     ]
     best = best_of(runs)
     assert best.choice.tolist() == [[6, 7], [2, 3], [16, 17]]

@@ -12,13 +12,13 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from rugged import requests, row_problem, rugged_net, slot_problem
 from torch import Tensor
 
 from slot_rl.estimators import EstimatorShape
 from slot_rl.problems import Budget, Observation, Problem, SlotProblem, check_choice
 from slot_rl.search import enumerate_landscape, local_search, random_choice, sweeps
 from slot_rl.seeding import generator_from
+from tests.helpers.rugged import requests, row_problem, rugged_net, slot_problem
 
 
 def allowed_items(problem: Problem, request: Observation) -> list[list[int]]:

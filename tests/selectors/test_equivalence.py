@@ -8,7 +8,30 @@ from dataclasses import dataclass, replace
 
 import pytest
 import torch
-from equivalence import (
+from torch import Tensor
+from torch.nn import functional
+
+from slot_rl.seeding import generator_from, seeded_initialisation
+from slot_rl.selectors import (
+    RLOO,
+    Exact,
+    Gapped,
+    Gumbel,
+    GumbelRao,
+    IntermediateLoss,
+    LocalExpectation,
+    Objective,
+    Rebar,
+    Reinforce,
+    ReinMax,
+    ScreenedExpectation,
+    Selector,
+    Softmax,
+    StraightThrough,
+)
+from slot_rl.selectors.base import Drawn, Probe
+from slot_rl.selectors.categorical import conditional_gumbel, draw, gumbel_noise, one_hot
+from tests.helpers.equivalence import (
     CASES,
     OBJECTIVES,
     SAMPLED_CASES,
@@ -36,29 +59,6 @@ from equivalence import (
     true_gradient,
     vertices,
 )
-from torch import Tensor
-from torch.nn import functional
-
-from slot_rl.seeding import generator_from, seeded_initialisation
-from slot_rl.selectors import (
-    RLOO,
-    Exact,
-    Gapped,
-    Gumbel,
-    GumbelRao,
-    IntermediateLoss,
-    LocalExpectation,
-    Objective,
-    Rebar,
-    Reinforce,
-    ReinMax,
-    ScreenedExpectation,
-    Selector,
-    Softmax,
-    StraightThrough,
-)
-from slot_rl.selectors.base import Drawn, Probe
-from slot_rl.selectors.categorical import conditional_gumbel, draw, gumbel_noise, one_hot
 
 
 @pytest.mark.parametrize("case", sorted({*CASES, *SMALL_CASES, *SAMPLED_CASES}, key=str), ids=str)

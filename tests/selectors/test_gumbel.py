@@ -8,12 +8,12 @@ import math
 
 import pytest
 import torch
-from equivalence import Case, Recorder, frequency_z, gradient_of, normal_noise, vertices
 from torch import Tensor
 
 from slot_rl.seeding import generator_from
 from slot_rl.selectors import Gumbel
 from slot_rl.selectors.categorical import gumbel_noise
+from tests.helpers.equivalence import Case, Recorder, frequency_z, gradient_of, normal_noise, vertices
 
 NOISE = "slot_rl.selectors.gumbel.gumbel_noise"
 LOGITS = torch.tensor([0.3, -1.2, 2.0, 0.0, -4.0])

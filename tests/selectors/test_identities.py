@@ -9,8 +9,6 @@ from dataclasses import dataclass
 
 import pytest
 import torch
-from equivalence import all_choices, difference_z, force, jacobian, law, mean_z, vertices
-from equivalence import true_gradient as masked_true_gradient
 from scipy import stats
 from torch import Tensor
 
@@ -32,6 +30,8 @@ from slot_rl.selectors import (
     make,
 )
 from slot_rl.selectors.categorical import conditional_gumbel
+from tests.helpers.equivalence import all_choices, difference_z, force, jacobian, law, mean_z, vertices
+from tests.helpers.equivalence import true_gradient as masked_true_gradient
 
 Z_BOUND = 5.0
 KS_LEVEL = 1e-4

@@ -11,13 +11,13 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 import torch
-from equivalence import mean_z
 from torch import Tensor
 from torch.distributions import Bernoulli, Distribution, Normal, Poisson, kl_divergence
 
 from slot_rl.seeding import generator_from, seeded_initialisation
 from slot_rl.selectors import BernoulliDraw, GaussianDraw, PoissonDraw
 from slot_rl.selectors.intermediate_draws import DrawEstimate, DrawObjective
+from tests.helpers.equivalence import mean_z
 
 Z_BOUND = 5.0
 SMALL = 1e-6

@@ -8,7 +8,6 @@ from typing import Literal
 
 import pytest
 import torch
-from equivalence import Enumeration, all_choices, force, gradient_of, law, quadratic, vertices
 from torch import Tensor
 
 from slot_rl.seeding import generator_from, seeded_initialisation
@@ -24,6 +23,7 @@ from slot_rl.selectors import (
     Softmax,
     StraightThrough,
 )
+from tests.helpers.equivalence import Enumeration, all_choices, force, gradient_of, law, quadratic, vertices
 
 
 def probability_of(logits: Tensor, choices: Tensor) -> Tensor:

@@ -7,11 +7,11 @@ import math
 
 import pytest
 import torch
-from equivalence import Recorder, frequency_z, gradient_of, normal_noise
 from torch import Tensor
 
 from slot_rl.seeding import generator_from
 from slot_rl.selectors import StraightThrough
+from tests.helpers.equivalence import Recorder, frequency_z, gradient_of, normal_noise
 
 LOGITS = torch.tensor([0.3, -1.2, 2.0, 0.0, -4.0])
 

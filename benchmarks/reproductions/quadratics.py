@@ -1,0 +1,144 @@
+"""Bias and variance on random quadratics, by enumeration: the table of the ReinMax discussion.
+
+One slot of n items, ``f(z) = z^T A z + b^T z`` with ``A = Q^T Q``. For each selector that is deterministic given its
+draw, all n draws are enumerated. As published, an estimate is rescaled before it is judged: with
+``s = |true| / |mean|`` the squared bias is ``|s mean - true|^2`` and the variance ``s^2`` times the total variance.
+"""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from benchmarks.reproductions.results import Place, publish
+from slot_rl.plots import Point, plot_bias_and_variance
+from slot_rl.seeding import generator_from
+from slot_rl.selectors import (
+    Exact,
+    Gapped,
+    IntermediateLoss,
+    LocalExpectation,
+    Objective,
+    Reinforce,
+    ReinMax,
+    StraightThrough,
+)
+from slot_rl.selectors.base import GivenDraw
+
+PROBLEMS = ((4, 0), (8, 0), (12, 0), (4, 1))
+PUBLISHED_BIAS = {"straight_through": (0.2781, 2.745, 4.525, 0.08107)}
+PUBLISHED_VARIANCE = {
+    "straight_through": (0.7724, 17.85, 40.27, 0.2701),
+    "reinmax": (13.79, 77.53, 170.5, 1.534),
+    "reinforce, mean baseline": (1.7, 10.0, 28.0, None),
+}
+
+
+@dataclass(frozen=True)
+class QuadraticsConfig:
+    """Bias and variance on random quadratics, by enumeration.
+
+    Attributes:
+        place: Where the results go.
+    """
+
+    place: Place = field(default_factory=Place)
+
+
+@dataclass(frozen=True)
+class Moments:
+    """Squared bias and variance of a rescaled estimate, and the squared length of the true gradient."""
+
+    bias2: float
+    variance: float
+    true2: float
+
+
+def reproduce_quadratics(config: QuadraticsConfig) -> dict[str, list[Moments]]:
+    """Enumerates every problem with every selector, prints the table, draws the picture.
+
+    Returns:
+        The moments of each selector, one per problem.
+    """
+    folder = config.place.folder("quadratics")
+    found: dict[str, list[Moments]] = {}
+    for items, seed in PROBLEMS:
+        objective, logits = quadratic_problem(items, seed)
+        for name, selector, shifted in _contestants(objective, logits):
+            found.setdefault(name, []).append(moments(selector, logits, shifted))
+    rows = []
+    for name, row in found.items():
+        bias, variance = PUBLISHED_BIAS.get(name), PUBLISHED_VARIANCE.get(name)
+        for i, cell in enumerate(row):
+            published = [_theirs(bias[i] if bias else None), _theirs(variance[i] if variance else None)]
+            problem = f"{PROBLEMS[i][0]}, {PROBLEMS[i][1]}"
+            rows.append([name, problem, _ours(cell.bias2), published[0], _ours(cell.variance), published[1]])
+    figures = {name: [vars(cell) for cell in row] for name, row in found.items()}
+
+    def draw(path: Path) -> None:
+        panels = {
+            f"{items} items, seed {seed}": [
+                Point(name, row[i].bias2 / row[i].true2, row[i].variance / row[i].true2) for name, row in found.items()
+            ]
+            for i, (items, seed) in enumerate(PROBLEMS)
+        }
+        plot_bias_and_variance(path, panels)
+
+    columns = ["selector", "n, seed", "bias²", "theirs", "variance", "theirs"]
+    publish(folder, config, "random quadratics, by enumeration", columns, rows, figures, draw)
+    return found
+
+
+def quadratic_problem(items: int, seed: int) -> tuple[Objective, Tensor]:
+    """Returns the objective and the logits ``(1, items)`` of one published problem, in float64."""
+    generator = generator_from(seed)
+    # In float32 and in this order, as published.
+    root, linear, logits = (torch.randn(shape, generator=generator) for shape in ((items, items), items, items))
+    matrix, slope = (root.T @ root).double(), linear.double()
+
+    def objective(selection: Tensor, /) -> Tensor:
+        rows = selection[..., 0, :]
+        return ((rows @ matrix) * rows).sum(dim=-1) + rows @ slope
+
+    return objective, logits.double().unsqueeze(0)
+
+
+def moments(selector: GivenDraw, logits: Tensor, objective: Objective) -> Moments:
+    """Enumerates the draws of one slot's logits ``(1, items)``."""
+    items = logits.shape[-1]
+    p = torch.softmax(logits[0], dim=-1)
+    rows = logits.expand(items, 1, items)
+    gradient = selector.given(rows, torch.arange(items).unsqueeze(-1), objective)[:, 0]
+    leaf = logits.unsqueeze(0).requires_grad_()
+    (true,) = torch.autograd.grad(Exact()(leaf, objective).surrogate.sum(), leaf)
+    mean = p @ gradient
+    scale = true.norm() / mean.norm()
+    variance = scale**2 * (p * (gradient - mean).square().sum(dim=-1)).sum()
+    return Moments(float((scale * mean - true[0, 0]).square().sum()), float(variance), float(true.square().sum()))
+
+
+def _contestants(objective: Objective, logits: Tensor) -> list[tuple[str, GivenDraw, Objective]]:
+    mean = float(torch.softmax(logits[0], dim=-1) @ objective(torch.eye(logits.shape[-1]).double().unsqueeze(1)))
+
+    def centred(selection: Tensor, /) -> Tensor:
+        return objective(selection) - mean
+
+    return [
+        ("straight_through", StraightThrough(), objective),
+        ("reinmax", ReinMax(), objective),
+        ("gapped", Gapped(), objective),
+        ("intermediate_loss", IntermediateLoss(), objective),
+        ("reinforce, no baseline", Reinforce("none"), objective),
+        ("reinforce, mean baseline", Reinforce("none"), centred),
+        ("local_expectation", LocalExpectation(), objective),
+    ]
+
+
+def _ours(value: float) -> str:
+    # Enumerated in float64: anything smaller is rounding.
+    return "0" if value < 1e-20 else f"{value:.4g}"
+
+
+def _theirs(value: float | None) -> str:
+    return "" if value is None else f"{value:.4g}"

@@ -1,0 +1,168 @@
+"""Each agent's options for each environment, as YAML files that also say how they were chosen.
+
+A file holds, for one environment, every agent's trials, that is, options that differ from its defaults; what each trial
+reached in tuning; and the best one. All agents have as many trials, on the same seeds and with the same budget, and a
+comparison refuses the seeds that its presets were tuned on.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from slot_rl.agents import AGENTS
+from slot_rl.agents.checkpoint import options_from_json
+from slot_rl.agents.options import Options
+from slot_rl.io import write_atomically
+from slot_rl.problems.named import short_name
+
+SHIPPED_PRESETS = Path(__file__).parent / "shipped_presets"
+FORMAT = "slot_rl presets 1"
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """How a file's options were chosen.
+
+    Attributes:
+        tasks: The tasks, as the command line named them.
+        seeds: Training seeds of every trial.
+        timesteps: Configurations scored in each run of a trial.
+        command: The command that chose.
+    """
+
+    tasks: tuple[str, ...]
+    seeds: tuple[int, ...]
+    timesteps: int
+    command: str
+
+
+@dataclass(frozen=True)
+class AgentPreset:
+    """One agent's options in one environment.
+
+    Attributes:
+        trials: Options that differ from the agent's defaults, of each trial.
+        scores: Mean optimality of each trial in tuning; None before the tuning.
+    """
+
+    trials: tuple[Mapping[str, Any], ...]
+    scores: tuple[float, ...] | None = None
+
+    @property
+    def chosen(self) -> int:
+        """The number of the trial with the highest score, the first of equals; 0 before the tuning."""
+        return 0 if self.scores is None else max(range(len(self.trials)), key=self.scores.__getitem__)
+
+
+@dataclass(frozen=True)
+class Presets:
+    """The presets of one environment.
+
+    Attributes:
+        env: The environment's id.
+        version: Counts changes of the file.
+        tuning: How they were chosen; None if they were not.
+        agents: The presets by agent.
+    """
+
+    env: str
+    version: int
+    tuning: Tuning | None
+    agents: Mapping[str, AgentPreset]
+
+    def options(self, agent: str) -> Options:
+        """Returns an agent's options; its defaults where the file does not name it."""
+        return self.trials(agent)[self.agents[agent].chosen if agent in self.agents else 0]
+
+    def trials(self, agent: str) -> list[Options]:
+        """Returns the options of every trial; of the defaults alone where the file does not name the agent."""
+        kind = AGENTS[agent].options_type
+        trials = self.agents[agent].trials if agent in self.agents else ({},)
+        return [options_from_json(trial, kind) for trial in trials]
+
+
+def preset_file(env: str, folder: Path) -> Path:
+    """Returns where a folder has the presets of an environment: ``Slots-v0.yaml`` for ``SlotRL/Slots-v0``."""
+    return folder / f"{short_name(env)}.yaml"
+
+
+def read_presets(env: str, folder: Path | None = None) -> Presets:
+    """Reads the presets of an environment from its file, see :func:`preset_file`.
+
+    Args:
+        env: The environment's id.
+        folder: A folder with such files; those that come with slot_rl if None.
+
+    Returns:
+        The presets; without any agent where there is no file for the environment.
+
+    Raises:
+        ValueError: If the folder is none, or the file holds something else.
+    """
+    folder = folder or SHIPPED_PRESETS
+    if not folder.is_dir():
+        raise ValueError(f"expected a folder of presets, got {folder}, which is none")
+    path = preset_file(env, folder)
+    if not path.is_file():
+        return Presets(env, 0, None, {})
+    try:
+        document = yaml.safe_load(path.read_text(encoding="utf-8"))
+        presets = _from_document(document)
+        for agent in presets.agents:
+            presets.trials(agent)
+    except (yaml.YAMLError, KeyError, TypeError, AttributeError, ValueError) as error:
+        raise ValueError(f"expected presets ({FORMAT}) in {path}, got: {_one_line(error)}") from error
+    if presets.env != env:
+        raise ValueError(f"expected presets of {env} in {path}, got those of {presets.env}")
+    return presets
+
+
+def write_presets(path: Path, presets: Presets) -> None:
+    """Writes a file of presets, whole or not at all."""
+    document: dict[str, Any] = {"format": FORMAT, "env": presets.env, "version": presets.version}
+    if presets.tuning is not None:
+        tuning = presets.tuning
+        document["tuning"] = {
+            "command": tuning.command,
+            "tasks": list(tuning.tasks),
+            "seeds": list(tuning.seeds),
+            "timesteps": tuning.timesteps,
+        }
+    document["agents"] = {name: _agent_document(preset) for name, preset in presets.agents.items()}
+    text = yaml.safe_dump(document, sort_keys=False, width=120, default_flow_style=None)
+    write_atomically(path, text.encode())
+
+
+def _agent_document(preset: AgentPreset) -> list[dict[str, Any]]:
+    scores = preset.scores or [None] * len(preset.trials)
+    return [
+        {"options": dict(trial), **({} if score is None else {"optimality": score})}
+        for trial, score in zip(preset.trials, scores, strict=True)
+    ]
+
+
+def _from_document(document: Any) -> Presets:
+    if document["format"] != FORMAT:
+        raise ValueError(f"format {document['format']!r}")
+    unknown = [name for name in document["agents"] if name not in AGENTS]
+    if unknown:
+        raise ValueError(f"unknown agents {', '.join(map(str, unknown))}")
+    known = document.get("tuning")
+    tuning = known and Tuning(tuple(known["tasks"]), tuple(known["seeds"]), int(known["timesteps"]), known["command"])
+    agents = {name: _agent_preset(trials) for name, trials in document["agents"].items()}
+    return Presets(document["env"], int(document["version"]), tuning, agents)
+
+
+def _agent_preset(trials: Any) -> AgentPreset:
+    scores = tuple(trial.get("optimality") for trial in trials)
+    if not trials or (None in scores and scores != (None,) * len(scores)):
+        raise ValueError("trials of which some have an optimality and some do not, or none at all")
+    return AgentPreset(tuple(trial["options"] for trial in trials), None if None in scores else scores)
+
+
+def _one_line(error: Exception) -> str:
+    missing = f"no {error}" if isinstance(error, KeyError) else str(error)
+    return " ".join(missing.split())

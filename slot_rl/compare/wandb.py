@@ -1,0 +1,170 @@
+"""The run of a whole comparison on Weights & Biases, beside the runs of its agents: summary tables and pictures."""
+
+import os
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from slot_rl import __version__
+from slot_rl.compare.plan import RUNS
+from slot_rl.io import read_json, write_json
+from slot_rl.tracking import WandbLabels, WandbMode, start_wandb
+
+JOB_TYPE = "comparison"
+FOLDER, PUBLISHED, STAGED = "comparison", "published.json", "staged"
+OFFLINE_RUNS = (f"{RUNS}/*/wandb/offline-run-*", f"{FOLDER}/wandb/offline-run-*")
+PNG = b"\x89PNG\r\n\x1a\n"
+
+Cell = str | int | float | None
+
+
+@dataclass(frozen=True)
+class SummaryTable:
+    """A table to show.
+
+    Attributes:
+        columns: What its columns are called.
+        rows: As many cells a row.
+    """
+
+    columns: Sequence[str]
+    rows: Sequence[Sequence[Cell]]
+
+    def __post_init__(self) -> None:
+        """Refuses rows that do not fit, and columns without a name of their own."""
+        if len(set(self.columns)) < max(1, len(self.columns)):
+            raise ValueError(f"expected columns with names of their own, got {list(self.columns)}")
+        for row in self.rows:
+            if len(row) != len(self.columns):
+                raise ValueError(f"expected {len(self.columns)} cells a row, got {len(row)}: {list(row)}")
+
+
+@dataclass(frozen=True)
+class Published:
+    """What the run of a comparison logged.
+
+    Attributes:
+        name: The run's name, which no other has.
+        tables: Keys of its tables.
+        pictures: Keys of its pictures.
+    """
+
+    name: str
+    tables: tuple[str, ...]
+    pictures: tuple[str, ...]
+
+
+def track_comparison(
+    out: Path,
+    time: str,
+    config: Mapping[str, Any],
+    tables: Mapping[str, SummaryTable],
+    pictures: Sequence[Path],
+    mode: WandbMode,
+) -> None:
+    """Logs one run with a comparison's tables and pictures; its files go to ``<out>/comparison``.
+
+    What was logged, and under which keys, is left in ``<out>/comparison/published.json``, which dashboards read. A
+    second call adds a second run, and dashboards show the last. An offline run names its tables' files by their full
+    paths, so that it must be synced before the folder moves.
+
+    Args:
+        out: The comparison's folder; its name is part of the run's group.
+        time: When the comparison ended, for the run's name.
+        config: JSON-ready values to show with the run.
+        tables: Tables by name, logged as ``tables/<name>``.
+        pictures: PNG files, logged as ``pictures/<file name without suffix>``.
+        mode: Whether Weights & Biases writes to disk, sends, or stays away; then nothing happens at all.
+
+    Raises:
+        ValueError: If a picture is no PNG file, or two have one name; then nothing was written. Also if Weights &
+            Biases cannot start a run.
+    """
+    _check_pictures(pictures)
+    if mode == "disabled":
+        return
+    folder = out / FOLDER
+    folder.mkdir(exist_ok=True)
+    labels = comparison_labels(out, time)
+    with _staging(folder / STAGED), start_wandb(folder, labels, config, mode) as run:
+        run.log(_media(tables, pictures))
+    published = Published(labels.name, tuple(map(_table_key, tables)), tuple(map(_picture_key, pictures)))
+    write_json(folder / PUBLISHED, asdict(published))
+
+
+def read_published(out: Path) -> Published | None:
+    """Returns what :func:`track_comparison` logged for a comparison's folder last; None if nothing.
+
+    Raises:
+        ValueError: If the file was altered.
+    """
+    path = out / FOLDER / PUBLISHED
+    if not path.is_file():
+        return None
+    document = read_json(path)
+    try:
+        return Published(str(document["name"]), tuple(document["tables"]), tuple(document["pictures"]))
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"expected name, tables and pictures in {path}, got a document without {error}") from error
+
+
+@contextmanager
+def _staging(folder: Path) -> Iterator[None]:
+    """Keeps wandb's copies of tables with the run; by itself it leaves them in the home directory until a sync."""
+    before = os.environ.get("WANDB_DATA_DIR")
+    os.environ["WANDB_DATA_DIR"] = str(folder.resolve())
+    try:
+        yield
+    finally:
+        del os.environ["WANDB_DATA_DIR"]
+        if before is not None:
+            os.environ["WANDB_DATA_DIR"] = before
+
+
+def sync_command(out: Path, flags: Sequence[str] = ()) -> str | None:
+    """Returns the command that sends every offline run of a comparison; None if there is none to send."""
+    patterns = [pattern for pattern in OFFLINE_RUNS if any(out.glob(pattern))]
+    paths = [f"{shlex.quote(str(out))}/{pattern}" for pattern in patterns]
+    return " ".join(["wandb sync", *flags, *paths]) if paths else None
+
+
+def comparison_labels(out: Path, time: str) -> WandbLabels:
+    """Returns what the run of the comparison in a folder is found by."""
+    group = f"{JOB_TYPE}__{out.resolve().name}"
+    return WandbLabels(f"{group}__{time}", group, JOB_TYPE, (JOB_TYPE, __version__))
+
+
+def _media(tables: Mapping[str, SummaryTable], pictures: Sequence[Path]) -> dict[str, Any]:
+    import wandb
+
+    # Mixed, since a column of figures may hold words where there is no figure.
+    media: dict[str, Any] = {
+        _table_key(name): wandb.Table(
+            columns=list(table.columns), data=[list(row) for row in table.rows], allow_mixed_types=True
+        )
+        for name, table in tables.items()
+    }
+    return media | {_picture_key(path): wandb.Image(str(path), caption=path.stem) for path in pictures}
+
+
+def _table_key(name: str) -> str:
+    return f"tables/{name}"
+
+
+def _picture_key(path: Path) -> str:
+    return f"pictures/{path.stem}"
+
+
+def _check_pictures(pictures: Sequence[Path]) -> None:
+    for path in pictures:
+        if not path.is_file():
+            raise ValueError(f"expected a picture in {path}, got no such file")
+        with open(path, "rb") as file:
+            if file.read(len(PNG)) != PNG:
+                raise ValueError(f"expected a PNG file, got {path}")
+    keys = [_picture_key(path) for path in pictures]
+    if len(set(keys)) < len(keys):
+        raise ValueError(f"expected pictures with names of their own, got {sorted(path.name for path in pictures)}")

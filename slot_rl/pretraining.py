@@ -1,0 +1,204 @@
+"""Pretraining an estimator, on a table or on one of the synthetic ground truths, as one command."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import torch
+from rich.text import Text
+from scipy import stats
+from torch import Tensor
+
+from slot_rl.console import command_line, console, print_figures, progress_bar, say
+from slot_rl.estimators.encoding import TableEncoding
+from slot_rl.estimators.fitting import (
+    Report,
+    TableFit,
+    TableRows,
+    fit_on_table,
+    fit_on_truth,
+    network_for,
+    predict_rows,
+    r_squared,
+    read_rows,
+    split_rows,
+)
+from slot_rl.estimators.net import EstimatorNet
+from slot_rl.estimators.store import CARD, context_tensor, load_estimator, load_shipped, save_estimator
+from slot_rl.plots import plot_fit
+from slot_rl.problems.named import SYNTHETIC, Synthetic
+from slot_rl.provenance import versions
+from slot_rl.run_folder import check_free
+from slot_rl.seeding import generator_from, seeded_initialisation
+
+TEST_SAMPLES = 100_000
+
+
+@dataclass(frozen=True)
+class PretrainConfig:
+    """Fits an estimator on a table of categorical features and a score, or on a synthetic problem's ground truth.
+
+    Attributes:
+        problem: Synthetic problem to fit instead of a table: slots-v0 or slots-large-v0.
+        table: CSV or Parquet file with one configuration a row.
+        score: The table's score column, higher is better.
+        context: Columns that are given, not chosen.
+        features: Columns to choose; every column that is neither score nor context if left out.
+        out: Folder to write the estimator to.
+        seed: Seeds weights, split and order.
+        force: Replace an estimator that is already there.
+        fit: How a table is fitted.
+    """
+
+    problem: str | None = None
+    table: Path | None = None
+    score: str | None = None
+    context: tuple[str, ...] = ()
+    features: tuple[str, ...] | None = None
+    out: Path | None = None
+    seed: int = 0
+    force: bool = False
+    fit: TableFit = field(default_factory=TableFit)
+
+
+@dataclass(frozen=True)
+class Fit:
+    """A fitted estimator and what it predicts on rows that it never saw."""
+
+    net: EstimatorNet
+    predicted: Tensor
+    true: Tensor
+    details: dict[str, object]
+    encoding: TableEncoding | None = None
+    contexts: Tensor | None = None
+
+    def figures(self) -> dict[str, float]:
+        """Returns R2, RMSE and Spearman's rank correlation on the test rows."""
+        return {
+            "r2": r_squared(self.predicted, self.true),
+            "rmse": float((self.predicted - self.true).square().mean().sqrt()),
+            "spearman": float(stats.spearmanr(self.predicted.numpy(), self.true.numpy()).statistic),
+        }
+
+
+def pretrain(config: PretrainConfig) -> None:
+    """Fits, writes and reports an estimator.
+
+    Raises:
+        ValueError: If the configuration is contradictory, the table is unusable, or the folder is taken.
+    """
+    if (config.problem is None) == (config.table is None):
+        raise ValueError(f"expected either --problem or --table, got {config.problem!r} and {config.table!r}")
+    out = _free_folder(config)
+    fit = _fit_problem(config) if config.table is None else _fit_table(config, config.table)
+    figures = fit.figures()
+    card = {
+        "command": command_line(),
+        "seed": config.seed,
+        "test": figures,
+        **fit.details,
+        "versions": versions(),
+    }
+    shipped = None if config.problem is None else _shipped_hash(config.problem)
+    save_estimator(out, fit.net, card, fit.encoding, fit.contexts)
+    source = config.problem or str(fit.details["table"])
+    plot_fit(out / "fit.png", fit.predicted.numpy(), fit.true.numpy(), f"{source}, test R² = {figures['r2']:.3f}")
+    _report(out, figures, len(fit.true), shipped)
+
+
+def _free_folder(config: PretrainConfig) -> Path:
+    if config.out is None and config.problem is None:
+        raise ValueError("expected --out FOLDER for the estimator, got none")
+    out = config.out or Path("runs", "estimators", str(config.problem))
+    check_free(out, config.force, CARD)
+    return out
+
+
+def _fit_problem(config: PretrainConfig) -> Fit:
+    by_name = {synthetic.shipped: synthetic for synthetic in SYNTHETIC.values()}
+    if config.problem not in by_name:
+        raise ValueError(f"expected --problem to be one of {', '.join(by_name)}, got {config.problem!r}")
+    if config.score is not None or config.context or config.features is not None:
+        raise ValueError("expected --score, --context and --features with --table only, got them with --problem")
+    synthetic = by_name[config.problem]
+    with seeded_initialisation(config.seed):
+        net = EstimatorNet(synthetic.shape)
+    draw = _drawer(synthetic, generator_from(config.seed))
+    with _reporting(synthetic.fit.steps, "loss") as report:
+        fit_on_truth(net, draw, synthetic.fit, report)
+    vectors, true = draw(TEST_SAMPLES)
+    with torch.no_grad():
+        predicted = net(vectors)
+    return Fit(net, predicted, true, {"fit": asdict(synthetic.fit), "test_rows": TEST_SAMPLES})
+
+
+def _drawer(synthetic: Synthetic, generator: torch.Generator) -> Callable[[int], tuple[Tensor, Tensor]]:
+    truth = synthetic.truth()
+
+    def draw(batch: int) -> tuple[Tensor, Tensor]:
+        # Any choice among i.i.d. candidates is itself i.i.d., so random configurations need no candidates.
+        vectors = torch.randn(batch, synthetic.slots, synthetic.dim, generator=generator)
+        return vectors, truth(vectors)
+
+    return draw
+
+
+def _fit_table(config: PretrainConfig, path: Path) -> Fit:
+    if config.score is None:
+        raise ValueError("expected --score COLUMN with --table, got none")
+    with console.status(Text(f"reading {path}")):
+        rows, encoding = read_rows(path, config.score, config.context, config.features)
+    generator = generator_from(config.seed)
+    train, validation, test = split_rows(rows, config.fit, generator)
+    for part, name in ((rows, "the table"), (test, "the test rows")):
+        _refuse_constant(part, config.score, name, path)
+    known = None if rows.contexts is None else context_tensor(rows.contexts)
+    net = network_for(encoding, config.fit, config.seed)
+    with _reporting(config.fit.epochs * config.fit.steps_per_epoch(len(train)), "validation RMSE") as report:
+        epoch = fit_on_table(net, train, validation, config.fit, generator, report)
+    details = {
+        "table": path.name,
+        "fit": asdict(config.fit),
+        "best_epoch": epoch,
+        "train_rows": len(train),
+        "validation_rows": len(validation),
+        "test_rows": len(test),
+    }
+    return Fit(net, predict_rows(net, test), test.score, details, encoding, known)
+
+
+def _refuse_constant(rows: TableRows, score: str, name: str, path: Path) -> None:
+    if bool((rows.score == rows.score[0]).all()):
+        raise ValueError(f"expected {score!r} to vary in {name} of {path}, got {float(rows.score[0])} throughout")
+
+
+@contextmanager
+def _reporting(total: int, figure: str) -> Iterator[Report]:
+    with progress_bar() as progress:
+        task = progress.add_task("fitting", total=total, note="")
+
+        def report(done: int, value: float | None) -> None:
+            if value is None:
+                progress.update(task, completed=done)
+            else:
+                progress.update(task, completed=done, note=f"{figure} {value:.4g}")
+
+        yield report
+
+
+def _report(out: Path, figures: dict[str, float], rows: int, shipped: str | None) -> None:
+    sha256 = load_estimator(out).sha256
+    shown = {name: f"{figures[key]:.4f}" for name, key in [("R2", "r2"), ("RMSE", "rmse"), ("Spearman", "spearman")]}
+    shown |= {"test rows": f"{rows:,}", "SHA-256 of the weights": sha256[:12]}
+    if shipped is not None:
+        shown["equal to the shipped ones"] = "yes" if shipped == sha256 else "no"
+    print_figures("estimator on its test split", shown)
+    say(f"written: {out}")
+
+
+def _shipped_hash(name: str) -> str | None:
+    try:
+        return load_shipped(name).sha256
+    except ValueError:
+        return None

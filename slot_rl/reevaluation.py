@@ -1,0 +1,104 @@
+"""Evaluating a run again, from its folder alone."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from slot_rl.agents import PolicyAgent, load_agent
+from slot_rl.console import console, say
+from slot_rl.envs import SlotVecEnv
+from slot_rl.evaluation import Evaluation, EvaluationConfig
+from slot_rl.io import read_json
+from slot_rl.judgement import judge, print_contexts, print_judgement
+from slot_rl.problems import Budget, Problem, make_problem
+from slot_rl.problems.named import estimator_hash
+from slot_rl.run_folder import CHECKPOINT, SERVING, SUMMARY, read_config
+from slot_rl.serving_curves import report_serving
+
+
+@dataclass(frozen=True)
+class ReevaluationConfig:
+    """Loads a run's checkpoint and judges it on its evaluation requests.
+
+    Attributes:
+        run: The run's folder.
+        estimator: Folder or path.py:function of the estimator, if it has moved since the training; it must be the same.
+        trust: Execute the Python file that the run's estimator is, with all your rights.
+        truth: Table with the true scores, if it has moved or the training had none.
+        serving: Also print and draw what answers gain from calls of the estimator, beside what search needs for them.
+    """
+
+    run: Path
+    estimator: str | None = None
+    trust: bool = False
+    truth: Path | None = None
+    serving: bool = False
+
+
+def reevaluate(config: ReevaluationConfig) -> dict[str, Any]:
+    """Judges a run's checkpoint and prints the tables that its training printed.
+
+    Returns:
+        The summary.
+
+    Raises:
+        ValueError: If the folder is no run, its files were altered, or the estimator is another one.
+    """
+    document = read_config(config.run)
+    try:
+        problem = problem_of_run(document, config.estimator, config.truth, config.trust)
+        requests = EvaluationConfig(**document["evaluation"])
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"expected the config of a run in {config.run}, got one that lacks or adds {error}") from error
+    agent = load_agent(config.run / CHECKPOINT, SlotVecEnv(problem, 2))
+    policy = agent if isinstance(agent, PolicyAgent) else None
+    if config.serving and policy is None:
+        raise ValueError(f"expected an agent with a policy for --serving, got {agent.name!r}")
+    with console.status("measuring the competitors"):
+        evaluation = Evaluation(problem, requests)
+    training = _summary(config.run)
+    budget = Budget(training["estimator_forwards"], training["estimator_backwards"])
+    # Runs of earlier versions did not keep the processor's seconds.
+    seconds = training["wall_seconds"], training.get("cpu_seconds")
+    summary, rows = judge(agent, evaluation, budget, training["status"], *seconds)
+    print_judgement(summary, rows)
+    print_contexts(evaluation, agent.choose)
+    if config.serving and policy is not None:
+        picture = config.run / SERVING
+        report_serving(policy, evaluation, requests.eval_seed, f"{agent.name} on {problem.name}", picture)
+        say(f"picture: {picture}")
+    return summary
+
+
+def problem_of_run(
+    document: dict[str, Any], estimator: str | None = None, truth: Path | None = None, trust: bool = False
+) -> Problem:
+    """Builds the problem that a run was trained on.
+
+    Args:
+        document: The run's config.
+        estimator: Folder or path.py:function of the estimator, if it has moved.
+        truth: Table with the true scores, if it has moved.
+        trust: Whether a path.py may be executed.
+
+    Raises:
+        ValueError: If the document lacks something, or the estimator is another one than the run's.
+    """
+    missing = {"env", "estimator", "estimator_sha256", "truth"} - document.keys()
+    if missing:
+        raise ValueError(f"expected the config of a run, got one without {', '.join(sorted(missing))}")
+    env_id, estimator = document["env"], estimator or document["estimator"]
+    found = estimator_hash(env_id, estimator)
+    if found is not None and found != document["estimator_sha256"]:
+        raise ValueError(
+            f"expected the estimator {str(document['estimator_sha256'])[:12]} that the run was trained with, "
+            f"got {found[:12]} in {estimator or 'this version of slot_rl'}"
+        )
+    return make_problem(env_id, estimator=estimator, truth=truth or document["truth"], trust=trust)
+
+
+def _summary(run: Path) -> dict[str, Any]:
+    path = run / SUMMARY
+    if not path.is_file():
+        raise ValueError(f"expected a run that ended, with {SUMMARY}, got {run} without one")
+    return read_json(path)

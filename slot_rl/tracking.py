@@ -1,0 +1,237 @@
+"""Where a run's metrics go: a JSON-lines file always, a Weights & Biases run unless disabled, TensorBoard if asked."""
+
+import json
+import math
+import os
+from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal
+
+from stable_baselines3.common.logger import KVWriter
+
+from slot_rl.problems.named import short_name
+from slot_rl.run_folder import METRICS
+
+PROJECT = "slot_rl"
+TENSORBOARD = "tensorboard"
+WandbMode = Literal["offline", "online", "disabled"]
+
+
+@dataclass(frozen=True)
+class WandbLabels:
+    """What Weights & Biases finds and groups a run by.
+
+    Attributes:
+        name: The run's name.
+        group: Runs that belong together.
+        job_type: What the run does: an agent's name, or ``"comparison"``.
+        tags: Further words to filter by.
+    """
+
+    name: str
+    group: str
+    job_type: str
+    tags: tuple[str, ...]
+
+
+def run_group(problem: str, timesteps: int) -> str:
+    """Returns the group of every run on a problem, an environment's id or a task's label, with a budget.
+
+    Runs of unequal budgets must not be averaged.
+    """
+    return f"{problem}@{timesteps}"
+
+
+@dataclass(frozen=True)
+class RunIdentity:
+    """What a run is called and grouped by on a dashboard.
+
+    Attributes:
+        env: The environment's id.
+        agent: The agent's name.
+        seed: The training seed.
+        timesteps: The budget.
+        time: When the run began, for its name.
+        version: Version of slot_rl.
+        task: The label of the problem in a comparison, where one environment may stand for several problems.
+    """
+
+    env: str
+    agent: str
+    seed: int
+    timesteps: int
+    time: str
+    version: str
+    task: str | None = None
+
+    @property
+    def name(self) -> str:
+        """``env__agent__s<seed>__time``, also the run folder's default name; the task, if there is one, for the env."""
+        problem = short_name(self.task or self.env)
+        return f"{problem}__{self.agent}__s{self.seed}__{self.time}"
+
+    @property
+    def group(self) -> str:
+        """``env@budget``, or ``task@budget``, see :func:`run_group`."""
+        return run_group(self.task or self.env, self.timesteps)
+
+    @property
+    def labels(self) -> WandbLabels:
+        """What Weights & Biases shows of it."""
+        return WandbLabels(self.name, self.group, self.agent, (self.agent, self.version))
+
+
+def wandb_mode(flag: WandbMode | None) -> WandbMode:
+    """Returns the mode by flag, else by the variable WANDB_MODE, else offline.
+
+    Raises:
+        ValueError: If the variable holds something else.
+    """
+    modes: dict[str, WandbMode] = {"offline": "offline", "online": "online", "disabled": "disabled"}
+    asked = flag or os.environ.get("WANDB_MODE") or "offline"
+    if asked not in modes:
+        raise ValueError(f"expected WANDB_MODE to be one of {', '.join(modes)}, got {asked!r}")
+    return modes[asked]
+
+
+class Tracker:
+    """Writes each log point to ``metrics.jsonl``, to the run folder's Weights & Biases run, and to TensorBoard."""
+
+    def __init__(
+        self,
+        folder: Path,
+        identity: RunIdentity,
+        config: Mapping[str, Any],
+        mode: WandbMode,
+        tensorboard: bool = False,
+    ) -> None:
+        """Opens what is asked for.
+
+        Args:
+            folder: The run folder; must exist.
+            identity: Names and groups of the run.
+            config: JSON-ready values to show with the run.
+            mode: Whether Weights & Biases writes to disk, sends, or stays away.
+            tensorboard: Also write event files into ``<folder>/tensorboard``.
+
+        Raises:
+            ValueError: If TensorBoard is asked for and not installed; then nothing was written. Also if Weights &
+                Biases cannot start a run.
+        """
+        writer = _event_writer_class() if tensorboard else None
+        with ExitStack() as opened:
+            self._file = opened.enter_context(open(folder / METRICS, "w", encoding="utf-8"))
+            self._events = None if writer is None else opened.enter_context(writer(str(folder / TENSORBOARD)))
+            self._wandb = None if mode == "disabled" else start_wandb(folder, identity.labels, config, mode)
+            if self._wandb is not None:
+                self._wandb.define_metric("*", step_metric="global_step")
+            self._files = opened.pop_all()
+
+    def log(self, step: int, metrics: Mapping[str, float | int]) -> None:
+        """Writes one log point; a figure that is not finite becomes null."""
+        point: dict[str, float | int | None] = {"global_step": step}
+        point |= {key: metrics[key] if math.isfinite(metrics[key]) else None for key in sorted(metrics)}
+        self._file.write(json.dumps(point) + "\n")
+        self._file.flush()
+        if self._wandb is not None:
+            # Never step=: it drops rows that arrive out of order.
+            self._wandb.log(point)
+        if self._events is not None:
+            for key, value in metrics.items():
+                self._events.add_scalar(key, value, step)
+
+    def finish(self, summary: Mapping[str, Any]) -> None:
+        """Puts the summary beside the run's metrics."""
+        if self._wandb is not None:
+            self._wandb.summary.update(dict(summary))
+
+    def __enter__(self) -> "Tracker":
+        """Returns the tracker."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Closes the files and the Weights & Biases run, as failed if an error comes through."""
+        self._files.close()
+        if self._wandb is not None:
+            self._wandb.finish(exit_code=0 if error is None else 1)
+
+
+class TrackerWriter(KVWriter):
+    """Hands each dump of Stable-Baselines3's logger to a tracker."""
+
+    def __init__(self, tracker: Tracker) -> None:
+        """Takes the tracker; it stays open."""
+        self._tracker = tracker
+
+    def write(self, key_values: dict[str, Any], key_excluded: dict[str, tuple[str, ...]], step: int = 0) -> None:
+        """Logs every figure of a dump."""
+        self._tracker.log(step, {key: float(value) for key, value in key_values.items() if _is_figure(value)})
+
+    def close(self) -> None:
+        """Does nothing: whoever opened the tracker closes it."""
+
+
+def _is_figure(value: Any) -> bool:
+    try:
+        float(value)
+    except (TypeError, ValueError):
+        return False
+    return not isinstance(value, (str, bytes))
+
+
+def check_tensorboard() -> None:
+    """Refuses early, before the first of many runs, what :class:`Tracker` would refuse in each.
+
+    Raises:
+        ValueError: If TensorBoard is not installed.
+    """
+    _event_writer_class()
+
+
+def _event_writer_class() -> Any:
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError as error:
+        raise ValueError(
+            f'expected the extra [tensorboard] (pip install "slot_rl[tensorboard]"), got: {error}'
+        ) from error
+    return SummaryWriter
+
+
+def start_wandb(folder: Path, labels: WandbLabels, config: Mapping[str, Any], mode: WandbMode) -> Any:
+    """Starts a Weights & Biases run that prints nothing and keeps to its folder.
+
+    Args:
+        folder: Where the run's files go, as ``<folder>/wandb``; must exist.
+        labels: What the run is found by.
+        config: JSON-ready values to show with the run.
+        mode: Whether it writes to disk or sends.
+
+    Returns:
+        The run; whoever starts it finishes it.
+
+    Raises:
+        ValueError: If Weights & Biases refuses.
+    """
+    import wandb
+
+    quiet = wandb.Settings(silent=True, console="off", disable_git=True, x_disable_stats=True)
+    try:
+        return wandb.init(
+            project=PROJECT,
+            dir=str(folder),
+            mode=mode,
+            name=labels.name,
+            group=labels.group,
+            job_type=labels.job_type,
+            tags=list(labels.tags),
+            config=dict(config),
+            settings=quiet,
+        )
+    except wandb.Error as error:
+        raise ValueError(f"expected a Weights & Biases run in mode {mode!r}, got: {error}") from error

@@ -1,0 +1,195 @@
+"""The comparison's pictures: files of a sensible size whose lines, dots and numbers are those of the runs."""
+
+import struct
+from collections.abc import Callable
+from itertools import chain
+from pathlib import Path
+
+import numpy as np
+import pytest
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.image import imread
+
+from slot_rl.compare.curves import aggregate
+from slot_rl.compare.outcomes import LearningCurve, Outcome, ServingCurve
+from slot_rl.compare.plots import (
+    draw_improvement_matrix,
+    draw_interval_chart,
+    draw_learning_curves,
+    draw_performance_profile,
+    draw_seed_strip,
+    draw_serving,
+    looks_of,
+)
+from slot_rl.plots import Interval
+
+AGENTS = [f"agent_{i} with a long label" for i in range(12)]
+TASKS = ["Rows-v0 tf-2000", "a $\\foo$ task whose label does not fit on one line of its panel at all"]
+AT = (5_000.0, 50_000.0, 100_000.0)
+
+
+def outcomes(tasks: list[str] = TASKS, agents: list[str] = AGENTS) -> list[Outcome]:
+    return [
+        Outcome(task, agent, seed, "stopped" if (i, seed) == (1, 2) else None, i / 20 + seed / 50, 0.0, best_constant=b)
+        for b, task in zip((0.4, None), tasks, strict=False)
+        for i, agent in enumerate(agents)
+        for seed in range(3)
+    ]
+
+
+def learning(agents: list[str] = AGENTS) -> list[LearningCurve]:
+    return [
+        LearningCurve(task, agent, seed, AT, tuple(at / 1000 for at in AT), (0.1, i / 20, i / 15 + seed / 50))
+        for task in TASKS
+        for i, agent in enumerate(agents)
+        for seed in range(3)
+    ]
+
+
+def serving(agents: list[str] = AGENTS) -> list[ServingCurve]:
+    return [
+        ServingCurve(TASKS[0], agent, seed, (0, 2, 64, 810)[i == 0 :], (0.1, 0.2, 0.3 + seed, 0.9)[i == 0 :])
+        for i, agent in enumerate(agents)
+        for seed in range(3)
+    ]
+
+
+def panels(figure: Figure) -> list[Axes]:
+    return [axes for axes in figure.axes if axes.get_title()]
+
+
+def legend(figure: Figure) -> list[str]:
+    return [text.get_text() for text in figure.legends[0].get_texts()]
+
+
+def size(path: Path) -> tuple[int, int]:
+    head = path.read_bytes()[:24]
+    assert head.startswith(b"\x89PNG\r\n\x1a\n")
+    width, height = struct.unpack(">II", head[16:])
+    return width, height
+
+
+CHART = {
+    task: {agent: Interval(i / 20, i / 20 - 0.1, i / 20 + 0.1) for i, agent in enumerate(AGENTS)} for task in TASKS
+}
+PAIRS = {task: {(a, b): 0.25 for a in AGENTS for b in AGENTS if a != b} for task in TASKS}
+DRAWN: dict[str, Callable[[Path], Figure]] = {
+    "calls": lambda path: draw_learning_curves(path, learning(), "calls"),
+    "seconds": lambda path: draw_learning_curves(path, learning(), "seconds"),
+    "profile": lambda path: draw_performance_profile(path, outcomes()),
+    "strip": lambda path: draw_seed_strip(path, outcomes()),
+    "intervals": lambda path: draw_interval_chart(path, CHART),
+    "matrix": lambda path: draw_improvement_matrix(path, PAIRS),
+}
+
+
+@pytest.mark.parametrize("name", DRAWN)
+def test_pictures_have_a_panel_a_task_and_nothing_is_cut(name: str, tmp_path: Path) -> None:
+    figure = DRAWN[name](tmp_path / "picture.png")
+    width, height = size(tmp_path / "picture.png")
+    assert 900 < width < 2600 and 400 < height < 2600
+    titles = [axes.get_title().replace("\n", " ") for axes in panels(figure)]
+    assert titles == [task.replace("$", r"\$") for task in TASKS]
+    shown = {text.get_text() for axes in panels(figure) for text in axes.get_yticklabels()}
+    assert set(AGENTS) <= shown.union(*map(legend, [figure] if figure.legends else []))
+    pixels = imread(tmp_path / "picture.png")
+    margin = pixels[:5].min(), pixels[-5:].min(), pixels[:, :5].min(), pixels[:, -5:].min()
+    assert margin == (1, 1, 1, 1)  # white: whatever is cut would reach the edge
+    for one in figure.legends:  # beside the panels, never on them
+        assert not any(one.get_window_extent().overlaps(axes.get_window_extent()) for axes in panels(figure))
+
+
+def test_one_look_an_agent_and_no_two_alike(tmp_path: Path) -> None:
+    looks = looks_of(AGENTS * 2)
+    assert list(looks) == AGENTS and len(set(map(str, looks.values()))) == 12
+    assert len({look.colour for look in looks.values()}) == 10
+    assert len({(look.colour, str(look.dash)) for look in looks.values()}) == 12
+    some = draw_learning_curves(tmp_path / "picture.png", learning([AGENTS[1], AGENTS[11]]), "calls", AGENTS)
+    lone = draw_serving(tmp_path / "picture.png", serving(["unheard_of", AGENTS[11]]), AGENTS)
+    assert legend(lone) == [AGENTS[11], "unheard_of"]
+    first, theirs = panels(some)[0].lines
+    same = panels(lone)[0].lines[1]
+    assert same.get_color() == theirs.get_color() == looks[AGENTS[11]].colour == first.get_color()
+    assert same.get_linestyle() == theirs.get_linestyle() == "--" != first.get_linestyle()
+    with pytest.raises(ValueError, match="expected at least one task"):
+        draw_serving(tmp_path / "picture.png", [])
+
+
+def test_learning_curves_are_the_bands(tmp_path: Path) -> None:
+    curves = learning(AGENTS[:3])
+    figure = draw_learning_curves(tmp_path / "picture.png", curves, "calls")
+    bands = aggregate(curves, "calls")
+    lines = list(chain.from_iterable(axes.lines for axes in panels(figure)))
+    assert len(lines) == len(bands) == 6
+    for band, line in zip(bands, lines, strict=True):
+        np.testing.assert_array_equal(line.get_xydata(), np.column_stack([band.at, band.value]))
+    assert all(len(axes.collections) == 3 for axes in panels(figure))
+    axes = panels(figure)[0]
+    assert axes.xaxis.get_major_formatter()(100_000, 0) == "100"
+    assert axes.get_xscale() == "linear"
+
+
+def test_seconds_that_span_far_are_drawn_on_a_logarithmic_scale(tmp_path: Path) -> None:
+    def drawn(*seconds: tuple[float, ...]) -> Axes:
+        curves = [LearningCurve("task", f"agent {i}", 0, AT, at, (0.0, 0.5, 1.0)) for i, at in enumerate(seconds)]
+        (axes,) = panels(draw_learning_curves(tmp_path / "picture.png", curves, "seconds"))
+        return axes
+
+    assert drawn((1, 10, 19), (2, 3, 20)).get_xscale() == "linear"
+    axes = drawn((0, 10, 19), (2, 3, 41))
+    assert axes.get_xscale() == "log"
+    # What was evaluated before any training has no place there.
+    assert np.asarray(axes.lines[0].get_xdata(), float).min() > 0
+
+
+def test_a_strip_has_a_dot_a_run(tmp_path: Path) -> None:
+    figure = draw_seed_strip(tmp_path / "picture.png", outcomes())
+    for axes, constant in zip(panels(figure), (0.4, None), strict=True):
+        places = np.concatenate([np.asarray(dots.get_offsets()) for dots in axes.collections])
+        found = sorted((round(float(y)), round(float(x), 9)) for x, y in places)
+        assert found == sorted((i, round(i / 20 + seed / 50, 9)) for i in range(12) for seed in range(3))
+        black = [dots for dots in axes.collections if np.asarray(dots.get_facecolor())[0, :3].sum() == 0]
+        assert len(black) == 1 and np.asarray(black[0].get_offsets())[0, 0] == pytest.approx(1 / 20 + 2 / 50)
+        dotted = [line.get_xdata()[0] for line in axes.lines if line.get_linestyle() == ":"]  # type: ignore[index]
+        assert dotted == ([] if constant is None else [constant])
+    assert legend(figure) == ["run", "failed run", "best constant"]
+
+
+def test_an_interval_is_a_bar_with_a_stroke(tmp_path: Path) -> None:
+    chart = {"one": {"a": Interval(0.5, 0.25, 0.75), "b": Interval(0.5, 0.5, 0.5)}, "two": {"b": Interval(1, 0, 2)}}
+    figure = draw_interval_chart(tmp_path / "picture.png", chart, agents=["b", "a"])
+    one, two = panels(figure)
+    bars = {(bar.get_x(), bar.get_width(), round(bar.get_y() + 0.3)) for bar in one.patches}  # type: ignore[attr-defined]
+    assert bars == {(0.25, 0.5, 1), (0.5, 0.0, 0)}
+    assert [text.get_text() for text in one.get_yticklabels()] == ["b", "a"]
+    assert len(two.patches) == 1 and one.get_ylim() == two.get_ylim() == (1.5, -0.5)
+
+
+def test_a_profile_begins_with_all_runs_and_ends_with_none(tmp_path: Path) -> None:
+    figure = draw_performance_profile(tmp_path / "picture.png", outcomes(), pooled=True)
+    (axes,) = panels(figure)
+    assert axes.get_title() == "all tasks" and len(axes.lines) == 12
+    for line in axes.lines:
+        shares = np.asarray(line.get_ydata())
+        assert shares[0] == 1 and shares[-1] == 0 and (np.diff(shares) <= 0).all()
+
+
+def test_a_matrix_names_every_pair(tmp_path: Path) -> None:
+    pairs = {"task": {("a", "b"): 0.75, ("b", "a"): 0.25}}
+    (axes,) = panels(draw_improvement_matrix(tmp_path / "picture.png", pairs, ["b", "a"]))
+    assert [text.get_text() for text in axes.get_yticklabels()] == ["b", "a"]
+    assert {(text.get_position(), text.get_text()) for text in axes.texts} == {((0, 1), "0.75"), ((1, 0), "0.25")}
+    cells = np.asarray(axes.images[0].get_array())
+    assert cells[1, 0] == 0.75 and cells[0, 1] == 0.25
+
+
+def test_serving_is_the_median_over_seeds_with_a_place_for_no_call(tmp_path: Path) -> None:
+    curves = serving(["search", "policy"])
+    curves[5] = ServingCurve(TASKS[0], "policy", 2, (0, 2), (0.4, 0.5))  # a seed that was not asked so often
+    (axes,) = panels(draw_serving(tmp_path / "picture.png", curves))
+    search, policy = axes.lines
+    np.testing.assert_allclose(np.asarray(search.get_xydata(), float), [[2, 0.2], [64, 1.3], [810, 0.9]])
+    np.testing.assert_allclose(np.asarray(policy.get_xydata(), float), [[0, 0.1], [2, 0.2]])
+    assert axes.get_xscale() == "symlog" and axes.get_xlim()[0] < 0
+    assert size(tmp_path / "picture.png")[0] > 600

@@ -1,0 +1,41 @@
+"""Small runs that end in a second, and what can be compared of what they leave."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from slot_rl.agents import AGENTS
+from slot_rl.agents.options import to_json
+from slot_rl.compare.plan import Run, Tracking
+from slot_rl.compare.tasks import Task, parse_task
+from slot_rl.evaluation import EvaluationConfig
+from slot_rl.networks import PointerSize
+
+PICK_VALUE = parse_task("SlotRL/PickValue-v0")
+SMALL: dict[str, dict[str, Any]] = {
+    "gumbel": {"batch_size": 64, "policy": PointerSize(16, 32)},
+    "ppo": {"batch_size": 128, "minibatch_size": 64, "policy": PointerSize(16, 32)},
+    "guided_search": {},
+    "random": {},
+}
+
+
+def run(agent: str = "gumbel", seed: int = 0, task: Task = PICK_VALUE, timesteps: int = 2_000, **changes: Any) -> Run:
+    options = to_json(AGENTS[agent].options_type(**(SMALL[agent] | changes)))
+    return Run(task, agent, options, seed, timesteps, EvaluationConfig(eval_size=40), Tracking("disabled"))
+
+
+def contents(folder: Path) -> dict[str, Any]:
+    """Returns what a run found, without the time it took."""
+    points = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    summary = json.loads((folder / "summary.json").read_text())
+    return {
+        "metrics": [{key: value for key, value in point.items() if not key.startswith("time/")} for point in points],
+        "summary": {key: value for key, value in summary.items() if not key.endswith("_seconds")},
+        "serving": json.loads((folder / "serving.json").read_text()),
+        "weights": sorted(path.name for path in (folder / "checkpoint").iterdir()),
+    }
+
+
+def all_contents(out: Path) -> dict[str, Any]:
+    return {folder.name: contents(folder) for folder in sorted((out / "runs").iterdir())}

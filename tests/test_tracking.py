@@ -1,0 +1,98 @@
+"""What a run tells Weights & Biases, read back from the offline file, and what it writes to metrics.jsonl."""
+
+import json
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import stable_baselines3.common.logger as sb3_logger
+
+from slot_rl.tracking import RunIdentity, Tracker, TrackerWriter, wandb_mode
+from tests.helpers.wandb_files import finished_records, history, labels
+
+IDENTITY = RunIdentity("SlotRL/Slots-v0", "gumbel", 3, 1000, "20260101-000000", "0.1.0")
+
+
+def test_the_offline_run_carries_group_job_type_tags_config_and_every_metric(tmp_path: Path) -> None:
+    with Tracker(tmp_path, IDENTITY, {"seed": 3, "agent": "gumbel", "budget": 1000}, "offline") as tracker:
+        for step in (10, 20):
+            tracker.log(step, {"train/loss": 0.5 / step, "eval/optimality": float(step)})
+        tracker.finish({"score": 1.5})
+    records = finished_records(tmp_path)
+    (run,) = (record.run for record in records if record.WhichOneof("record_type") == "run")
+    assert run.project == "slot_rl"
+    name = "Slots-v0__gumbel__s3__20260101-000000"
+    assert labels(records) == (name, "SlotRL/Slots-v0@1000", "gumbel", ["gumbel", "0.1.0"])
+    config = {item.key: json.loads(item.value_json) for item in run.config.update}
+    assert {"seed": 3, "agent": "gumbel", "budget": 1000}.items() <= config.items()
+
+    points = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    logged = [{key: row[key] for key in points[0]} for row in history(records)]
+    assert logged == points
+    assert [next(iter(point)) for point in points] == ["global_step", "global_step"]
+    metrics = [r.metric for r in records if r.WhichOneof("record_type") == "metric"]
+    assert any(metric.step_metric == "global_step" for metric in metrics)
+    summaries = [r.summary for r in records if r.WhichOneof("record_type") == "summary"]
+    assert any(item.key == "score" and json.loads(item.value_json) == 1.5 for s in summaries for item in s.update)
+
+
+def test_the_group_holds_the_budget_so_that_unequal_ones_are_not_averaged() -> None:
+    groups = {RunIdentity("SlotRL/Slots-v0", "gumbel", 0, budget, "t", "0.1.0").group for budget in (1000, 2000)}
+    assert groups == {"SlotRL/Slots-v0@1000", "SlotRL/Slots-v0@2000"}
+
+
+def test_a_task_of_its_own_takes_the_place_of_the_env_in_group_and_name() -> None:
+    task = replace(IDENTITY, env="SlotRL/Rows-v0", task="suzuki/wide")
+    assert (task.group, task.name) == ("suzuki/wide@1000", "wide__gumbel__s3__20260101-000000")
+    assert task.labels.group != replace(task, task="suzuki/narrow").labels.group
+
+
+def test_disabled_writes_metrics_and_nothing_else(tmp_path: Path) -> None:
+    with Tracker(tmp_path, IDENTITY, {}, "disabled") as tracker:
+        tracker.log(1, {"b": 2.0, "a": float("nan")})
+    assert [path.name for path in tmp_path.iterdir()] == ["metrics.jsonl"]
+    assert (tmp_path / "metrics.jsonl").read_text() == '{"global_step": 1, "a": null, "b": 2.0}\n'
+
+
+def test_the_writer_hands_over_figures_and_drops_text(tmp_path: Path) -> None:
+    with Tracker(tmp_path, IDENTITY, {}, "disabled") as tracker:
+        logger = sb3_logger.Logger(folder=None, output_formats=[TrackerWriter(tracker)])
+        logger.record("train/loss", 0.25)
+        logger.record("note", "12")
+        logger.dump(step=7)
+    assert json.loads((tmp_path / "metrics.jsonl").read_text()) == {"global_step": 7, "train/loss": 0.25}
+
+
+def test_the_mode_is_the_flag_then_the_variable_then_offline(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("WANDB_MODE", raising=False)
+    assert wandb_mode(None) == "offline"
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+    assert wandb_mode(None) == "disabled"
+    assert wandb_mode("offline") == "offline"
+    monkeypatch.setenv("WANDB_MODE", "shared")
+    with pytest.raises(ValueError, match="WANDB_MODE to be one of offline, online, disabled, got 'shared'"):
+        wandb_mode(None)
+
+
+def test_tensorboard_gets_every_log_point_and_the_other_files_stay_as_they_are(tmp_path: Path) -> None:
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    with Tracker(tmp_path, IDENTITY, {}, "disabled", tensorboard=True) as tracker:
+        for step in (10, 20):
+            tracker.log(step, {"train/loss": 0.5 * step, "eval/optimality": 1.0})
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["metrics.jsonl", "tensorboard"]
+    assert len((tmp_path / "metrics.jsonl").read_text().splitlines()) == 2
+    events = accumulator.EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    assert sorted(events.Tags()["scalars"]) == ["eval/optimality", "train/loss"]
+    assert [(event.step, event.value) for event in events.Scalars("train/loss")] == [(10, 5.0), (20, 10.0)]
+
+
+def test_without_tensorboard_a_run_that_asks_for_it_writes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in [name for name in sys.modules if name.startswith("torch.utils.tensorboard")]:
+        monkeypatch.delitem(sys.modules, module)
+    monkeypatch.setitem(sys.modules, "tensorboard", None)
+    with pytest.raises(ValueError, match=r"expected the extra \[tensorboard\] .*got: .*tensorboard"):
+        Tracker(tmp_path, IDENTITY, {}, "offline", tensorboard=True)
+    assert list(tmp_path.iterdir()) == []

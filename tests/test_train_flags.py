@@ -1,0 +1,144 @@
+"""The flags of ``train_agent.py``: an agent shows and takes its selector's own, and refuses bad ones in time."""
+
+import importlib.util
+import re
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from slot_rl.agents.options import AnnealedOptions, PPOOptions, ThroughEstimatorOptions
+from slot_rl.console import run
+from slot_rl.selectors import RLOO, Gumbel, IntermediateLoss, Selector, StraightThrough
+
+SCRIPT = Path(__file__).resolve().parents[1] / "scripts" / "train_agent.py"
+
+
+@pytest.fixture
+def script() -> ModuleType:
+    """The command as a module: a process of its own takes seconds; test_training.py starts some."""
+    spec = importlib.util.spec_from_file_location("train_agent", SCRIPT)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def trained(script: ModuleType, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, Any, Any]]:
+    """What ``train`` would have been called with."""
+    calls: list[tuple[str, Any, Any]] = []
+
+    def record(*arguments: Any) -> int:
+        calls.append(arguments)
+        return 0
+
+    monkeypatch.setattr(script, "train", record)
+    return calls
+
+
+def exit_code(script: ModuleType, *arguments: str, monkeypatch: pytest.MonkeyPatch) -> Any:
+    # Wide enough that no message is wrapped.
+    monkeypatch.setenv("COLUMNS", "250")
+    monkeypatch.setattr(sys, "argv", ["train_agent.py", *arguments])
+    try:
+        return run(script.main)
+    except SystemExit as exit:
+        return exit.code
+
+
+def flags_in(help_text: str) -> set[str]:
+    return set(re.findall(r"(?<!\S)--[a-z][a-z-]*", help_text))
+
+
+OWN_FLAGS = {
+    "rloo": {"--k"},
+    "gumbel": {"--tau", "--hard", "--no-hard"},
+    "straight_through": {"--tau-forward", "--tau-backward", "--noise", "--no-noise"},
+    "intermediate_loss": {"--step", "--normaliser", "--faithful", "--no-faithful"},
+    "reinforce": set[str](),
+}
+
+
+@pytest.mark.parametrize("agent", OWN_FLAGS)
+def test_help_lists_the_selectors_own_options(
+    agent: str, script: ModuleType, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert exit_code(script, "--agent", agent, "--help", monkeypatch=monkeypatch) == 0
+    # All flags at once: where the terminal is wide, the help stands in columns.
+    shown = flags_in(capsys.readouterr().out)
+    assert shown & set().union(*OWN_FLAGS.values()) == OWN_FLAGS[agent]
+    assert {"--batch-size", "--learning-rate", "--timesteps"} <= shown
+    # Only a selector with one temperature can anneal it.
+    assert ("--tau-schedule" in shown) == (agent == "gumbel")
+
+
+@pytest.mark.parametrize(
+    ("command", "selector"),
+    [
+        ("--agent rloo --k 3", RLOO(k=3)),
+        ("--tau 0.9 --no-hard --score-function-share 0", Gumbel(tau=0.9, hard=False)),
+        ("--agent straight_through --tau-forward 2 --no-noise", StraightThrough(tau_forward=2.0, noise=False)),
+        ("--agent intermediate_loss --normaliser simplex", IntermediateLoss(normaliser="simplex")),
+    ],
+)
+def test_flags_reach_the_selector(
+    command: str, selector: Selector, script: ModuleType, trained: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert exit_code(script, *command.split(), monkeypatch=monkeypatch) == 0
+    ((name, _, options),) = trained
+    assert isinstance(options, ThroughEstimatorOptions)
+    assert (name, options.selector) == (selector.name, selector)
+
+
+def test_flags_reach_the_schedules_and_agents_without_a_selector(
+    script: ModuleType, trained: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command = "--tau 4 --tau-end 1 --tau-schedule exponential --entropy 0.2 --entropy-schedule constant"
+    assert exit_code(script, *command.split(), monkeypatch=monkeypatch) == 0
+    assert exit_code(script, "--agent", "ppo", "--epochs", "2", monkeypatch=monkeypatch) == 0
+    (_, _, moving), (_, _, ppo) = trained
+    assert isinstance(moving, AnnealedOptions)
+    assert moving.selector_at(0.5) == Gumbel(tau=2.0)
+    assert moving.entropy_over_time.at(1.0) == 0.2
+    assert ppo == PPOOptions(epochs=2)
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        ("--agent gumbel --tau 0", "expected tau > 0, got 0.0"),
+        ("--agent rloo --k 1", "expected k >= 2, got 1"),
+        (
+            "--agent softmax --score-function-share 1",
+            "expected score_function_share 0 for Softmax(tau=1.0), which does not score true draws, got 1.0",
+        ),
+        ("--agent gumbel --tau-schedule linear", "expected an end for the linear schedule, got none"),
+        ("--agent gumbel --tau-end 0 --tau-schedule cosine", "expected tau > 0, got 0.0"),
+        ("--agent rloo --tau 1", "Unrecognized options: --tau"),
+    ],
+)
+def test_bad_flags_exit_with_2_and_one_message_and_leave_no_folder(
+    command: str,
+    message: str,
+    script: ModuleType,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert exit_code(script, *command.split(), monkeypatch=monkeypatch) == 2
+    assert capsys.readouterr().err.count(message) == 1
+    assert not any(tmp_path.iterdir())
+
+
+def test_a_problem_too_large_to_enumerate_leaves_no_folder_either(
+    script: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    command = "--agent exact --limit 4095 --env SlotRL/PickValue-v0 --wandb disabled --eval-size 2"
+    assert exit_code(script, *command.split(), monkeypatch=monkeypatch) == 2
+    assert capsys.readouterr().err == "error: expected at most 4,095 configurations to enumerate, got 8^4\n"
+    assert not any(tmp_path.iterdir())
