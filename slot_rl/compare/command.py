@@ -11,12 +11,12 @@ from slot_rl.agents.checkpoint import options_from_json
 from slot_rl.agents.options import to_json
 from slot_rl.compare.conclusions import conclude
 from slot_rl.compare.differences import parse_claim
-from slot_rl.compare.estimates import FEWEST_SEEDS
 from slot_rl.compare.execution import LauncherName, do_runs, make_launcher, opened
 from slot_rl.compare.plan import COMPARISON, Run, Tracking
 from slot_rl.compare.presets import read_presets
 from slot_rl.compare.report import print_claims, publish
 from slot_rl.compare.results import read_results
+from slot_rl.compare.statistics import FEWEST_SEEDS
 from slot_rl.compare.tasks import Task, parse_tasks
 from slot_rl.compare.wandb import sync_command
 from slot_rl.console import say

@@ -1,104 +1,108 @@
-"""What a comparison's results come to: each agent's figures, who is better than whom, and how soon."""
+"""The conclusions of a comparison: the figures of each agent, which agent is better, and how soon it is as good."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
-from slot_rl.compare.curves import Along, Reach, reach
-from slot_rl.compare.differences import OVERALL, PairComparison, compare_pairs, every_pair
-from slot_rl.compare.estimates import AgentSummary, few_seeds_warning, summarise
-from slot_rl.compare.outcomes import LearningCurve, Outcome, Results, in_order
+import pandas as pd
+
+from slot_rl.compare.curves import REACH, Along, break_evens, reach
+from slot_rl.compare.differences import OVERALL, compare_pairs
+from slot_rl.compare.statistics import RUN_KEY, Results, few_seeds_warning, summarise
 from slot_rl.evaluation import GUIDED_CALLS
 
 TARGET = "ppo"
-"""The agent whose final score the others are timed on: the one that everybody knows."""
+"""The agent whose final optimality the others are timed on, because everybody knows it."""
 
 WITH_SEARCH = f" + {GUIDED_CALLS} calls"
-"""What follows a policy's name where guided search goes on from its answer."""
+"""Follows a policy's label in pairs at equal calls: guided search from its answer."""
 
 
 @dataclass(frozen=True)
 class Conclusions:
-    """What can be said.
+    """What can be concluded.
 
     Attributes:
-        results: What it is said of.
-        floor: Optimality below which a run is a failure.
-        summaries: Each agent's figures on each task, the highest IQM first; with several tasks also on "all".
-        pairs: Who is better than whom.
-        at_equal_calls: The same of each policy, with guided search from its answer, and of each agent that spends as
-            many calls on an answer; one family with ``pairs``.
-        reaches: When each agent that learns was first as good as PPO at its end, over calls and over seconds.
+        results: The results that are judged.
+        threshold: Optimality below which a run counts as a failure.
+        summaries: The frames of ``summarise`` for each task (column task), the highest IQM first; with several tasks
+            also for "all".
+        pairs: Every pair of agents, see ``compare_pairs``.
+        at_equal_calls: Pairs of a policy, with guided search from its answer, and an agent that takes as many calls for
+            an answer. They are one family with ``pairs``.
+        reaches: When each agent that learns was first as good as PPO at its end, along calls and along seconds.
+        break_evens: From how many contexts on each policy costs fewer calls than guided search.
         warning: What to know before reading on; None if nothing.
     """
 
     results: Results
-    floor: float
-    summaries: Mapping[str, Sequence[AgentSummary]]
-    pairs: Sequence[PairComparison]
-    at_equal_calls: Sequence[PairComparison]
-    reaches: Mapping[str, Sequence[Reach]]
+    threshold: float
+    summaries: pd.DataFrame
+    pairs: pd.DataFrame
+    at_equal_calls: pd.DataFrame
+    reaches: pd.DataFrame
+    break_evens: pd.DataFrame
     warning: str | None
 
     @property
     def tasks(self) -> list[str]:
-        """The tasks, and "all" where there are several."""
-        return list(self.summaries)
+        """The tasks in order, and "all" where there are several."""
+        return list(self.summaries["task"].unique())
 
     @property
     def agents(self) -> list[str]:
-        """The agents, in the order of the command line."""
-        return in_order(outcome.agent for outcome in self.results.outcomes)
+        """The agents in the order of the runs."""
+        return list(self.results.runs["agent"].unique())
 
 
-def conclude(results: Results, floor: float) -> Conclusions:
+def conclude(results: Results, threshold: float) -> Conclusions:
     """Draws the conclusions.
 
     Args:
-        results: The runs.
-        floor: Optimality below which a run is a failure.
+        results: The results.
+        threshold: Optimality below which a run counts as a failure.
 
     Raises:
         ValueError: If there are fewer than three seeds, or agents were not run on the same tasks and seeds.
     """
-    outcomes = results.outcomes
-    tasks = in_order(outcome.task for outcome in outcomes)
-    groups = {task: [outcome for outcome in outcomes if outcome.task == task] for task in tasks}
-    if len(tasks) > 1:
-        groups[OVERALL] = list(outcomes)
-    summaries = {
-        name: sorted(summarise(group, floor), key=lambda summary: (-summary.iqm.value, summary.agent))
-        for name, group in groups.items()
-    }
-    pairs, at_equal_calls = _compare(outcomes)
-    warning = few_seeds_warning(outcomes)
-    return Conclusions(results, floor, summaries, pairs, at_equal_calls, _reaches(results), warning)
+    summaries = _summaries(results.runs, threshold)
+    pairs, at_equal_calls = _compared(results.runs)
+    warning = few_seeds_warning(results.runs)
+    reaches, even = _reaches(results), break_evens(results)
+    return Conclusions(results, threshold, summaries, pairs, at_equal_calls, reaches, even, warning)
 
 
-def _compare(outcomes: Sequence[Outcome]) -> tuple[list[PairComparison], list[PairComparison]]:
-    """Compares every pair of agents, and policies at equal calls with whoever searches, as one family."""
-    policies = in_order(outcome.agent for outcome in outcomes if outcome.searched_optimality is not None)
-    rivals = in_order(outcome.agent for outcome in outcomes if outcome.calls_per_context == GUIDED_CALLS)
-    # A run that failed has no answer to search from: it counts as random answers here, too.
-    searched = [
-        replace(outcome, agent=outcome.agent + WITH_SEARCH, optimality=outcome.searched_optimality or 0.0)
-        for outcome in outcomes
-        if outcome.agent in policies
-    ]
-    bare = every_pair(outcome.agent for outcome in outcomes)
+def _summaries(runs: pd.DataFrame, threshold: float) -> pd.DataFrame:
+    groups = {str(task): group for task, group in runs.groupby("task", sort=False)}
+    if len(groups) > 1:
+        groups[OVERALL] = runs
+    summaries = {task: summarise(group, threshold) for task, group in groups.items()}
+    ranked = {task: each.sort_values(["iqm", "agent"], ascending=[False, True]) for task, each in summaries.items()}
+    return pd.concat(ranked, names=["task"]).reset_index("task").reset_index(drop=True)
+
+
+def _compared(runs: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Compares every pair of agents, and policies with search at equal calls with the searches, as one family."""
+    agents = sorted(runs["agent"].unique())
+    policies = runs.loc[runs["searched_optimality"].notna(), "agent"].unique()
+    rivals = runs.loc[runs["calls_per_context"] == GUIDED_CALLS, "agent"].unique()
+    searched = runs[runs["agent"].isin(policies)]
+    # A run that failed has no answer to search from. It counts as random answers here, too.
+    optimality = searched["searched_optimality"].fillna(0.0)
+    searched = searched.assign(agent=searched["agent"] + WITH_SEARCH, optimality=optimality)
+    bare = [(first, second) for i, first in enumerate(agents) for second in agents[i + 1 :]]
     equal = [(policy + WITH_SEARCH, rival) for policy in policies for rival in rivals]
-    found = compare_pairs([*outcomes, *searched], [*bare, *equal])
-    known = set(bare)
-    return (
-        [pair for pair in found if (pair.first, pair.second) in known],
-        [pair for pair in found if (pair.first, pair.second) not in known],
-    )
+    found = compare_pairs(pd.concat([runs, searched]), [*bare, *equal])
+    with_search = found["first"].isin([first for first, _ in equal])
+    return found[~with_search].reset_index(drop=True), found[with_search].reset_index(drop=True)
 
 
-def _reaches(results: Results) -> dict[str, list[Reach]]:
-    agents = in_order(curve.agent for curve in results.curves)
-    others = [agent for agent in agents if agent != TARGET] if TARGET in agents else []
-    # A run that failed got nowhere; leaving it out would favour agents that break down.
-    broken = [LearningCurve(one.task, one.agent, one.seed, (), (), ()) for one in results.outcomes if one.failure]
-    curves = [*results.curves, *broken]
+def _reaches(results: Results) -> pd.DataFrame:
+    trained = list(results.curves["agent"].unique())
+    if TARGET not in trained:
+        return pd.DataFrame(columns=REACH)
+    # A run that failed never reaches the goal. Leaving it out would favour agents that fail.
+    failed = results.runs.loc[results.runs["failure"].notna(), RUN_KEY]
+    curves = pd.concat([results.curves, failed])
     alongs: tuple[Along, ...] = ("calls", "seconds")
-    return {along: [found for agent in others for found in reach(curves, TARGET, agent, along)] for along in alongs}
+    others = [agent for agent in trained if agent != TARGET]
+    found = [reach(curves, TARGET, agent, along) for along in alongs for agent in others]
+    return pd.concat(found, ignore_index=True) if found else pd.DataFrame(columns=REACH)

@@ -1,223 +1,230 @@
-"""Many runs as one curve: learning curves over seeds, performance profiles, and how soon one agent reaches another.
+"""Curves over seeds: learning curves, performance profiles, serving curves, and when a curve reaches a goal.
 
-All intervals are percentile bootstraps over seeds, from generators of their own, so that the same runs always give the
-same picture. Each (task, agent) is resampled alike, whichever others are in the comparison.
+All intervals are percentile bootstraps over seeds. Their random numbers are fixed: the same runs always give the same
+figures, and no agent's figures depend on the other agents.
 """
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from math import inf
-from statistics import median
-from typing import Literal, TypeVar
+from typing import Literal
 
 import numpy as np
+import pandas as pd
+from numpy.typing import ArrayLike
 from scipy.stats import trim_mean
 
-from slot_rl.compare.estimates import Floats
-from slot_rl.compare.outcomes import LearningCurve, Outcome
+from slot_rl.compare.statistics import TRIMMED, Columns, Floats, Results
 
 Along = Literal["calls", "seconds"]
-"""What a learning curve is drawn against: configurations scored, or the processor's seconds."""
-
-Run = TypeVar("Run", LearningCurve, Outcome)
+"""What a learning curve is drawn against: estimator calls in training, or processor seconds."""
 
 ALL_TASKS = "all tasks"
-"""The task of a profile that pools them all."""
+"""The task of a profile of all tasks' runs."""
+
+GUIDED_SEARCH = "guided_search"
+FEW_CALLS = 16
+"""The most calls of a policy's answer that counts as cheap."""
 
 TAILS = (0.025, 0.975)
-RESAMPLES = 1000
+CURVE_RESAMPLES = 1_000
+
+BAND = ["task", "agent", "seeds", "at", "value", "low", "high"]
+REACH = ["task", "agent", "target", "along", "ratio", "low", "high", "seeds", "never"]
+BREAK_EVEN = ["task", "agent", "calls", "optimality", "guided_calls", "contexts"]
 
 
-@dataclass(frozen=True)
-class Band:
-    """One agent's curve over seeds, with a 95 % interval at each point (pointwise, not for the whole curve).
-
-    Attributes:
-        task: The problem's label.
-        agent: The agent's name.
-        seeds: How many runs it is made of; the interval of a single one has no width.
-        at: The abscissas, rising.
-        value: The curve.
-        low: The interval's lower end at each abscissa.
-        high: The interval's upper end at each abscissa.
-    """
-
-    task: str
-    agent: str
-    seeds: int
-    at: tuple[float, ...]
-    value: tuple[float, ...]
-    low: tuple[float, ...]
-    high: tuple[float, ...]
-
-
-@dataclass(frozen=True)
-class Reach:
-    """How soon an agent is as good as a target agent ends, see :func:`reach`.
-
-    Attributes:
-        task: The problem's label.
-        agent: The agent.
-        target: The agent whose end is to be reached.
-        ratio: Median ratio over seeds; infinite where half of them or more never reach it.
-        low: Lower end of the median's 95 % interval.
-        high: Upper end of the median's 95 % interval; infinite if resampled medians often are.
-        seeds: Seeds that both agents have.
-        never: How many of them never reach it.
-    """
-
-    task: str
-    agent: str
-    target: str
-    ratio: float
-    low: float
-    high: float
-    seeds: int
-    never: int
-
-
-def aggregate(curves: Iterable[LearningCurve], along: Along, points: int = 200) -> list[Band]:
+def learning_bands(curves: pd.DataFrame, along: Along, points: int = 200) -> pd.DataFrame:
     """Returns the interquartile mean over seeds of each agent's learning curve on each task.
 
-    Seeds are interpolated linearly on ``points`` evenly spaced abscissas, from the latest first evaluation to the
-    earliest last one, so that every seed counts everywhere and none is extrapolated: a run that stopped early shortens
-    its agent's curve. If no abscissa is common to all seeds (each was evaluated at its end alone), the band is one
-    point, the ends at their median abscissa. Curves without evaluations are left out. With fewer than four seeds the
-    interquartile mean is the mean.
+    Seeds are interpolated linearly at evenly spaced points, from the latest first evaluation to the earliest last one:
+    each seed counts everywhere, and none is extrapolated. A run that stopped early shortens its agent's curve. If the
+    seeds have no range in common (each has a single evaluation), the band is one point: the ends at their median place.
+    With fewer than four seeds the interquartile mean is the mean.
+
+    Args:
+        curves: The evaluations.
+        along: The column to interpolate along.
+        points: Number of points of each curve.
+
+    Returns:
+        One row a point: task, agent, seeds (how many), at, value, and the 95 % interval low to high at this point. The
+        interval of a single seed has no width.
     """
-    evaluated = [curve for curve in curves if curve.optimality]
-    return [_band(task, agent, runs, along, points) for (task, agent), runs in _by_cell(evaluated).items()]
+    evaluated = curves.dropna(subset="optimality").groupby(["task", "agent"], sort=False)
+    bands = [_learning_band(str(task), str(agent), runs, along, points) for (task, agent), runs in evaluated]
+    return pd.concat(bands, ignore_index=True) if bands else pd.DataFrame(columns=BAND)
 
 
-def _band(task: str, agent: str, runs: Sequence[LearningCurve], along: Along, points: int) -> Band:
-    abscissas: list[tuple[float, ...]] = [getattr(run, along) for run in runs]
-    first, last = max(at[0] for at in abscissas), min(at[-1] for at in abscissas)
-    if first < last:
-        grid = np.linspace(first, last, points)
-        values = np.stack([np.interp(grid, at, run.optimality) for at, run in zip(abscissas, runs, strict=True)])
-    else:
-        grid = np.array([median(at[-1] for at in abscissas)])
-        values = np.array([[run.optimality[-1]] for run in runs])
-    picks = np.random.default_rng(0).integers(len(runs), size=(RESAMPLES, len(runs)))
-    low, high = np.quantile(trim_mean(values[picks], 0.25, axis=1), TAILS, axis=0)
-    middle = trim_mean(values, 0.25, axis=0)
-    return Band(task, agent, len(runs), *map(_floats, (grid, middle, low, high)))
-
-
-def profiles(outcomes: Iterable[Outcome], pooled: bool = False) -> list[Band]:
+def profiles(runs: pd.DataFrame, pooled: bool = False) -> pd.DataFrame:
     """Returns performance profiles: for each agent and task, the share of runs whose optimality is above tau.
 
     Args:
-        outcomes: The runs, failed ones with them.
-        pooled: Whether all tasks' runs make one profile an agent, whose task is :data:`ALL_TASKS`; seeds are resampled
+        runs: The runs, failed ones too.
+        pooled: Whether all tasks' runs make one profile an agent, of the task :data:`ALL_TASKS`; seeds are resampled
             within each task.
 
     Returns:
-        The profiles, exact, at every optimality that a run of the task has, from a little below the worst up to 1 at
-        least.
+        As :func:`learning_bands`, where ``at`` is tau: every optimality of a run of the task, and its ends a little
+        below the worst and at 1 or above.
     """
-    strata: dict[str, dict[str, list[list[Outcome]]]] = {}
-    for (task, agent), runs in _by_cell(outcomes).items():
-        strata.setdefault(ALL_TASKS if pooled else task, {}).setdefault(agent, []).append(runs)
-    found = []
-    for task, by_agent in strata.items():
-        every = [run.optimality for parts in by_agent.values() for part in parts for run in part]
-        worst, best = min(every), max(1.0, *every)
-        grid = np.unique([worst - max(0.03 * (best - worst), 0.01), *every, best])
-        found += [_profile(task, agent, parts, grid) for agent, parts in by_agent.items()]
-    return found
+    bands = []
+    for task, there in runs.assign(shown=ALL_TASKS if pooled else runs["task"]).groupby("shown", sort=False):
+        worst, best = there["optimality"].min(), max(1.0, there["optimality"].max())
+        grid = np.unique([worst - max(0.03 * (best - worst), 0.01), *there["optimality"], best])
+        bands += [_profile(str(task), str(agent), mine, grid) for agent, mine in there.groupby("agent", sort=False)]
+    return pd.concat(bands, ignore_index=True)
 
 
-def _profile(task: str, agent: str, parts: Sequence[Sequence[Outcome]], grid: Floats) -> Band:
-    random = np.random.default_rng(0)
-    runs = sum(len(part) for part in parts)
-    count, resampled = np.zeros(len(grid)), np.zeros((RESAMPLES, len(grid)))
-    for part in parts:
-        above = (np.array([run.optimality for run in part])[:, None] > grid).astype(float)
-        count += above.sum(axis=0)
-        times = random.multinomial(len(part), [1 / len(part)] * len(part), size=RESAMPLES)
-        resampled += times @ above
-    low, high = np.quantile(resampled / runs, TAILS, axis=0)
-    return Band(task, agent, runs, *map(_floats, (grid, count / runs, low, high)))
+def serving_medians(serving: pd.DataFrame) -> pd.DataFrame:
+    """Returns the median over seeds of optimality, for the calls that all seeds of an agent on a task have.
+
+    Returns:
+        One row a number of calls: task, agent, calls, optimality.
+    """
+    seeds = serving.groupby(["task", "agent"])["seed"].transform("nunique")
+    points = serving.assign(seeds=seeds).groupby(["task", "agent", "calls"], sort=False)
+    medians = points.agg(optimality=("optimality", "median"), have=("seed", "nunique"), seeds=("seeds", "first"))
+    return medians[medians["have"] == medians["seeds"]].reset_index()[["task", "agent", "calls", "optimality"]]
 
 
-def reach(
-    curves: Iterable[LearningCurve], target_agent: str = "ppo", agent: str = "gumbel", along: Along = "calls"
-) -> list[Reach]:
-    """Returns how soon an agent is first as good as a target agent is at its end, as a share of what the target took.
+def reach(curves: pd.DataFrame, target: str, agent: str, along: Along = "calls") -> pd.DataFrame:
+    """Returns how soon an agent is first as good as a target agent at its end, as a share of what the target took.
 
-    For every task and every seed that both agents have: the target's optimality at its last evaluation is the goal; the
-    abscissa at which the agent's curve first reaches it, interpolated linearly between evaluations, is divided by the
-    target's own last abscissa. A curve that is there at its first evaluation counts with that evaluation's abscissa
-    (it may have been there earlier); one that never gets there counts as infinite, also if its budget was smaller than
-    the target's, and also if it has no evaluation, as a run that failed. A target without one is no goal. The median
-    over seeds is reported; of an even number of seeds it is the mean of the two in the middle, infinite if one of them
-    is.
+    For every task and every seed that both agents have, the goal is the target's optimality at its last evaluation. The
+    place where the agent's curve first reaches the goal, interpolated linearly between evaluations, is divided by the
+    target's last place. If the first evaluation reaches the goal, its place counts, although the agent may have been as
+    good before. A curve that never reaches the goal counts as infinite, also with a smaller budget than the target's,
+    and also without any evaluation (a run that failed: one row whose optimality is NaN). A target without an evaluation
+    is no goal.
 
-    The interval is the percentile bootstrap of the median over seeds: the order statistics that leave at most 2.5 % of
-    the resampled medians outside at each end, without interpolation, so that infinities are allowed.
+    The ratio is the median over seeds; infinite if one of the two in the middle is. Its interval is the percentile
+    bootstrap of the median: the order statistics that leave at most 2.5 % of the resampled medians outside at each end,
+    without interpolation, so that infinite values are allowed.
 
-    A first crossing flatters: a noisy curve touches the goal before it stays there, while the goal itself is one noisy
-    evaluation. The ratio says when the agent was first seen as good, not from when on it is.
+    The first crossing is optimistic: a noisy curve touches the goal before it stays there, and the goal is one noisy
+    evaluation. The ratio says when the agent was first as good, not from when on it is.
 
     Args:
-        curves: The runs.
-        target_agent: The agent whose end is to be reached.
+        curves: The evaluations.
+        target: The agent whose final optimality is the goal.
         agent: The agent that is to reach it.
         along: What is compared.
 
     Returns:
-        One for each task with a seed that both have.
+        One row for each task with a seed that both have: task, agent, target, along, ratio, its 95 % interval low to
+        high, seeds (that both have), never (how many of them never reach the goal).
 
     Raises:
-        ValueError: If the target's run took nothing, so that nothing can be a share of it.
+        ValueError: If the target's run took nothing, so that no share of it exists.
     """
-    by_cell = _by_cell(curves)
-    found = []
-    for task in dict.fromkeys(task for task, _ in by_cell):
-        goals = {run.seed: run for run in by_cell.get((task, target_agent), []) if run.optimality}
-        ratios = [_ratio(run, goals[run.seed], along) for run in by_cell.get((task, agent), []) if run.seed in goals]
-        if ratios:
+    rows = []
+    for task, there in curves.groupby("task", sort=False):
+        goals = dict(iter(there[there["agent"] == target].dropna(subset="optimality").groupby("seed")))
+        mine = there[(there["agent"] == agent) & there["seed"].isin(list(goals))].groupby("seed")
+        ratios = np.array([_ratio(run, goals[seed], along) for seed, run in mine])
+        if len(ratios):
             low, high = _interval_of_median(ratios)
-            found.append(
-                Reach(task, agent, target_agent, float(median(ratios)), low, high, len(ratios), ratios.count(inf))
-            )
-    return found
+            never = int(np.isinf(ratios).sum())
+            rows.append((task, agent, target, along, float(np.median(ratios)), low, high, len(ratios), never))
+    return pd.DataFrame(rows, columns=REACH)
 
 
-def _ratio(run: LearningCurve, goal: LearningCurve, along: Along) -> float:
-    whole: float = getattr(goal, along)[-1]
-    if not whole > 0:
+def break_evens(results: Results) -> pd.DataFrame:
+    """Returns from how many contexts on a policy costs fewer estimator calls than guided search with as good answers.
+
+    A policy costs its training once, and nothing for its bare answer. Guided search costs no training, and its calls
+    for every answer. If several agents are guided searches, the best of them at each number of calls counts. All
+    figures are medians over the seeds that ended well.
+
+    Returns:
+        Two rows a policy, or one if they are equal: the bare answer, and the best answer for up to 16 calls, the
+        cheapest of equals. Columns: task, agent, calls (of the policy's answer), optimality (of this answer),
+        guided_calls (that guided search needs for the same, interpolated over the logarithm of calls; infinite if its
+        curve ends below), contexts (the break-even; infinite if guided search needs no more calls than the answer; an
+        upper bound if guided search's curve ends below). Empty without a policy's or guided search's serving curve.
+    """
+    runs, points = results.runs, serving_medians(results.serving)
+    rows = []
+    for task, there in points.groupby("task", sort=False):
+        here = runs[(runs["task"] == task) & runs["failure"].isna()]
+        guides = here.loc[here["kind"] == GUIDED_SEARCH, "agent"]
+        guided = there[there["agent"].isin(guides)].groupby("calls")["optimality"].max()
+        policies = here[here["searched_optimality"].notna()].groupby("agent", sort=False)["estimator_forwards"].median()
+        for agent, training in policies.items() if len(guided) else ():
+            for calls, optimality in _best_answers(there[there["agent"] == agent]):
+                rows.append((task, agent, calls, optimality, *_break_even(calls, optimality, float(training), guided)))
+    return pd.DataFrame(rows, columns=BREAK_EVEN)
+
+
+def _band(task: str, agent: str, seeds: int, at: Floats, value: Floats, low: Floats, high: Floats) -> pd.DataFrame:
+    columns: Columns = dict(zip(BAND, (task, agent, seeds, at, value, low, high), strict=True))
+    return pd.DataFrame(columns)
+
+
+def _learning_band(task: str, agent: str, evaluations: pd.DataFrame, along: Along, points: int) -> pd.DataFrame:
+    runs = [(run[along].to_numpy(float), run["optimality"].to_numpy()) for _, run in evaluations.groupby("seed")]
+    first, last = max(at[0] for at, _ in runs), min(at[-1] for at, _ in runs)
+    if first < last:
+        grid = np.linspace(first, last, points)
+        values = np.stack([np.interp(grid, at, optimality) for at, optimality in runs])
+    else:
+        grid = np.array([np.median([at[-1] for at, _ in runs])])
+        values = np.array([optimality[-1:] for _, optimality in runs])
+    picks = np.random.default_rng(0).integers(len(runs), size=(CURVE_RESAMPLES, len(runs)))
+    low, high = np.quantile(trim_mean(values[picks], TRIMMED, axis=1), TAILS, axis=0)
+    return _band(task, agent, len(runs), grid, trim_mean(values, TRIMMED, axis=0), low, high)
+
+
+def _profile(task: str, agent: str, runs: pd.DataFrame, grid: Floats) -> pd.DataFrame:
+    generator = np.random.default_rng(0)
+    count, resampled = np.zeros(len(grid)), np.zeros((CURVE_RESAMPLES, len(grid)))
+    for _, part in runs.groupby("task", sort=False)["optimality"]:
+        above = (part.to_numpy()[:, None] > grid).astype(float)
+        count += above.sum(axis=0)
+        times = generator.multinomial(len(part), [1 / len(part)] * len(part), size=CURVE_RESAMPLES)
+        resampled += times @ above
+    low, high = np.quantile(resampled / len(runs), TAILS, axis=0)
+    return _band(task, agent, len(runs), grid, count / len(runs), low, high)
+
+
+def _ratio(run: pd.DataFrame, goal: pd.DataFrame, along: Along) -> float:
+    last = goal.iloc[-1]
+    if not last[along] > 0:
         raise ValueError(
-            f"expected {goal.agent} on {goal.task}, seed {goal.seed}, to end after more than 0 {along}, got {whole}"
+            f"expected {last['agent']} on {last['task']}, seed {last['seed']}, to end after more than 0 {along}, "
+            f"got {last[along]:g}"
         )
-    return _first_crossing(getattr(run, along), run.optimality, goal.optimality[-1]) / whole
+    return _first_crossing(run[along], run["optimality"], last["optimality"]) / float(last[along])
 
 
-def _first_crossing(at: Sequence[float], values: Sequence[float], goal: float) -> float:
-    for i, value in enumerate(values):
-        if value >= goal:
-            if i == 0:
-                return at[0]
-            return at[i - 1] + (at[i] - at[i - 1]) * (goal - values[i - 1]) / (value - values[i - 1])
-    return inf
+def _first_crossing(places: ArrayLike, curve: ArrayLike, goal: float) -> float:
+    """Returns where a curve first reaches a goal, interpolated linearly; infinite if it never does."""
+    at, values = np.asarray(places, float), np.asarray(curve, float)
+    reached = np.flatnonzero(values >= goal)
+    if not len(reached):
+        return np.inf
+    i = reached[0]
+    if i == 0:
+        return float(at[0])
+    return float(at[i - 1] + (at[i] - at[i - 1]) * (goal - values[i - 1]) / (values[i] - values[i - 1]))
 
 
-def _interval_of_median(ratios: Sequence[float]) -> tuple[float, float]:
-    values = np.array(ratios)
-    picks = np.random.default_rng(0).integers(len(values), size=(10 * RESAMPLES, len(values)))
-    medians = np.sort(np.median(values[picks], axis=1))
+def _interval_of_median(ratios: Floats) -> tuple[float, float]:
+    picks = np.random.default_rng(0).integers(len(ratios), size=(10 * CURVE_RESAMPLES, len(ratios)))
+    medians = np.sort(np.median(ratios[picks], axis=1))
     outside = int(TAILS[0] * len(medians))
     return float(medians[outside]), float(medians[-1 - outside])
 
 
-def _by_cell(runs: Iterable[Run]) -> dict[tuple[str, str], list[Run]]:
-    """Returns the runs of each task and agent."""
-    cells: dict[tuple[str, str], list[Run]] = {}
-    for run in runs:
-        cells.setdefault((run.task, run.agent), []).append(run)
-    return cells
+def _best_answers(curve: pd.DataFrame) -> list[tuple[int, float]]:
+    """Returns calls and optimality of a policy's bare answer and of its best answer for few calls."""
+    ranked = curve.sort_values(["optimality", "calls"], ascending=[False, True])
+    best = [ranked[ranked["calls"] <= most].head(1) for most in (0, FEW_CALLS)]
+    answers = [(int(row["calls"]), float(row["optimality"])) for one in best for row in one.to_dict("records")]
+    return list(dict.fromkeys(answers))
 
 
-def _floats(numbers: Floats) -> tuple[float, ...]:
-    return tuple(numbers.tolist())
+def _break_even(calls: int, optimality: float, training: float, guided: "pd.Series[float]") -> tuple[float, float]:
+    """Returns the calls that guided search needs for an optimality, and the break-even."""
+    at = guided.index.to_numpy(float)
+    needed = float(np.exp(_first_crossing(np.log(at), guided, optimality)))
+    saved = min(needed, at[-1]) - calls
+    return needed, training / saved if saved > 0 else np.inf

@@ -1,4 +1,4 @@
-"""Which agent is better, on the same tasks and seeds: paired differences, Holm's procedure, and the claims they bear.
+"""Which agent is better on the same tasks and seeds: paired differences, Holm's procedure, and claims.
 
 Runs of one task and seed share the problem, so differences are taken within seeds, and the tests are paired t tests.
 All pairs on all tasks are one family: the procedure of Holm (1979), "A Simple Sequentially Rejective Multiple Test
@@ -6,105 +6,46 @@ Procedure", Scandinavian Journal of Statistics 6(2), keeps the chance of any fal
 """
 
 import re
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
-from functools import cached_property
+from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import combinations
+from typing import Any
 
 import numpy as np
+import pandas as pd
 from scipy.special import stdtr, stdtrit
 from scipy.stats import nct
+from statsmodels.stats.multitest import multipletests
 
-from slot_rl.compare.estimates import (
+from slot_rl.compare.statistics import (
     RESAMPLES,
-    Estimate,
+    Columns,
     Floats,
-    between_percentiles,
+    bootstrap_columns,
     checked,
-    grouped,
+    interval_columns,
+    scores_of,
     t_quantile,
     welch_freedom,
     widened_tail,
 )
-from slot_rl.compare.outcomes import Outcome
 
 OVERALL = "all"
+"""The task of figures over several tasks together."""
+
 ALPHA = 0.05
 POWER = 0.8
 MOST_SEEDS = 1_000
 
 
 @dataclass(frozen=True)
-class PairComparison:
-    """How the first agent of a pair compares with the second.
-
-    Attributes:
-        task: The task; "all" for several together.
-        first: One agent.
-        second: The other.
-        seeds: Seeds of each on a task; the fewest if tasks differ.
-        difference: Mean over tasks of the mean paired difference of optimality, first minus second; its t interval.
-        standard_error: The difference's.
-        freedom: The difference's degrees of freedom.
-        improvement: Probability that a run of the first beats one of the second, ties counting half, mean over tasks
-            (rliable's ``probability_of_improvement``). Its interval redraws seeds, the same of both agents. With ten
-            seeds it holds .94 to .99 for probabilities up to .76, and .86 at .92, for it has no width where no run of
-            one agent reaches any of the other.
-        equal: Whether the two are equal on every seed of every task.
-        p: Two-sided p of the paired t test, stratified by task.
-        adjusted_p: The same after Holm's procedure over all comparisons that were made together.
-        level: What p had to stay below at its turn in that procedure.
-    """
-
-    task: str
-    first: str
-    second: str
-    seeds: int
-    difference: Estimate
-    standard_error: float
-    freedom: float
-    improvement: Estimate
-    equal: bool
-    p: float
-    adjusted_p: float
-    level: float
-
-    @property
-    def decided(self) -> bool:
-        """Whether one is better, where the chance of any false verdict among all is below 5 %."""
-        return self.adjusted_p <= ALPHA
-
-    @cached_property
-    def seeds_needed(self) -> int | None:
-        """Seeds for 80 % power at the level, were the difference seen the true one; always more than there are.
-
-        None if that is over 1,000, or if no number of seeds would change the verdict.
-        """
-        if self.decided or self.equal or self.standard_error == 0:
-            return None
-        effect = abs(self.difference.value) / (self.standard_error * np.sqrt(self.seeds))
-        freedom = self.freedom / (self.seeds - 1)
-        return seeds_for_power(effect, alpha=self.level, least=self.seeds + 1, freedom=freedom)
-
-    @property
-    def verdict(self) -> str:
-        """Says better, worse, equal, or how many seeds it would take to tell."""
-        if self.equal:
-            return "equal on every seed"
-        if self.decided:
-            return "better" if self.difference.value > 0 else "worse"
-        needed = f"over {MOST_SEEDS:,}" if self.seeds_needed is None else f"about n = {self.seeds_needed}"
-        return f"cannot tell at n = {self.seeds}: {needed} for {100 * POWER:.0f} % power"
-
-
-@dataclass(frozen=True)
 class Claim:
-    """That one agent is better than another.
+    """A claim that one agent is better than another.
 
     Attributes:
         better: The agent that is claimed to be better.
         worse: The other.
-        task: On which task; "all" for several together.
+        task: The task; "all" for several together.
     """
 
     better: str
@@ -118,95 +59,114 @@ class Claim:
 
 @dataclass(frozen=True)
 class _Task:
-    """One task's optimality by agent, (seeds,) each, and how often each resample has each seed, (resamples, seeds)."""
+    """The optimality of each seed (rows) by agent (columns), and how often each resample has each seed."""
 
-    runs: dict[str, Floats]
+    scores: pd.DataFrame
     counts: Floats
 
 
 def compare_pairs(
-    outcomes: Iterable[Outcome],
+    runs: pd.DataFrame,
     pairs: Sequence[tuple[str, str]] | None = None,
     resamples: int = RESAMPLES,
     seed: int = 0,
-) -> list[PairComparison]:
+) -> pd.DataFrame:
     """Compares pairs of agents on each task and, if there are several, on all together.
 
     Args:
-        outcomes: The long table, in any order.
-        pairs: Which pairs; every one if None.
-        resamples: Bootstrap resamples, for the intervals of the probabilities of improvement.
+        runs: The runs, in any order.
+        pairs: The pairs to compare; every pair by name if None.
+        resamples: Number of bootstrap resamples, for the intervals of the probabilities of improvement.
         seed: Their seed.
 
     Returns:
-        The comparisons, one family for Holm's procedure: task by task and "all" last, pairs as given, else by name.
+        One row a pair and task, in order of tasks with "all" last. All rows are one family for Holm's procedure.
+        Columns: task, first, second; seeds (of each agent on a task, the fewest if tasks differ); difference (mean
+        paired difference of optimality, first minus second, mean over tasks) with its t interval, standard_error and
+        freedom (degrees of freedom); improvement (probability that a run of the first agent beats one of the second,
+        ties count half, mean over tasks: rliable's ``probability_of_improvement``) with its interval; equal (whether
+        the two agents are equal on every seed of every task); p (two-sided, of the paired t test, stratified by task),
+        adjusted_p and level (by Holm's procedure: p must be at most level at its turn); seeds_needed and verdict (see
+        ``with_verdicts``).
+
+        The interval of the improvement redraws the same seeds of both agents. With ten seeds it covers .94 to .99 for
+        probabilities up to .76, and .86 at .92: it has no width if each run of one agent beats each run of the other.
 
     Raises:
-        ValueError: As ``checked`` says, or if one of several tasks is called "all".
+        ValueError: See ``checked``; or if one of several tasks is called "all".
     """
-    rows = checked(outcomes)
-    by_task = grouped(rows, lambda row: row.task)
-    if len(by_task) > 1 and OVERALL in by_task:
-        raise ValueError(f"expected none of several tasks to be called {OVERALL!r}, got {', '.join(by_task)}")
+    scores = scores_of(checked(runs))
     generator = np.random.default_rng(seed)
-    groups = {name: [_task(mine, resamples, generator)] for name, mine in by_task.items()}
+    groups = {str(task): [_task(part, resamples, generator)] for task, part in scores.groupby("task")}
     if len(groups) > 1:
+        if OVERALL in groups:
+            raise ValueError(f"expected none of several tasks to be called {OVERALL!r}, got {', '.join(groups)}")
         groups[OVERALL] = [task for group in groups.values() for task in group]
-    wanted = pairs if pairs is not None else every_pair(row.agent for row in rows)
-    return _adjusted([_comparison(name, group, *pair) for name, group in groups.items() for pair in wanted])
+    wanted = list(combinations(scores.columns, 2)) if pairs is None else pairs
+    found = pd.DataFrame([_comparison(name, group, *pair) for name, group in groups.items() for pair in wanted])
+    if found.empty:
+        raise ValueError(f"expected at least one pair to compare, got only {', '.join(scores.columns)}")
+    p = found["p"].to_numpy()
+    ranks = p.argsort(kind="stable").argsort()
+    return with_verdicts(
+        found.assign(adjusted_p=multipletests(p, ALPHA, method="holm")[1], level=ALPHA / (len(p) - ranks))
+    )
 
 
-def every_pair(agents: Iterable[str]) -> list[tuple[str, str]]:
-    """Returns every pair of different agents, by name."""
-    return list(combinations(sorted(set(agents)), 2))
+def with_verdicts(pairs: pd.DataFrame) -> pd.DataFrame:
+    """Adds the columns seeds_needed and verdict to compared pairs, from their adjusted p and level.
+
+    ``seeds_needed`` is the number of seeds for 80 % power at the level if the observed difference were the true one. It
+    is always more than there are. It is missing if it is over 1,000, if no number of seeds would change the verdict, or
+    if the verdict is known. ``verdict`` is "better", "worse", "equal on every seed", or "cannot tell ...".
+    """
+    decided = pairs["adjusted_p"] <= ALPHA
+    unsure = pairs[~decided & ~pairs["equal"] & (pairs["standard_error"] > 0)]
+    effect = unsure["difference"].abs() / (unsure["standard_error"] * np.sqrt(unsure["seeds"]))
+    freedom = unsure["freedom"] / (unsure["seeds"] - 1)
+    needed = seeds_for_power(effect, unsure["level"], unsure["seeds"] + 1, freedom)
+    pairs = pairs.assign(seeds_needed=pd.Series(needed, unsure.index).reindex(pairs.index).astype("Int64"))
+    return pairs.assign(verdict=[_verdict(pair) for pair in pairs.itertuples(index=False)])
 
 
-def holm(p_values: Sequence[float]) -> list[float]:
-    """Returns the p-values after Holm's procedure, in their order."""
-    order = np.argsort(p_values, kind="stable")
-    adjusted = np.empty(len(p_values))
-    factors = len(p_values) - np.arange(len(p_values))
-    adjusted[order] = np.maximum.accumulate(np.minimum(factors * np.asarray(p_values)[order], 1))
-    return [float(p) for p in adjusted]
-
-
-def power_of_t_test(noncentrality: Floats, freedom: Floats, alpha: float = ALPHA) -> Floats:
+def power_of_t_test(noncentrality: Any, freedom: Any, alpha: Any = ALPHA) -> Floats:
     """Returns the power of two-sided t tests, by the noncentral t distribution.
 
     Args:
-        noncentrality: True effect in standard errors, (tests,).
+        noncentrality: True effects in standard errors, (tests,).
         freedom: Degrees of freedom, (tests,).
-        alpha: The tests' level.
+        alpha: The tests' levels, (tests,).
     """
-    critical = stdtrit(freedom, 1 - alpha / 2)
+    critical = stdtrit(freedom, 1 - np.asarray(alpha) / 2)
     # Beyond this scipy's series does not converge; the power is 1 long before.
     shift = np.minimum(np.abs(noncentrality), 1e4)
-    # The far tail mirrored, where scipy's nct.cdf is NaN.
+    # The far tail mirrored, because scipy's nct.cdf is NaN there.
     return np.asarray(nct.sf(critical, freedom, shift) + nct.sf(critical, freedom, -shift), dtype=np.float64)
 
 
-def seeds_for_power(
-    effect: float, power: float = POWER, alpha: float = ALPHA, least: int = 2, freedom: float = 1.0
-) -> int | None:
-    """Returns the fewest seeds, up to 1,000, that give the paired t test a power; None if none do.
+def seeds_for_power(effect: Any, alpha: Any = ALPHA, least: Any = 2, freedom: Any = 1.0) -> Floats:
+    """Returns the fewest seeds, up to 1,000, that give paired t tests 80 % power; NaN where none do.
 
     Args:
-        effect: True difference in standard deviations of the paired difference.
-        power: The power to reach.
-        alpha: The test's level.
+        effect: True differences in standard deviations of the paired difference, (tests,).
+        alpha: The tests' levels.
         least: Seeds to begin at.
         freedom: Degrees of freedom for each seed but the first.
     """
-    seeds = np.arange(least, MOST_SEEDS + 1, dtype=np.float64)
-    enough = power_of_t_test(effect * np.sqrt(seeds), freedom * (seeds - 1), alpha) >= power
-    return int(seeds[enough.argmax()]) if enough.any() else None
+    effect, alpha, low, freedom = (np.asarray(each, np.float64) for each in (effect, alpha, least, freedom))
+    low, high = np.broadcast_arrays(low, np.full_like(effect, MOST_SEEDS + 1))
+    while (low < high).any():  # Bisection: the power grows with the seeds.
+        middle = (low + high) // 2
+        enough = power_of_t_test(effect * np.sqrt(middle), freedom * (middle - 1), alpha) >= POWER
+        low, high = np.where(enough, low, middle + 1), np.where(enough, middle, high)
+    return np.where(high > MOST_SEEDS, np.nan, high)
 
 
 def parse_claim(text: str, agents: Sequence[str], tasks: Sequence[str]) -> Claim:
     """Reads ``a>b@task``, or ``a>b`` for all tasks together.
 
     Raises:
-        ValueError: If it reads otherwise, or if an agent or the task is unknown.
+        ValueError: If the text is not a claim, or if an agent or the task is unknown.
     """
     match = re.fullmatch(r"([^>@]+)>([^>@]+)(?:@(.+))?", text)
     if match is None:
@@ -224,90 +184,76 @@ def parse_claim(text: str, agents: Sequence[str], tasks: Sequence[str]) -> Claim
     return Claim(better, worse, task)
 
 
-def verdict_on(claim: Claim, pairs: Sequence[PairComparison]) -> str:
+def verdict_on(claim: Claim, pairs: pd.DataFrame) -> str:
     """Returns the verdict on the agent that a claim calls better.
 
     Raises:
-        ValueError: If there is no comparison of what the claim is about.
+        ValueError: If the pairs do not have the claim's agents and task.
     """
     turned = {"better": "worse", "worse": "better"}
-    for pair in pairs:
-        if (pair.task, pair.first, pair.second) == (claim.task, claim.better, claim.worse):
-            return pair.verdict
-        if (pair.task, pair.second, pair.first) == (claim.task, claim.better, claim.worse):
-            return turned.get(pair.verdict, pair.verdict)
-    there = ", ".join(f"{pair.first} and {pair.second} on {pair.task}" for pair in pairs)
-    raise ValueError(f"expected a comparison that bears on {claim}, got only {there or 'none'}")
+    there = pairs[pairs["task"] == claim.task]
+    for first, second, verdict in zip(there["first"], there["second"], there["verdict"], strict=True):
+        if (first, second) == (claim.better, claim.worse):
+            return str(verdict)
+        if (first, second) == (claim.worse, claim.better):
+            return turned.get(str(verdict), str(verdict))
+    known = " ".join(pairs["first"] + ">" + pairs["second"] + "@" + pairs["task"])
+    raise ValueError(f"expected a claim about compared agents, got {claim} and comparisons {known}")
 
 
-def _task(rows: Sequence[Outcome], resamples: int, generator: np.random.Generator) -> _Task:
-    runs = {
-        agent: np.array([row.optimality for row in mine])
-        for agent, mine in grouped(rows, lambda row: row.agent).items()
+def _task(scores: pd.DataFrame, resamples: int, generator: np.random.Generator) -> _Task:
+    seeds = len(scores)
+    return _Task(scores, generator.multinomial(seeds, np.full(seeds, 1 / seeds), resamples).astype(np.float64))
+
+
+def _comparison(name: str, tasks: Sequence[_Task], first: str, second: str) -> Columns:
+    """Compares two agents on one task, or on several with equal weights."""
+    scores = [(task.scores[first].to_numpy(), task.scores[second].to_numpy()) for task in tasks]
+    differences = [mine - other for mine, other in scores]
+    return {
+        "task": name,
+        "first": first,
+        "second": second,
+        "seeds": min(map(len, differences)),
+        **_paired(differences),
+        **_improvement(scores, [task.counts for task in tasks]),
+        "equal": not any(each.any() for each in differences),
     }
-    seeds = len(rows) // len(runs)
-    return _Task(runs, generator.multinomial(seeds, np.full(seeds, 1 / seeds), resamples).astype(np.float64))
 
 
-def _comparison(name: str, tasks: Sequence[_Task], first: str, second: str) -> PairComparison:
-    """Compares two agents on one task, or on several with equal weights; p is not adjusted yet."""
-    differences = [task.runs[first] - task.runs[second] for task in tasks]
-    difference, error, freedom = _paired(differences)
-    p = _p_value(difference.value, error, freedom)
-    return PairComparison(
-        task=name,
-        first=first,
-        second=second,
-        seeds=min(len(each) for each in differences),
-        difference=difference,
-        standard_error=error,
-        freedom=freedom,
-        improvement=_improvement(tasks, first, second),
-        equal=not any(each.any() for each in differences),
-        p=p,
-        adjusted_p=p,
-        level=ALPHA,
-    )
-
-
-def _paired(differences: Sequence[Floats]) -> tuple[Estimate, float, float]:
-    """Returns the mean over tasks of the mean difference with its t interval, its standard error and its freedom."""
-    # Rounding in the mean must not pass for spread.
+def _paired(differences: Sequence[Floats]) -> Columns:
+    """Returns the mean over tasks of the mean difference with its t interval, and the t test's figures."""
+    # A spread that is only the mean's rounding error is none.
     variances = np.array([0.0 if np.ptp(each) == 0 else each.var(ddof=1) / len(each) for each in differences])
     centre = float(np.mean([each.mean() for each in differences]))
     error = float(np.sqrt(variances.sum())) / len(differences)
     freedom = welch_freedom(variances, np.array([len(each) for each in differences]))
     half = t_quantile(freedom) * error
     method = "no spread" if error == 0 else "paired t" if len(differences) == 1 else "stratified paired t"
-    return Estimate(centre, centre - half, centre + half, method), error, freedom
+    p = float(centre == 0) if error == 0 else float(2 * stdtr(freedom, -abs(centre) / error))
+    interval = interval_columns("difference", centre, centre - half, centre + half, method)
+    return {**interval, "standard_error": error, "freedom": freedom, "p": p}
 
 
-def _p_value(centre: float, error: float, freedom: float) -> float:
-    if error == 0:
-        return 1.0 if centre == 0 else 0.0
-    return float(2 * stdtr(freedom, -abs(centre) / error))
-
-
-def _improvement(tasks: Sequence[_Task], first: str, second: str) -> Estimate:
+def _improvement(scores: Sequence[tuple[Floats, Floats]], counts: Sequence[Floats]) -> Columns:
     """Returns the probability that a run of the first agent beats one of the second."""
     drawn, placements, values = [], [], []
-    for task in tasks:
-        mine, other = task.runs[first][:, None], task.runs[second][None, :]
-        wins = (mine > other) + 0.5 * (mine == other)
+    for (first, second), times in zip(scores, counts, strict=True):
+        wins = (first[:, None] > second) + 0.5 * (first[:, None] == second)
         values.append(wins.mean())
-        drawn.append((task.counts @ wins * task.counts).sum(axis=1) / wins.size)
-        # What each seed adds to the probability, whose resamples are as narrow as those of a mean of these.
+        drawn.append((times @ wins * times).sum(axis=1) / wins.size)
+        # The part of each seed in the probability. A mean of these parts has resamples that are as narrow.
         placements.append((wins.mean(axis=0) + wins.mean(axis=1)) / len(wins))
-    tail = widened_tail(placements, [True] * len(tasks))
-    return between_percentiles(float(np.mean(values)), np.mean(drawn, axis=0), tail, stratified=len(tasks) > 1)
+    tail = widened_tail(placements, [True] * len(scores))
+    drawn_means = np.mean(drawn, axis=0)
+    return bootstrap_columns("improvement", float(np.mean(values)), drawn_means, tail, stratified=len(scores) > 1)
 
 
-def _adjusted(comparisons: Sequence[PairComparison]) -> list[PairComparison]:
-    """Returns the comparisons with p adjusted for their number, and with each one's level in Holm's procedure."""
-    p_values = [each.p for each in comparisons]
-    ranks = np.argsort(np.argsort(p_values, kind="stable"))
-    levels = ALPHA / (len(comparisons) - ranks)
-    return [
-        replace(each, adjusted_p=p, level=float(level))
-        for each, p, level in zip(comparisons, holm(p_values), levels, strict=True)
-    ]
+def _verdict(pair: Any) -> str:
+    """Says better, worse, equal, or how many seeds it would take to tell."""
+    if pair.equal:
+        return "equal on every seed"
+    if pair.adjusted_p <= ALPHA:
+        return "better" if pair.difference > 0 else "worse"
+    needed = f"over {MOST_SEEDS:,}" if pd.isna(pair.seeds_needed) else f"about n = {pair.seeds_needed}"
+    return f"cannot tell at n = {pair.seeds}: {needed} for {100 * POWER:.0f} % power"

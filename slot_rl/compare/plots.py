@@ -6,29 +6,26 @@ it saved.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from math import nan
 from pathlib import Path
-from statistics import median
 from textwrap import fill
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 import numpy as np
+import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, NullLocator
 
-from slot_rl.compare.curves import Along, Band, aggregate, profiles
-from slot_rl.compare.estimates import Floats
-from slot_rl.compare.outcomes import LearningCurve, Outcome, ServingCurve, in_order
+from slot_rl.compare.curves import Along, learning_bands, profiles, serving_medians
+from slot_rl.compare.statistics import Floats
 from slot_rl.plots import Interval
 
 COLOURS = "#3f90da #ffa90e #bd1f01 #94a4a2 #832db6 #a96b59 #e76300 #b9ac70 #717581 #92dadd".split()
 """Petroff's ten colours (arXiv:2107.02270), which colour-blind readers can tell apart."""
-
-Drawn = TypeVar("Drawn", Band, Outcome, ServingCurve)
 
 MARKERS = "os^Dv<>PX*"
 DASHES: tuple[Any, ...] = ("-", (0, (4, 1.5)), (0, (1, 1.2)))
@@ -64,13 +61,11 @@ def looks_of(agents: Iterable[str]) -> dict[str, Look]:
     """Returns each agent's look: ten colours, each with a marker, then the same with other dashes and markers."""
     return {
         agent: Look(COLOURS[i % 10], DASHES[i // 10 % 3], MARKERS[(i + 3 * (i // 10)) % 10])
-        for i, agent in enumerate(in_order(agents))
+        for i, agent in enumerate(dict.fromkeys(agents))
     }
 
 
-def draw_learning_curves(
-    path: Path, curves: Sequence[LearningCurve], along: Along, agents: Sequence[str] = ()
-) -> Figure:
+def draw_learning_curves(path: Path, curves: pd.DataFrame, along: Along, agents: Sequence[str] = ()) -> Figure:
     """Draws the interquartile mean over seeds of each agent's learning curve, with its 95 % band.
 
     Args:
@@ -79,11 +74,11 @@ def draw_learning_curves(
         along: What the curves are drawn against; seconds on a logarithmic scale if they span more than twentyfold.
         agents: All agents of the comparison, in order.
     """
-    bands = aggregate(curves, along)
-    positive = [at for band in bands for at in band.at if at > 0]
-    logarithmic = along == "seconds" and max(positive, default=1) > WIDEST_LINEAR * min(positive, default=1)
+    bands = learning_bands(curves, along)
+    positive = bands.loc[bands["at"] > 0, "at"]
+    logarithmic = along == "seconds" and positive.max() > WIDEST_LINEAR * positive.min()
     if logarithmic:
-        bands = [_after_zero(band) for band in bands]
+        bands = bands[bands["at"] > 0]
     figure, panels = _bands(bands, agents, marked=True)
     for axes in panels:
         axes.set_xscale("log" if logarithmic else "linear")
@@ -93,14 +88,8 @@ def draw_learning_curves(
     return _save(figure, path)
 
 
-def _after_zero(band: Band) -> Band:
-    points = [point for point in zip(band.at, band.value, band.low, band.high, strict=True) if point[0] > 0]
-    at, value, low, high = zip(*points, strict=True) if points else ((), (), (), ())
-    return replace(band, at=at, value=value, low=low, high=high)
-
-
 def draw_performance_profile(
-    path: Path, outcomes: Sequence[Outcome], agents: Sequence[str] = (), pooled: bool = False
+    path: Path, outcomes: pd.DataFrame, agents: Sequence[str] = (), pooled: bool = False
 ) -> Figure:
     """Draws for each agent the share of runs above tau, with its 95 % band.
 
@@ -145,7 +134,7 @@ def draw_interval_chart(
     return _save(figure, path)
 
 
-def draw_seed_strip(path: Path, outcomes: Sequence[Outcome], agents: Sequence[str] = ()) -> Figure:
+def draw_seed_strip(path: Path, outcomes: pd.DataFrame, agents: Sequence[str] = ()) -> Figure:
     """Draws every run as a dot, failed ones as a cross, and the best constant as a dotted line.
 
     Within an agent's row the seeds lie one below the other, each at the same height in all rows. The best constant is
@@ -157,26 +146,26 @@ def draw_seed_strip(path: Path, outcomes: Sequence[Outcome], agents: Sequence[st
         agents: All agents of the comparison, in order.
     """
     by_task = _by_task(outcomes)
-    shown = {task: in_order(run.agent for run in runs) for task, runs in by_task.items()}
+    shown = {task: list(runs["agent"].unique()) for task, runs in by_task.items()}
     figure, panels, rows, looks = _rows(shown, agents)
-    seeds = sorted({run.seed for run in outcomes})
+    seeds = sorted(outcomes["seed"].unique())
     for axes, runs in zip(panels, by_task.values(), strict=True):
-        for run in runs:
-            place = rows.index(run.agent) + 0.6 * ((seeds.index(run.seed) + 0.5) / len(seeds) - 0.5)
-            _draw_run(axes, run, place, looks[run.agent].colour)
-        constants = [run.best_constant for run in runs if run.best_constant is not None]
-        if constants:
-            axes.axvline(median(constants), color="black", linestyle=":", linewidth=1.2)
+        for run in runs.to_dict("records"):
+            place = rows.index(run["agent"]) + 0.6 * ((seeds.index(run["seed"]) + 0.5) / len(seeds) - 0.5)
+            _draw_run(axes, run, place, looks[run["agent"]].colour)
+        constants = runs["best_constant_optimality"].dropna()
+        if len(constants):
+            axes.axvline(constants.median(), color="black", linestyle=":", linewidth=1.2)
     figure.supxlabel(OPTIMALITY, fontsize="medium")
     _key_of_strip(figure)
     return _save(figure, path)
 
 
-def _draw_run(axes: Axes, run: Outcome, place: float, colour: str) -> None:
-    if run.failure is None:
-        axes.scatter(run.optimality, place, s=22, color=colour, edgecolors="white", linewidths=0.4, zorder=3)
+def _draw_run(axes: Axes, run: Any, place: float, colour: str) -> None:
+    if pd.isna(run["failure"]):
+        axes.scatter(run["optimality"], place, s=22, color=colour, edgecolors="white", linewidths=0.4, zorder=3)
     else:
-        axes.scatter(run.optimality, place, s=30, color="black", marker="x", linewidths=1.3, zorder=3)
+        axes.scatter(run["optimality"], place, s=30, color="black", marker="x", linewidths=1.3, zorder=3)
 
 
 def draw_improvement_matrix(
@@ -201,7 +190,7 @@ def draw_improvement_matrix(
     return _save(figure, path)
 
 
-def draw_serving(path: Path, curves: Sequence[ServingCurve], agents: Sequence[str] = ()) -> Figure:
+def draw_serving(path: Path, curves: pd.DataFrame, agents: Sequence[str] = ()) -> Figure:
     """Draws the median over seeds of optimality against calls for each request, for searches and policies.
 
     The calls are on a logarithmic scale from 1 on, with a place for 0. Only calls that all seeds have are drawn.
@@ -211,13 +200,13 @@ def draw_serving(path: Path, curves: Sequence[ServingCurve], agents: Sequence[st
         curves: The runs.
         agents: All agents of the comparison, in order.
     """
-    by_task = _by_task(curves)
-    shown = _shown((curve.agent for curve in curves), agents)
+    by_task = _by_task(serving_medians(curves))
+    shown = _shown(curves["agent"], agents)
     looks = looks_of([*agents, *shown])
     figure, panels = _panels(list(by_task), (4.4, 3.7), _room(shown))
     for axes, runs in zip(panels, by_task.values(), strict=True):
-        for agent in in_order(run.agent for run in runs):
-            axes.plot(*_median_curve([run for run in runs if run.agent == agent]), **looks[agent].line())
+        for agent, points in runs.groupby("agent", sort=False):
+            axes.plot(points["calls"], points["optimality"], **looks[str(agent)].line())
         axes.set_xscale("symlog", linthresh=1)
         axes.set_xlim(left=-0.15)
         _stretch(axes, "y")
@@ -246,27 +235,21 @@ def _optimality_at(nearness: Floats) -> Floats:
     return 1 - NEAR_BEST * np.sinh(-nearness)
 
 
-def _median_curve(runs: Sequence[ServingCurve]) -> tuple[list[int], list[float]]:
-    by_run = [dict(zip(run.calls, run.optimality, strict=True)) for run in runs]
-    calls = sorted(set(by_run[0]).intersection(*by_run))
-    return calls, [median(curve[at] for curve in by_run) for at in calls]
-
-
-def _bands(bands: Sequence[Band], agents: Sequence[str], marked: bool) -> tuple[Figure, list[Axes]]:
+def _bands(bands: pd.DataFrame, agents: Sequence[str], marked: bool) -> tuple[Figure, list[Axes]]:
     """Returns a figure of lines in their bands, two panels a row, and its axes."""
     by_task = _by_task(bands)
-    shown = _shown((band.agent for band in bands), agents)
+    shown = _shown(bands["agent"], agents)
     looks = looks_of([*agents, *shown])
     figure, panels = _panels(list(by_task), (4.4, 3.7), _room(shown))
     for axes, drawn in zip(panels, by_task.values(), strict=True):
-        for band in drawn:
-            look = looks[band.agent]
+        for agent, band in drawn.groupby("agent", sort=False):
+            look = looks[str(agent)]
             line = look.line() if marked else look.line() | {"marker": "", "drawstyle": "steps-post"}
             # Along the line on the paper, at different places: lines on top of each other can be told apart.
-            every = (0.02 + 0.017 * (shown.index(band.agent) % 10), 0.17) if len(band.at) > 1 else None
+            every = (0.02 + 0.017 * (shown.index(str(agent)) % 10), 0.17) if len(band) > 1 else None
             area: dict[str, Any] = {"color": look.colour, "step": None if marked else "post"}
-            axes.fill_between(band.at, band.low, band.high, alpha=0.13, linewidth=0, **area)
-            axes.plot(band.at, band.value, markevery=every, **line)
+            axes.fill_between(band["at"], band["low"], band["high"], alpha=0.13, linewidth=0, **area)
+            axes.plot(band["at"], band["value"], markevery=every, **line)
     _key(figure, shown, looks, marked)
     return figure, panels
 
@@ -351,17 +334,14 @@ def _key_of_strip(figure: Figure) -> None:
     figure.legend(handles=handles, loc="outside upper right", ncols=3, frameon=False)
 
 
-def _by_task(drawn: Iterable[Drawn]) -> dict[str, list[Drawn]]:
-    by_task: dict[str, list[Drawn]] = {}
-    for one in drawn:
-        by_task.setdefault(one.task, []).append(one)
-    return by_task
+def _by_task(drawn: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    return {str(task): rows for task, rows in drawn.groupby("task", sort=False)}
 
 
 def _shown(drawn: Iterable[str], agents: Sequence[str]) -> list[str]:
     """Returns the agents in a picture, in the comparison's order, then those that only the picture knows."""
-    every = in_order(drawn)
-    return [agent for agent in in_order([*agents, *every]) if agent in every]
+    every = dict.fromkeys(drawn)
+    return [agent for agent in dict.fromkeys([*agents, *every]) if agent in every]
 
 
 def _text(name: str) -> str:

@@ -1,20 +1,19 @@
 """What a comparison shows and keeps: tables on screen, pictures, the numbers as CSV and JSON, and one page to open."""
 
-import csv
-import io
 import shutil
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, fields
-from math import isinf
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+import pandas as pd
 
 from slot_rl.compare import plots
 from slot_rl.compare.conclusions import Conclusions
 from slot_rl.compare.differences import Claim, verdict_on
 from slot_rl.compare.html import Picture, Section, Table, write_html
-from slot_rl.compare.outcomes import Outcome
+from slot_rl.compare.statistics import RUN_KEY
 from slot_rl.compare.tables import agents_table, equal_calls_table, pairs_table, speed_table
 from slot_rl.compare.wandb import FOLDER, SummaryTable, track_comparison
 from slot_rl.console import say
@@ -43,9 +42,9 @@ def publish(out: Path, found: Conclusions, document: Mapping[str, Any], mode: Wa
     lines = [line for table in tables.values() for line in _lines(table)]
     write_atomically(folder / TABLE, "\n".join(lines).encode())
     for name, table in tables.items():
-        _write_csv(folder / f"{name}.csv", [table.columns, *table.rows])
-    _write_csv(folder / RUNS_CSV, _long_table(found.results.outcomes))
-    write_json(folder / RESULTS, {**document, "figures": _finite(_figures(found))})
+        _write_csv(folder / f"{name}.csv", pd.DataFrame(list(table.rows), columns=list(table.columns)))
+    _write_csv(folder / RUNS_CSV, found.results.runs)
+    write_json(folder / RESULTS, {**document, "figures": _figures(found)})
     write_html(out / PAGE, "Agents compared", _sections(found, document, tables, drawn))
     _track(out, document, tables, list(drawn.values()), mode)
     say(f"report: {out / PAGE}")
@@ -64,22 +63,25 @@ def draw(folder: Path, found: Conclusions) -> dict[str, Path]:
     """Draws every picture that there are figures for; returns the files by what they show."""
     results, agents = found.results, found.agents
     intervals = {
-        task: {one.agent: Interval(one.iqm.value, one.iqm.low, one.iqm.high) for one in summaries}
-        for task, summaries in found.summaries.items()
+        str(task): {
+            agent: Interval(*ends)
+            for agent, *ends in rows[["agent", "iqm", "iqm_low", "iqm_high"]].itertuples(index=False)
+        }
+        for task, rows in found.summaries.groupby("task", sort=False)
     }
     chances: dict[str, dict[tuple[str, str], float]] = {task: {} for task in found.tasks}
-    for pair in found.pairs:
-        chances[pair.task][pair.first, pair.second] = pair.improvement.value
-        chances[pair.task][pair.second, pair.first] = 1 - pair.improvement.value
+    for pair in found.pairs.to_dict("records"):
+        chances[pair["task"]][pair["first"], pair["second"]] = pair["improvement"]
+        chances[pair["task"]][pair["second"], pair["first"]] = 1 - pair["improvement"]
     files = {name: folder / f"{name}.png" for name in CAPTIONS}
     plots.draw_interval_chart(files["intervals"], intervals, agents=agents)
-    plots.draw_seed_strip(files["seeds"], results.outcomes, agents)
-    plots.draw_performance_profile(files["profile"], results.outcomes, agents)
+    plots.draw_seed_strip(files["seeds"], results.runs, agents)
+    plots.draw_performance_profile(files["profile"], results.runs, agents)
     plots.draw_improvement_matrix(files["improvement"], chances, agents)
-    if results.curves:
+    if len(results.curves):
         plots.draw_learning_curves(files["learning_calls"], results.curves, "calls", agents)
         plots.draw_learning_curves(files["learning_seconds"], results.curves, "seconds", agents)
-    if results.serving:
+    if len(results.serving):
         plots.draw_serving(files["serving"], results.serving, agents)
     return {name: path for name, path in files.items() if path.is_file()}
 
@@ -103,9 +105,9 @@ def _tables(found: Conclusions) -> dict[str, Table]:
     for task in found.tasks:
         tables[f"agents {task}"] = agents_table(found, task)
         tables[f"pairs {task}"] = pairs_table(found, task)
-        if found.at_equal_calls:
+        if len(found.at_equal_calls):
             tables[f"equal calls {task}"] = equal_calls_table(found, task)
-    if found.reaches["calls"]:
+    if len(found.reaches):
         tables["speed"] = speed_table(found)
     return {"".join(c if c.isalnum() or c in "-_." else "_" for c in name): table for name, table in tables.items()}
 
@@ -114,7 +116,7 @@ def _print(found: Conclusions, tables: Mapping[str, Table]) -> None:
     shown = []
     for task in found.tasks:
         shown += [agents_table(found, task), pairs_table(found, task, leader_alone=True)]
-        shown += [equal_calls_table(found, task)] if found.at_equal_calls else []
+        shown += [equal_calls_table(found, task)] if len(found.at_equal_calls) else []
     for table in [*shown, *([tables["speed"]] if "speed" in tables else [])]:
         for line in _lines(table):
             say(line)
@@ -128,10 +130,12 @@ def _lines(table: Table) -> list[str]:
 
 def _notes(found: Conclusions) -> list[str]:
     """Returns what a reader must know: too few seeds, and every run that failed."""
-    failed = [run for run in found.results.outcomes if run.failure is not None]
+    runs = found.results.runs
+    failed = runs[runs["failure"].notna()].sort_values(RUN_KEY).to_dict("records")
     notes = [] if found.warning is None else [f"warning: {found.warning}"]
     return notes + [
-        f"failed, counted as random answers: {run.task}, {run.agent}, seed {run.seed}: {run.failure}" for run in failed
+        f"failed, counted as random answers: {run['task']}, {run['agent']}, seed {run['seed']}: {run['failure']}"
+        for run in failed
     ]
 
 
@@ -158,47 +162,37 @@ def _sections(
 def _leaders(found: Conclusions) -> Iterable[str]:
     """Says of each task who leads, whom the leader is known to beat, and what policies gain at equal calls."""
     for task in found.tasks:
-        leader = found.summaries[task][0]
+        leader = found.summaries[found.summaries["task"] == task].iloc[0]
         rows = pairs_table(found, task, leader_alone=True).rows
         beaten = [row[0].partition(" - ")[2] for row in rows if row[-1] == "better"]
         open_ = [f"{row[0].partition(' - ')[2]} ({row[-1]})" for row in rows if row[-1] != "better"]
-        calls = f"{leader.calls_per_context:.0f} calls for each answer"
-        said = f"{task}: {leader.agent} leads, with {calls}; better than {', '.join(beaten) or 'nobody for certain'}"
+        calls = f"{leader['calls_per_context']:.0f} calls for each answer"
+        said = f"{task}: {leader['agent']} leads, with {calls}; better than {', '.join(beaten) or 'nobody for certain'}"
         yield said + (f"; against {', '.join(open_)}." if open_ else ".")
-        equal = [pair for pair in found.at_equal_calls if pair.task == task]
+        equal = found.at_equal_calls[found.at_equal_calls["task"] == task].to_dict("records")
         if equal:
-            verdicts = (f"{pair.first} against {pair.second}: {pair.verdict}" for pair in equal)
+            verdicts = (f"{pair['first']} against {pair['second']}: {pair['verdict']}" for pair in equal)
             yield f"{task}, at equal calls: {'; '.join(verdicts)}."
 
 
-def _long_table(outcomes: Sequence[Outcome]) -> list[list[object]]:
-    names = [field.name for field in fields(Outcome)]
-    return [list(names), *([getattr(outcome, name) for name in names] for outcome in outcomes)]
-
-
-def _write_csv(path: Path, rows: Iterable[Sequence[object]]) -> None:
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(rows)
-    write_atomically(path, text.getvalue().encode())
+def _write_csv(path: Path, rows: pd.DataFrame) -> None:
+    write_atomically(path, rows.to_csv(index=False).encode())
 
 
 def _figures(found: Conclusions) -> dict[str, Any]:
-    return {
-        "agents": {task: [asdict(one) for one in summaries] for task, summaries in found.summaries.items()},
-        "pairs": [{**asdict(pair), "verdict": pair.verdict} for pair in found.pairs],
-        "at_equal_calls": [{**asdict(pair), "verdict": pair.verdict} for pair in found.at_equal_calls],
-        "speed": {along: [asdict(one) for one in reaches] for along, reaches in found.reaches.items()},
-        "runs": [asdict(outcome) for outcome in found.results.outcomes],
+    frames = {
+        "agents": found.summaries,
+        "pairs": found.pairs,
+        "at_equal_calls": found.at_equal_calls,
+        "speed": found.reaches,
+        "break_evens": found.break_evens,
+        "runs": found.results.runs,
     }
-
-
-def _finite(value: Any) -> Any:
-    """Returns JSON-ready values: JSON knows no infinity."""
-    if isinstance(value, dict):
-        return {name: _finite(part) for name, part in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(part) for part in value]
-    return None if isinstance(value, float) and isinf(value) else value
+    # JSON has neither NaN nor infinity.
+    finite = {
+        name: frame.astype(object).mask(frame.isna() | frame.isin([np.inf]), None) for name, frame in frames.items()
+    }
+    return {name: frame.to_dict("records") for name, frame in finite.items()}
 
 
 def _track(

@@ -1,23 +1,45 @@
-"""From run folders to the long table: one outcome a run, and the curves that the runs left."""
+"""Reads run folders into the data frames of a comparison."""
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-from slot_rl.compare.outcomes import LearningCurve, Outcome, Results, ServingCurve
+import pandas as pd
+
 from slot_rl.compare.plan import Run
 from slot_rl.compare.runs import SERVING_FILE
+from slot_rl.compare.statistics import LABELS, RUN_KEY, Columns, Results
 from slot_rl.io import read_json
 from slot_rl.run_folder import METRICS, SUMMARY
 from slot_rl.watch import TRAINING_SECONDS
 
+FIGURES = (
+    "estimator_forwards",
+    "estimator_backwards",
+    "wall_seconds",
+    "cpu_seconds",
+    "optimality",
+    "hit_rate",
+    "true_optimality",
+    "gap",
+    "best_constant_optimality",
+    "searched_optimality",
+    "calls_per_context",
+)
+"""The figures of ``summary.json`` that a comparison shows."""
+
+OF_FAILED_RUNS = ("optimality", "hit_rate", *FIGURES[:4], "calls_per_context")
+"""The figures that are 0 for a run that failed; it lacks the others."""
+
 SERVED_BY = "search"
-"""The way of answering that is drawn: guided swaps from a policy's answer, or a search from random starts."""
+"""The way of answering that is shown: guided swaps from a policy's answer, or a search from random starts."""
+
+EVALUATIONS = {"budget/forwards": "calls", TRAINING_SECONDS: "seconds", "eval/optimality": "optimality"}
+"""Columns of learning curves by their key in ``metrics.jsonl``. The calls are those at the evaluation."""
 
 
 def read_results(runs: Sequence[Run], out: Path) -> Results:
-    """Reads every run of a plan, all of which have ended.
+    """Reads all runs of a study. They must have ended.
 
     Raises:
         ValueError: If a run is missing or its files are not those of a run.
@@ -27,53 +49,43 @@ def read_results(runs: Sequence[Run], out: Path) -> Results:
         raise ValueError(f"expected every run in {out} to have ended, got none of {'; '.join(missing)}")
     well = [run for run in runs if run.state(out) == "finished"]
     try:
+        table = pd.DataFrame([_run_row(run, out) for run in runs], columns=[*LABELS, *FIGURES])
         curves = [_learning_curve(run, out) for run in well]
-        serving = [curve for run in well for curve in _serving_curves(run, out)]
-        return Results(
-            [_outcome(run, out) for run in runs], [curve for curve in curves if curve.calls[-1] > 0], serving
-        )
+        serving = [_serving_curve(run, out) for run in well]
     except (KeyError, TypeError, IndexError) as error:
         raise ValueError(f"expected whole runs in {out}, got one whose files lack {error}") from error
-
-
-def _outcome(run: Run, out: Path) -> Outcome:
-    who: dict[str, Any] = {"task": run.task.label, "agent": run.agent, "seed": run.seed}
-    if run.state(out) == "failed":
-        return Outcome(**who, failure=run.failure(out), optimality=0.0, hit_rate=0.0)
-    summary = read_json(run.folder(out) / SUMMARY)
-    return Outcome(
-        **who,
-        failure=None,
-        optimality=summary["optimality"],
-        hit_rate=summary["hit_rate"],
-        searched_optimality=summary["searched_optimality"],
-        true_optimality=summary["true_optimality"],
-        gap=summary["gap"],
-        best_constant=summary["best_constant_optimality"],
-        calls_per_context=summary["calls_per_context"],
-        forwards=summary["estimator_forwards"],
-        backwards=summary["estimator_backwards"],
-        wall_seconds=summary["wall_seconds"],
-        cpu_seconds=summary["cpu_seconds"],
+    return Results(
+        table.assign(**table[list(FIGURES)].apply(pd.to_numeric)),  # A figure that no run has is NaN.
+        _joined([curve for curve in curves if curve["calls"].iloc[-1] > 0], ["calls", "seconds", "optimality"]),
+        _joined(serving, ["calls", "optimality"]),
     )
 
 
-def _learning_curve(run: Run, out: Path) -> LearningCurve:
-    points = [point for point in _metrics(run.folder(out) / METRICS) if "eval/optimality" in point]
-    # What was scored when it was evaluated, not when the logger wrote it down.
-    rows = [(point["budget/forwards"], point[TRAINING_SECONDS], point["eval/optimality"]) for point in points]
-    calls, seconds, optimality = zip(*rows, strict=True)
-    return LearningCurve(run.task.label, run.agent, run.seed, calls, seconds, optimality)
+def _labels(run: Run) -> Columns:
+    return {"task": run.task.label, "agent": run.agent, "seed": run.seed}
 
 
-def _serving_curves(run: Run, out: Path) -> Iterable[ServingCurve]:
-    curve = read_json(run.folder(out) / SERVING_FILE).get(SERVED_BY)
-    if curve:
-        calls, optimality = zip(*curve, strict=True)
-        yield ServingCurve(run.task.label, run.agent, run.seed, calls, optimality)
+def _run_row(run: Run, out: Path) -> Columns:
+    labels = {**_labels(run), "kind": run.agent}
+    if run.state(out) == "failed":
+        return {**labels, "failure": run.failure(out), **dict.fromkeys(OF_FAILED_RUNS, 0)}
+    summary = read_json(run.folder(out) / SUMMARY)
+    return {**labels, "failure": None, **{name: summary[name] for name in FIGURES}}
 
 
-def _metrics(path: Path) -> Iterable[dict[str, Any]]:
-    with open(path, encoding="utf-8") as lines:
-        for line in lines:
-            yield json.loads(line)
+def _learning_curve(run: Run, out: Path) -> pd.DataFrame:
+    lines = (run.folder(out) / METRICS).read_text(encoding="utf-8").splitlines()
+    points = pd.DataFrame([json.loads(line) for line in lines]).dropna(subset="eval/optimality")
+    return points[list(EVALUATIONS)].rename(columns=EVALUATIONS).assign(**_labels(run))
+
+
+def _serving_curve(run: Run, out: Path) -> pd.DataFrame:
+    points = read_json(run.folder(out) / SERVING_FILE).get(SERVED_BY, [])
+    return pd.DataFrame(points, columns=["calls", "optimality"]).assign(**_labels(run))
+
+
+def _joined(frames: Sequence[pd.DataFrame], columns: list[str]) -> pd.DataFrame:
+    """Returns the frames below one another; those without rows do not shape the columns' types."""
+    filled = [frame for frame in frames if len(frame)]
+    ordered = [*RUN_KEY, *columns]
+    return pd.concat(filled, ignore_index=True)[ordered] if filled else pd.DataFrame(columns=ordered)

@@ -63,7 +63,7 @@ def test_a_comparison_leaves_a_report_and_a_dashboard_of_every_run(
     out = tmp_path / "out"
     rows = long_table(out)
     assert [(row["agent"], row["seed"]) for row in rows] == [(a, s) for s in ("100", "101", "102") for a in AGENTS]
-    assert {row["forwards"] for row in rows if row["agent"] == "gumbel"} == {"1536"}
+    assert {row["estimator_forwards"] for row in rows if row["agent"] == "gumbel"} == {"1536"}
     page = (out / "report.html").read_text()
     assert page.count("<img") == len(list((out / "report").glob("*.png"))) == 7
     before = {path: path.stat().st_mtime_ns for path in out.glob("runs/*/summary.json")}

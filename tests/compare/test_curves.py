@@ -1,93 +1,107 @@
-"""Curves over seeds, profiles and ratios, all small enough to be worked out by hand."""
+"""Curves over seeds, profiles, ratios and break-evens, all small enough to be worked out by hand."""
 
-from math import inf
+from math import inf, nan
+from typing import Any
 
+import pandas as pd
 import pytest
 
-from slot_rl.compare.curves import ALL_TASKS, Along, Band, Reach, aggregate, profiles, reach
-from slot_rl.compare.outcomes import LearningCurve, Outcome
+from slot_rl.compare.curves import ALL_TASKS, Along, break_evens, learning_bands, profiles, reach, serving_medians
+from tests.helpers.made_up import CURVES, SERVING, made_run, records, results
 
 ALONG: tuple[Along, ...] = ("calls", "seconds")
+Points = list[tuple[Any, ...]]
 
 
-def curve(agent: str, seed: int, calls: list[float], values: list[float], task: str = "task") -> LearningCurve:
-    return LearningCurve(task, agent, seed, tuple(calls), tuple(at / 10 for at in calls), tuple(values))
+def curve(agent: str, seed: int, calls: list[float], values: list[float], task: str = "task") -> Points:
+    return [(task, agent, seed, at, at / 10, value) for at, value in zip(calls, values, strict=True)]
 
 
-def ended(agent: str, values: list[float], task: str = "task") -> list[Outcome]:
-    return [Outcome(task, agent, seed, None, value, 0.0) for seed, value in enumerate(values)]
+def frame(*curves: Points) -> pd.DataFrame:
+    return pd.DataFrame([point for points in curves for point in points], columns=CURVES)
 
 
-def share_above(band: Band, tau: float) -> tuple[float, float, float]:
-    # A profile is a step function that begins with a share of 1.
-    at = max((i for i, abscissa in enumerate(band.at) if abscissa <= tau), default=0)
-    return band.low[at], band.value[at], band.high[at]
+def ended(agent: str, values: list[float], task: str = "task") -> pd.DataFrame:
+    return pd.DataFrame([made_run(task, agent, seed, value) for seed, value in enumerate(values)])
+
+
+def band(bands: pd.DataFrame) -> tuple[list[float], ...]:
+    """Returns places, values and interval ends of a single band."""
+    assert len(bands[["task", "agent"]].drop_duplicates()) == 1
+    return tuple(bands[name].tolist() for name in ("at", "value", "low", "high"))
+
+
+def share_above(bands: pd.DataFrame, tau: float) -> tuple[float, float, float]:
+    """Returns the share of runs above tau with its interval: a profile is a step function."""
+    point = records(bands)[max((bands["at"] <= tau).sum() - 1, 0)]
+    return point.low, point.value, point.high
 
 
 def test_seeds_are_averaged_without_the_outer_quarters() -> None:
-    runs = [curve("a", seed, [0, 10], [0, end]) for seed, end in enumerate([9, 2, 1, 0])]
-    (band,) = aggregate(runs, "calls", points=3)
-    assert (band.task, band.agent, band.seeds) == ("task", "a", 4)
-    assert band.at == (0, 5, 10)
-    assert band.value == pytest.approx((0, 0.75, 1.5))
-    assert band.low[0] == band.high[0] == 0
-    assert 0 <= band.low[2] < 1.5 < band.high[2] <= 9
-    (band,) = aggregate(runs, "seconds", points=3)
-    assert band.at == (0, 0.5, 1)
+    runs = frame(*(curve("a", seed, [0, 10], [0, end]) for seed, end in enumerate([9, 2, 1, 0])))
+    bands = learning_bands(runs, "calls", points=3)
+    at, value, low, high = band(bands)
+    assert set(bands["seeds"]) == {4} and at == [0, 5, 10]
+    assert value == pytest.approx([0, 0.75, 1.5])
+    assert low[0] == high[0] == 0 and 0 <= low[2] < 1.5 < high[2] <= 9
+    assert band(learning_bands(runs, "seconds", points=3))[0] == [0, 0.5, 1]
 
 
 def test_the_grid_is_what_all_seeds_share() -> None:
-    runs = [curve("a", 0, [0, 8, 16], [0, 0.8, 1.6]), curve("a", 1, [4, 12], [0.4, 1.2])]
-    (band,) = aggregate(runs, "calls", points=5)
-    assert band.at == (4, 6, 8, 10, 12)
-    for values in (band.value, band.low, band.high):
-        assert values == pytest.approx((0.4, 0.6, 0.8, 1.0, 1.2))
+    runs = frame(curve("a", 0, [0, 8, 16], [0, 0.8, 1.6]), curve("a", 1, [4, 12], [0.4, 1.2]))
+    at, *others = band(learning_bands(runs, "calls", points=5))
+    assert at == [4, 6, 8, 10, 12]
+    for values in others:
+        assert values == pytest.approx([0.4, 0.6, 0.8, 1.0, 1.2])
 
 
 def test_the_band_holds_the_bootstrap_quantiles() -> None:
     # Of two seeds, half of the resamples have both, and a quarter each has one of them twice.
-    (band,) = aggregate([curve("a", seed, [0, 1], [seed, seed]) for seed in (0, 1)], "calls", points=2)
-    assert (band.low, band.value, band.high) == ((0, 0), (0.5, 0.5), (1, 1))
-    (band,) = aggregate([curve("a", 0, [0, 1], [3, 4])], "calls", points=2)
-    assert (band.low, band.value, band.high) == ((3, 4), (3, 4), (3, 4))
+    both = frame(*(curve("a", seed, [0, 1], [seed, seed]) for seed in (0, 1)))
+    assert band(learning_bands(both, "calls", points=2)) == ([0, 1], [0.5, 0.5], [0, 0], [1, 1])
+    assert band(learning_bands(frame(curve("a", 0, [0, 1], [3, 4])), "calls", points=2)) == ([0, 1], *[[3, 4]] * 3)
 
 
-def test_runs_evaluated_at_their_ends_alone_make_a_point() -> None:
-    runs = [curve("a", seed, [at], [at / 10]) for seed, at in enumerate([1, 2, 6])]
-    (band,) = aggregate([*runs, curve("a", 3, [], [])], "calls")
-    assert (band.at, band.seeds) == ((2,), 3)
-    assert band.value == pytest.approx((0.3,))
+def test_runs_evaluated_once_make_a_point() -> None:
+    runs = frame(
+        *(curve("a", seed, [at], [at / 10]) for seed, at in enumerate([1, 2, 6])), [("task", "a", 3) + (nan,) * 3]
+    )
+    bands = learning_bands(runs, "calls")
+    assert bands["at"].tolist() == [2] and bands["seeds"].tolist() == [3]
+    assert bands["value"].item() == pytest.approx(0.3)
+    assert learning_bands(frame(), "calls").empty
 
 
 def test_an_agents_band_is_the_same_in_any_company() -> None:
     runs = [curve("a", seed, [0, 1], [0, seed]) for seed in range(6)]
     others = [curve("b", seed, [0, 1], [0, seed], task) for seed in range(3) for task in ("task", "other")]
-    together = aggregate([*others, *runs], "calls")
-    assert [(band.task, band.agent) for band in together] == [("task", "b"), ("other", "b"), ("task", "a")]
-    assert together[-1] == aggregate(runs, "calls")[0]
+    together = learning_bands(frame(*others, *runs), "calls")
+    shown = list(together[["task", "agent"]].drop_duplicates().itertuples(index=False, name=None))
+    assert shown == [("task", "b"), ("other", "b"), ("task", "a")]
+    alone = learning_bands(frame(*reversed(runs)), "calls")
+    pd.testing.assert_frame_equal(together[together["agent"] == "a"].reset_index(drop=True), alone)
 
 
 def test_a_profile_is_the_share_of_runs_above_tau() -> None:
-    (band,) = profiles(ended("a", [0.2, 0.4, 0.6, 0.8]))
-    assert band.value[0] == 1 and band.at[0] < 0.2 and band.at[-1] == 1 and band.value[-1] == 0
-    low, share, high = share_above(band, 0.5)
-    assert share == 0.5
-    assert (low, high) == (0, 1)  # one resample in sixteen each has none or all of its runs above
-    assert sorted(band.value, reverse=True) == list(band.value)
-    assert set(band.value) == {1, 0.75, 0.5, 0.25, 0}
+    found = profiles(ended("a", [0.2, 0.4, 0.6, 0.8]))
+    at, value, _, _ = band(found)
+    assert value == [1, 0.75, 0.5, 0.25, 0, 0] and at[0] < 0.2 and at[-1] == 1
+    # One resample in sixteen each has none or all of its runs above.
+    assert share_above(found, 0.5) == (0, 0.5, 1)
 
 
 def test_a_pooled_profile_resamples_within_tasks() -> None:
-    outcomes = ended("a", [0.9] * 5) + ended("a", [0.1] * 5, "other")
-    (band,) = profiles(outcomes, pooled=True)
-    assert (band.task, band.seeds) == (ALL_TASKS, 10)
-    assert share_above(band, 0.5) == (0.5, 0.5, 0.5)
-    assert [(one.task, share_above(one, 0.5)[1]) for one in profiles(outcomes)] == [("task", 1), ("other", 0)]
+    runs = pd.concat([ended("a", [0.9] * 5), ended("a", [0.1] * 5, "other")])
+    pooled = profiles(runs, pooled=True)
+    assert set(pooled["task"]) == {ALL_TASKS} and set(pooled["seeds"]) == {10}
+    assert share_above(pooled, 0.5) == (0.5, 0.5, 0.5)
+    by_task = profiles(runs).groupby("task", sort=False)
+    assert [(task, share_above(one, 0.5)[1]) for task, one in by_task] == [("task", 1), ("other", 0)]
 
 
 def test_equal_runs_still_have_a_profile() -> None:
-    (band,) = profiles(ended("a", [1.0, 1.0]))
-    assert band.value[0] == 1 and band.value[-1] == 0 and len(set(band.at)) == len(band.at)
+    at, value, _, _ = band(profiles(ended("a", [1.0, 1.0])))
+    assert value[0] == 1 and value[-1] == 0 and len(set(at)) == len(at)
 
 
 def test_how_soon_an_agent_is_as_good_as_another_ends() -> None:
@@ -99,40 +113,92 @@ def test_how_soon_an_agent_is_as_good_as_another_ends() -> None:
         curve("gumbel", 8, [10, 20], [0.8, 0.9]),  # a seed that the target lacks
     ]
     for along in ALONG:
-        (found,) = reach([*goals, *runs], along=along)
-        assert (found.task, found.agent, found.target) == ("task", "gumbel", "ppo")
+        (found,) = records(reach(frame(*goals, *runs), "ppo", "gumbel", along))
+        assert (found.task, found.agent, found.target, found.along) == ("task", "gumbel", "ppo", along)
         assert (found.low, found.ratio, found.high) == pytest.approx((10 / 200, 30 / 100, inf))
         assert (found.seeds, found.never) == (3, 1)
-    assert reach([*goals[:2], *runs[:2]])[0].ratio == pytest.approx((0.3 + 0.05) / 2)
+    assert reach(frame(*goals[:2], *runs[:2]), "ppo", "gumbel")["ratio"].item() == pytest.approx((0.3 + 0.05) / 2)
     for few in ([*goals, runs[0], runs[2]], [*goals, runs[2]]):
-        assert reach(few)[0].ratio == inf
-    assert reach([*goals, runs[2]])[0].low == inf
+        assert reach(frame(*few), "ppo", "gumbel")["ratio"].item() == inf
+    assert reach(frame(*goals, runs[2]), "ppo", "gumbel")["low"].item() == inf
 
 
-def test_a_run_without_an_evaluation_never_gets_there_and_is_no_goal() -> None:
-    goals = [curve("ppo", 0, [100], [0.5]), curve("ppo", 1, [100], [0.5]), curve("ppo", 2, [], [])]
-    runs = [curve("gumbel", 0, [50], [0.6]), curve("gumbel", 1, [], []), curve("gumbel", 2, [50], [0.6])]
-    (found,) = reach([*goals, *runs])
+def test_a_run_without_an_evaluation_never_reaches_a_goal() -> None:
+    goals = [curve("ppo", 0, [100], [0.5]), curve("ppo", 1, [100], [0.5]), curve("ppo", 2, [nan], [nan])]
+    runs = [curve("gumbel", 0, [50], [0.6]), curve("gumbel", 1, [nan], [nan]), curve("gumbel", 2, [50], [0.6])]
+    (found,) = records(reach(frame(*goals, *runs), "ppo", "gumbel"))
     assert (found.ratio, found.seeds, found.never) == (inf, 2, 1)
-    (found,) = reach([*goals, runs[0], runs[2]])
+    (found,) = records(reach(frame(*goals, runs[0], runs[2]), "ppo", "gumbel"))
     assert (found.ratio, found.seeds, found.never) == (0.5, 1, 0)
 
 
 def test_the_interval_of_a_median_over_many_seeds() -> None:
     goals = [curve("ppo", seed, [100], [0.5]) for seed in range(9)]
     runs = [curve("gumbel", seed, [0, 100], [0, 0.5 if seed < 8 else 0.1]) for seed in range(9)]
-    (same,) = reach([*goals, *runs])
+    (same,) = records(reach(frame(*goals, *runs), "ppo", "gumbel"))
     assert (same.ratio, same.low, same.high, same.never) == (1, 1, 1, 1)  # one infinity in nine moves no median
     runs = [curve("gumbel", seed, [0, 100], [0, 50 / (seed + 1)]) for seed in range(9)]
-    (spread,) = reach([*goals, *runs])
+    (spread,) = records(reach(frame(*goals, *runs), "ppo", "gumbel"))
     # The binomial interval of nine: from the second to the eighth, or one further in.
     assert spread.ratio == pytest.approx(0.05)
     assert 0.0199 < spread.low < 0.0401 and 0.0599 < spread.high < 0.0801
 
 
-def test_tasks_without_a_common_seed_are_left_out_and_a_goal_that_took_nothing_is_refused() -> None:
-    lone = [curve("gumbel", 0, [1], [1]), curve("ppo", 1, [1], [1]), curve("ppo", 0, [1], [1], "other")]
-    assert reach(lone) == []
-    assert reach(lone, target_agent="gumbel", agent="gumbel") == [Reach("task", "gumbel", "gumbel", 1, 1, 1, 1, 0)]
+def test_a_task_without_a_common_seed_is_left_out() -> None:
+    lone = frame(curve("gumbel", 0, [1], [1]), curve("ppo", 1, [1], [1]), curve("ppo", 0, [1], [1], "other"))
+    assert reach(lone, "ppo", "gumbel").empty
+    assert records(reach(lone, "gumbel", "gumbel")) == [("task", "gumbel", "gumbel", "calls", 1, 1, 1, 1, 0)]
+
+
+def test_a_goal_that_took_nothing_is_refused() -> None:
     with pytest.raises(ValueError, match="expected ppo on task, seed 0, to end after more than 0 calls, got 0"):
-        reach([curve("gumbel", 0, [1], [1]), curve("ppo", 0, [0], [1])])
+        reach(frame(curve("gumbel", 0, [1], [1]), curve("ppo", 0, [0], [1])), "ppo", "gumbel")
+
+
+def served(agent: str, *points: tuple[int, float], seed: int = 0) -> Points:
+    return [("task", agent, seed, calls, optimality) for calls, optimality in points]
+
+
+def test_serving_medians_are_of_calls_that_all_seeds_have() -> None:
+    points = [
+        *served("a", (0, 0.1), (2, 0.2), (64, 0.9)),
+        *served("a", (0, 0.3), (2, 0.6), seed=1),
+        *served("a", (0, 0.2), (1, 0.0), (2, 0.3), seed=2),
+    ]
+    found = serving_medians(pd.DataFrame(points, columns=SERVING))
+    assert records(found) == [("task", "a", 0, 0.2), ("task", "a", 2, 0.3)]
+
+
+def test_break_evens_by_hand() -> None:
+    runs = [
+        made_run("task", "policy", 0, 0.5, searched_optimality=0.9),
+        made_run("task", "strong", 0, 0.9, searched_optimality=0.99),
+        made_run("task", "few", 0, 0.8) | {"kind": "guided_search"},
+        made_run("task", "many", 0, 0.8) | {"kind": "guided_search"},
+        made_run("task", "local", 0, 1.0) | {"kind": "local_search"},
+    ]
+    serving = [
+        *served("policy", (0, 0.5), (2, 0.75), (4, 0.75), (31, 0.9)),
+        *served("strong", (0, 0.9)),
+        *served("few", (1, 0.0), (4, 0.6)),
+        *served("many", (1, 0.25), (4, 0.5), (16, 0.8)),
+        *served("local", (1, 1.0)),
+    ]
+    found = break_evens(results(runs, serving=serving))
+    assert list(found["agent"]) == ["policy", "policy", "strong"]
+    assert list(found["calls"]) == [0, 2, 0] and list(found["optimality"]) == [0.5, 0.75, 0.9]
+    # The best curve goes from .25 at 1 call to .6 at 4 and .8 at 16: five sevenths and three quarters of the way.
+    needed = [4 ** (5 / 7), 4 * 4**0.75, inf]
+    assert list(found["guided_calls"]) == pytest.approx(needed)
+    assert list(found["contexts"]) == pytest.approx([1_000 / needed[0], 1_000 / (needed[1] - 2), 1_000 / 16])
+
+
+def test_no_break_even_where_search_is_as_cheap() -> None:
+    runs = [
+        made_run("task", "policy", 0, 0.5, searched_optimality=0.9),
+        made_run("task", "guided", 0, 0.8) | {"kind": "guided_search"},
+    ]
+    serving = [*served("policy", (2, 0.5)), *served("guided", (1, 0.6), (4, 0.9))]
+    assert records(break_evens(results(runs, serving=serving))) == [("task", "policy", 2, 0.5, 1.0, inf)]
+    assert break_evens(results(runs)).empty
+    assert break_evens(results(runs, serving=serving[:1])).empty

@@ -6,13 +6,13 @@ from itertools import chain
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.image import imread
 
-from slot_rl.compare.curves import aggregate
-from slot_rl.compare.outcomes import LearningCurve, Outcome, ServingCurve
+from slot_rl.compare.curves import learning_bands
 from slot_rl.compare.plots import (
     draw_improvement_matrix,
     draw_interval_chart,
@@ -23,36 +23,43 @@ from slot_rl.compare.plots import (
     looks_of,
 )
 from slot_rl.plots import Interval
+from tests.helpers.made_up import CURVES, SERVING, made_run
 
 AGENTS = [f"agent_{i} with a long label" for i in range(12)]
 TASKS = ["Rows-v0 tf-2000", "a $\\foo$ task whose label does not fit on one line of its panel at all"]
 AT = (5_000.0, 50_000.0, 100_000.0)
 
 
-def outcomes(tasks: list[str] = TASKS, agents: list[str] = AGENTS) -> list[Outcome]:
-    return [
-        Outcome(task, agent, seed, "stopped" if (i, seed) == (1, 2) else None, i / 20 + seed / 50, 0.0, best_constant=b)
-        for b, task in zip((0.4, None), tasks, strict=False)
+def outcomes(tasks: list[str] = TASKS, agents: list[str] = AGENTS) -> pd.DataFrame:
+    rows = [
+        made_run(task, agent, seed, i / 20 + seed / 50, "stopped" if (i, seed) == (1, 2) else None)
+        | {"best_constant_optimality": constant}
+        for constant, task in zip((0.4, np.nan), tasks, strict=False)
         for i, agent in enumerate(agents)
         for seed in range(3)
     ]
+    return pd.DataFrame(rows)
 
 
-def learning(agents: list[str] = AGENTS) -> list[LearningCurve]:
-    return [
-        LearningCurve(task, agent, seed, AT, tuple(at / 1000 for at in AT), (0.1, i / 20, i / 15 + seed / 50))
+def learning(agents: list[str] = AGENTS) -> pd.DataFrame:
+    rows = [
+        (task, agent, seed, at, at / 1000, value)
         for task in TASKS
         for i, agent in enumerate(agents)
         for seed in range(3)
+        for at, value in zip(AT, (0.1, i / 20, i / 15 + seed / 50), strict=True)
     ]
+    return pd.DataFrame(rows, columns=CURVES)
 
 
-def serving(agents: list[str] = AGENTS) -> list[ServingCurve]:
-    return [
-        ServingCurve(TASKS[0], agent, seed, (0, 2, 64, 810)[i == 0 :], (0.1, 0.2, 0.3 + seed, 0.9)[i == 0 :])
+def serving(agents: list[str] = AGENTS) -> pd.DataFrame:
+    rows = [
+        (TASKS[0], agent, seed, calls, value)
         for i, agent in enumerate(agents)
         for seed in range(3)
+        for calls, value in [(0, 0.1), (2, 0.2), (64, 0.3 + seed), (810, 0.9)][i == 0 :]
     ]
+    return pd.DataFrame(rows, columns=SERVING)
 
 
 def panels(figure: Figure) -> list[Axes]:
@@ -113,17 +120,17 @@ def test_one_look_an_agent_and_no_two_alike(tmp_path: Path) -> None:
     assert same.get_color() == theirs.get_color() == looks[AGENTS[11]].colour == first.get_color()
     assert same.get_linestyle() == theirs.get_linestyle() == "--" != first.get_linestyle()
     with pytest.raises(ValueError, match="expected at least one task"):
-        draw_serving(tmp_path / "picture.png", [])
+        draw_serving(tmp_path / "picture.png", serving([]))
 
 
 def test_learning_curves_are_the_bands(tmp_path: Path) -> None:
     curves = learning(AGENTS[:3])
     figure = draw_learning_curves(tmp_path / "picture.png", curves, "calls")
-    bands = aggregate(curves, "calls")
+    bands = [band for _, band in learning_bands(curves, "calls").groupby(["task", "agent"], sort=False)]
     lines = list(chain.from_iterable(axes.lines for axes in panels(figure)))
     assert len(lines) == len(bands) == 6
     for band, line in zip(bands, lines, strict=True):
-        np.testing.assert_array_equal(line.get_xydata(), np.column_stack([band.at, band.value]))
+        np.testing.assert_array_equal(line.get_xydata(), band[["at", "value"]])
     assert all(len(axes.collections) == 3 for axes in panels(figure))
     axes = panels(figure)[0]
     assert axes.xaxis.get_major_formatter()(100_000, 0) == "100"
@@ -132,7 +139,12 @@ def test_learning_curves_are_the_bands(tmp_path: Path) -> None:
 
 def test_seconds_that_span_far_are_drawn_on_a_logarithmic_scale(tmp_path: Path) -> None:
     def drawn(*seconds: tuple[float, ...]) -> Axes:
-        curves = [LearningCurve("task", f"agent {i}", 0, AT, at, (0.0, 0.5, 1.0)) for i, at in enumerate(seconds)]
+        rows = [
+            ("task", f"agent {i}", 0, *point)
+            for i, at in enumerate(seconds)
+            for point in zip(AT, at, (0.0, 0.5, 1.0), strict=True)
+        ]
+        curves = pd.DataFrame(rows, columns=CURVES)
         (axes,) = panels(draw_learning_curves(tmp_path / "picture.png", curves, "seconds"))
         return axes
 
@@ -186,7 +198,9 @@ def test_a_matrix_names_every_pair(tmp_path: Path) -> None:
 
 def test_serving_is_the_median_over_seeds_with_a_place_for_no_call(tmp_path: Path) -> None:
     curves = serving(["search", "policy"])
-    curves[5] = ServingCurve(TASKS[0], "policy", 2, (0, 2), (0.4, 0.5))  # a seed that was not asked so often
+    curves = curves.query("agent == 'search' or seed < 2 or calls < 64")  # a seed that was not asked so often
+    last = (curves["agent"] == "policy") & (curves["seed"] == 2)
+    curves = curves.assign(optimality=curves["optimality"].where(~last, [0.4] * (len(curves) - 1) + [0.5]))
     (axes,) = panels(draw_serving(tmp_path / "picture.png", curves))
     search, policy = axes.lines
     np.testing.assert_allclose(np.asarray(search.get_xydata(), float), [[2, 0.2], [64, 1.3], [810, 0.9]])

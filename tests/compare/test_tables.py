@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from math import nan
 from pathlib import Path
 from typing import Any
 
@@ -9,16 +10,17 @@ import pytest
 
 from slot_rl.compare.conclusions import Conclusions, conclude
 from slot_rl.compare.differences import Claim
-from slot_rl.compare.outcomes import LearningCurve, Outcome, Results
 from slot_rl.compare.report import print_claims, publish
+from slot_rl.compare.statistics import Results
 from slot_rl.compare.tables import agents_table, equal_calls_table, figure, pairs_table, speed_table
+from tests.helpers import made_up
 
 SEEDS = range(100, 104)
 
 
-def outcome(task: str, agent: str, seed: int, optimality: float, failure: str | None = None, **known: Any) -> Outcome:
-    more: dict[str, Any] = {"best_constant": 0.25, "forwards": 1_000, "cpu_seconds": 2.0, **known}
-    return Outcome(task, agent, seed, failure, optimality, 0.5, **more)
+def outcome(task: str, agent: str, seed: int, optimality: float, failure: str | None = None, **known: Any) -> Any:
+    more = {"best_constant_optimality": 0.25, "cpu_seconds": 2.0, "true_optimality": nan, "gap": nan}
+    return made_up.made_run(task, agent, seed, optimality, failure, **more, **{"estimator_backwards": 0.0}, **known)
 
 
 def results(failure: str | None = None) -> Results:
@@ -31,17 +33,18 @@ def results(failure: str | None = None) -> Results:
             rows.append(outcome(task, "gumbel", seed, better, searched_optimality=0.95 + 0.002 * i))
             rows.append(outcome(task, "search", seed, 0.0 if broken else 0.9, broken, calls_per_context=31))
     curves = [
-        LearningCurve(task, agent, seed, (100.0, 1_000.0), (1.0, 4.0), optimality)
+        (task, agent, seed, *point)
         for task in ("one", "two")
         for seed in SEEDS
         for agent, optimality in (("ppo", (0.0, 0.5)), ("gumbel", (0.4, 0.7)))
+        for point in zip((100.0, 1_000.0), (1.0, 4.0), optimality, strict=True)
     ]
-    return Results(rows, curves)
+    return made_up.results(rows, curves)
 
 
 @pytest.fixture(scope="module")
 def found() -> Conclusions:
-    return conclude(results(), floor=0.6)
+    return conclude(results(), threshold=0.6)
 
 
 def test_agents_stand_by_their_iqm(found: Conclusions) -> None:
@@ -82,23 +85,20 @@ def test_speed_is_a_share_of_what_ppo_took(found: Conclusions) -> None:
 
 def test_runs_that_failed_never_reach_ppo() -> None:
     whole = results()
-    broken = [
-        replace(row, failure="stopped")
-        if (row.agent, row.seed) in {("gumbel", 100), ("gumbel", 101), ("ppo", 103)}
-        else row
-        for row in whole.outcomes
-    ]
-    well = {(row.task, row.agent, row.seed) for row in broken if row.failure is None}
-    curves = [curve for curve in whole.curves if (curve.task, curve.agent, curve.seed) in well]
-    row = speed_table(conclude(Results(broken, curves), 0.6)).rows[0]
+    broken = "agent == 'gumbel' and seed < 102 or agent == 'ppo' and seed == 103"
+    runs = whole.runs.assign(
+        failure=whole.runs["failure"].mask(whole.runs.index.isin(whole.runs.query(broken).index), "stopped")
+    )
+    curves = whole.curves.query(f"not ({broken})")
+    row = speed_table(conclude(replace(whole, runs=runs, curves=curves), 0.6)).rows[0]
     assert row == ["one: gumbel", "never", "0.40 to never", "never", "0.50 to never", "2 of 3"]
 
 
 @pytest.mark.parametrize(
     "value, text",
-    [(None, ""), (0.5, ".500"), (-0.25, "-.250"), (1.0, "1.000"), (10.5, "10.500"), (0.0, ".000"), (-1.5, "-1.500")],
+    [(nan, ""), (0.5, ".500"), (-0.25, "-.250"), (1.0, "1.000"), (10.5, "10.500"), (0.0, ".000"), (-1.5, "-1.500")],
 )
-def test_figures(value: float | None, text: str) -> None:
+def test_figures(value: float, text: str) -> None:
     assert figure(value) == text
 
 
@@ -115,7 +115,8 @@ def test_the_same_results_in_any_order_print_the_same(tmp_path: Path, capsys: py
         whole = results("ValueError: <b>bad</b>")
         out = tmp_path / str(turn)
         out.mkdir()
-        turned = Results(sorted(whole.outcomes, key=lambda row: turn * row.seed), whole.curves[::turn])
+        runs = whole.runs.sort_values("seed", ascending=turn == 1, kind="stable")
+        turned = replace(whole, runs=runs, curves=whole.curves.sort_values("seed", ascending=turn == 1, kind="stable"))
         publish(out, conclude(turned, 0.6), {"command": "made up"}, "disabled")
         texts.append(capsys.readouterr().out.replace(str(out), ""))
         pages.append((out / "report" / "tables.md").read_text())

@@ -1,13 +1,15 @@
-"""Made-up outcomes: the long table of scores that are worked out by hand, by scipy or by rliable."""
+"""Made-up results: frames whose figures are worked out by hand, by scipy or by rliable."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
-from slot_rl.compare.outcomes import Outcome
+from slot_rl.compare.statistics import Results
 
-# Seven seeds on three tasks. What rliable 1.2.0 prints of them stands in the tests.
+# Seven seeds on three tasks. The tests hold what rliable 1.2.0 prints of them.
 SCORES = [
     [0.91, 0.42, 1.03],
     [0.85, 0.55, 0.77],
@@ -18,12 +20,36 @@ SCORES = [
     [0.83, 0.39, 0.95],
 ]
 
+CURVES = ["task", "agent", "seed", "calls", "seconds", "optimality"]
+SERVING = ["task", "agent", "seed", "calls", "optimality"]
 
-def table(scores: Mapping[str, Sequence[Sequence[float]] | NDArray[np.float64]]) -> list[Outcome]:
-    """Returns the long table of (seeds, tasks) of each agent, who hits half the time."""
-    return [
-        Outcome(f"t{task}", agent, seed, None, float(score), 0.5)
-        for agent, runs in scores.items()
-        for seed, row in enumerate(runs)
-        for task, score in enumerate(row)
-    ]
+
+def table(scores: Mapping[str, Sequence[Sequence[float]] | NDArray[np.float64]]) -> pd.DataFrame:
+    """Returns the runs of (seeds, tasks) of each agent, with a hit rate of one half."""
+    return pd.DataFrame(
+        [
+            made_run(f"t{task}", agent, seed, float(score))
+            for agent, runs in scores.items()
+            for seed, row in enumerate(runs)
+            for task, score in enumerate(row)
+        ]
+    )
+
+
+def made_run(
+    task: str, agent: str, seed: int, optimality: float, failure: str | None = None, **figures: float
+) -> dict[str, Any]:
+    """Returns a row of the runs."""
+    known = {"searched_optimality": np.nan, "calls_per_context": 0.0, "estimator_forwards": 1_000.0, **figures}
+    labels = {"task": task, "agent": agent, "kind": agent, "seed": seed, "failure": failure}
+    return {**labels, "optimality": optimality, "hit_rate": 0.5, **known}
+
+
+def results(runs: Sequence[Any], curves: Sequence[Any] = (), serving: Sequence[Any] = ()) -> Results:
+    """Returns results of rows."""
+    return Results(pd.DataFrame(runs), pd.DataFrame(curves, columns=CURVES), pd.DataFrame(serving, columns=SERVING))
+
+
+def records(frame: pd.DataFrame) -> list[Any]:
+    """Returns the rows of a frame, whose columns are attributes."""
+    return list(frame.itertuples(index=False))
