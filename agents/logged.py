@@ -19,8 +19,7 @@ from torch import Tensor
 from slot_rl.agents.base import OneStepAgent, needed_problem
 from slot_rl.agents.options import LoggedOptions
 from slot_rl.agents.scale import RunningScale
-from slot_rl.estimators.table import read_table
-from slot_rl.problems import Observation, Problem, RowProblem
+from slot_rl.problems import Observation, Problem
 
 Self = TypeVar("Self", bound="LoggedAgent")
 
@@ -82,17 +81,7 @@ def read_logged(path: Path, problem: Problem) -> LoggedRows:
         ValueError: If the problem's categories have no names, there are fewer than two rows, or (a ``TableError``) the
             file cannot be read, a column is missing, or a cell holds a category that the estimator does not know.
     """
-    encoding = problem.encoding if isinstance(problem, RowProblem) else None
-    if encoding is None:
-        raise ValueError(
-            f"expected a problem of table rows whose categories have names for --logged, got {problem.name}"
-        )
-    table = read_table(path, None, tuple(encoding.contexts), tuple(encoding.features))
-    choice, context = encoding.encode_features(table), encoding.encode_contexts(table)
-    if len(table) < 2:
-        raise ValueError(f"expected at least two logged rows in {path}, got {len(table)}")
-    # A problem without context columns has one context.
-    return LoggedRows(Observation(context=context if context.shape[1] else context.new_zeros(len(table), 1)), choice)
+    return LoggedRows(*problem.read_logged(path))
 
 
 class LoggedAgent(OneStepAgent):

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from slot_rl.agents.distribution import SlotDistribution
 from slot_rl.networks import PointerNetwork, PointerSize
-from slot_rl.problems import Observation, Problem, RowProblem
+from slot_rl.problems import Observation, Problem
 from slot_rl.selectors import masked_logits
 
 VALUE_HIDDEN = 64
@@ -126,11 +126,5 @@ def as_observation(obs: PyTorchObs) -> Observation:
 
 
 def policy_kwargs(problem: Problem | None, size: PointerSize) -> dict[str, Any]:
-    """Returns the arguments that fit :class:`SlotPolicy` to a problem.
-
-    A row problem's candidates are the estimator's embedding rows, which observations do not carry.
-    """
-    if not isinstance(problem, RowProblem):
-        return {"size": size}
-    anything = problem.evaluation_observations(1, torch.Generator())
-    return {"size": size, "catalogue": problem.candidates(anything)}
+    """Returns the arguments that fit :class:`SlotPolicy` to a problem: sizes, and candidates that never vary."""
+    return {"size": size, "catalogue": None if problem is None else problem.catalogue}

@@ -9,7 +9,7 @@ import numpy.typing as npt
 import torch
 from gymnasium import spaces
 
-from slot_rl.problems import Observation, Problem, RowProblem, SlotProblem, check_choice, make_problem
+from slot_rl.problems import Observation, ObservationPart, Problem, check_choice, make_problem
 
 Arrays = dict[str, npt.NDArray[Any]]
 
@@ -19,10 +19,12 @@ def as_problem(problem: Problem | str, options: Mapping[str, Any]) -> Problem:
 
     Raises:
         ValueError: If the id is unknown, or options come with a problem that is built already.
-        TypeError: If an option is unknown.
+        TypeError: If an option is unknown, or the problem is neither a problem nor an id.
     """
     if isinstance(problem, str):
         return make_problem(problem, **options)
+    if not isinstance(problem, Problem):
+        raise TypeError(f"expected a Problem or a problem's id, got {type(problem).__name__}")
     if options:
         raise ValueError(f"expected no options with a problem that is built already, got {', '.join(options)}")
     return problem
@@ -30,20 +32,17 @@ def as_problem(problem: Problem | str, options: Mapping[str, Any]) -> Problem:
 
 def observation_space(problem: Problem) -> spaces.Dict:
     """Returns the space of a single observation: ``candidates``, ``mask`` and ``context`` as far as they vary."""
-    parts: dict[str, spaces.Space[Any]] = {}
-    if isinstance(problem, SlotProblem):
-        shape = (problem.items, problem.dim)
-        parts["candidates"] = spaces.Box(-np.inf, np.inf, shape, np.float32)
-        if problem.fewest_items < problem.items:
-            parts["mask"] = spaces.MultiBinary((problem.slots, problem.items))
-    elif isinstance(problem, RowProblem):
-        parts["context"] = spaces.MultiDiscrete(list(problem.context_sizes))
-    else:
-        raise TypeError(f"expected a SlotProblem or a RowProblem, got {type(problem).__name__}")
-    return spaces.Dict(parts)
+    return spaces.Dict({name: _space(part) for name, part in problem.observation_parts().items()})
 
 
-def action_space(problem: Problem) -> spaces.MultiDiscrete[np.signedinteger[Any]]:
+def _space(part: ObservationPart) -> spaces.Space[Any]:
+    if part.kind == "real":
+        return spaces.Box(-np.inf, np.inf, part.shape, np.float32)
+    return spaces.MultiBinary(part.shape) if part.kind == "boolean" else spaces.MultiDiscrete(list(part.sizes))
+
+
+# Quoted: the class takes no type argument in gymnasium before 1.4.
+def action_space(problem: Problem) -> "spaces.MultiDiscrete[np.signedinteger[Any]]":
     """Returns the space of a single choice."""
     return spaces.MultiDiscrete(list(problem.sizes))
 

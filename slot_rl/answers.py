@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from slot_rl.problems import Observation, Problem, RowProblem
+from slot_rl.problems import Observation, Problem
 
 
 @dataclass(frozen=True)
@@ -59,12 +59,10 @@ class Scores:
         """
         if not problem.has_truth:
             return cls(_mean(estimated))
-        true = _mean(problem.true_score(observation, choice))
-        measured = problem.measured(observation, choice) if isinstance(problem, RowProblem) else None
-        if measured is None or not isinstance(problem, RowProblem):
-            return cls(_mean(estimated), true)
-        normalised = problem.normalised_true_score(observation, choice)
-        return cls(_mean(estimated), true, _mean(normalised), _mean(measured))
+        found = problem.true_scores(observation, choice)
+        if found.normalised is None or found.measured is None:
+            return cls(_mean(estimated), _mean(found.true))
+        return cls(_mean(estimated), _mean(found.true), _mean(found.normalised), _mean(found.measured))
 
     def score(self, weights: Tensor | None = None) -> float:
         """Returns the mean estimated score; ``weights`` as for :meth:`against_truth`."""

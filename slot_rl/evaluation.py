@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from slot_rl.answers import Scores
-from slot_rl.problems import Observation, Problem, RowProblem, SlotProblem
+from slot_rl.problems import Observation, Problem
 from slot_rl.search import (
     MOST_CONFIGURATIONS,
     configurations,
@@ -175,16 +175,21 @@ class Evaluation:
     def _measured_at_random(self) -> tuple[Tensor, Tensor] | tuple[None, None]:
         """Returns the expected normalised true score and the share measured of each request's random choices."""
         problem, first = self.problem, torch.zeros(len(self.observation), self.problem.slots, dtype=torch.long)
-        if not isinstance(problem, RowProblem) or problem.measured(self.observation, first) is None:
+        if problem.true_scores(self.observation, first).normalised is None:
             return None, None
 
+        def normalised(observation: Observation, choice: Tensor) -> Tensor:
+            found = problem.true_scores(observation, choice).normalised
+            assert found is not None
+            return found
+
         def measured(observation: Observation, choice: Tensor) -> Tensor:
-            found = problem.measured(observation, choice)
+            found = problem.true_scores(observation, choice).measured
             assert found is not None
             return found.float()
 
-        normalised = enumerate_landscape(problem, self.observation, problem.normalised_true_score)
-        return normalised.mean, enumerate_landscape(problem, self.observation, measured).mean
+        at_random = enumerate_landscape(problem, self.observation, normalised)
+        return at_random.mean, enumerate_landscape(problem, self.observation, measured).mean
 
     def _search(self) -> tuple[Tensor, Tensor]:
         draws = torch.stack([self._random() for _ in range(RANDOM_DRAWS)])
@@ -196,10 +201,8 @@ class Evaluation:
         return found[0], search_constant(self.problem, self.observation)
 
     def _best_true_scores(self) -> Tensor:
-        if isinstance(self.problem, SlotProblem):
-            return self._strongest(self.problem.with_truth_as_estimator())[1]
-        assert isinstance(self.problem, RowProblem)
-        return self.problem.best_true_scores(self.observation)
+        known = self.problem.best_true_scores(self.observation)
+        return self._strongest(self.problem.with_truth_as_estimator())[1] if known is None else known
 
     def _strongest(self, problem: Problem) -> tuple[Tensor, Tensor]:
         found = restarted_search(problem, self.observation, STRONG_RESTARTS, STRONG_ROUNDS, self._generator)

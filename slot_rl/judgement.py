@@ -8,10 +8,9 @@ from slot_rl.agents.checkpoint import CheckpointedAgent
 from slot_rl.agents.policy_agent import PolicyAgent
 from slot_rl.console import print_figures, print_table
 from slot_rl.evaluation import POLICY_WITH_SEARCH, Choose, Evaluation, Row
-from slot_rl.problems import Budget, RowProblem
+from slot_rl.problems import Budget
 
 MOST_CONTEXTS = 24
-_WIDEST_CONTEXT = 26
 
 
 def metrics_of(evaluation: Evaluation, row: Row) -> dict[str, float]:
@@ -144,11 +143,12 @@ def print_contexts(evaluation: Evaluation, choose: Choose) -> None:
         evaluation: The requests.
         choose: The agent's answers.
     """
-    if evaluation.true_bests is None or not isinstance(evaluation.problem, RowProblem):
+    named = evaluation.problem.request_names(evaluation.observation)
+    if evaluation.true_bests is None or named is None:
         return
     scores = evaluation.scores(choose(evaluation.observation))
     assert scores.true is not None
-    names = _context_names(evaluation.problem, evaluation.observation.context)
+    names = named.names
     worth = scores.true if scores.normalised is None else scores.normalised
     worst = torch.argsort(worth, stable=True)[:MOST_CONTEXTS].tolist()
     columns = {"estimated": scores.estimated, "true": scores.true, "best true": evaluation.true_bests}
@@ -156,7 +156,7 @@ def print_contexts(evaluation: Evaluation, choose: Choose) -> None:
         columns["normalised"] = scores.normalised
     print_table(
         f"the worst {len(worst)} of {len(names)} contexts" if len(worst) < len(names) else "contexts, the worst first",
-        [_context_title(evaluation.problem), *columns],
+        [named.title, *columns],
         [[names[row], *(_figure(float(column[row])) for column in columns.values())] for row in worst],
     )
 
@@ -174,30 +174,6 @@ def _print_against_truth(rows: list[Row]) -> None:
         figures = [[_figure(values[i]) for values in known.values()] for i in range(len(rows))]
         lines = [[row.name, *shown] for row, shown in zip(rows, figures, strict=True)]
         print_table("against the truth", ["", *known], lines)
-
-
-def _context_title(problem: RowProblem) -> str:
-    encoding = problem.encoding
-    return "context" if encoding is None or not encoding.contexts else _shortened(", ".join(encoding.contexts))
-
-
-def _context_names(problem: RowProblem, context: torch.Tensor | None) -> list[str]:
-    assert context is not None
-    encoding = problem.encoding
-    if encoding is None:
-        return [str(tuple(row)) for row in context.tolist()]
-    if not encoding.contexts:
-        return ["the only one"] * len(context)
-    columns = encoding.contexts.values()
-    each = max(5, (_WIDEST_CONTEXT + 2) // len(columns) - 2)
-    rows = ([found[i] for found, i in zip(columns, row, strict=True)] for row in context.tolist())
-    return [_shortened(", ".join(_shortened(cell, each) for cell in row)) for row in rows]
-
-
-def _shortened(text: str, most: int = _WIDEST_CONTEXT) -> str:
-    """Leaves out the middle of a long text: chemical names, for one, tend to differ at either end."""
-    half = (most - 1) // 2
-    return text if len(text) <= most else f"{text[:half]}…{text[-half:]}"
 
 
 def _count(value: int | None) -> str:

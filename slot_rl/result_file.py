@@ -1,10 +1,6 @@
-"""Files of results: a free name is asked for before the work, and tables are written piece by piece."""
+"""Files of results: their names are checked before the work begins."""
 
 from pathlib import Path
-
-import pyarrow as pa
-import pyarrow.csv
-import pyarrow.parquet
 
 
 def check_out(out: Path, force: bool, suffixes: tuple[str, ...], inputs: tuple[Path | None, ...]) -> None:
@@ -29,10 +25,3 @@ def check_out(out: Path, force: bool, suffixes: tuple[str, ...], inputs: tuple[P
         raise ValueError(f"expected --out to be no file that is read, got {out}")
     if out.exists() and not force:
         raise ValueError(f"expected a new file for --out, got {out}, which exists (--force replaces it)")
-
-
-def table_writer(path: Path, suffix: str, schema: pa.Schema) -> pa.csv.CSVWriter | pa.parquet.ParquetWriter:
-    """Opens a CSV or Parquet file, by the suffix, for tables of one schema that are written one after the other."""
-    if suffix.lower() == ".csv":
-        return pa.csv.CSVWriter(path, schema)
-    return pa.parquet.ParquetWriter(path, schema)

@@ -18,7 +18,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from slot_rl import recommending, result_file
+from slot_rl import recommending
 from slot_rl.agents import GumbelAgent
 from slot_rl.agents.search_options import GuidedSearchOptions
 from slot_rl.estimators.fitting import TableFit
@@ -222,7 +222,7 @@ def test_where_pieces_end_changes_nothing(
     assert recommend("--out", tmp_path / "whole.csv", "--mode", mode)[0] == 0
     for read_rows, write_rows in ((1, 1), (3, 7), (40, 41)):
         monkeypatch.setattr(context_rows, "READ_ROWS", read_rows)
-        monkeypatch.setattr(recommending, "WRITE_ROWS", write_rows)
+        monkeypatch.setattr(context_rows, "WRITE_ROWS", write_rows)
         assert recommend("--out", tmp_path / "pieces.csv", "--force", "--mode", mode)[0] == 0
         assert (tmp_path / "pieces.csv").read_bytes() == (tmp_path / "whole.csv").read_bytes()
 
@@ -299,7 +299,7 @@ def test_whoever_stops_it_while_it_writes_finds_the_earlier_file_whole_and_no_ha
 ) -> None:
     out = tmp_path / f"out{suffix}"
     out.write_text("precious")
-    writer = result_file.table_writer
+    writer = context_rows.table_writer
 
     class Stopping:
         def __init__(self, *arguments: Any) -> None:
@@ -318,8 +318,8 @@ def test_whoever_stops_it_while_it_writes_finds_the_earlier_file_whole_and_no_ha
                 raise failure
             self.real.write_table(table)
 
-    monkeypatch.setattr(recommending, "table_writer", Stopping)
-    monkeypatch.setattr(recommending, "WRITE_ROWS", 10)
+    monkeypatch.setattr(context_rows, "table_writer", Stopping)
+    monkeypatch.setattr(context_rows, "WRITE_ROWS", 10)
     code, _, errors = recommend("--out", out, "--force")
     assert code == (130 if isinstance(failure, KeyboardInterrupt) else 2) and errors
     assert out.read_text() == "precious"
@@ -374,7 +374,7 @@ def test_the_trainings_truth_may_be_gone_and_is_not_used_unasked(
 def test_a_column_that_the_output_adds_is_refused_as_a_name(
     recommend: Command, asked: list[Cells], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(recommending, "ESTIMATED", "ligand")
+    monkeypatch.setattr(context_rows, "ESTIMATED", "ligand")
     code, _, errors = recommend("--out", tmp_path / "out.csv")
     assert code == 2 and "expected no column named 'ligand' in the estimator's table" in errors
 

@@ -1,18 +1,33 @@
 """Floor 1: problems, that is requests to answer and a frozen estimator that scores the answers."""
 
-from slot_rl.problems.base import Budget, NonFiniteScore, Observation, Problem, check_choice
+from slot_rl.problems.base import (
+    Budget,
+    NonFiniteScore,
+    Observation,
+    ObservationPart,
+    Problem,
+    RequestNames,
+    TrueScores,
+    check_choice,
+)
 from slot_rl.problems.named import IDS, make_problem
+from slot_rl.problems.requests import Answers, Requests
 from slot_rl.problems.rows import RowProblem
 from slot_rl.problems.slots import SlotProblem
 
 __all__ = [
     "IDS",
+    "Answers",
     "Budget",
     "NonFiniteScore",
     "Observation",
+    "ObservationPart",
     "Problem",
+    "RequestNames",
+    "Requests",
     "RowProblem",
     "SlotProblem",
+    "TrueScores",
     "check_choice",
     "make_problem",
 ]

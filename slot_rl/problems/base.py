@@ -7,13 +7,16 @@ choice is the same number for an agent that learns through the estimator and for
 
 import copy
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
-from typing import Any
+from pathlib import Path
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
 
 from slot_rl.estimators.freezing import Score, frozen
+from slot_rl.problems.requests import Requests
 from slot_rl.selectors.categorical import one_hot
 
 
@@ -72,6 +75,50 @@ class Observation:
         return replace(self, **{name: part[rows] for name, part in self.tensors().items()})
 
 
+@dataclass(frozen=True)
+class ObservationPart:
+    """What one part of an observation holds, without the batch dimension.
+
+    Attributes:
+        shape: Its shape for a single request.
+        kind: Real numbers, booleans, or category indices.
+        sizes: The number of categories of each entry; empty for the other kinds.
+    """
+
+    shape: tuple[int, ...]
+    kind: Literal["real", "boolean", "categories"]
+    sizes: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class TrueScores:
+    """What the ground truth says of choices; all tensors have the shape ``(..., batch)``.
+
+    Attributes:
+        true: True scores.
+        normalised: True scores between each request's lowest (0) and highest (1) measurement; None unless the ground
+            truth is a table of measurements.
+        measured: Whether the table has measured the choice; None likewise.
+    """
+
+    true: Tensor
+    normalised: Tensor | None = None
+    measured: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class RequestNames:
+    """Names of requests for tables.
+
+    Attributes:
+        title: What the requests are called together.
+        names: One name a request.
+    """
+
+    title: str
+    names: list[str]
+
+
 @dataclass
 class Budget:
     """What has been asked of the estimator.
@@ -95,6 +142,9 @@ class Problem(ABC):
         budget: What has been scored and differentiated through this object.
     """
 
+    request_suffixes: ClassVar[tuple[str, ...]] = ()
+    """Endings of the files that :meth:`read_requests` reads and writes."""
+
     name: str
     slots: int
     sizes: tuple[int, ...]
@@ -113,6 +163,15 @@ class Problem(ABC):
     def items(self) -> int:
         """The widest slot's number of items, N; narrower slots are padded and masked."""
         return max(self.sizes)
+
+    @property
+    def catalogue(self) -> Tensor | None:
+        """Fixed candidates ``(slots, items, dim)`` that observations do not carry; None where requests bring theirs."""
+        return None
+
+    @abstractmethod
+    def observation_parts(self) -> dict[str, ObservationPart]:
+        """Returns what an observation of a single request holds, by the names of :class:`Observation`."""
 
     @abstractmethod
     def sample(self, batch: int, generator: torch.Generator) -> Observation:
@@ -230,6 +289,56 @@ class Problem(ABC):
         if self._truth is None:
             raise ValueError(f"expected a problem with a ground truth, got {self.name} without one")
         return self._ask_truth(self._truth, observation, choice)
+
+    def true_scores(self, observation: Observation, choice: Tensor) -> TrueScores:
+        """Returns all that the ground truth says of choices ``(..., batch, slots)``; raises as :meth:`true_score`."""
+        return TrueScores(self.true_score(observation, choice))
+
+    def best_true_scores(self, observation: Observation) -> Tensor | None:
+        """Returns the highest true score of each request, ``(batch,)``; None where only a search can find it."""
+        return None
+
+    def with_truth_as_estimator(self) -> "Problem":
+        """Returns the same requests scored by the ground truth, with its own budget, to search for the true best.
+
+        Raises:
+            ValueError: If this kind of problem cannot be searched so, or no ground truth is known.
+        """
+        raise ValueError(f"expected a problem whose ground truth can be searched, got {self.name}")
+
+    def request_names(self, observation: Observation) -> RequestNames | None:
+        """Returns the requests' names for tables; None where requests have no names."""
+        return None
+
+    def read_logged(self, path: Path) -> tuple[Observation, Tensor]:
+        """Reads logged rows from a file.
+
+        Args:
+            path: A file with one request and choice a row.
+
+        Returns:
+            The requests and the choices ``(rows, slots)``.
+
+        Raises:
+            ValueError: If this kind of problem has no such files, or the file is not usable.
+        """
+        raise ValueError(f"expected a problem of table rows whose categories have names for --logged, got {self.name}")
+
+    def read_requests(
+        self, path: Path | None, folder: Path, skip_unknown: bool = False, report: Callable[[int], None] | None = None
+    ) -> Requests:
+        """Reads a file of requests.
+
+        Args:
+            path: The file; None where this kind of problem needs none.
+            folder: Where temporary files may lie.
+            skip_unknown: Whether requests that the estimator does not know are left out instead of refused.
+            report: Called with the rows read so far.
+
+        Raises:
+            ValueError: If this kind of problem has no request files, or the file is not usable.
+        """
+        raise ValueError(f"expected a problem with request files, got {self.name}")
 
     def with_fresh_budget(self) -> "Problem":
         """Returns the same problem with a budget of its own, so that evaluating does not spend the training's."""

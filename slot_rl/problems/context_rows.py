@@ -1,7 +1,7 @@
-"""The contexts that a table asks about: each distinct one once, and which of them every row means.
+"""Requests as rows of a table of contexts: each distinct context is answered once, and each row is written.
 
-The table is read once, piece by piece. What stays in memory grows with the distinct contexts alone. The rows, one
-number each, lie in an unnamed temporary file, which the system removes with the process, however that ends.
+The table is read once, piece by piece, so memory grows only with the number of distinct contexts. The rows, one number
+each, are kept in an unnamed temporary file, which the system removes when the process ends.
 """
 
 import tempfile
@@ -11,13 +11,19 @@ from typing import IO
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet
 import torch
 from torch import Tensor
 
 from slot_rl.estimators.encoding import TableEncoding, refuse_unknown
 from slot_rl.estimators.table import stream_table
+from slot_rl.io import whole_file
+from slot_rl.problems.base import Observation
+from slot_rl.problems.requests import ESTIMATED, TRUE, Answers, Requests
 
-READ_ROWS = 65_536
+READ_ROWS = WRITE_ROWS = 65_536
 Integers = npt.NDArray[np.int64]
 
 
@@ -99,6 +105,106 @@ class ContextRows:
         self._file.flush()
         found = np.frombuffer(b"".join(places), dtype=np.int64).reshape(len(places), -1)
         return found, np.array(counts, dtype=np.int64)
+
+
+class ContextRequests(Requests):
+    """Requests for the contexts of a table's rows.
+
+    Attributes:
+        rows: The distinct contexts and the rows that ask for them.
+        encoding: Names of the columns and categories.
+    """
+
+    unit = "context"
+
+    def __init__(self, rows: ContextRows, encoding: TableEncoding, shows_skipped: bool) -> None:
+        """Takes the rows.
+
+        Args:
+            rows: The rows.
+            encoding: Names of the columns and categories.
+            shows_skipped: Whether the figures say how many rows were left out.
+        """
+        self.rows, self.encoding, self._shows_skipped = rows, encoding, shows_skipped
+        self.observation, self.counts = Observation(context=rows.distinct), rows.counts
+
+    @classmethod
+    def read(
+        cls,
+        path: Path | None,
+        encoding: TableEncoding,
+        folder: Path,
+        skip_unknown: bool,
+        report: Callable[[int], None] = lambda rows: None,
+    ) -> "ContextRequests":
+        """Reads a CSV or Parquet file; other arguments as for ``Problem.read_requests``.
+
+        Raises:
+            ValueError: If a file is given to an estimator without context columns, or none to one with them; if a name
+                of the output's columns is taken; or as :func:`read_contexts`.
+        """
+        columns = ", ".join(map(repr, encoding.contexts))
+        if columns and path is None:
+            raise ValueError(f"expected --contexts FILE with {columns}, which the run's estimator asks for, got none")
+        if not columns and path is not None:
+            raise ValueError(f"expected no --contexts for an estimator without context columns, got {path}")
+        for name in (ESTIMATED, TRUE):
+            if name in (*encoding.contexts, *encoding.features):
+                raise ValueError(
+                    f"expected no column named {name!r} in the estimator's table, got one: it is the output's"
+                )
+        # A problem without context columns has a single context.
+        only = [torch.zeros(1, 1, dtype=torch.long)]
+        pieces = only if path is None else read_contexts(path, encoding, skip_unknown, report)
+        return cls(ContextRows(pieces, folder), encoding, skip_unknown)
+
+    def __len__(self) -> int:
+        """Returns the number of rows that are answered."""
+        return len(self.rows)
+
+    def figures(self) -> dict[str, str]:
+        """Returns the numbers of rows, of distinct contexts and of rows left out."""
+        figures = {"rows": f"{len(self):,}", "distinct contexts": f"{len(self.rows.distinct):,}"}
+        return figures | ({"rows left out as unknown": f"{self.rows.skipped:,}"} if self._shows_skipped else {})
+
+    def write(self, out: Path, answers: Answers, report: Callable[[int], None]) -> None:
+        """Writes a CSV or Parquet file with the categories of context and choice, and the scores."""
+        table = self._table(answers)
+        texts = (
+            field.with_type(pa.string()) if pa.types.is_dictionary(field.type) else field for field in table.schema
+        )
+        schema = pa.schema(list(texts))
+        with whole_file(out) as path, table_writer(path, out.suffix, schema) as writer:
+            for places in self.rows.places(WRITE_ROWS):
+                writer.write_table(table.take(pa.array(places)).cast(schema))
+                report(len(places))
+
+    def close(self) -> None:
+        """Removes the temporary file."""
+        self.rows.close()
+
+    def _table(self, answers: Answers) -> pa.Table:
+        """Returns one row for each distinct context; categories as dictionaries, which hold each text once."""
+        encoding = self.encoding
+        names = (*encoding.contexts.items(), *encoding.features.items())
+        contexts = self.rows.distinct.unbind(dim=1) if encoding.contexts else ()
+        table = {
+            name: pa.DictionaryArray.from_arrays(column.int().numpy(), pa.array(categories, pa.string()))
+            for (name, categories), column in zip(names, (*contexts, *answers.choice.unbind(dim=1)), strict=True)
+        }
+        table[ESTIMATED] = pa.array(answers.estimated.numpy())
+        if answers.true is not None:
+            # An answer that was not measured has no true score. The figures count it as the lowest; the file does not.
+            unknown = None if answers.measured is None else (answers.measured == 0).numpy()
+            table[TRUE] = pa.array(answers.true.numpy(), mask=unknown)
+        return pa.table(table)
+
+
+def table_writer(path: Path, suffix: str, schema: pa.Schema) -> pa.csv.CSVWriter | pa.parquet.ParquetWriter:
+    """Opens a CSV or Parquet file, by the suffix, to which tables of one schema are written one after the other."""
+    if suffix.lower() == ".csv":
+        return pa.csv.CSVWriter(path, schema)
+    return pa.parquet.ParquetWriter(path, schema)
 
 
 def read_contexts(

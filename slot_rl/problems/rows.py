@@ -6,7 +6,8 @@ nothing is known but that it can be softened, so there they are one-hot rows. A 
 single context, a column with one category, so that an observation is never empty.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -15,9 +16,13 @@ from slot_rl.estimators.encoding import TableEncoding
 from slot_rl.estimators.freezing import Score
 from slot_rl.estimators.net import EstimatorNet
 from slot_rl.estimators.soften import check_softened, soften
-from slot_rl.problems.base import Observation, Problem
+from slot_rl.estimators.table import read_table
+from slot_rl.problems.base import Observation, ObservationPart, Problem, RequestNames, TrueScores
+from slot_rl.problems.context_rows import ContextRequests
 from slot_rl.problems.truth_table import TruthTable
 from slot_rl.selectors.categorical import one_hot
+
+_WIDEST_NAME = 26
 
 
 class RowProblem(Problem):
@@ -74,6 +79,17 @@ class RowProblem(Problem):
         self._mask = torch.arange(self.items) < lengths
         self._first = torch.arange(self.slots) * self.items
 
+    request_suffixes = (".csv", ".parquet")
+
+    @property
+    def catalogue(self) -> Tensor:
+        """The candidates of every request, ``(slots, items, dim)``."""
+        return self.candidates(Observation())
+
+    def observation_parts(self) -> dict[str, ObservationPart]:
+        """Returns the context, one category index a column."""
+        return {"context": ObservationPart((len(self.context_sizes),), "categories", self.context_sizes)}
+
     def sample(self, batch: int, generator: torch.Generator) -> Observation:
         """Draws contexts with replacement."""
         rows = torch.randint(len(self.contexts), (batch,), generator=generator)
@@ -109,32 +125,57 @@ class RowProblem(Problem):
             return selection.view_as(selection)  # a node of its own, for the hook that checks gradients
         return torch.einsum("...sn,snd->...sd", selection, self._catalogue)
 
-    def measured(self, observation: Observation, choice: Tensor) -> Tensor | None:
-        """Returns whether the ground truth holds a measurement of each choice, ``(..., batch)``; None without one."""
+    def true_scores(self, observation: Observation, choice: Tensor) -> TrueScores:
+        """Returns true scores; a table of measurements also gives normalised scores and what was measured."""
+        true, truth, context = self.true_score(observation, choice), self._truth, self._context(observation)
+        if not isinstance(truth, TruthTable):
+            return TrueScores(true)
+        return TrueScores(true, truth.normalised(choice, context), truth.measured(choice, context))
+
+    def best_true_scores(self, observation: Observation) -> Tensor | None:
+        """Returns the highest measured score of each request, ``(batch,)``; None if the truth is not a table."""
         if not isinstance(self._truth, TruthTable):
             return None
-        return self._truth.measured(choice, self._context(observation))
+        return self._truth.best(self._context(observation), len(observation))
 
-    def normalised_true_score(self, observation: Observation, choice: Tensor) -> Tensor:
-        """Returns true scores ``(..., batch)`` on their contexts' own scale, 0 the lowest measured and 1 the highest.
+    def request_names(self, observation: Observation) -> RequestNames | None:
+        """Returns each request's context in words, or as indices where the categories have no names."""
+        assert observation.context is not None
+        rows = observation.context.tolist()
+        if self.encoding is None:
+            return RequestNames("context", [str(tuple(row)) for row in rows])
+        columns = self.encoding.contexts
+        if not columns:
+            return RequestNames("context", ["the only one"] * len(rows))
+        each = max(5, (_WIDEST_NAME + 2) // len(columns) - 2)
+        cells = ([found[i] for found, i in zip(columns.values(), row, strict=True)] for row in rows)
+        names = [_shortened(", ".join(_shortened(cell, each) for cell in row)) for row in cells]
+        return RequestNames(_shortened(", ".join(columns)), names)
+
+    def read_logged(self, path: Path) -> tuple[Observation, Tensor]:
+        """Reads logged rows from a CSV or Parquet file; columns that are neither feature nor context are ignored.
 
         Raises:
-            ValueError: If the ground truth is no :class:`TruthTable`.
+            ValueError: If the categories have no names, there are fewer than two rows, or (a ``TableError``) the file
+                cannot be read, a column is missing, or a cell holds a category that the estimator does not know.
         """
-        return self._truth_table().normalised(choice, self._context(observation))
+        encoding = self.encoding
+        if encoding is None:
+            return super().read_logged(path)
+        table = read_table(path, None, tuple(encoding.contexts), tuple(encoding.features))
+        choice, context = encoding.encode_features(table), encoding.encode_contexts(table)
+        if len(table) < 2:
+            raise ValueError(f"expected at least two logged rows in {path}, got {len(table)}")
+        # A problem without context columns has one context.
+        return Observation(context=context if context.shape[1] else context.new_zeros(len(table), 1)), choice
 
-    def best_true_scores(self, observation: Observation) -> Tensor:
-        """Returns the highest true score of each request, ``(batch,)``, read off a measured landscape.
-
-        Raises:
-            ValueError: If the ground truth is no :class:`TruthTable`.
-        """
-        return self._truth_table().best(self._context(observation), len(observation))
-
-    def _truth_table(self) -> TruthTable:
-        if not isinstance(self._truth, TruthTable):
-            raise ValueError(f"expected a table of true scores for {self.name}, got {type(self._truth).__name__}")
-        return self._truth
+    def read_requests(
+        self, path: Path | None, folder: Path, skip_unknown: bool = False, report: Callable[[int], None] | None = None
+    ) -> ContextRequests:
+        """Reads a CSV or Parquet file with the context columns; see :meth:`Problem.read_requests`."""
+        if self.encoding is None:
+            raise ValueError(f"expected an estimator that names its columns, got {self.name} without names")
+        return ContextRequests.read(path, self.encoding, folder, skip_unknown, report or (lambda rows: None))
 
     def _context(self, observation: Observation) -> Tensor | None:
         return observation.context if self._has_context else None
@@ -144,6 +185,12 @@ class RowProblem(Problem):
 
     def _ask_truth(self, truth: Score, observation: Observation, choice: Tensor) -> Tensor:
         return truth(choice, self._context(observation))
+
+
+def _shortened(text: str, most: int = _WIDEST_NAME) -> str:
+    """Leaves out the middle of a long text: chemical names, for example, differ mostly at either end."""
+    half = (most - 1) // 2
+    return text if len(text) <= most else f"{text[:half]}…{text[-half:]}"
 
 
 def _known_sizes(

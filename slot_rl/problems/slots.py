@@ -6,12 +6,14 @@ padding is masked.
 
 import copy
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from slot_rl.estimators.freezing import Score
-from slot_rl.problems.base import Budget, Observation, Problem
+from slot_rl.problems.base import Budget, Observation, ObservationPart, Problem
+from slot_rl.problems.candidate_file import CandidateRequests
 
 CandidateSampler = Callable[[tuple[int, ...], torch.Generator], Tensor]
 
@@ -68,6 +70,15 @@ class SlotProblem(Problem):
             raise ValueError(f"expected dim >= 1, got {dim}")
         self.dim, self.fewest_items, self._draw = dim, fewest, draw
 
+    request_suffixes = (".safetensors",)
+
+    def observation_parts(self) -> dict[str, ObservationPart]:
+        """Returns the candidates, and the mask where the number of items varies."""
+        parts = {"candidates": ObservationPart((self.items, self.dim), "real")}
+        if self.fewest_items < self.items:
+            parts["mask"] = ObservationPart((self.slots, self.items), "boolean")
+        return parts
+
     def sample(self, batch: int, generator: torch.Generator) -> Observation:
         """Draws requests: candidates, and a mask where the number of items varies."""
         candidates = self._draw((batch, self.items, self.dim), generator)
@@ -111,6 +122,12 @@ class SlotProblem(Problem):
         twin = copy.copy(self)
         twin.budget, twin._estimator = Budget(), self._truth
         return twin
+
+    def read_requests(
+        self, path: Path | None, folder: Path, skip_unknown: bool = False, report: Callable[[int], None] | None = None
+    ) -> CandidateRequests:
+        """Reads a safetensors file with candidates; see :meth:`Problem.read_requests`."""
+        return CandidateRequests.read(path, self.slots, self.items, self.dim)
 
     def _ask(self, estimator: Score, observation: Observation, vectors: Tensor) -> Tensor:
         return estimator(vectors)

@@ -330,7 +330,7 @@ def test_only_contexts_of_the_table_are_asked_about(estimator_of_rows: Path) -> 
         pytest.param(
             "SlotRL/Nope-v0", {}, ValueError, "expected one of SlotRL/Slots-v0, .*, got 'SlotRL/Nope-v0'", id="id"
         ),
-        pytest.param(5, {}, TypeError, "expected a SlotProblem or a RowProblem, got int", id="no problem"),
+        pytest.param(5, {}, TypeError, "expected a Problem or a problem's id, got int", id="no problem"),
         pytest.param(SLOTS, {"bogus": 1}, TypeError, "unexpected keyword argument 'bogus'", id="unknown option"),
         pytest.param(SLOTS, {"truth": "t.csv"}, ValueError, f"expected no truth for {SLOTS}, got 't.csv'", id="truth"),
         pytest.param(

@@ -104,7 +104,7 @@ def test_rows_come_from_the_folder_and_the_truth_from_the_table(rows_folder: Pat
     observation = problem.evaluation_observations(2, generator_from(0))
     choice = torch.tensor([[[0, 0], [0, 1]], [[1, 1], [1, 2]], [[1, 2], [0, 0]]])
     assert problem.true_score(observation, choice).tolist() == [[1.0, 3.0], [2.0, 5.0], [1.0, 3.0]]
-    known = problem.measured(observation, choice)
+    known = problem.true_scores(observation, choice).measured
     assert known is not None and known.tolist() == [[True, True], [True, True], [False, False]]
     assert not make_problem("SlotRL/Rows-v0", rows_folder).has_truth
 

@@ -125,10 +125,12 @@ def test_measured_is_known_from_a_table_alone() -> None:
     table = TruthTable(features, no_contexts, torch.tensor([4.0]), (2, 4, 3))
     problem = RowProblem(make_net(), None, table)
     observation = problem.sample(2, generator_from(0))
-    found = problem.measured(observation, choice)
+    found = problem.true_scores(observation, choice).measured
     assert found is not None and found.tolist() == [[True, False], [True, True]]
-    for other in (RowProblem(make_net()), RowProblem(make_net(), None, lambda choice, context: choice.sum(-1))):
-        assert other.measured(observation, choice) is None
+    formula = RowProblem(make_net(), None, lambda choice, context: choice.sum(-1))
+    known = formula.true_scores(observation, choice)
+    assert (known.true.tolist(), known.normalised, known.measured) == ([[6, 0], [6, 6]], None, None)
+    assert formula.best_true_scores(observation) is None
 
 
 def test_true_scores_are_normalised_in_their_own_contexts() -> None:
@@ -139,17 +141,15 @@ def test_true_scores_are_normalised_in_their_own_contexts() -> None:
     problem = RowProblem(make_net(contexts=(2, 3)), CONTEXTS, table)
     observation = Observation(context=torch.tensor([[0, 1], [1, 2], [1, 2]]))
     choice = torch.tensor([[[1, 3, 2], [1, 3, 2], [1, 0, 1]], [[1, 0, 1], [0, 0, 0], [1, 0, 2]]])
-    assert problem.normalised_true_score(observation, choice).tolist() == [[1.0, 1.0, 0.25], [0.0, 0.0, 0.0]]
+    normalised = problem.true_scores(observation, choice).normalised
+    assert normalised is not None and normalised.tolist() == [[1.0, 1.0, 0.25], [0.0, 0.0, 0.0]]
     assert problem.true_score(observation, choice).tolist() == [[6.0, 140.0, 110.0], [4.0, 100.0, 100.0]]
     assert problem.budget.forwards == 0
 
 
-def test_without_a_table_no_true_score_can_be_normalised() -> None:
-    choice = torch.zeros(1, 3, dtype=torch.long)
-    for truth, name in ((None, "NoneType"), (lambda choice, context: choice.sum(-1), "function")):
-        problem = RowProblem(make_net(), None, truth, "bare")
-        with pytest.raises(ValueError, match=f"expected a table of true scores for bare, got {name}"):
-            problem.normalised_true_score(problem.sample(1, generator_from(0)), choice)
+def test_a_row_problem_cannot_be_scored_by_its_truth() -> None:
+    with pytest.raises(ValueError, match="expected a problem whose ground truth can be searched, got bare"):
+        RowProblem(make_net(), name="bare").with_truth_as_estimator()
 
 
 def test_an_estimator_of_given_vectors_is_refused() -> None:
