@@ -20,7 +20,7 @@ ALL_TASKS = "all tasks"
 """The task of a profile of all tasks' runs."""
 
 GUIDED_SEARCH = "guided_search"
-FEW_CALLS = 16
+CHEAP_CALLS = 16
 """The most calls of a policy's answer that counts as cheap."""
 
 TAILS = (0.025, 0.975)
@@ -217,7 +217,7 @@ def _interval_of_median(ratios: Floats) -> tuple[float, float]:
 def _best_answers(curve: pd.DataFrame) -> list[tuple[int, float]]:
     """Returns calls and optimality of a policy's bare answer and of its best answer for few calls."""
     ranked = curve.sort_values(["optimality", "calls"], ascending=[False, True])
-    best = [ranked[ranked["calls"] <= most].head(1) for most in (0, FEW_CALLS)]
+    best = [ranked[ranked["calls"] <= most].head(1) for most in (0, CHEAP_CALLS)]
     answers = [(int(row["calls"]), float(row["optimality"])) for one in best for row in one.to_dict("records")]
     return list(dict.fromkeys(answers))
 

@@ -9,10 +9,11 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import pandas as pd
+from numpy.typing import ArrayLike
 from scipy.special import stdtr, stdtrit
 from scipy.stats import nct
 from statsmodels.stats.multitest import multipletests
@@ -57,12 +58,8 @@ class Claim:
         return f"{self.better}>{self.worse}@{self.task}"
 
 
-@dataclass(frozen=True)
-class _Task:
-    """The optimality of each seed (rows) by agent (columns), and how often each resample has each seed."""
-
-    scores: pd.DataFrame
-    counts: Floats
+_Task: TypeAlias = tuple[pd.DataFrame, Floats]
+"""The optimality of each seed (rows) by agent (columns), and how often each resample has each seed."""
 
 
 def compare_pairs(
@@ -97,7 +94,10 @@ def compare_pairs(
     """
     scores = scores_of(checked(runs))
     generator = np.random.default_rng(seed)
-    groups = {str(task): [_task(part, resamples, generator)] for task, part in scores.groupby("task")}
+    groups: dict[str, list[_Task]] = {}
+    for task, part in scores.groupby("task"):
+        drawn = generator.multinomial(len(part), np.full(len(part), 1 / len(part)), resamples)
+        groups[str(task)] = [(part, drawn.astype(np.float64))]
     if len(groups) > 1:
         if OVERALL in groups:
             raise ValueError(f"expected none of several tasks to be called {OVERALL!r}, got {', '.join(groups)}")
@@ -108,9 +108,8 @@ def compare_pairs(
         raise ValueError(f"expected at least one pair to compare, got only {', '.join(scores.columns)}")
     p = found["p"].to_numpy()
     ranks = p.argsort(kind="stable").argsort()
-    return with_verdicts(
-        found.assign(adjusted_p=multipletests(p, ALPHA, method="holm")[1], level=ALPHA / (len(p) - ranks))
-    )
+    adjusted_p = multipletests(p, ALPHA, method="holm")[1]
+    return with_verdicts(found.assign(adjusted_p=adjusted_p, level=ALPHA / (len(p) - ranks)))
 
 
 def with_verdicts(pairs: pd.DataFrame) -> pd.DataFrame:
@@ -129,7 +128,7 @@ def with_verdicts(pairs: pd.DataFrame) -> pd.DataFrame:
     return pairs.assign(verdict=[_verdict(pair) for pair in pairs.itertuples(index=False)])
 
 
-def power_of_t_test(noncentrality: Any, freedom: Any, alpha: Any = ALPHA) -> Floats:
+def power_of_t_test(noncentrality: Floats | float, freedom: Floats | float, alpha: Floats | float = ALPHA) -> Floats:
     """Returns the power of two-sided t tests, by the noncentral t distribution.
 
     Args:
@@ -144,7 +143,9 @@ def power_of_t_test(noncentrality: Any, freedom: Any, alpha: Any = ALPHA) -> Flo
     return np.asarray(nct.sf(critical, freedom, shift) + nct.sf(critical, freedom, -shift), dtype=np.float64)
 
 
-def seeds_for_power(effect: Any, alpha: Any = ALPHA, least: Any = 2, freedom: Any = 1.0) -> Floats:
+def seeds_for_power(
+    effect: ArrayLike, alpha: ArrayLike = ALPHA, least: ArrayLike = 2, freedom: ArrayLike = 1.0
+) -> Floats:
     """Returns the fewest seeds, up to 1,000, that give paired t tests 80 % power; NaN where none do.
 
     Args:
@@ -153,11 +154,11 @@ def seeds_for_power(effect: Any, alpha: Any = ALPHA, least: Any = 2, freedom: An
         least: Seeds to begin at.
         freedom: Degrees of freedom for each seed but the first.
     """
-    effect, alpha, low, freedom = (np.asarray(each, np.float64) for each in (effect, alpha, least, freedom))
-    low, high = np.broadcast_arrays(low, np.full_like(effect, MOST_SEEDS + 1))
+    effects, levels, low, each = np.broadcast_arrays(effect, alpha, np.asarray(least, float), freedom)
+    high = np.full(low.shape, MOST_SEEDS + 1.0)
     while (low < high).any():  # Bisection: the power grows with the seeds.
         middle = (low + high) // 2
-        enough = power_of_t_test(effect * np.sqrt(middle), freedom * (middle - 1), alpha) >= POWER
+        enough = power_of_t_test(effects * np.sqrt(middle), each * (middle - 1), levels) >= POWER
         low, high = np.where(enough, low, middle + 1), np.where(enough, middle, high)
     return np.where(high > MOST_SEEDS, np.nan, high)
 
@@ -201,22 +202,17 @@ def verdict_on(claim: Claim, pairs: pd.DataFrame) -> str:
     raise ValueError(f"expected a claim about compared agents, got {claim} and comparisons {known}")
 
 
-def _task(scores: pd.DataFrame, resamples: int, generator: np.random.Generator) -> _Task:
-    seeds = len(scores)
-    return _Task(scores, generator.multinomial(seeds, np.full(seeds, 1 / seeds), resamples).astype(np.float64))
-
-
 def _comparison(name: str, tasks: Sequence[_Task], first: str, second: str) -> Columns:
     """Compares two agents on one task, or on several with equal weights."""
-    scores = [(task.scores[first].to_numpy(), task.scores[second].to_numpy()) for task in tasks]
-    differences = [mine - other for mine, other in scores]
+    drawn = [(scores[first].to_numpy(), scores[second].to_numpy(), counts) for scores, counts in tasks]
+    differences = [mine - other for mine, other, _ in drawn]
     return {
         "task": name,
         "first": first,
         "second": second,
         "seeds": min(map(len, differences)),
         **_paired(differences),
-        **_improvement(scores, [task.counts for task in tasks]),
+        **_improvement(drawn),
         "equal": not any(each.any() for each in differences),
     }
 
@@ -235,18 +231,21 @@ def _paired(differences: Sequence[Floats]) -> Columns:
     return {**interval, "standard_error": error, "freedom": freedom, "p": p}
 
 
-def _improvement(scores: Sequence[tuple[Floats, Floats]], counts: Sequence[Floats]) -> Columns:
-    """Returns the probability that a run of the first agent beats one of the second."""
+def _improvement(tasks: Sequence[tuple[Floats, Floats, Floats]]) -> Columns:
+    """Returns the probability that a run of the first agent beats one of the second.
+
+    Args:
+        tasks: For each task the optimality of either agent, (seeds,), and the resamples' counts, (resamples, seeds).
+    """
     drawn, placements, values = [], [], []
-    for (first, second), times in zip(scores, counts, strict=True):
+    for first, second, times in tasks:
         wins = (first[:, None] > second) + 0.5 * (first[:, None] == second)
         values.append(wins.mean())
         drawn.append((times @ wins * times).sum(axis=1) / wins.size)
         # The part of each seed in the probability. A mean of these parts has resamples that are as narrow.
         placements.append((wins.mean(axis=0) + wins.mean(axis=1)) / len(wins))
-    tail = widened_tail(placements, [True] * len(scores))
-    drawn_means = np.mean(drawn, axis=0)
-    return bootstrap_columns("improvement", float(np.mean(values)), drawn_means, tail, stratified=len(scores) > 1)
+    tail, stratified = widened_tail(placements, [True] * len(tasks)), len(tasks) > 1
+    return bootstrap_columns("improvement", float(np.mean(values)), np.mean(drawn, axis=0), tail, stratified)
 
 
 def _verdict(pair: Any) -> str:

@@ -34,8 +34,8 @@ OF_FAILED_RUNS = ("optimality", "hit_rate", *FIGURES[:4], "calls_per_context")
 SERVED_BY = "search"
 """The way of answering that is shown: guided swaps from a policy's answer, or a search from random starts."""
 
-EVALUATIONS = {"budget/forwards": "calls", TRAINING_SECONDS: "seconds", "eval/optimality": "optimality"}
-"""Columns of learning curves by their key in ``metrics.jsonl``. The calls are those at the evaluation."""
+CURVE_COLUMNS = {"budget/forwards": "calls", TRAINING_SECONDS: "seconds", "eval/optimality": "optimality"}
+"""Columns of learning curves by their key in ``metrics.jsonl``."""
 
 
 def read_results(runs: Sequence[Run], out: Path) -> Results:
@@ -76,7 +76,7 @@ def _run_row(run: Run, out: Path) -> Columns:
 def _learning_curve(run: Run, out: Path) -> pd.DataFrame:
     lines = (run.folder(out) / METRICS).read_text(encoding="utf-8").splitlines()
     points = pd.DataFrame([json.loads(line) for line in lines]).dropna(subset="eval/optimality")
-    return points[list(EVALUATIONS)].rename(columns=EVALUATIONS).assign(**_labels(run))
+    return points[list(CURVE_COLUMNS)].rename(columns=CURVE_COLUMNS).assign(**_labels(run))
 
 
 def _serving_curve(run: Run, out: Path) -> pd.DataFrame:

@@ -1,0 +1,69 @@
+"""Run folders become frames: figures, curves, and the zeros of a run that failed."""
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from slot_rl.compare.results import FIGURES, read_results
+from tests.helpers.made_up import records
+
+POINT = {"budget/forwards": 5, "time/training_seconds": 0.5, "eval/optimality": 0.25}
+
+
+def run_folder(out: Path, agent: str, **files: Any) -> Any:
+    """Returns a run with these files in its folder."""
+    folder = out / agent
+    folder.mkdir()
+    for name, content in files.items():
+        lines = [json.dumps(line) for line in (content if name == "metrics" else [content])]
+        (folder / f"{name}.json{'l' if name == 'metrics' else ''}").write_text("\n".join(lines))
+    state = "finished" if "summary" in files else "failed" if "failure" in files else "open"
+    return SimpleNamespace(
+        task=SimpleNamespace(label="task"),
+        agent=agent,
+        seed=7,
+        title=f"task, {agent}",
+        folder=lambda out: folder,
+        state=lambda out: state,
+        failure=lambda out: files["failure"],
+    )
+
+
+def whole_run(out: Path, agent: str, **figures: Any) -> Any:
+    summary = {name: 1 for name in FIGURES} | {"agent": agent} | figures
+    points = [{"global_step": 0}, POINT, {"train/loss": 1.0}, POINT | {"budget/forwards": 10, "eval/optimality": 0.5}]
+    return run_folder(
+        out, agent, summary=summary, metrics=points, serving={"draws": [], "search": [[0, 0.5], [2, 0.75]]}
+    )
+
+
+def test_folders_become_frames(tmp_path: Path) -> None:
+    untrained = {"summary": dict.fromkeys(FIGURES, 2), "metrics": [POINT | {"budget/forwards": 0}], "serving": {}}
+    runs = [
+        whole_run(tmp_path, "gumbel", searched_optimality=0.9, gap=None),
+        run_folder(tmp_path, "random", **untrained),
+        run_folder(tmp_path, "broken", failure="out of memory"),
+    ]
+    found = read_results(runs, tmp_path)
+    good, random, broken = records(found.runs)
+    assert (good.task, good.agent, good.kind, good.seed) == ("task", "gumbel", "gumbel", 7)
+    assert list(found.runs["failure"].isna()) == [True, True, False]
+    assert (good.estimator_forwards, good.searched_optimality, random.gap) == (1, 0.9, 2)
+    assert np.isnan([good.gap, broken.gap, broken.searched_optimality]).all()
+    assert (broken.failure, broken.optimality, broken.hit_rate, broken.calls_per_context) == ("out of memory", 0, 0, 0)
+    # An agent without training has no learning curve.
+    assert records(found.curves) == [("task", "gumbel", 7, 5, 0.5, 0.25), ("task", "gumbel", 7, 10, 0.5, 0.5)]
+    assert records(found.serving) == [("task", "gumbel", 7, 0, 0.5), ("task", "gumbel", 7, 2, 0.75)]
+
+
+def test_runs_must_be_there_and_whole(tmp_path: Path) -> None:
+    good, missing = whole_run(tmp_path, "gumbel"), run_folder(tmp_path, "ppo")
+    with pytest.raises(ValueError, match="expected every run in .* to have ended, got none of task, ppo"):
+        read_results([good, missing], tmp_path)
+    torn = run_folder(tmp_path, "torn", summary={"agent": "torn"}, metrics=[POINT], serving={})
+    with pytest.raises(ValueError, match="got one whose files lack 'estimator_forwards'"):
+        read_results([good, torn], tmp_path)
