@@ -4,6 +4,7 @@ from dataclasses import replace
 from math import inf
 from typing import Any
 
+import pandas as pd
 import pytest
 
 from slot_rl.compare.conclusions import Conclusions, conclude
@@ -28,6 +29,11 @@ def made_up() -> Results:
         for point in zip((100.0, 1_000.0), (1.0, 4.0), optimality, strict=True)
     ]
     return results(rows, curves)
+
+
+def chosen(runs: pd.DataFrame, query: str) -> Any:
+    """Returns whether each run is one of a query."""
+    return runs.index.isin(runs.query(query).index)
 
 
 @pytest.fixture(scope="module")
@@ -67,15 +73,14 @@ def test_agents_are_timed_on_what_ppo_took(found: Conclusions) -> None:
 
 def test_runs_that_failed_never_reach_ppo() -> None:
     whole, broken = made_up(), "agent == 'gumbel' and seed < 102 or agent == 'ppo' and seed == 103"
-    failed = whole.runs.index.isin(whole.runs.query(broken).index)
-    runs = whole.runs.assign(failure=whole.runs["failure"].mask(failed, "stopped"))
+    runs = whole.runs.assign(failure=whole.runs["failure"].mask(chosen(whole.runs, broken), "stopped"))
     reach = records(conclude(replace(whole, runs=runs, curves=whole.curves.query(f"not ({broken})")), 0.6).reaches)[0]
     assert (reach.ratio, reach.low, reach.high, reach.never, reach.seeds) == (inf, pytest.approx(0.4), inf, 2, 3)
 
 
 def test_runs_that_failed_count_as_random_answers() -> None:
     whole = made_up()
-    searched = whole.runs["searched_optimality"].mask(whole.runs.eval("agent == 'gumbel' and seed == 100"))
+    searched = whole.runs["searched_optimality"].mask(chosen(whole.runs, "agent == 'gumbel' and seed == 100"))
     found = conclude(replace(whole, runs=whole.runs.assign(searched_optimality=searched)), 0.6)
     pair = records(found.at_equal_calls.query("task == 'two' and first == 'gumbel + 31 calls'"))[0]
     assert pair.difference == pytest.approx((0.952 + 0.954 + 0.956) / 4 - 0.9)

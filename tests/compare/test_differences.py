@@ -1,6 +1,7 @@
 """Pairs by hand, by scipy and by rliable; the rate of false verdicts, the power, and claims."""
 
-from collections.abc import Sequence
+import gc
+from collections.abc import Iterator, Sequence
 from math import sqrt
 from typing import Any
 
@@ -32,6 +33,14 @@ SECOND = [
     [0.73, 0.29, 0.85],
 ]
 TWO = table({"a": SCORES, "b": SECOND})
+
+
+@pytest.fixture(scope="module", autouse=True)
+def frozen() -> Iterator[None]:
+    """Keeps what is loaded out of garbage collection, which statsmodels starts in each call."""
+    gc.freeze()
+    yield
+    gc.unfreeze()
 
 
 def compared(first: Sequence[float], second: Sequence[float]) -> pd.DataFrame:
