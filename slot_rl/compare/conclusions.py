@@ -1,6 +1,7 @@
 """The conclusions of a comparison: the figures of each agent, which agent is better, and how soon it is as good."""
 
 from dataclasses import dataclass
+from itertools import combinations
 
 import pandas as pd
 
@@ -63,11 +64,17 @@ def conclude(results: Results, threshold: float) -> Conclusions:
     Raises:
         ValueError: If there are fewer than three seeds, or agents were not run on the same tasks and seeds.
     """
-    summaries = _summaries(results.runs, threshold)
     pairs, at_equal_calls = _compared(results.runs)
-    warning = few_seeds_warning(results.runs)
-    reaches, even = _reaches(results), break_evens(results)
-    return Conclusions(results, threshold, summaries, pairs, at_equal_calls, reaches, even, warning)
+    return Conclusions(
+        results=results,
+        threshold=threshold,
+        summaries=_summaries(results.runs, threshold),
+        pairs=pairs,
+        at_equal_calls=at_equal_calls,
+        reaches=_reaches(results),
+        break_evens=break_evens(results),
+        warning=few_seeds_warning(results.runs),
+    )
 
 
 def _summaries(runs: pd.DataFrame, threshold: float) -> pd.DataFrame:
@@ -81,14 +88,13 @@ def _summaries(runs: pd.DataFrame, threshold: float) -> pd.DataFrame:
 
 def _compared(runs: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Compares every pair of agents, and policies with search at equal calls with the searches, as one family."""
-    agents = sorted(runs["agent"].unique())
     policies = runs.loc[runs["searched_optimality"].notna(), "agent"].unique()
     rivals = runs.loc[runs["calls_per_context"] == GUIDED_CALLS, "agent"].unique()
     searched = runs[runs["agent"].isin(policies)]
     # A run that failed has no answer to search from. It counts as random answers here, too.
     optimality = searched["searched_optimality"].fillna(0.0)
     searched = searched.assign(agent=searched["agent"] + WITH_SEARCH, optimality=optimality)
-    bare = [(first, second) for i, first in enumerate(agents) for second in agents[i + 1 :]]
+    bare = list(combinations(sorted(runs["agent"].unique()), 2))
     equal = [(policy + WITH_SEARCH, rival) for policy in policies for rival in rivals]
     found = compare_pairs(pd.concat([runs, searched]), [*bare, *equal])
     with_search = found["first"].isin([first for first, _ in equal])

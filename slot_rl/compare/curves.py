@@ -21,7 +21,7 @@ ALL_TASKS = "all tasks"
 
 GUIDED_SEARCH = "guided_search"
 CHEAP_CALLS = 16
-"""The most calls of a policy's answer that counts as cheap."""
+"""Break-evens are of answers with at most so many calls."""
 
 TAILS = (0.025, 0.975)
 CURVE_RESAMPLES = 1_000
@@ -36,7 +36,7 @@ def learning_bands(curves: pd.DataFrame, along: Along, points: int = 200) -> pd.
 
     Seeds are interpolated linearly at evenly spaced points, from the latest first evaluation to the earliest last one:
     each seed counts everywhere, and none is extrapolated. A run that stopped early shortens its agent's curve. If the
-    seeds have no range in common (each has a single evaluation), the band is one point: the ends at their median place.
+    seeds have no range in common (each has a single evaluation), the band is one point: the ends at their median.
     With fewer than four seeds the interquartile mean is the mean.
 
     Args:
@@ -62,8 +62,8 @@ def profiles(runs: pd.DataFrame, pooled: bool = False) -> pd.DataFrame:
             within each task.
 
     Returns:
-        As :func:`learning_bands`, where ``at`` is tau: every optimality of a run of the task, and its ends a little
-        below the worst and at 1 or above.
+        As :func:`learning_bands`, where ``at`` is tau: a little below the worst run, every optimality of a run of the
+        task, and 1 if no run is above it.
     """
     bands = []
     for task, there in runs.assign(shown=ALL_TASKS if pooled else runs["task"]).groupby("shown", sort=False):
@@ -89,18 +89,18 @@ def reach(curves: pd.DataFrame, target: str, agent: str, along: Along = "calls")
     """Returns how soon an agent is first as good as a target agent at its end, as a share of what the target took.
 
     For every task and every seed that both agents have, the goal is the target's optimality at its last evaluation. The
-    place where the agent's curve first reaches the goal, interpolated linearly between evaluations, is divided by the
-    target's last place. If the first evaluation reaches the goal, its place counts, although the agent may have been as
-    good before. A curve that never reaches the goal counts as infinite, also with a smaller budget than the target's,
-    and also without any evaluation (a run that failed: one row whose optimality is NaN). A target without an evaluation
-    is no goal.
+    calls (or seconds) at which the agent's curve first reaches the goal, interpolated linearly between evaluations, are
+    divided by those of the target's whole training. If the first evaluation reaches the goal, it counts, although the
+    agent may have been as good before. A curve that never reaches the goal counts as infinite, also with a smaller
+    budget than the target's, and also without any evaluation (a run that failed: one row whose optimality is NaN). A
+    target without an evaluation is no goal.
 
     The ratio is the median over seeds; infinite if one of the two in the middle is. Its interval is the percentile
     bootstrap of the median: the order statistics that leave at most 2.5 % of the resampled medians outside at each end,
     without interpolation, so that infinite values are allowed.
 
     The first crossing is optimistic: a noisy curve touches the goal before it stays there, and the goal is one noisy
-    evaluation. The ratio says when the agent was first as good, not from when on it is.
+    evaluation. The ratio says when the agent was first as good, not from when on it always is.
 
     Args:
         curves: The evaluations.
@@ -195,9 +195,9 @@ def _ratio(run: pd.DataFrame, goal: pd.DataFrame, along: Along) -> float:
     return _first_crossing(run[along], run["optimality"], last["optimality"]) / float(last[along])
 
 
-def _first_crossing(places: ArrayLike, curve: ArrayLike, goal: float) -> float:
+def _first_crossing(abscissas: ArrayLike, ordinates: ArrayLike, goal: float) -> float:
     """Returns where a curve first reaches a goal, interpolated linearly; infinite if it never does."""
-    at, values = np.asarray(places, float), np.asarray(curve, float)
+    at, values = np.asarray(abscissas, float), np.asarray(ordinates, float)
     reached = np.flatnonzero(values >= goal)
     if not len(reached):
         return np.inf

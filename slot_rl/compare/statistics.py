@@ -95,14 +95,14 @@ def few_seeds_warning(runs: pd.DataFrame) -> str | None:
     fewest = runs.groupby(["task", "agent"]).size().min()
     if fewest >= ENOUGH_SEEDS:
         return None
-    return f"only {fewest} seeds: below {ENOUGH_SEEDS}, intervals are rough and few differences can be told"
+    return f"only {fewest} seeds: below {ENOUGH_SEEDS}, intervals are rough and few differences are certain"
 
 
 def checked(runs: pd.DataFrame) -> pd.DataFrame:
     """Returns the runs by task, agent and seed, so that no figure depends on the order in which runs ended.
 
     Raises:
-        ValueError: If there is no run, if a run stands twice or has no finite optimality, if an agent has fewer than
+        ValueError: If there is no run, if a run occurs twice or has no finite optimality, if an agent has fewer than
             three seeds on a task, or if the agents differ in their seeds on a task.
     """
     if runs.empty:
@@ -226,29 +226,18 @@ def _trimmed_mean(name: str, strata: Sequence[Floats], drawn: Floats, trimmed: f
     if all(np.ptp(part) == 0 for part in strata):
         return interval_columns(name, centre, centre, centre, "no spread")
     low, high = np.sort(values)[[cut, -1 - cut]]
+    winsorised = [part.clip(low, high) for part in strata]
     if len(strata) == 1 and len(values) < ENOUGH_SEEDS:
-        half = _t_half_width(values.clip(low, high), len(values) - 2 * cut)
+        # Tukey and McLaughlin (1963), Sankhya A 25. scipy's trimmed_mean_ci takes the nominal share for what is left: of
+        # 3 to 9 values, its interval has .8 to 2 times this width.
+        left = len(values) - 2 * cut
+        half = t_quantile(left - 1) * float(np.std(winsorised) * np.sqrt(len(values) / (left * (left - 1))))
         method = "Tukey-McLaughlin trimmed t" if trimmed else "t"
         return interval_columns(name, centre, centre - half, centre + half, method)
-    whole = [bool(low <= part.min() and part.max() <= high) for part in strata]
-    tail = widened_tail([part.clip(low, high) for part in strata], whole)
+    whole = [np.array_equal(part, kept) for part, kept in zip(strata, winsorised, strict=True)]
+    tail = widened_tail(winsorised, whole)
     means = drawn[:, cut : len(values) - cut].mean(axis=1)
     return bootstrap_columns(name, centre, means, tail, stratified=len(strata) > 1)
-
-
-def _t_half_width(winsorised: Floats, left: int) -> float:
-    """Returns half the width of the t interval of a mean or a trimmed mean (Tukey and McLaughlin 1963, Sankhya A 25).
-
-    ``scipy.stats.mstats.trimmed_mean_ci`` divides by the nominal share that is left, and is far too wide for few
-    values: with three, nothing is trimmed, but the interval is twice as wide as the mean's.
-
-    Args:
-        winsorised: The values, the trimmed ones replaced by the nearest that is left.
-        left: Number of values that trimming leaves.
-    """
-    n = len(winsorised)
-    variance = winsorised.var(ddof=1) * (n - 1) / (left * (left - 1))
-    return t_quantile(left - 1) * float(np.sqrt(variance))
 
 
 def _resampled(strata: Sequence[Floats], resamples: int, generator: np.random.Generator) -> Floats:
