@@ -13,7 +13,7 @@ from slot_rl.io import read_json
 from slot_rl.run_folder import METRICS, SUMMARY
 from slot_rl.watch import TRAINING_SECONDS
 
-FIGURES = (
+RUN_FIGURES = (
     "estimator_forwards",
     "estimator_backwards",
     "wall_seconds",
@@ -28,7 +28,7 @@ FIGURES = (
 )
 """The figures of ``summary.json`` that a comparison shows."""
 
-OF_FAILED_RUNS = ("optimality", "hit_rate", *FIGURES[:4], "calls_per_context")
+OF_FAILED_RUNS = ("optimality", "hit_rate", *RUN_FIGURES[:4], "calls_per_context")
 """The figures that are 0 for a run that failed; it lacks the others."""
 
 SERVED_BY = "search"
@@ -49,13 +49,13 @@ def read_results(runs: Sequence[Run], out: Path) -> Results:
         raise ValueError(f"expected every run in {out} to have ended, got none of {'; '.join(missing)}")
     well = [run for run in runs if run.state(out) == "finished"]
     try:
-        table = pd.DataFrame([_run_row(run, out) for run in runs], columns=[*LABELS, *FIGURES])
+        table = pd.DataFrame([_run_row(run, out) for run in runs], columns=[*LABELS, *RUN_FIGURES])
         curves = [_learning_curve(run, out) for run in well]
         serving = [_serving_curve(run, out) for run in well]
     except (KeyError, TypeError, IndexError) as error:
         raise ValueError(f"expected whole runs in {out}, got one whose files lack {error}") from error
     return Results(
-        table.assign(**table[list(FIGURES)].apply(pd.to_numeric)),  # A figure that no run has is NaN.
+        table.assign(**table[list(RUN_FIGURES)].apply(pd.to_numeric)),  # A figure that no run has is NaN.
         _joined([curve for curve in curves if curve["calls"].iloc[-1] > 0], ["calls", "seconds", "optimality"]),
         _joined(serving, ["calls", "optimality"]),
     )
@@ -70,7 +70,7 @@ def _run_row(run: Run, out: Path) -> Columns:
     if run.state(out) == "failed":
         return {**labels, "failure": run.failure(out), **dict.fromkeys(OF_FAILED_RUNS, 0)}
     summary = read_json(run.folder(out) / SUMMARY)
-    return {**labels, "failure": None, **{name: summary[name] for name in FIGURES}}
+    return {**labels, "failure": None, **{name: summary[name] for name in RUN_FIGURES}}
 
 
 def _learning_curve(run: Run, out: Path) -> pd.DataFrame:

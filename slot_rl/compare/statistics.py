@@ -228,8 +228,8 @@ def _trimmed_mean(name: str, strata: Sequence[Floats], drawn: Floats, trimmed: f
     low, high = np.sort(values)[[cut, -1 - cut]]
     winsorised = [part.clip(low, high) for part in strata]
     if len(strata) == 1 and len(values) < ENOUGH_SEEDS:
-        # Tukey and McLaughlin (1963), Sankhya A 25. scipy's trimmed_mean_ci takes the nominal share for what is left: of
-        # 3 to 9 values, its interval has .8 to 2 times this width.
+        # Tukey and McLaughlin (1963), Sankhya A 25. scipy's trimmed_mean_ci uses the nominal share: for 3 to 9
+        # values, its interval has .8 to 2 times this width.
         left = len(values) - 2 * cut
         half = t_quantile(left - 1) * float(np.std(winsorised) * np.sqrt(len(values) / (left * (left - 1))))
         method = "Tukey-McLaughlin trimmed t" if trimmed else "t"
