@@ -36,7 +36,7 @@ from slot_rl.networks import PointerSize
 from slot_rl.problems import Observation, Problem, RowProblem, SlotProblem, make_problem
 from slot_rl.seeding import generator_from, seeded_initialisation
 from slot_rl.selectors import NAMES, RLOO, LocalExpectation, Selector, StraightThrough, make
-from slot_rl.selectors.base import Drawn, Probe
+from slot_rl.selectors.base import Probe, RawEstimate
 from slot_rl.training import RunConfig, train
 from tests.conftest import Command
 
@@ -103,13 +103,13 @@ class Constructed(Selector):
     dies: bool = False
     price: tuple[int, int] = (1, 0)
 
-    def estimate(self, logits: Tensor, probe: Probe, generator: torch.Generator | None) -> Drawn:
+    def estimate(self, logits: Tensor, probe: Probe, generator: torch.Generator | None) -> RawEstimate:
         rows = self.mean.repeat(len(logits) // len(self.mean), 1, 1)
         gradient = rows + self.noise * torch.randn(rows.shape, dtype=rows.dtype, generator=generator)
         if self.dies:
             gradient[::4] = 0.0
         choice = torch.zeros(logits.shape[:-1], dtype=torch.long)
-        return Drawn(gradient.to(logits.dtype), choice, torch.zeros(len(logits)))
+        return RawEstimate(gradient.to(logits.dtype), choice, torch.zeros(len(logits)))
 
     def cost(self, slots: int, items: int) -> tuple[int, int]:
         return self.price
@@ -240,7 +240,7 @@ def test_estimates_in_chunks_are_as_many_as_were_asked_for_and_keep_their_reques
     asked: list[int] = []
 
     class Counting(Constructed):
-        def estimate(self, logits: Tensor, probe: Probe, generator: torch.Generator | None) -> Drawn:
+        def estimate(self, logits: Tensor, probe: Probe, generator: torch.Generator | None) -> RawEstimate:
             asked.append(len(logits))
             return super().estimate(logits, probe, generator)
 

@@ -1,9 +1,9 @@
-"""What every selector shares: the objective that it is given, the estimate that it returns, and what lies between.
+"""The base class of all selectors: masks, precision, counting of estimator calls, and the surrogate.
 
-A selector estimates the gradient of ``E[f(z)]`` with respect to logits, where each slot's ``z`` is a one-hot draw from
-``softmax(logits)`` and ``f`` is maximised. It hands the estimate over as a ``surrogate``, whose own gradient is the
-estimate, so that ``surrogate.mean().backward()`` works through whatever network made the logits. Each selector's own
-file holds its formula; masks, precision, counting and the surrogate are the same for all of them and live here.
+A selector estimates the gradient of ``E[f(z)]`` with respect to logits. Each slot's ``z`` is a one-hot draw from
+``softmax(logits)``, and ``f`` is maximised. A selector returns a ``surrogate``: a value whose gradient is the estimate.
+Therefore ``surrogate.mean().backward()`` trains any network that computed the logits. The formula of each selector is
+in its own file.
 """
 
 from abc import ABC, abstractmethod
@@ -20,7 +20,7 @@ from slot_rl.selectors.categorical import draw, masked_logits
 
 
 class Objective(Protocol):
-    """A value of a configuration, to be maximised; differentiable where a selector asks for slopes."""
+    """The function to maximise; it must be differentiable for selectors that need slopes."""
 
     def __call__(self, selection: Tensor, /) -> Tensor:
         """Scores rows of shape ``(..., batch, slots, items)``, one-hot or relaxed, as ``(..., batch)``."""
@@ -29,18 +29,17 @@ class Objective(Protocol):
 
 @dataclass(frozen=True)
 class Estimate:
-    """One call of a selector.
+    """The result of one call of a selector.
 
     Attributes:
-        surrogate: Tensor of shape ``(batch,)``, the score; ``surrogate.sum().backward()`` puts each row's gradient
-            estimate into its logits, and nothing into the objective's parameters.
-        choice: Tensor of shape ``(batch, slots)``, the chosen items' indices; the first where several are drawn.
-        score: Tensor of shape ``(batch,)``, the objective at the forward selection, without gradient: at the choice,
-            except for selectors that relax it.
+        surrogate: Tensor of shape ``(batch,)``, equal to the score; ``surrogate.sum().backward()`` gives each row's
+            logits their gradient estimate, and gives the objective's parameters no gradient.
+        choice: Tensor of shape ``(batch, slots)`` of item indices; the first draw where a selector draws several.
+        score: Tensor of shape ``(batch,)`` without gradient: the objective at the choice, or at the relaxed rows for
+            selectors that relax them.
         forwards: Configurations scored by this call.
         backwards: Configurations differentiated by this call.
-        diagnostics: Named tensors of shape ``(batch,)`` for a look at the estimate's health; ``dead`` is 1 for rows
-            whose gradient is exactly zero.
+        diagnostics: Named tensors of shape ``(batch,)``; ``dead`` is 1 for rows whose gradient is exactly zero.
     """
 
     surrogate: Tensor
@@ -52,14 +51,8 @@ class Estimate:
 
 
 @dataclass(frozen=True)
-class Drawn:
-    """What a selector's formula gives.
-
-    Attributes:
-        gradient: The estimate, of shape ``(batch, slots, items)``.
-        choice: Long tensor of shape ``(batch, slots)``.
-        score: Tensor of shape ``(batch,)``.
-    """
+class RawEstimate:
+    """The result of a selector's formula: gradient ``(batch, slots, items)``, choice and score as in `Estimate`."""
 
     gradient: Tensor
     choice: Tensor
@@ -67,7 +60,7 @@ class Drawn:
 
 
 class Probe:
-    """An objective asked for values and slopes, in the caller's precision, with every question counted.
+    """Calls an objective for values and slopes in a given precision and counts the calls.
 
     Attributes:
         forwards: Configurations scored.
@@ -75,7 +68,7 @@ class Probe:
     """
 
     def __init__(self, objective: Objective, dtype: torch.dtype) -> None:
-        """Takes the objective and the precision that it is asked in."""
+        """Stores the objective and the precision of the rows that it receives."""
         self._objective, self._dtype = objective, dtype
         self.forwards = self.backwards = 0
 
@@ -87,7 +80,7 @@ class Probe:
         return score
 
     def slope(self, selection: Tensor) -> tuple[Tensor, Tensor]:
-        """Scores rows and differentiates the scores by them; no gradient reaches the objective's parameters.
+        """Computes scores and their gradient with respect to the rows, not to the objective's parameters.
 
         Args:
             selection: Tensor of shape ``(..., batch, slots, items)``.
@@ -101,7 +94,7 @@ class Probe:
         with torch.enable_grad():
             leaf = selection.detach().to(self._dtype).requires_grad_()
             score = self._objective(leaf)
-            # A score may have a gradient that leads elsewhere, to the objective's own parameters.
+            # The score may depend on the objective's parameters and not on the rows.
             slope = None
             if score.requires_grad:
                 (slope,) = torch.autograd.grad(score, leaf, torch.ones_like(score), allow_unused=True)
@@ -113,18 +106,26 @@ class Probe:
 
 
 class Selector(ABC):
-    """One way of sending a learning signal through a discrete choice.
+    """A gradient estimator for a discrete choice; subclasses are frozen dataclasses of their options.
 
     Attributes:
-        name: The name in the registry and at the command line.
-        scores_draws: Whether ``score`` is the objective at ``choice`` and ``choice`` a draw from ``softmax(logits)``.
+        name: The name in :data:`slot_rl.selectors.SELECTORS` and on the command line.
     """
 
     name: ClassVar[str]
 
+    def __post_init__(self) -> None:
+        """Refuses numbers that are not positive and finite."""
+        numbers = {
+            name: value
+            for name, value in vars(self).items()
+            if isinstance(value, float | int) and not isinstance(value, bool)
+        }
+        refuse_unless_positive(**numbers)
+
     @property
     def scores_draws(self) -> bool:
-        """Whether the score is that of a true draw, so that the score function may use both."""
+        """Whether ``score`` belongs to ``choice`` and ``choice`` is a draw from ``softmax(logits)``."""
         return True
 
     def __call__(
@@ -134,81 +135,72 @@ class Selector(ABC):
         mask: Tensor | None = None,
         generator: torch.Generator | None = None,
     ) -> Estimate:
-        """Chooses and estimates the gradient.
+        """Makes a choice and estimates the gradient.
 
         Args:
             logits: Tensor of shape ``(..., batch, slots, items)``, of any floating precision.
-            objective: The value to maximise.
-            mask: Boolean tensor that broadcasts to the logits' shape, true where allowed; or None.
-            generator: Source of the noise; the global generator if None.
-
-        Returns:
-            The estimate.
+            objective: The function to maximise.
+            mask: Boolean tensor that broadcasts to the logits' shape, true where an item is allowed; or None.
+            generator: Random generator; None is the global one.
 
         Raises:
             ValueError: If the mask does not fit or leaves a slot without items, or the selector refuses the sizes.
-            TypeError: If the selector needs slopes and the objective gives none.
+            TypeError: If the selector needs slopes and the objective has none.
         """
         probe = Probe(objective, logits.dtype)
-        # Draws and formulas in float32 or better: half precision has too few numbers for rare draws.
+        # Draws and formulas use float32 or better: half precision has too few numbers for rare draws.
         dtype = torch.promote_types(logits.dtype, torch.float32)
         precise = masked_logits(logits.detach(), mask).to(dtype).contiguous()
-        drawn = self.estimate(precise, probe, generator)
-        gradient = drawn.gradient
+        raw = self.estimate(precise, probe, generator)
+        gradient = raw.gradient
         if logits.dtype != dtype:
             largest = torch.finfo(logits.dtype).max
             gradient = gradient.clamp(-largest, largest).to(logits.dtype)
-        score = drawn.score if drawn.score.is_floating_point() else drawn.score.to(dtype)
+        score = raw.score if raw.score.is_floating_point() else raw.score.to(dtype)
         surrogate = with_gradient(score, logits, gradient)
         dead = (~gradient.flatten(-2).any(dim=-1)).to(score.dtype)
-        return Estimate(surrogate, drawn.choice, score, probe.forwards, probe.backwards, {"dead": dead})
+        return Estimate(surrogate, raw.choice, score, probe.forwards, probe.backwards, {"dead": dead})
 
     @abstractmethod
-    def estimate(self, logits: Tensor, probe: Probe, generator: torch.Generator | None) -> Drawn:
+    def estimate(self, logits: Tensor, probe: Probe, generator: torch.Generator | None) -> RawEstimate:
         """Applies the formula to logits ``(..., batch, slots, items)`` in float32 or better, -inf where masked."""
 
-    @abstractmethod
     def cost(self, slots: int, items: int) -> tuple[int, int]:
-        """Returns the forwards and backwards that one row costs.
+        """Returns the forwards and backwards of one row: one of each unless overridden.
 
         Raises:
             ValueError: If the selector refuses these sizes.
         """
+        return 1, 1
 
 
 class GivenDraw(Selector):
-    """A selector whose estimate is determined by one draw of every slot, and can therefore be enumerated."""
+    """A selector whose estimate depends on nothing but one choice, so that all estimates can be enumerated."""
 
-    def estimate(self, logits: Tensor, probe: Probe, generator: torch.Generator | None) -> Drawn:
+    def estimate(self, logits: Tensor, probe: Probe, generator: torch.Generator | None) -> RawEstimate:
         """Draws a choice and applies the formula at it."""
         return self.estimate_at(logits, self.choose(logits, generator), probe)
 
     def choose(self, logits: Tensor, generator: torch.Generator | None) -> Tensor:
-        """Returns the choice ``(..., batch, slots)``, a draw from ``softmax(logits)`` unless overridden."""
+        """Returns the choice ``(..., batch, slots)``: a draw from ``softmax(logits)`` unless overridden."""
         return draw(logits, generator)
 
     def given(self, logits: Tensor, choice: Tensor, objective: Objective) -> Tensor:
-        """Returns the gradient estimate for given choices, of the logits' shape.
-
-        Args:
-            logits: Tensor of shape ``(..., batch, slots, items)``, in float32 or better, -inf where masked.
-            choice: Long tensor of shape ``(..., batch, slots)``.
-            objective: The value to maximise.
-        """
+        """Returns the gradient estimate ``(..., batch, slots, items)`` for given choices ``(..., batch, slots)``."""
         return self.estimate_at(logits, choice, Probe(objective, logits.dtype)).gradient
 
     @abstractmethod
-    def estimate_at(self, logits: Tensor, choice: Tensor, probe: Probe) -> Drawn:
+    def estimate_at(self, logits: Tensor, choice: Tensor, probe: Probe) -> RawEstimate:
         """Applies the formula at a choice ``(..., batch, slots)``."""
 
 
 def with_gradient(value: Tensor, parameter: Tensor, gradient: Tensor) -> Tensor:
-    """Returns a value whose gradient with respect to a parameter is a given one.
+    """Returns a copy of a value whose gradient with respect to a parameter is the given gradient.
 
-    Not by a product of gradient and parameter: a masked logit is minus infinity, and 0 times that is NaN.
+    A product of gradient and parameter would not do: a masked logit is minus infinity, and 0 times that is NaN.
 
     Args:
-        value: Tensor of shape ``(..., batch)``; a gradient that it has already stays.
+        value: Tensor of shape ``(..., batch)``; it keeps the gradient that it already has.
         parameter: Tensor whose leading dimensions are the value's.
         gradient: Tensor of the parameter's shape and precision.
     """
@@ -231,7 +223,7 @@ class _WithGradient(torch.autograd.Function):
 
 
 def refuse_unless_positive(**options: float) -> None:
-    """Raises ValueError for an option that is not greater than 0, or infinite."""
+    """Raises ValueError for an option that is not greater than 0, or not finite."""
     for name, value in options.items():
         if not value > 0:
             raise ValueError(f"expected {name} > 0, got {value}")

@@ -1,21 +1,18 @@
-"""What the selectors know of categorical slots: masks, one-hot rows, Gumbel noise, and the softmax's Jacobian."""
+"""Functions of categorical slots: masks, one-hot rows, Gumbel noise, draws, and the Jacobian of the softmax."""
 
 import torch
 from torch import Tensor
 
 
 def masked_logits(logits: Tensor, mask: Tensor | None) -> Tensor:
-    """Puts minus infinity where a choice is not allowed.
+    """Replaces the logits of masked items by minus infinity.
 
     Args:
         logits: Tensor of shape ``(..., slots, items)``.
-        mask: Boolean tensor that broadcasts to the logits' shape, true where an item may be chosen; or None.
-
-    Returns:
-        The masked logits, in the logits' shape.
+        mask: Boolean tensor that broadcasts to the logits' shape, true where an item is allowed; or None.
 
     Raises:
-        ValueError: If the shapes do not fit, or if a slot has no item that may be chosen.
+        ValueError: If the shapes do not fit, or if a slot has no allowed item.
     """
     if logits.dim() < 2:
         raise ValueError(f"expected logits of shape (..., slots, items), got {tuple(logits.shape)}")
@@ -50,14 +47,14 @@ def exponential_noise(like: Tensor, generator: torch.Generator | None) -> Tensor
     """Draws standard exponential noise in the shape of ``like``, in float32 or better, never exactly 0."""
     dtype = torch.promote_types(like.dtype, torch.float32)
     noise = torch.empty(like.shape, dtype=dtype, device=like.device).exponential_(generator=generator)
-    # A draw of exactly 0 would be infinite Gumbel noise, which would lift even a masked item's -inf to NaN.
+    # A draw of exactly 0 is infinite Gumbel noise, and infinity plus the -inf of a masked item is NaN.
     return noise.clamp_(min=torch.finfo(dtype).tiny)
 
 
 def gumbel_noise(like: Tensor, generator: torch.Generator | None) -> Tensor:
     """Draws standard Gumbel noise in the shape of ``like``, in float32 or better.
 
-    Half precision has too few distinct uniform numbers for the tail that decides rare draws.
+    Half precision has too few distinct numbers for the tail, which decides rare draws.
     """
     return exponential_noise(like, generator).log_().neg_()
 
@@ -68,7 +65,7 @@ def draw(logits: Tensor, generator: torch.Generator | None) -> Tensor:
 
 
 def conditional_gumbel(logits: Tensor, choice: Tensor, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
-    """Draws noisy logits whose largest entry is the given choice: Gumbel noise, given the draw that it led to.
+    """Draws noisy logits given their argmax: logits plus Gumbel noise, on the condition that the choice is largest.
 
     With ``p = softmax(logits)`` and independent standard exponentials E, the noisy logit of the choice d is
     ``-log E_d`` and that of any other item n is ``-log(E_n / p_n + E_d)``, both up to the same constant.
@@ -77,39 +74,29 @@ def conditional_gumbel(logits: Tensor, choice: Tensor, generator: torch.Generato
 
     Args:
         logits: Tensor of shape ``(..., slots, items)``.
-        choice: Long tensor of shape ``(..., slots)``; with further leading dimensions, for several noises each.
-        generator: Source of the noise; the global generator if None.
+        choice: Long tensor of shape ``(..., slots)``; additional leading dimensions draw several noises per slot.
+        generator: Random generator; None is the global one.
 
     Returns:
-        The noisy logits, and their derivatives with respect to the log-probabilities, both of the choice's shape and
-        ``items``.
+        The noisy logits, and their derivatives with respect to the log-probabilities, both of shape
+        ``(*choice.shape, items)``.
     """
     chosen = choice.unsqueeze(-1)
     noise = exponential_noise(logits.expand(*choice.shape, logits.shape[-1]), generator)
     chosen_noise = noise.gather(-1, chosen)
-    # Where p is 0 this is infinite, the item's noisy logit -inf, and its derivative 1.
+    # For an item with p = 0 the total is infinite, the noisy logit -inf, and the derivative 1.
     total = (noise / torch.softmax(logits, dim=-1) + chosen_noise).scatter_(-1, chosen, chosen_noise)
     return -total.log(), 1 - chosen_noise / total
 
 
 def swap_effects(slope: Tensor, choice: Tensor) -> Tensor:
-    """Returns the first-order effect of putting each item into each slot of a choice, 0 at the choice itself.
+    """Returns the first-order effect of each single swap of a choice ``(..., slots)``; 0 for the chosen items.
 
-    Args:
-        slope: Gradient of a value with respect to the choice's one-hot rows, of shape ``(..., slots, items)``.
-        choice: Long tensor of shape ``(..., slots)``.
+    The slope is the gradient with respect to the choice's one-hot rows, of shape ``(..., slots, items)``.
     """
     return slope - slope.gather(-1, choice.unsqueeze(-1))
 
 
 def jacobian_product(probabilities: Tensor, slope: Tensor) -> Tensor:
-    """Multiplies the softmax's Jacobian ``diag(p) - p p^T`` by a vector, for each slot.
-
-    Args:
-        probabilities: Tensor of shape ``(..., slots, items)``, a softmax's value.
-        slope: Tensor of the same shape.
-
-    Returns:
-        ``p * (slope - p . slope)``, of the same shape.
-    """
+    """Multiplies the softmax's Jacobian ``diag(p) - p p^T`` by a slope, both of shape ``(..., slots, items)``."""
     return (slope - (probabilities * slope).sum(dim=-1, keepdim=True)).mul_(probabilities)

@@ -1,6 +1,6 @@
-"""The exact gradient by enumerating every configuration: what all other selectors estimate.
+"""The exact gradient, by enumeration of every configuration. All other selectors estimate it.
 
-For slot s it is ``J_s Q_s`` with ``Q_s[n] = E[f | slot s = n]``, at N^S forwards a row.
+For slot s it is ``J_s Q_s`` with ``Q_s[n] = E[f | slot s = n]``. It costs N^S forwards per row.
 """
 
 from collections.abc import Iterator
@@ -11,17 +11,17 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from slot_rl.selectors.base import Drawn, Probe, Selector, refuse_unless_positive
+from slot_rl.selectors.base import Probe, RawEstimate, Selector
 from slot_rl.selectors.categorical import draw, one_hot
 
 
 @dataclass(frozen=True)
 class Exact(Selector):
-    """Joint enumeration.
+    """Enumeration of all configurations.
 
     Attributes:
-        limit: Most configurations of a row; more are refused.
-        chunk: Most configurations per call of the objective, beyond one per row.
+        limit: Maximum number of configurations of a row; more are refused.
+        chunk: Maximum number of configurations per call of the objective, but at least one per row.
     """
 
     name: ClassVar[str] = "exact"
@@ -29,12 +29,8 @@ class Exact(Selector):
     limit: int = 65_536
     chunk: int = 65_536
 
-    def __post_init__(self) -> None:
-        """Refuses limits that are not positive."""
-        refuse_unless_positive(limit=self.limit, chunk=self.chunk)
-
-    def estimate(self, logits: Tensor, probe: Probe, generator: torch.Generator | None) -> Drawn:
-        """Returns ``sum_x p(x) f(x) (x - p)``; the choice is a draw, for its score alone."""
+    def estimate(self, logits: Tensor, probe: Probe, generator: torch.Generator | None) -> RawEstimate:
+        """Returns ``sum_x p(x) f(x) (x - p)``; the choice is a draw that only provides the score."""
         slots, items = logits.shape[-2:]
         self.cost(slots, items)
         log_p = torch.log_softmax(logits, dim=-1)
@@ -44,18 +40,18 @@ class Exact(Selector):
         for rows in self._blocks(logits):
             vertices = one_hot(rows, items, logits.dtype)
             scores = probe.value(vertices)
-            # Gathered, not multiplied: a masked item's log-probability of -inf times 0 would be NaN.
+            # gather instead of a product: a masked item's log-probability is -inf, and -inf times 0 is NaN.
             p = log_p.expand_as(vertices).gather(-1, rows.unsqueeze(-1)).squeeze(-1).sum(dim=-1).exp()
-            # Whatever the objective says of an impossible configuration, be it infinite, has no weight.
+            # The score of an impossible configuration has no weight, even if it is infinite.
             weighted += torch.einsum("x...,x...sn->...sn", (p * scores.to(p.dtype)).masked_fill(p == 0, 0.0), vertices)
             drawn_scores.append(scores.where((rows == choice).all(dim=-1), 0).sum(dim=0))
-        # The sum over a slot's items of p(n) Q(n) is E[f], for every slot.
-        return Drawn(
+        # For every slot, the sum of p(n) Q(n) over its items is E[f].
+        return RawEstimate(
             weighted - log_p.exp() * weighted.sum(dim=-1, keepdim=True), choice, sum(drawn_scores[1:], drawn_scores[0])
         )
 
     def _blocks(self, logits: Tensor) -> Iterator[Tensor]:
-        """Gives every configuration, as choices ``(block, ..., slots)`` that all rows of the batch share."""
+        """Yields every configuration as choices ``(block, ..., slots)``, the same for all rows of the batch."""
         *batch, slots, items = logits.shape
         strides = items ** torch.arange(slots - 1, -1, -1, device=logits.device)
         numbers_of_all = torch.arange(items**slots, device=logits.device)

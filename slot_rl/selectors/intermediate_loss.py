@@ -1,19 +1,18 @@
-"""Intermediate loss sampling: a true draw forward, and backward a loss between the distribution and a better target.
+"""Intermediate loss sampling: the forward pass draws, the backward pass uses a loss between p and a better target.
 
-From the draw z a step in the direction that improves the objective gives a target distribution ``pi_D``; the gradient
-is that of ``-KL(pi_D || p)`` with respect to the logits, ``pi_D - p``. Three ways from the step to the target:
+A step from the draw z in the direction of the slope g gives a target distribution ``pi_D``. The gradient is that of
+``-KL(pi_D || p)`` with respect to the logits, which is ``pi_D - p``. There are three targets:
 
-- ``mirror``: ``pi_D = softmax(logits + step * g)``, and the gradient is ``(pi_D - p) / step``. Bounded by 1 / step; as
-  the step goes to 0 it is straight-through (in float32 down to about 1e-3; below, the difference loses its digits).
+- ``mirror``: ``pi_D = softmax(logits + step * g)``, and the gradient is ``(pi_D - p) / step``. It is bounded by
+  1 / step. As the step goes to 0 it becomes straight-through (in float32, steps below 1e-3 lose digits).
 - ``simplex``: ``pi_D`` is the Euclidean projection of ``z + step * g`` on the simplex.
 - ``sum``: ``pi_D = v / sum(v)`` with ``v = z + step * (g - g . z)``, as first published. It has a pole where the sum
-  crosses 0, which at long steps makes its variance enormous.
+  is 0, so its variance is very large for large steps.
 
-The last two start from the draw and not from p: their gradient contains ``z - p``, whose mean is 0 and whose noise does
-not shrink with the step while the signal does. What a step means depends on the scale of the objective in all three.
+``simplex`` and ``sum`` start from the draw and not from p. Their gradient contains ``z - p``: noise of mean 0 that does
+not become smaller with the step, while the signal does. In all three the right step depends on the objective's scale.
 
-Shlis, "Intermediate Loss Sampling: A Differentiable Categorical Sampler" (2019), a seed of this project. The mirror
-form is ours.
+Shlis, "Intermediate Loss Sampling: A Differentiable Categorical Sampler" (2019). The mirror form is our own.
 """
 
 from dataclasses import dataclass
@@ -22,7 +21,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from slot_rl.selectors.base import Drawn, GivenDraw, Probe, refuse_unless_positive
+from slot_rl.selectors.base import GivenDraw, Probe, RawEstimate
 from slot_rl.selectors.categorical import one_hot, swap_effects
 
 _SMALLEST_SUM = 1e-12
@@ -36,9 +35,9 @@ class IntermediateLoss(GivenDraw):
     Attributes:
         step: Length of the step from the draw to the target, in units of items per unit of score.
         normaliser: How the step becomes a distribution: "mirror", "simplex" or "sum".
-        faithful: With "sum", the gradient as first published, ``pi_D / p``: the one with respect to the probabilities,
-            applied to the logits. Its entries do not sum to 0 over a slot, so the logits drift, and where p is small it
-            explodes. Kept for the record.
+        faithful: With "sum", use the gradient as first published, ``pi_D / p``, which is the gradient with respect to
+            the probabilities. Its entries do not sum to 0 over a slot, so the logits drift, and it is very large where
+            p is small. For comparison only.
     """
 
     name: ClassVar[str] = "intermediate_loss"
@@ -48,14 +47,14 @@ class IntermediateLoss(GivenDraw):
     faithful: bool = False
 
     def __post_init__(self) -> None:
-        """Refuses a step that is not positive, and options that do not go together."""
-        refuse_unless_positive(step=self.step)
+        """Refuses a step that is not positive, and options that do not fit together."""
+        super().__post_init__()
         if self.normaliser not in ("mirror", "simplex", "sum"):
             raise ValueError(f"expected normaliser 'mirror', 'simplex' or 'sum', got {self.normaliser!r}")
         if self.faithful and self.normaliser != "sum":
             raise ValueError(f"expected normaliser 'sum' for the faithful form, got {self.normaliser!r}")
 
-    def estimate_at(self, logits: Tensor, choice: Tensor, probe: Probe) -> Drawn:
+    def estimate_at(self, logits: Tensor, choice: Tensor, probe: Probe) -> RawEstimate:
         """Returns the gradient of the intermediate loss for the target one step from the draw."""
         vertex = one_hot(choice, logits.shape[-1], logits.dtype)
         score, slope = probe.slope(vertex)
@@ -71,11 +70,7 @@ class IntermediateLoss(GivenDraw):
             total = moved.sum(dim=-1, keepdim=True)
             target = moved / torch.where(total.abs() < _SMALLEST_SUM, _SMALLEST_SUM, total)
             gradient = target / (p + _PUBLISHED_EPSILON) if self.faithful else target - p
-        return Drawn(gradient, choice, score)
-
-    def cost(self, slots: int, items: int) -> tuple[int, int]:
-        """One forward and one backward."""
-        return 1, 1
+        return RawEstimate(gradient, choice, score)
 
 
 def project_on_simplex(rows: Tensor) -> Tensor:

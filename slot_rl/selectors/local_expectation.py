@@ -1,8 +1,8 @@
 """Local expectation: one draw, and the score of every single swap of it.
 
-``Q_s[n] = f(z with slot s := n)`` is an unbiased estimate of ``E[f | slot s = n]``, and ``J_s Q_s`` of the gradient:
-the expectation over each slot is exact, only the other slots are sampled. Exact for one slot and wherever the slots do
-not interact. It needs no slope.
+``Q_s[n] = f(z with slot s := n)`` is an unbiased estimate of ``E[f | slot s = n]``, and ``J_s Q_s`` is an unbiased
+estimate of the gradient. The expectation over each slot is exact; only the other slots are sampled. The estimate is
+exact for one slot, and where the slots do not interact. It needs no slope.
 
 Titsias, Lázaro-Gredilla, "Local Expectation Gradients for Black Box Variational Inference" (2015).
 """
@@ -13,33 +13,29 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from slot_rl.selectors.base import Drawn, GivenDraw, Probe, refuse_unless_positive
+from slot_rl.selectors.base import GivenDraw, Probe, RawEstimate
 from slot_rl.selectors.categorical import jacobian_product, one_hot
 from slot_rl.selectors.swaps import score_swaps
 
 
 @dataclass(frozen=True)
 class LocalExpectation(GivenDraw):
-    """Every single swap of one draw.
+    """The scores of all single swaps of one draw.
 
     Attributes:
-        chunk: Most configurations per call of the objective, beyond one per row.
+        chunk: Maximum number of configurations per call of the objective, but at least one per row.
     """
 
     name: ClassVar[str] = "local_expectation"
 
     chunk: int = 4_096
 
-    def __post_init__(self) -> None:
-        """Refuses a chunk that is not positive."""
-        refuse_unless_positive(chunk=self.chunk)
-
-    def estimate_at(self, logits: Tensor, choice: Tensor, probe: Probe) -> Drawn:
+    def estimate_at(self, logits: Tensor, choice: Tensor, probe: Probe) -> RawEstimate:
         """Returns ``J_s Q_s`` with the scores of all swaps of the draw as Q."""
         slots, items = logits.shape[-2:]
         chosen, vertex = choice.unsqueeze(-1), one_hot(choice, items, logits.dtype)
         score = probe.value(vertex)
-        # The k-th swap of a slot puts in the k-th item after the drawn one, so that no row scores its draw again.
+        # The k-th swap of a slot uses the k-th item after the drawn one, so that no row scores its draw twice.
         offset = torch.arange(items, device=logits.device)
         slot = torch.arange(slots, device=logits.device).repeat_interleave(items - 1)
         item = choice.movedim(-1, 0)[slot] + offset[1:].repeat(slots).view(-1, *[1] * (choice.dim() - 1))
@@ -48,8 +44,8 @@ class LocalExpectation(GivenDraw):
         by_offset = torch.cat([unchanged, swapped.unflatten(0, (slots, -1))], dim=1).movedim((0, 1), (-2, -1))
         q = by_offset.gather(-1, (offset - chosen) % items)
         p = torch.softmax(logits, dim=-1)
-        # Whatever the objective says of an impossible swap, be it infinite, has no weight.
-        return Drawn(jacobian_product(p, q.masked_fill(p == 0, 0.0)), choice, score)
+        # The score of an impossible swap has no weight, even if it is infinite.
+        return RawEstimate(jacobian_product(p, q.masked_fill(p == 0, 0.0)), choice, score)
 
     def cost(self, slots: int, items: int) -> tuple[int, int]:
         """One forward per swap, and one for the draw."""

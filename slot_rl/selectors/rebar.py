@@ -1,8 +1,8 @@
-"""REBAR: REINFORCE with a relaxed control variate whose mean is given back through the reparameterisation.
+"""REBAR: REINFORCE with a relaxed control variate, whose mean is added back by the reparameterisation gradient.
 
-With ``s(v) = softmax(v / tau)``, ``y`` the noisy logits that led to the draw z, and ``y~`` noisy logits drawn anew
-given z: ``[f(z) - eta f(s(y~))] (z - p) + eta grad f(s(y)) - eta grad f(s(y~))``. The second half is the mean of what
-the first half takes off, so the estimate is unbiased for every eta and tau.
+With ``s(v) = softmax(v / tau)``, the noisy logits ``y`` that led to the draw z, and new noisy logits ``y~`` given z,
+the estimate is ``[f(z) - eta f(s(y~))] (z - p) + eta grad f(s(y)) - eta grad f(s(y~))``. The last two terms have the
+same mean as the subtracted control variate, so the estimate is unbiased for every eta and tau.
 
 Tucker, Mnih, Maddison, Lawson, Sohl-Dickstein, "REBAR: Low-Variance, Unbiased Gradient Estimates for Discrete Latent
 Variable Models" (2017).
@@ -15,13 +15,13 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from slot_rl.selectors.base import Drawn, Probe, Selector, refuse_unless_positive
+from slot_rl.selectors.base import Probe, RawEstimate, Selector, refuse_unless_positive
 from slot_rl.selectors.categorical import conditional_gumbel, gumbel_noise, jacobian_product, one_hot
 
 
 @dataclass(frozen=True)
 class Rebar(Selector):
-    """REINFORCE with the relaxation as its control variate.
+    """REINFORCE with the relaxed score as control variate.
 
     Attributes:
         eta: Weight of the control variate; 0 is REINFORCE without a baseline.
@@ -39,8 +39,8 @@ class Rebar(Selector):
         if not isfinite(self.eta):
             raise ValueError(f"expected a finite eta, got {self.eta}")
 
-    def estimate(self, logits: Tensor, probe: Probe, generator: torch.Generator | None) -> Drawn:
-        """Returns the score-function part with its control variate, and the control variate's mean."""
+    def estimate(self, logits: Tensor, probe: Probe, generator: torch.Generator | None) -> RawEstimate:
+        """Returns the score-function term with its control variate, plus the control variate's mean."""
         log_p = torch.log_softmax(logits, dim=-1)
         noisy = log_p + gumbel_noise(logits, generator)
         choice = noisy.argmax(dim=-1)
@@ -54,8 +54,8 @@ class Rebar(Selector):
         p = log_p.exp()
         correction = by_log_p - p * by_log_p.sum(dim=-1, keepdim=True)
         advantage = (score - self.eta * scores[1]).to(logits.dtype)[..., None, None]
-        return Drawn(advantage * (vertex - p) + self.eta * correction, choice, score)
+        return RawEstimate(advantage * (vertex - p) + self.eta * correction, choice, score)
 
     def cost(self, slots: int, items: int) -> tuple[int, int]:
-        """The draw's forward, and forward and backward of both relaxed rows."""
+        """One forward for the draw, and a forward and a backward for each of the two relaxed rows."""
         return 3, 2

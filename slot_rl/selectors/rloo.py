@@ -1,6 +1,6 @@
-"""REINFORCE leave-one-out: several draws per row, each with the others' mean score as its baseline.
+"""REINFORCE leave-one-out: several draws per row; the baseline of each is the mean score of the others.
 
-``1/(k-1) sum_i (f_i - mean f)(z_i - p)``: unbiased, needs no slope and no learned baseline.
+The estimate ``1/(k-1) sum_i (f_i - mean f)(z_i - p)`` is unbiased and needs neither slopes nor a learned baseline.
 
 Kool, van Hoof, Welling, "Buy 4 REINFORCE Samples, Get a Baseline for Free!" (2019).
 """
@@ -11,7 +11,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from slot_rl.selectors.base import Drawn, Probe, Selector
+from slot_rl.selectors.base import Probe, RawEstimate, Selector
 from slot_rl.selectors.categorical import draw, one_hot
 
 
@@ -28,18 +28,18 @@ class RLOO(Selector):
     k: int = 4
 
     def __post_init__(self) -> None:
-        """Refuses fewer than two draws: the first has no other to compare with."""
+        """Refuses fewer than two draws: one draw has no baseline."""
         if self.k < 2:
             raise ValueError(f"expected k >= 2, got {self.k}")
 
-    def estimate(self, logits: Tensor, probe: Probe, generator: torch.Generator | None) -> Drawn:
+    def estimate(self, logits: Tensor, probe: Probe, generator: torch.Generator | None) -> RawEstimate:
         """Returns ``1/(k-1) sum_i (f_i - mean f) z_i``; the p in ``z_i - p`` cancels in the sum."""
         choices = draw(logits.expand(self.k, *logits.shape), generator)
         vertices = one_hot(choices, logits.shape[-1], logits.dtype)
         scores = probe.value(vertices)
         precise = scores.to(logits.dtype)
         advantages = (precise - precise.mean(dim=0)) / (self.k - 1)
-        return Drawn((advantages[..., None, None] * vertices).sum(dim=0), choices[0], scores[0])
+        return RawEstimate((advantages[..., None, None] * vertices).sum(dim=0), choices[0], scores[0])
 
     def cost(self, slots: int, items: int) -> tuple[int, int]:
         """One forward per draw."""

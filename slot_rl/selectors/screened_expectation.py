@@ -1,11 +1,11 @@
-"""Screened expectation: local expectation where it matters, a first-order guess corrected by one draw elsewhere.
+"""Screened expectation: local expectation for the most important swaps, a corrected first-order value for the others.
 
-One backward pass at the draw ranks the swaps of each slot by ``|p * first-order effect|``. The m foremost are scored.
-The others keep their first-order value ``f(z) + g (e_n - z)``, and one of them, drawn in proportion to p, is scored to
-correct it: its error, weighted by the probability that the unscored items have together, is right in the mean. The
-estimate is therefore unbiased for every m, and is local expectation where m covers every item.
+One backward pass at the draw ranks the swaps of each slot by ``|p * first-order effect|``. The first m are scored. The
+others keep their first-order value ``f(z) + g (e_n - z)``. One of them is drawn in proportion to p and scored; its
+error, weighted by the total probability of the unscored items, corrects the others on average. The estimate is unbiased
+for every m, and equals local expectation if m covers every item.
 
-An idea of this project; docs/selectors.md says with figures when it pays.
+This method is our own; docs/selectors.md shows with figures when it helps.
 """
 
 from dataclasses import dataclass
@@ -14,18 +14,18 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from slot_rl.selectors.base import Drawn, Probe, Selector, refuse_unless_positive
+from slot_rl.selectors.base import Probe, RawEstimate, Selector
 from slot_rl.selectors.categorical import draw, one_hot
 from slot_rl.selectors.swaps import score_swaps
 
 
 @dataclass(frozen=True)
 class ScreenedExpectation(Selector):
-    """The foremost swaps of one draw exactly, the rest by a corrected first-order guess.
+    """The highest-ranked swaps of one draw exactly, the others by a corrected first-order value.
 
     Attributes:
-        m: Swaps of each slot that are scored for certain.
-        chunk: Most configurations per call of the objective, beyond one per row.
+        m: Number of highest-ranked swaps of each slot that are scored.
+        chunk: Maximum number of configurations per call of the objective, but at least one per row.
     """
 
     name: ClassVar[str] = "screened_expectation"
@@ -33,12 +33,8 @@ class ScreenedExpectation(Selector):
     m: int = 2
     chunk: int = 4_096
 
-    def __post_init__(self) -> None:
-        """Refuses a number of swaps or a chunk that is not positive."""
-        refuse_unless_positive(m=self.m, chunk=self.chunk)
-
-    def estimate(self, logits: Tensor, probe: Probe, generator: torch.Generator | None) -> Drawn:
-        """Returns ``J_s Q_s`` with scores, first-order values and one correction per slot as Q."""
+    def estimate(self, logits: Tensor, probe: Probe, generator: torch.Generator | None) -> RawEstimate:
+        """Returns ``J_s Q_s``, where Q holds scores, first-order values and one correction per slot."""
         slots, items = logits.shape[-2:]
         choice = draw(logits, generator)
         chosen = choice.unsqueeze(-1)
@@ -50,7 +46,7 @@ class ScreenedExpectation(Selector):
         rest = vertex.scatter(-1, foremost, 1.0) == 0
         residual, rest_mass = self._draw_from(logits, rest, chosen, p, generator)
         item = torch.cat([foremost, residual], dim=-1)
-        # As (swaps, ...): all slots' first swaps, then all slots' second ones.
+        # Of shape (swaps, ...): all slots' first swaps, then all slots' second ones.
         swapped = score_swaps(
             probe,
             vertex,
@@ -59,12 +55,12 @@ class ScreenedExpectation(Selector):
             self.chunk,
         )
         swapped = swapped.unflatten(0, (-1, slots)).movedim((0, 1), (-1, -2))
-        # Everything relative to f(z), which J removes: small numbers cancel better than large ones.
+        # All values are relative to f(z), which J cancels: differences of small numbers lose fewer digits.
         error = swapped - score.to(logits.dtype)[..., None, None] - effect.gather(-1, item)
         weight = torch.cat([p.gather(-1, foremost), rest_mass], dim=-1)
-        # Whatever the objective says of an impossible swap, be it infinite, has no weight.
+        # The score of an impossible swap has no weight, even if it is infinite.
         weighted = (p * effect).scatter_add(-1, item, (weight * error).masked_fill(weight == 0, 0.0))
-        return Drawn(weighted - p * weighted.sum(dim=-1, keepdim=True), choice, score)
+        return RawEstimate(weighted - p * weighted.sum(dim=-1, keepdim=True), choice, score)
 
     def _draw_from(
         self, logits: Tensor, rest: Tensor, chosen: Tensor, p: Tensor, generator: torch.Generator | None

@@ -1,7 +1,7 @@
-"""The softmax itself as the selection: the objective sees a mixture of items that no request may name.
+"""The softmax itself as the selection: the objective receives a mixture of items, which is no configuration.
 
-Its gradient is exact for the mixture's score, which is another objective than the expected score of a draw: mixtures
-can score where no configuration does. It is here as the failing baseline of this project's second origin.
+The gradient is exact for the score of the mixture. That score is not the expected score of a draw: a mixture can have
+a high score where no configuration has one. This selector is a baseline that is expected to fail.
 """
 
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from slot_rl.selectors.base import Drawn, Probe, Selector, refuse_unless_positive
+from slot_rl.selectors.base import Probe, RawEstimate, Selector
 from slot_rl.selectors.categorical import jacobian_product
 
 
@@ -19,28 +19,20 @@ class Softmax(Selector):
     """The objective at ``softmax(logits / tau)``, by the chain rule.
 
     Attributes:
-        tau: Temperature; low values are closer to a choice and have vanishing gradients.
+        tau: Temperature; low values are closer to a choice and have small gradients.
     """
 
     name: ClassVar[str] = "softmax"
 
     tau: float = 1.0
 
-    def __post_init__(self) -> None:
-        """Refuses a temperature that is not positive."""
-        refuse_unless_positive(tau=self.tau)
-
     @property
     def scores_draws(self) -> bool:
-        """Nothing is drawn, and the score is the mixture's."""
+        """False: nothing is drawn, and the score is that of the mixture."""
         return False
 
-    def estimate(self, logits: Tensor, probe: Probe, generator: torch.Generator | None) -> Drawn:
+    def estimate(self, logits: Tensor, probe: Probe, generator: torch.Generator | None) -> RawEstimate:
         """Returns ``J(y) g / tau`` with the slope g at ``y = softmax(logits / tau)``; the choice is the argmax."""
         mixture = torch.softmax(logits / self.tau, dim=-1)
         score, slope = probe.slope(mixture)
-        return Drawn(jacobian_product(mixture, slope) / self.tau, logits.argmax(dim=-1), score)
-
-    def cost(self, slots: int, items: int) -> tuple[int, int]:
-        """One forward and one backward."""
-        return 1, 1
+        return RawEstimate(jacobian_product(mixture, slope) / self.tau, logits.argmax(dim=-1), score)

@@ -1,4 +1,4 @@
-"""Scoring configurations that differ from one choice in a single slot, many per call but never too many."""
+"""Scores configurations that differ from a choice in a single slot, in calls of limited size."""
 
 import torch
 from torch import Tensor
@@ -14,8 +14,8 @@ def score_swaps(probe: Probe, vertex: Tensor, slot: Tensor, item: Tensor, chunk:
         probe: The objective.
         vertex: One-hot rows of the choice, of shape ``(..., slots, items)``.
         slot: Long tensor of shape ``(swaps,)``: the slot that each swap changes.
-        item: Long tensor of shape ``(swaps, ...)``: the item that it puts there, per row.
-        chunk: Most configurations per call of the objective, beyond one swap per row.
+        item: Long tensor of shape ``(swaps, ...)``: the new item of that slot, for each row.
+        chunk: Maximum number of configurations per call of the objective, but at least one swap per row.
 
     Returns:
         Scores of shape ``(swaps, ...)``, in the vertex's precision.

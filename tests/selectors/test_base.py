@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from slot_rl.seeding import generator_from, seeded_initialisation
 from slot_rl.selectors import NAMES, Estimate, Selector, make
-from slot_rl.selectors.base import Drawn, GivenDraw, Probe, refuse_unless_positive, with_gradient
+from slot_rl.selectors.base import GivenDraw, Probe, RawEstimate, refuse_unless_positive, with_gradient
 
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
@@ -44,8 +44,8 @@ class Given(Selector):
     gradient: Tensor
     score: Tensor
 
-    def estimate(self, logits: Tensor, probe: Probe, generator: torch.Generator | None) -> Drawn:
-        return Drawn(self.gradient, logits.argmax(dim=-1), self.score)
+    def estimate(self, logits: Tensor, probe: Probe, generator: torch.Generator | None) -> RawEstimate:
+        return RawEstimate(self.gradient, logits.argmax(dim=-1), self.score)
 
     def cost(self, slots: int, items: int) -> tuple[int, int]:
         return 0, 0
@@ -57,23 +57,21 @@ def given_selector() -> Given:
     return Given(gradient, torch.randn(4, dtype=torch.float64, generator=generator_from(1)))
 
 
-def test_estimates_cannot_be_altered_and_have_no_diagnostics_unless_given() -> None:
+def test_estimates_are_frozen_and_diagnostics_default_to_none() -> None:
     estimate = Estimate(torch.zeros(2), torch.zeros(2, 1, dtype=torch.long), torch.zeros(2), 2, 2)
     assert dict(estimate.diagnostics) == {}
     with pytest.raises(FrozenInstanceError, match="forwards"):
         estimate.forwards = 3  # type: ignore[misc]
 
 
-def test_a_selector_must_have_a_formula_and_a_cost() -> None:
+def test_a_selector_must_have_a_formula() -> None:
     with pytest.raises(TypeError, match="abstract"):
         Selector()  # type: ignore[abstract]
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("given_dtype", [torch.float32, torch.float64], ids=str)
-def test_the_probe_asks_in_its_precision_and_answers_slopes_in_the_selection_s(
-    given_dtype: torch.dtype, dtype: torch.dtype
-) -> None:
+def test_the_probe_converts_the_precision_in_and_out(given_dtype: torch.dtype, dtype: torch.dtype) -> None:
     asked: list[torch.dtype] = []
 
     def objective(selection: Tensor) -> Tensor:
@@ -97,7 +95,7 @@ def test_the_probe_counts_every_configuration_that_it_asks_for() -> None:
     assert (probe.forwards, probe.backwards) == (41, 35)
 
 
-def test_the_probe_gives_values_and_slopes_without_gradient_and_leaves_parameters_alone() -> None:
+def test_the_probe_leaves_no_gradient_anywhere() -> None:
     with seeded_initialisation(0):
         network = Network(2, 3)
     probe = Probe(network, torch.float64)
@@ -128,7 +126,7 @@ def test_an_objective_without_gradient_has_a_value_but_no_slope() -> None:
         probe.slope(torch.ones(5, 2, 3))
 
 
-def test_an_objective_whose_gradient_reaches_its_parameters_alone_has_no_slope() -> None:
+def test_a_gradient_for_parameters_alone_is_no_slope() -> None:
     with seeded_initialisation(0):
         table = nn.Embedding(3, 1)
 
@@ -140,7 +138,7 @@ def test_an_objective_whose_gradient_reaches_its_parameters_alone_has_no_slope()
         Probe(look_up, torch.float32).slope(torch.ones(5, 2, 3))
 
 
-def test_the_surrogate_is_the_score_and_its_gradient_is_each_row_s_estimate() -> None:
+def test_the_surrogate_is_the_score_and_has_the_gradient() -> None:
     selector = given_selector()
     logits = torch.zeros(4, 2, 3, dtype=torch.float64, requires_grad=True)
     estimate = selector(logits, total)
@@ -150,7 +148,7 @@ def test_the_surrogate_is_the_score_and_its_gradient_is_each_row_s_estimate() ->
     assert logits.grad is not None and torch.equal(logits.grad, selector.gradient)
 
 
-def test_the_surrogate_scales_each_row_by_the_gradient_that_comes_from_above() -> None:
+def test_the_surrogate_scales_rows_by_the_upstream_gradient() -> None:
     selector = given_selector()
     logits = torch.zeros(4, 2, 3, dtype=torch.float64, requires_grad=True)
     upstream = torch.tensor([2.0, 0.0, -0.5, 1e-3], dtype=torch.float64)
@@ -160,7 +158,7 @@ def test_the_surrogate_scales_each_row_by_the_gradient_that_comes_from_above() -
     assert torch.equal(mean, selector.gradient / 4)
 
 
-def test_the_surrogate_s_gradient_goes_on_into_the_network_that_made_the_logits() -> None:
+def test_the_surrogates_gradient_reaches_the_network() -> None:
     selector = given_selector()
     weight = torch.ones(3, dtype=torch.float64, requires_grad=True)
     features = torch.randn(4, 2, 3, dtype=torch.float64, generator=generator_from(5))
@@ -169,7 +167,7 @@ def test_the_surrogate_s_gradient_goes_on_into_the_network_that_made_the_logits(
     torch.testing.assert_close(weight.grad, (features * selector.gradient).sum(dim=(0, 1)))
 
 
-def test_the_surrogate_needs_no_gradient_where_the_logits_need_none() -> None:
+def test_no_gradient_where_the_logits_need_none() -> None:
     estimate = given_selector()(torch.zeros(4, 2, 3, dtype=torch.float64), total)
     assert not estimate.surrogate.requires_grad
 
@@ -183,7 +181,7 @@ def test_the_surrogate_cannot_be_differentiated_twice() -> None:
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-def test_the_gradient_has_the_logits_precision_whatever_the_score_s_is(dtype: torch.dtype) -> None:
+def test_the_gradient_has_the_precision_of_the_logits(dtype: torch.dtype) -> None:
     selector = given_selector()
     logits = torch.zeros(4, 2, 3, dtype=dtype, requires_grad=True)
     estimate = selector(logits, total)
@@ -192,7 +190,7 @@ def test_the_gradient_has_the_logits_precision_whatever_the_score_s_is(dtype: to
     assert logits.grad is not None and torch.equal(logits.grad, selector.gradient.to(dtype))
 
 
-def test_logits_that_were_altered_after_the_call_still_get_the_estimate_of_the_call() -> None:
+def test_altering_logits_later_does_not_change_the_estimate() -> None:
     selector = given_selector()
     logits = torch.zeros(4, 2, 3, dtype=torch.float64, requires_grad=True)
     estimate = selector(logits, total)
@@ -217,7 +215,7 @@ def test_rows_are_dead_where_the_whole_gradient_is_exactly_zero() -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
-def test_gradients_too_large_for_half_precision_are_its_largest_numbers(dtype: torch.dtype) -> None:
+def test_gradients_are_clipped_to_half_precision(dtype: torch.dtype) -> None:
     gradient = torch.tensor([[[1e39, -1e39, 2.0]]], dtype=torch.float64)
     logits = torch.zeros(1, 1, 3, dtype=dtype, requires_grad=True)
     Given(gradient, torch.zeros(1))(logits, total).surrogate.sum().backward()
@@ -225,7 +223,7 @@ def test_gradients_too_large_for_half_precision_are_its_largest_numbers(dtype: t
     assert logits.grad is not None and logits.grad.flatten().tolist() == [largest, -largest, 2.0]
 
 
-def test_whole_numbers_as_scores_have_a_surrogate_that_can_be_differentiated() -> None:
+def test_integer_scores_have_a_differentiable_surrogate() -> None:
     gradient = torch.ones(2, 1, 3)
     logits = torch.zeros(2, 1, 3, requires_grad=True)
     estimate = Given(gradient, torch.tensor([3, 4]))(logits, total)
@@ -234,7 +232,7 @@ def test_whole_numbers_as_scores_have_a_surrogate_that_can_be_differentiated() -
     assert logits.grad is not None and torch.equal(logits.grad, gradient)
 
 
-def test_a_value_keeps_its_own_gradient_beside_those_that_it_is_given() -> None:
+def test_a_value_keeps_its_own_gradient() -> None:
     value = torch.arange(3.0, requires_grad=True)
     logits, rates = torch.zeros(3, 2, 4, requires_grad=True), torch.zeros(3, 5, requires_grad=True)
     by_logits, by_rates = (
@@ -266,7 +264,7 @@ def test_an_estimate_is_the_one_given_the_draw_that_was_made(selector: GivenDraw
     assert not torch.equal(selector.given(logits.detach(), (choice + 1) % 4, total), given)
 
 
-def test_the_selectors_whose_estimate_is_determined_by_one_draw_are_known() -> None:
+def test_which_selectors_depend_on_one_draw_alone() -> None:
     names = {selector.name for selector in given_draws()}
     assert names == {"straight_through", "reinmax", "gapped", "intermediate_loss", "reinforce", "local_expectation"}
 

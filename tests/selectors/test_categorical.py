@@ -49,7 +49,7 @@ def test_masked_logits_without_a_mask_are_the_logits_themselves() -> None:
 
 
 @pytest.mark.parametrize("shape", [(2, 3, 4), (3, 4), (1, 1, 4), (4,), (2, 1, 4), (2, 3, 1)])
-def test_masked_logits_are_minus_infinity_exactly_where_the_broadcast_mask_is_false(shape: tuple[int, ...]) -> None:
+def test_masked_logits_are_minus_infinity_where_masked(shape: tuple[int, ...]) -> None:
     logits = torch.randn(2, 3, 4, generator=generator_from(0))
     mask = torch.rand(shape, generator=generator_from(1)) < 0.6
     mask[..., -1] = True
@@ -92,7 +92,7 @@ def test_a_slot_without_an_allowed_item_is_refused() -> None:
 
 
 @pytest.mark.parametrize("mask", [None, torch.tensor([True, False, False])], ids=["no mask", "mask"])
-def test_a_slot_whose_allowed_items_are_all_at_minus_infinity_is_refused(mask: Tensor | None) -> None:
+def test_a_slot_with_only_infinite_logits_is_refused(mask: Tensor | None) -> None:
     logits = torch.full((1, 1, 3), -torch.inf)
     if mask is not None:
         logits[..., 1:] = 0.0
@@ -136,7 +136,7 @@ def test_noise_is_drawn_in_float32_or_better(
     assert sample.shape == (3, 5)
 
 
-def test_gumbel_noise_stays_finite_where_the_generator_draws_an_exact_zero(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_gumbel_noise_is_finite_for_a_draw_of_exactly_zero(monkeypatch: pytest.MonkeyPatch) -> None:
     def zeros(self: Tensor, generator: torch.Generator | None = None) -> Tensor:
         return self.zero_()
 
@@ -179,7 +179,7 @@ def test_rare_items_keep_their_probability_in_half_precision(monkeypatch: pytest
     assert worst_z(draw(logits.expand(500_000, 4), generator_from(5)), p) > 5
 
 
-def test_slots_and_rows_are_drawn_independently_and_the_test_would_notice_shared_noise() -> None:
+def test_slots_and_rows_are_drawn_independently() -> None:
     p = torch.softmax(LOGITS[:3], dim=-1)
     joint = torch.outer(p, p).flatten()
     choice = draw(LOGITS[:3].expand(200_000, 2, 3), generator_from(2))
@@ -194,7 +194,7 @@ def test_equal_huge_logits_still_draw_evenly(shift: float) -> None:
     assert worst_z(choice, torch.full((4,), 0.25)) < 5
 
 
-def test_an_item_at_minus_infinity_is_never_drawn_however_unlikely_the_others() -> None:
+def test_an_item_at_minus_infinity_is_never_drawn() -> None:
     logits = torch.tensor([-torch.inf, -1e4, -torch.inf, -3e4])
     assert torch.unique(draw(logits.expand(250_000, 4), generator_from(0))).tolist() == [1]
     even = torch.tensor([-torch.inf, -1e4, -torch.inf, -1e4])
@@ -216,7 +216,7 @@ def test_without_a_generator_the_global_one_is_drawn_from() -> None:
     st.sampled_from([torch.float32, torch.float64]),
     st.integers(0, 10_000),
 )
-def test_the_conditional_noisy_logits_are_largest_at_the_given_choice(
+def test_conditional_noise_is_largest_at_the_given_choice(
     slots: int, items: int, scale: float, dtype: torch.dtype, seed: int
 ) -> None:
     generator = generator_from(seed)
@@ -234,7 +234,7 @@ def test_the_conditional_noisy_logits_are_largest_at_the_given_choice(
     assert bool((derivative.gather(-1, choice.unsqueeze(-1)) == 0).all())
 
 
-def test_the_conditional_noisy_logits_have_the_argmax_given_bit_for_bit_at_ordinary_logits() -> None:
+def test_the_argmax_of_conditional_noise_is_exactly_the_choice() -> None:
     logits = LOGITS.expand(200_000, 5)
     choice = torch.randint(5, (200_000,), generator=generator_from(0))
     assert torch.equal(conditional_gumbel(logits, choice, generator_from(1))[0].argmax(dim=-1), choice)
@@ -282,7 +282,7 @@ def worst_p_value(noisy: Tensor, log_p: Tensor) -> float:
     ("perturb", "holds"),
     [(right, True), (given_any_item, False), (chosen_noise_weighted, False), (independent_of_the_choice, False)],
 )
-def test_over_all_draws_the_conditional_noisy_logits_have_the_law_of_fresh_ones(
+def test_conditional_noise_averages_to_fresh_noise(
     perturb: Callable[[Tensor, torch.Generator], Tensor], holds: bool
 ) -> None:
     log_p = torch.log_softmax(LOGITS[:4], dim=-1)
@@ -291,7 +291,7 @@ def test_over_all_draws_the_conditional_noisy_logits_have_the_law_of_fresh_ones(
     assert (worst_p_value(noisy, log_p) > 1e-4) is holds
 
 
-def test_the_conditional_noisy_logits_have_the_law_that_rejection_gives() -> None:
+def test_conditional_noise_agrees_with_rejection_sampling() -> None:
     """Given a choice, and not only over all of them: fresh noise is kept where it led to that choice."""
     log_p = torch.log_softmax(LOGITS[:3], dim=-1)
     fresh = log_p + gumbel_noise(log_p.expand(60_000, 3), generator_from(0))
@@ -305,7 +305,7 @@ def test_the_conditional_noisy_logits_have_the_law_that_rejection_gives() -> Non
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_the_conditional_derivative_is_that_of_the_noisy_logits_at_fixed_noise(seed: int) -> None:
+def test_the_conditional_derivative_is_that_at_fixed_noise(seed: int) -> None:
     generator = generator_from(seed)
     logits = 2 * torch.randn(5, dtype=torch.float64, generator=generator)
     choice = torch.randint(5, (), generator=generator)

@@ -29,7 +29,7 @@ from slot_rl.selectors import (
     Softmax,
     StraightThrough,
 )
-from slot_rl.selectors.base import Drawn, Probe
+from slot_rl.selectors.base import Probe, RawEstimate
 from slot_rl.selectors.categorical import conditional_gumbel, draw, gumbel_noise, one_hot
 from tests.helpers.equivalence import (
     CASES,
@@ -95,16 +95,14 @@ class TestStraightThrough(SlotEquivalence[StraightThrough]):
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
-def test_straight_through_is_unbiased_where_the_objective_is_linear_in_each_slot(
-    case: Case, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_straight_through_is_unbiased_on_linear_objectives(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
     assert off_by(monkeypatch, StraightThrough(), case, case.objective("multilinear")) < 1e-12
 
 
 @pytest.mark.parametrize(
     "selector", [StraightThrough(tau, 1.0) for tau in (0.5, 2.0)] + [StraightThrough(1.0, 0.5)], ids=str
 )
-def test_straight_through_at_another_temperature_is_biased_even_there(
+def test_straight_through_at_another_temperature_is_biased(
     selector: StraightThrough, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     case = Case(2, 3)
@@ -196,17 +194,17 @@ class TestReinforce(SlotEquivalence[Reinforce], UnbiasedEquivalence[Reinforce]):
 class OwnScoreInBaseline(Reinforce):
     """REINFORCE with the mean of the whole batch as its baseline: a common mistake."""
 
-    def estimate(self, logits: Tensor, probe: Probe, generator: torch.Generator | None) -> Drawn:
+    def estimate(self, logits: Tensor, probe: Probe, generator: torch.Generator | None) -> RawEstimate:
         choice = draw(logits, generator)
         vertex = one_hot(choice, logits.shape[-1], logits.dtype)
         score = probe.value(vertex)
         advantage = (score - score.mean())[..., None, None]
-        return Drawn(advantage * (vertex - torch.softmax(logits, dim=-1)), choice, score)
+        return RawEstimate(advantage * (vertex - torch.softmax(logits, dim=-1)), choice, score)
 
 
 @pytest.mark.parametrize(("selector", "unbiased"), [(Reinforce(), True), (OwnScoreInBaseline(), False)], ids=str)
 @pytest.mark.parametrize(("rows", "slots", "items"), [(2, 2, 2), (2, 1, 4), (3, 1, 3)])
-def test_reinforce_is_unbiased_in_every_row_of_a_batch_only_if_no_row_is_in_its_own_baseline(
+def test_reinforce_is_biased_if_a_row_is_in_its_own_baseline(
     selector: Reinforce, unbiased: bool, rows: int, slots: int, items: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     logits = torch.randn(rows, slots, items, dtype=torch.float64, generator=generator_from(items))
@@ -378,7 +376,7 @@ class TestBrokenRebar:
         truth = true_gradient(case.logits, case.allowed, objective)
         assert mean_z(sample(selector, case, objective), truth) > 5
 
-    def test_a_control_variate_whose_mean_is_not_given_back_is_noticed(
+    def test_a_control_variate_without_its_mean_is_noticed(
         self, selector: Rebar, case: Case, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         def nothing(probabilities: Tensor, slope: Tensor) -> Tensor:
@@ -387,7 +385,7 @@ class TestBrokenRebar:
         monkeypatch.setattr("slot_rl.selectors.rebar.jacobian_product", nothing)
         self.assert_noticed(selector, case)
 
-    def test_a_second_noise_that_is_taken_to_move_one_to_one_with_the_logits_is_noticed(
+    def test_a_wrong_derivative_of_the_second_noise_is_noticed(
         self, selector: Rebar, case: Case, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         def moving(logits: Tensor, choice: Tensor, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
@@ -500,7 +498,7 @@ def test_the_gumbel_mean_is_that_of_the_gumbel_softmax_in_torch(hard: bool, tau:
 
 @pytest.mark.parametrize("case", SAMPLED_CASES, ids=str)
 @pytest.mark.parametrize(("tau", "k"), [(0.3, 1), (1.0, 3)])
-def test_gumbel_rao_has_the_mean_of_gumbel_unless_its_noise_ignores_the_draw(
+def test_gumbel_rao_with_unconditional_noise_is_noticed(
     tau: float, k: int, case: Case, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     objective = case.objective("smooth")

@@ -20,7 +20,7 @@ LOGITS = torch.tensor([0.3, -1.2, 2.0, 0.0, -4.0])
 
 
 @pytest.mark.parametrize("tau", [1e-3, 1.0, 30.0])
-def test_the_hard_form_shows_the_objective_exactly_one_hot_rows_and_scores_them(tau: float) -> None:
+def test_the_hard_form_scores_exactly_one_hot_rows(tau: float) -> None:
     recorder = Recorder(torch.randn(3, 5, generator=generator_from(0)))
     logits = 3 * torch.randn(200, 3, 5, generator=generator_from(1))
     estimate = Gumbel(tau)(logits, recorder, generator=generator_from(2))
@@ -28,7 +28,7 @@ def test_the_hard_form_shows_the_objective_exactly_one_hot_rows_and_scores_them(
     assert torch.equal(estimate.score, recorder(recorder.selection))
 
 
-def test_the_soft_form_shows_the_objective_the_softmax_of_the_noisy_logits(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_soft_form_scores_the_softmax_of_noisy_logits(monkeypatch: pytest.MonkeyPatch) -> None:
     logits = torch.randn(50, 3, 4, dtype=torch.float64, generator=generator_from(0))
     noise = gumbel_noise(logits, generator_from(1))
     monkeypatch.setattr(NOISE, lambda like, generator: noise)
@@ -61,7 +61,7 @@ def test_the_test_of_the_law_notices_a_noise_that_is_not_gumbel(monkeypatch: pyt
     assert frequency_z(choice, torch.softmax(LOGITS, -1)) > 5
 
 
-def test_slots_are_drawn_independently_and_the_test_notices_shared_noise(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_slots_are_drawn_independently(monkeypatch: pytest.MonkeyPatch) -> None:
     logits = torch.tensor([[0.5, 0.0, -1.0], [1.0, -0.5, 0.0]])
     p = torch.softmax(logits.double(), dim=-1)
     joint = torch.outer(p[0], p[1]).flatten()
@@ -79,9 +79,7 @@ def test_slots_are_drawn_independently_and_the_test_notices_shared_noise(monkeyp
 
 @pytest.mark.parametrize("hard", [True, False])
 @pytest.mark.parametrize("tau", [0.3, 1.0, 4.0])
-def test_the_gradient_of_each_draw_is_the_softmax_jacobian_over_tau(
-    hard: bool, tau: float, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_each_draws_gradient_is_the_jacobian_over_tau(hard: bool, tau: float, monkeypatch: pytest.MonkeyPatch) -> None:
     batch, slots, items = 20, 2, 4
     generator = generator_from(11)
     logits = torch.randn(batch, slots, items, dtype=torch.float64, generator=generator)
@@ -121,7 +119,7 @@ def test_the_share_of_dead_rows_is_the_documented_one(tau: float, share: float) 
     assert float(zero.float().mean()) == pytest.approx(share, abs=0.01)
 
 
-def test_rows_of_several_slots_are_dead_only_if_all_their_slots_are() -> None:
+def test_rows_are_dead_only_if_all_their_slots_are() -> None:
     leaf = torch.zeros(40_000, 2, 3).requires_grad_()
     recorder = Recorder(torch.randn(2, 3, generator=generator_from(8)))
     estimate = Gumbel(0.01)(leaf, recorder, generator=generator_from(4))

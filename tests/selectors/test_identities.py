@@ -89,7 +89,7 @@ def mean_gradient(monkeypatch: pytest.MonkeyPatch, selector: Selector, logits: T
     return torch.einsum("r,rsn->sn", law(torch.softmax(logits, dim=-1), choices), gradient)
 
 
-def test_reinmax_is_the_mean_of_straight_through_and_of_its_zero_order_twin() -> None:
+def test_reinmax_averages_first_and_zero_order_estimates() -> None:
     logits = 2 * torch.randn(300, 3, 5, dtype=torch.float64, generator=generator_from(0))
     objective = perceptron(3, 5, 1)
     gradient, choice = run(ReinMax(), logits, objective, 2)
@@ -126,7 +126,7 @@ def test_gumbel_rao_with_one_noise_has_gumbels_law_and_no_other(tau: float, anot
     assert not same_law(gumbel, run(GumbelRao(tau, k=2), rows, objective, 4)[0])
 
 
-def test_given_the_draw_gumbel_rao_has_gumbels_mean_and_a_kth_of_its_variance(
+def test_gumbel_rao_has_a_kth_of_gumbels_variance_given_a_draw(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     logits, objective, k = some_logits(1, 4, 5), perceptron(1, 4, 6), 8
@@ -142,9 +142,7 @@ def test_given_the_draw_gumbel_rao_has_gumbels_mean_and_a_kth_of_its_variance(
 
 @pytest.mark.parametrize("tau", [0.3, 1.0])
 @pytest.mark.parametrize(("slots", "items", "seed"), [(1, 3, 0), (2, 4, 10), (3, 6, 20)])
-def test_gumbel_raos_mean_squared_error_is_smaller_than_gumbels_and_falls_with_k(
-    slots: int, items: int, seed: int, tau: float
-) -> None:
+def test_gumbel_raos_error_is_below_gumbels_and_falls_with_k(slots: int, items: int, seed: int, tau: float) -> None:
     rows = some_logits(slots, items, seed).expand(20_000, slots, items)
     objective = perceptron(slots, items, seed + 1)
     gradients = [run(Gumbel(tau), rows, objective, seed + 2)[0]]
@@ -160,7 +158,7 @@ def test_gumbel_raos_mean_squared_error_is_smaller_than_gumbels_and_falls_with_k
     assert four == pytest.approx(one - 0.75 * noise_share, rel=0.05)
 
 
-def test_the_mirror_form_tends_to_straight_through_in_proportion_to_the_step() -> None:
+def test_the_mirror_form_tends_to_straight_through() -> None:
     rows = 2 * torch.randn(200, 3, 5, dtype=torch.float64, generator=generator_from(0))
     objective = perceptron(3, 5, 1, scale=0.3)
     target, choice = run(StraightThrough(), rows, objective, 2)
@@ -177,7 +175,7 @@ def test_the_mirror_form_tends_to_straight_through_in_proportion_to_the_step() -
 
 
 @pytest.mark.parametrize("step", [0.01, 0.1, 1.0, 30.0])
-def test_the_mirror_form_is_bounded_by_one_over_the_step_however_steep_the_objective(step: float) -> None:
+def test_the_mirror_form_is_bounded_by_one_over_the_step(step: float) -> None:
     rows = 2 * torch.randn(200, 3, 5, dtype=torch.float64, generator=generator_from(0))
     for scale in (1.0, 1e3, 1e9):
         gradient, _ = run(IntermediateLoss(step), rows, perceptron(3, 5, 1, scale), 2)
@@ -194,7 +192,7 @@ def test_local_expectation_is_exact_for_one_slot() -> None:
     assert float(exact.abs().max()) > 0.1
 
 
-def test_local_expectation_is_exact_where_the_slots_do_not_interact() -> None:
+def test_local_expectation_is_exact_for_independent_slots() -> None:
     rows = 2 * torch.randn(30, 3, 4, dtype=torch.float64, generator=generator_from(0))
     exact, _ = run(Exact(), rows, separable(3, 4, 1), 2)
     assert float((run(LocalExpectation(), rows, separable(3, 4, 1), 3)[0] - exact).abs().max()) < 1e-12
@@ -203,7 +201,7 @@ def test_local_expectation_is_exact_where_the_slots_do_not_interact() -> None:
 
 
 @pytest.mark.parametrize("items", [2, 3, 6])
-def test_screened_expectation_that_covers_every_item_is_local_expectation(items: int) -> None:
+def test_screening_every_item_is_local_expectation(items: int) -> None:
     rows = 2 * torch.randn(50, 3, items, dtype=torch.float64, generator=generator_from(0))
     objective = perceptron(3, items, 1)
     local, choice = run(LocalExpectation(), rows, objective, 2)
@@ -227,7 +225,7 @@ class Uncorrected(ScreenedExpectation):
 
 @pytest.mark.parametrize("m", [1, 2])
 @pytest.mark.parametrize(("slots", "items"), [(1, 5), (2, 4)])
-def test_the_mean_of_screened_expectation_over_both_of_its_draws_is_the_true_gradient(
+def test_screened_expectation_is_unbiased_by_enumeration(
     slots: int, items: int, m: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for seed in range(3):
@@ -243,7 +241,7 @@ def test_the_mean_of_screened_expectation_over_both_of_its_draws_is_the_true_gra
 
 
 @pytest.mark.parametrize("m", [1, 2])
-def test_screened_expectation_is_unbiased_and_without_its_correction_it_is_not(m: int) -> None:
+def test_screened_expectation_needs_its_correction(m: int) -> None:
     logits, objective = some_logits(3, 5, 0), perceptron(3, 5, 1)
     rows, truth = logits.expand(30_000, 3, 5), true_gradient(logits, objective)
     assert mean_z(run(ScreenedExpectation(m), rows, objective, 2)[0], truth) < Z_BOUND
@@ -265,7 +263,7 @@ def test_screened_expectation_is_unbiased_and_without_its_correction_it_is_not(m
     ids=repr,
 )
 @pytest.mark.parametrize(("slots", "items"), [(1, 2), (1, 6), (2, 4), (3, 3)])
-def test_each_selector_is_unbiased_up_to_its_degree_in_each_slot_and_not_beyond(
+def test_selectors_are_unbiased_up_to_their_degree_only(
     slots: int, items: int, selector: Selector, degree: int, unbiased: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for seed in range(3):
@@ -304,7 +302,7 @@ def test_the_faithful_intermediate_loss_lets_the_logits_drift() -> None:
 
 
 @pytest.mark.parametrize("tau", [0.1, 0.5, 3.0])
-def test_rebar_without_its_control_variate_is_reinforce_without_a_baseline(tau: float) -> None:
+def test_rebar_without_control_variate_is_reinforce(tau: float) -> None:
     rows = 2 * torch.randn(200, 3, 5, dtype=torch.float64, generator=generator_from(0))
     objective = perceptron(3, 5, 1)
     plain, choice = run(Reinforce("none"), rows, objective, 2)
@@ -317,9 +315,7 @@ REBARS = [Rebar(1.0, 0.3), Rebar(1.0, 0.5), Rebar(1.0, 2.0), Rebar(0.5, 0.5), Re
 
 
 @pytest.mark.parametrize("selector", REBARS, ids=repr)
-def test_rebars_mean_is_the_true_gradient_whatever_eta_and_tau_are(
-    selector: Rebar, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_rebar_is_unbiased_for_every_eta_and_tau(selector: Rebar, monkeypatch: pytest.MonkeyPatch) -> None:
     logits, objective = some_logits(2, 4, 0), perceptron(2, 4, 1)
     rows, truth = logits.expand(40_000, 2, 4), true_gradient(logits, objective)
     assert mean_z(run(selector, rows, objective, 2)[0], truth) < Z_BOUND

@@ -164,7 +164,7 @@ def assert_proportional_to_the_step(error: Callable[[float], Tensor]) -> None:
 
 
 @pytest.mark.parametrize("objective", [linear, multilinear])
-def test_the_bernoulli_estimate_tends_to_the_exact_gradient_where_the_objective_is_linear(
+def test_bernoulli_tends_to_the_exact_gradient_if_linear(
     objective: DrawObjective, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     truth = bernoulli_truth(objective)
@@ -172,9 +172,7 @@ def test_the_bernoulli_estimate_tends_to_the_exact_gradient_where_the_objective_
 
 
 @pytest.mark.parametrize("step", [0.1, 1.0, 20.0])
-def test_the_mean_bernoulli_estimate_at_a_finite_step_is_in_closed_form(
-    step: float, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_bernoullis_mean_has_a_closed_form(step: float, monkeypatch: pytest.MonkeyPatch) -> None:
     p = torch.sigmoid(LOGITS)
     expected = (torch.sigmoid(LOGITS + step * WEIGHTS) - p) / step
     assert float((bernoulli_mean(monkeypatch, linear, step) - expected).abs().max()) < 1e-12
@@ -191,7 +189,7 @@ def test_the_bernoulli_estimate_has_the_known_bias_on_squares(monkeypatch: pytes
 
 
 @pytest.mark.parametrize("objective", [linear, multilinear])
-def test_the_poisson_estimate_tends_to_the_exact_gradient_where_the_objective_is_linear(
+def test_poisson_tends_to_the_exact_gradient_if_linear(
     objective: DrawObjective, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     truth = poisson_truth(objective)
@@ -199,9 +197,7 @@ def test_the_poisson_estimate_tends_to_the_exact_gradient_where_the_objective_is
 
 
 @pytest.mark.parametrize("step", [0.01, 0.1, 0.3])
-def test_the_mean_poisson_estimate_at_a_finite_step_is_in_closed_form(
-    step: float, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_poissons_mean_has_a_closed_form(step: float, monkeypatch: pytest.MonkeyPatch) -> None:
     rate = LOG_RATE.exp()
     expected = rate * torch.expm1(step * WEIGHTS[:2]) / step
     assert float((poisson_mean(monkeypatch, linear, step) - expected).abs().max()) < 1e-12
@@ -218,7 +214,7 @@ def test_the_poisson_estimate_has_the_known_bias_on_squares(monkeypatch: pytest.
 
 
 @pytest.mark.parametrize(("objective", "expectation"), SMOOTH)
-def test_the_gaussian_estimate_by_the_mean_is_exact_at_every_step(
+def test_gaussian_mean_gradients_are_exact_at_every_step(
     objective: DrawObjective, expectation: Callable[[Tensor, Tensor], Tensor], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     truth, _ = gaussian_truth(expectation)
@@ -228,7 +224,7 @@ def test_the_gaussian_estimate_by_the_mean_is_exact_at_every_step(
 
 
 @pytest.mark.parametrize(("objective", "expectation"), SMOOTH)
-def test_the_gaussian_estimate_by_the_log_std_tends_to_the_exact_gradient(
+def test_gaussian_spread_gradients_tend_to_the_exact_ones(
     objective: DrawObjective, expectation: Callable[[Tensor, Tensor], Tensor], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _, truth = gaussian_truth(expectation)
@@ -252,7 +248,7 @@ def test_each_gaussian_draw_at_a_finite_step_is_in_closed_form() -> None:
 ROWS = 200_000
 
 
-def test_real_bernoulli_draws_are_unbiased_where_promised_and_not_on_squares() -> None:
+def test_bernoulli_draws_are_unbiased_if_linear_only() -> None:
     logits = leaf(LOGITS, ROWS)
     for objective, unbiased in ((multilinear, True), (square, False)):
         (gradient,) = gradients(BernoulliDraw(SMALL)(logits, objective, generator_from(0)), logits)
@@ -260,7 +256,7 @@ def test_real_bernoulli_draws_are_unbiased_where_promised_and_not_on_squares() -
         assert z < Z_BOUND if unbiased else z > 2 * Z_BOUND
 
 
-def test_real_poisson_draws_are_unbiased_where_promised_and_not_on_squares() -> None:
+def test_poisson_draws_are_unbiased_if_linear_only() -> None:
     log_rate = leaf(LOG_RATE, ROWS)
     for objective, unbiased in ((multilinear, True), (square, False)):
         (gradient,) = gradients(PoissonDraw(SMALL)(log_rate, objective, generator_from(0)), log_rate)
@@ -313,7 +309,7 @@ EVERY_FAMILY = pytest.mark.parametrize(
 
 @pytest.mark.parametrize("step", [0.01, 0.1, 1.0])
 @pytest.mark.parametrize(("family", "parameters", "target", "law"), FAMILIES)
-def test_the_estimate_descends_the_divergence_from_a_target_one_step_along_the_slope(
+def test_the_estimate_descends_the_divergence_from_the_target(
     family: Callable[[float], Family],
     parameters: tuple[Tensor, ...],
     target: Callable[..., Distribution],
@@ -340,7 +336,7 @@ def test_a_step_that_is_not_positive_is_refused(family: Callable[[float], Family
 
 
 @EVERY_FAMILY
-def test_draws_repeat_under_a_generator_and_leave_the_global_one_alone(
+def test_draws_depend_on_the_given_generator_alone(
     family: Callable[[], Family], parameters: tuple[Tensor, ...]
 ) -> None:
     leaves = [leaf(parameter, 50) for parameter in parameters]
@@ -396,7 +392,7 @@ def test_half_precision_gives_the_gradient_to_its_own_precision(
 
 
 @EVERY_FAMILY
-def test_the_surrogate_is_the_score_even_where_the_objective_is_steep(
+def test_the_surrogate_is_the_score_of_steep_objectives(
     family: Callable[[], Family], parameters: tuple[Tensor, ...]
 ) -> None:
     leaves = [leaf(parameter.float(), 20) for parameter in parameters]

@@ -155,9 +155,7 @@ def test_gradients_are_finite_and_in_the_logits_precision(
 
 @every_selector
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
-def test_half_precision_makes_the_draws_of_float32_and_nearly_its_gradients(
-    selector: Selector, dtype: torch.dtype
-) -> None:
+def test_half_precision_draws_as_float32_does(selector: Selector, dtype: torch.dtype) -> None:
     logits = random_logits(50, 2, 4, dtype=dtype)
     half, gradient = estimated(selector, logits, generator=generator_from(1))
     single, expected = estimated(selector, logits.float(), generator=generator_from(1))
@@ -269,7 +267,7 @@ DRAWING: list[Selector] = [
 
 
 @pytest.mark.parametrize("selector", DRAWING, ids=repr)
-def test_no_masked_item_is_drawn_in_a_million_draws_and_the_others_follow_the_softmax(selector: Selector) -> None:
+def test_a_million_draws_follow_the_masked_softmax(selector: Selector) -> None:
     logits = torch.tensor([1e4, 0.5, -1.0, -torch.inf])
     mask = torch.tensor([False, True, True, True])
     rows = logits.expand(1_000_000, 1, 4)
@@ -330,9 +328,7 @@ def test_rows_may_have_any_leading_dimensions(selector: Selector, dtype: torch.d
     ],
     ids=["exact", "local_expectation", "screened 1", "screened 2", "screened all"],
 )
-def test_chunks_bound_each_call_of_the_objective_and_do_not_change_the_estimate(
-    chunked: Callable[[int], Selector], chunk: int
-) -> None:
+def test_chunks_limit_calls_and_do_not_change_estimates(chunked: Callable[[int], Selector], chunk: int) -> None:
     rows = 7
     logits, mask = random_logits(rows, 3, 4), random_mask(rows, 3, 4)
     whole, in_parts = Listener(smooth), Listener(smooth)
@@ -376,7 +372,7 @@ def test_a_trained_objective_is_left_as_found(selector: Selector, training: bool
 
 
 @every_selector
-def test_estimates_repeat_under_a_generator_and_leave_the_global_one_alone(selector: Selector) -> None:
+def test_estimates_depend_on_the_given_generator_alone(selector: Selector) -> None:
     logits, before = random_logits(50, 2, 4), torch.get_rng_state()
     (first, gradient), (second, again), (other, _) = (
         estimated(selector, logits, generator=generator_from(seed)) for seed in (1, 1, 2)
@@ -399,7 +395,7 @@ def test_without_a_generator_the_global_one_is_drawn_from(selector: Selector) ->
 @every_selector
 @few_examples
 @given(st.integers(0, 5), st.integers(1, 3), st.integers(1, 5), st.booleans(), seeds)
-def test_the_counts_are_the_questions_that_the_objective_got_and_the_announced_cost(
+def test_the_counts_are_the_calls_and_the_announced_cost(
     selector: Selector, rows: int, slots: int, items: int, masked: bool, seed: int
 ) -> None:
     listener = Listener(smooth)
@@ -411,7 +407,7 @@ def test_the_counts_are_the_questions_that_the_objective_got_and_the_announced_c
 
 
 @every_selector
-def test_the_score_is_the_objective_at_the_choice_where_the_selector_says_so(selector: Selector) -> None:
+def test_scores_belong_to_the_choice_if_scores_draws(selector: Selector) -> None:
     relaxed = isinstance(selector, Softmax) or selector == Gumbel(hard=False)
     own_law = selector in (StraightThrough(noise=False), StraightThrough(tau_forward=2.0, tau_backward=0.5))
     assert selector.scores_draws is not (relaxed or own_law)
@@ -449,7 +445,7 @@ def test_a_slot_s_gradient_sums_to_zero(selector: Selector, slots: int, items: i
 
 
 @every_selector
-def test_only_selectors_that_need_slopes_refuse_an_objective_that_has_none(selector: Selector) -> None:
+def test_only_selectors_with_slopes_need_a_gradient(selector: Selector) -> None:
     logits = random_logits(10, 2, 4)
     assert (selector.cost(2, 4)[1] == 0) is (selector.name in WITHOUT_SLOPE)
     if selector.name in WITHOUT_SLOPE:

@@ -55,7 +55,7 @@ def test_the_roster_is_complete_and_in_its_order() -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_selector_s_class_is_public_and_in_the_module_of_its_name(name: str) -> None:
+def test_a_selectors_class_is_public_in_its_module(name: str) -> None:
     kind = SELECTORS[name]
     module = importlib.import_module(f"slot_rl.selectors.{name}")
     assert kind.name == name and kind.__module__ == module.__name__
@@ -161,7 +161,7 @@ POSITIVE = [
 
 
 @pytest.mark.parametrize(("name", "option"), POSITIVE)
-def test_an_option_that_is_not_positive_is_refused_by_make_and_by_the_class(name: str, option: str) -> None:
+def test_options_that_are_not_positive_are_refused(name: str, option: str) -> None:
     zero = OPTIONS[name][option](0)
     for value in (zero, zero - 1, *([math.nan, -math.inf, -0.0] if isinstance(zero, float) else [])):
         for build in (lambda **options: make(name, **options), SELECTORS[name]):
@@ -196,12 +196,12 @@ def test_the_classes_refuse_unknown_words_themselves() -> None:
 
 
 @pytest.mark.parametrize("normaliser", ["mirror", "simplex"])
-def test_the_faithful_form_is_refused_for_other_normalisers_than_its_own(normaliser: str) -> None:
+def test_the_faithful_form_needs_the_sum_normaliser(normaliser: str) -> None:
     with pytest.raises(ValueError, match=f"^expected normaliser 'sum' for the faithful form, got '{normaliser}'$"):
         make("intermediate_loss", normaliser=normaliser, faithful=True)
 
 
-def test_exact_refuses_more_configurations_than_its_limit_before_it_scores_any() -> None:
+def test_exact_refuses_too_many_configurations() -> None:
     asked: list[Tensor] = []
 
     def objective(selection: Tensor) -> Tensor:

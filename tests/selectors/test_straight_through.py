@@ -37,7 +37,7 @@ def test_the_test_of_the_law_notices_a_noise_that_is_not_gumbel(monkeypatch: pyt
     assert frequency_z(choice, torch.softmax(LOGITS, -1)) > 5
 
 
-def test_without_noise_the_choice_is_the_argmax_and_no_generator_is_drawn_from() -> None:
+def test_without_noise_the_choice_is_the_argmax() -> None:
     logits = torch.randn(300, 4, 9, generator=generator_from(0))
     generator = generator_from(1)
     state, before = generator.get_state(), torch.get_rng_state()
@@ -64,9 +64,7 @@ def test_without_noise_the_choice_is_the_best_allowed_item() -> None:
         (0.5, [-600 / 1444, 1950 / 1444, -1350 / 1444]),
     ],
 )
-def test_without_noise_the_gradient_is_the_jacobian_times_the_slope_at_the_argmax(
-    tau_backward: float, expected: list[float]
-) -> None:
+def test_without_noise_the_slope_is_that_at_the_argmax(tau_backward: float, expected: list[float]) -> None:
     logits = torch.log(torch.tensor([[[0.2, 0.5, 0.3]]], dtype=torch.float64))
     gradient = gradient_of(StraightThrough(tau_backward=tau_backward, noise=False), logits, cubed_second_item)
     torch.testing.assert_close(gradient.flatten(), torch.tensor(expected, dtype=torch.float64))
