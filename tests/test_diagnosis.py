@@ -103,6 +103,9 @@ class Constructed(Selector):
     dies: bool = False
     price: tuple[int, int] = (1, 0)
 
+    def __post_init__(self) -> None:
+        pass  # without noise, too
+
     def estimate(self, logits: Tensor, probe: Probe, generator: torch.Generator | None) -> RawEstimate:
         rows = self.mean.repeat(len(logits) // len(self.mean), 1, 1)
         gradient = rows + self.noise * torch.randn(rows.shape, dtype=rows.dtype, generator=generator)
