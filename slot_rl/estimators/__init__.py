@@ -1,4 +1,4 @@
-"""Floor 1: estimators, their fitting on tables and ground truths, and their files."""
+"""Estimators: the network, its fitting on tables and ground truths, its files, and modules of other people."""
 
 from slot_rl.estimators.net import EstimatorNet, EstimatorShape
 from slot_rl.estimators.soften import Softened, soften

@@ -1,18 +1,17 @@
-"""The aligner: a projection of an estimator's latents whose cosine says whether two rows behave alike.
+"""The aligner: a projection of an estimator's latents. Rows that behave alike have a high cosine.
 
-Two rows with the same attributes in all slots but one may score very differently, and two without a common attribute
-may score the same: the number of equal attributes does not know. Behaviour is the score and, by one backward pass, what
-every single swap would do to it, to first order. With the scores s and the swap effects e of rows a and b,
+The number of equal attributes does not show whether two rows behave alike: rows that differ in one slot may have very
+different scores, and rows without a common attribute may have equal scores. Here the behaviour of a row is its score
+and, by one backward pass, the first-order effect of every single swap. With scores s and swap effects e of rows a, b:
 
-    distance(a, b) = (1 - w) |s_a - s_b| / mean |s - s'| + w |e_a - e_b| / mean |e - e'|,
+    distance(a, b) = (1 - w) |s_a - s_b| / mean |s - s'| + w |e_a - e_b| / mean |e - e'|
 
-and of two pairs the one with the smaller distance shall have the larger cosine: a logistic loss on the difference of
-the two cosines, so that only the order of distances matters and not their scale, which a few high scores would rule.
+Of two pairs, the one with the smaller distance must get the larger cosine. The loss is logistic in the difference of
+the two cosines. Only the order of the distances matters, not their scale, which depends on a few high scores.
 
-Chosen by rank correlation with score differences on held-out rows of GB1 and TFBind8: mapping distances to cosines or
-angles by squared error, correlation with a batch's ranks, and a contrastive loss were equal at best and mostly weaker.
-Pairs drawn for near scores changed nothing; pairs one swap apart helped on GB1, and so did measured scores where the
-rows have them, in place of the estimator's.
+This loss was chosen by the rank correlation with score differences on held-out rows of GB1 and TFBind8. Squared error
+on cosines or angles, correlation with ranks, and a contrastive loss were not better and mostly worse. Pairs one swap
+apart helped on GB1. Measured scores, where the rows have them, are better than the estimator's scores.
 """
 
 from dataclasses import dataclass
@@ -30,14 +29,14 @@ _LEAST_SPREAD = 1e-3
 
 @dataclass(frozen=True)
 class AlignerConfig:
-    """How an aligner is built and fitted.
+    """Sizes and training settings of an aligner.
 
     Attributes:
         dim: Length of a projection.
         hidden: Width of the projection head's hidden layer.
-        effects: Weight w of the swap effects in the distance; the rest is the scores'.
-        swaps: Share of pairs that are one swap apart, where there are any.
-        sharpness: How steep the logistic loss is in the difference of two cosines.
+        effects: Weight w of the swap effects in the distance; the scores have the weight 1 - w.
+        swaps: Share of pairs that are one swap apart, if there are any.
+        sharpness: Factor of the difference of two cosines in the logistic loss.
         steps: Gradient steps.
         batch_size: Pairs per step.
         learning_rate: Peak of the one-cycle schedule.
@@ -53,7 +52,7 @@ class AlignerConfig:
     learning_rate: float = 3e-3
 
     def __post_init__(self) -> None:
-        """Refuses sizes below 1, shares outside 0 to 1, and steps that lead nowhere."""
+        """Refuses sizes below 1, shares outside 0 to 1, and a sharpness or learning rate that is not positive."""
         if min(self.dim, self.hidden, self.steps) < 1 or self.batch_size < 2:
             raise ValueError(f"expected dim, hidden and steps >= 1 and batch_size >= 2, got {self}")
         if not (0 <= self.effects <= 1 and 0 <= self.swaps <= 1):
@@ -64,13 +63,13 @@ class AlignerConfig:
 
 @dataclass(frozen=True)
 class Behaviour:
-    """What an estimator does with some rows.
+    """How an estimator behaves on some rows.
 
     Attributes:
         latents: Tensor of shape ``(rows, width)``.
         scores: Tensor of shape ``(rows,)``.
-        effects: First-order effects of all single swaps, of shape ``(rows, slots, items)``; 0 at the row's own items
-            and at masked ones.
+        effects: First-order effects of all single swaps, of shape ``(rows, slots, items)``; 0 for the row's own items
+            and for masked items.
     """
 
     latents: Tensor
@@ -79,22 +78,22 @@ class Behaviour:
 
 
 class Aligner(nn.Module):
-    """Projects latents, standardised as those that it was fitted on, and compares projections by their cosine."""
+    """Standardises latents, projects them, and compares projections by their cosine."""
 
     mean: Tensor
     spread: Tensor
 
     def __init__(self, latents: Tensor, config: AlignerConfig) -> None:
-        """Builds an untrained head; its weights come from the global generator (see ``slot_rl.seeding``).
+        """Builds an untrained head with weights from the global generator; see ``slot_rl.seeding``.
 
         Args:
-            latents: Tensor of shape ``(rows, width)`` that sets the standardisation.
+            latents: Tensor of shape ``(rows, width)`` whose mean and spread are used to standardise.
             config: Sizes of the head.
         """
         super().__init__()
         spread = latents.detach().std(dim=0)
         self.register_buffer("mean", latents.detach().mean(dim=0))
-        # A unit that hardly moves on these rows would otherwise drown all others on a row where it does.
+        # Without this limit, a unit that is almost constant on these rows would dominate on other rows.
         self.register_buffer("spread", spread.clamp_min(_LEAST_SPREAD * float(spread.mean()) or 1.0))
         self.head = nn.Sequential(
             nn.Linear(latents.shape[-1], config.hidden), nn.SiLU(), nn.Linear(config.hidden, config.dim)
@@ -106,7 +105,7 @@ class Aligner(nn.Module):
         return projected
 
     def similarity(self, first: Tensor, second: Tensor) -> Tensor:
-        """Returns the cosine of the projections of two tensors of latents ``(..., batch, width)``, ``(..., batch)``."""
+        """Returns the cosines ``(..., batch)`` of the projections of two latents ``(..., batch, width)``."""
         return nn.functional.cosine_similarity(self(first), self(second), dim=-1)
 
 
@@ -131,14 +130,14 @@ def _study(problem: Problem, observation: Observation, choice: Tensor) -> tuple[
 
 
 def one_swap_pairs(choice: Tensor, context: Tensor | None = None) -> Tensor:
-    """Returns all pairs of rows that share their context and differ in exactly one slot.
+    """Returns all pairs of rows with the same context that differ in exactly one slot.
 
     Args:
         choice: Long tensor of shape ``(rows, slots)``.
         context: Long tensor of shape ``(rows, columns)``, or None.
 
     Returns:
-        Long tensor of shape ``(pairs, 2)`` of row numbers; ``(0, 2)`` where there are none.
+        Long tensor of shape ``(pairs, 2)`` of row numbers; ``(0, 2)`` if there are none.
     """
     given = choice[:, :0] if context is None else context
     found = [torch.zeros(0, 2, dtype=torch.long)]
@@ -146,7 +145,7 @@ def one_swap_pairs(choice: Tensor, context: Tensor | None = None) -> Tensor:
         rest = torch.cat([given, choice[:, :slot], choice[:, slot + 1 :]], dim=1)
         _, group = torch.unique(rest, dim=0, return_inverse=True)
         order = torch.argsort(group, stable=True)
-        # Rows of one group stand side by side: each is paired with those that follow it at every distance.
+        # In this order the rows of a group are neighbours; each is paired with the later ones of its group.
         for apart in range(1, int(torch.bincount(group).max())):
             first, second = order[:-apart], order[apart:]
             pair = (group[first] == group[second]) & (choice[first, slot] != choice[second, slot])
@@ -157,19 +156,19 @@ def one_swap_pairs(choice: Tensor, context: Tensor | None = None) -> Tensor:
 def fit_aligner(
     behaviour: Behaviour, swaps: Tensor, config: AlignerConfig, generator: torch.Generator
 ) -> tuple[Aligner, list[float]]:
-    """Fits an aligner on rows of an estimator that stays as it is.
+    """Fits an aligner; the estimator does not change.
 
     Args:
-        behaviour: Latents, scores and swap effects of the rows; the scores may be measured ones.
+        behaviour: Latents, scores and swap effects of the rows; the scores may be measured scores.
         swaps: Pairs of rows one swap apart, a long tensor of shape ``(pairs, 2)``; may be empty.
-        config: Sizes and steps.
-        generator: Source of first weights and pairs.
+        config: Sizes and training settings.
+        generator: Random generator of the initial weights and of the pairs.
 
     Returns:
-        The aligner, frozen, and the loss of every step.
+        The frozen aligner and the loss of every step.
 
     Raises:
-        ValueError: If the shapes do not fit, there are fewer than three rows, something is not finite, or all rows
+        ValueError: If the shapes do not fit, there are fewer than three rows, a value is not finite, or all rows
             behave alike.
     """
     _check(behaviour, swaps)
@@ -189,25 +188,25 @@ def fit_aligner(
         optimizer.step()
         schedule.step()
         losses.append(loss.item())
-    optimizer.zero_grad()  # the last step's gradients are nobody's business
+    optimizer.zero_grad()  # frees the gradients of the last step
     return aligner.requires_grad_(False), losses
 
 
 def order_loss(similarity: Tensor, distance: Tensor, other: Tensor, sharpness: float) -> Tensor:
-    """Returns the logistic loss of every pair's similarity against another pair's, given which of them is nearer.
+    """Returns the logistic loss of similarities whose order must be the reverse of the order of the distances.
 
     Args:
         similarity: Tensor of shape ``(pairs,)``.
         distance: Tensor of shape ``(pairs,)``.
-        other: Long tensor of shape ``(pairs,)``: the pair that each is compared with.
-        sharpness: How steep the loss is.
+        other: Long tensor of shape ``(pairs,)``: the index of the pair that each pair is compared with.
+        sharpness: Factor of the difference of two similarities.
     """
     farther = torch.sign(distance - distance[other])
     return nn.functional.softplus(sharpness * farther * (similarity - similarity[other])).mean()
 
 
 class _Distance:
-    """The distance of two rows' behaviour, each of its parts in units of its mean over random pairs."""
+    """The distance of the behaviour of two rows; each part is divided by its mean over random pairs."""
 
     def __init__(self, behaviour: Behaviour, weight: float, generator: torch.Generator) -> None:
         self._scores, self._effects = behaviour.scores.detach(), behaviour.effects.detach().flatten(1)
@@ -217,11 +216,11 @@ class _Distance:
         units = [float(part.mean()) for part in self._parts(first, second)]
         if max(units) == 0:
             raise ValueError("expected rows that behave differently to fit an aligner, got rows that all behave alike")
-        # A part that never differs adds nothing, whatever its unit.
+        # A part that is the same for all rows adds nothing, so its unit may be 1.
         self._units = (units[0] or 1.0, units[1] or 1.0)
 
     def __call__(self, first: Tensor, second: Tensor) -> Tensor:
-        """Returns the distances ``(pairs,)`` of rows given by number."""
+        """Returns the distances ``(pairs,)`` of rows given by their numbers."""
         by_score, by_effect = self._parts(first, second)
         return (1 - self._weight) * by_score / self._units[0] + self._weight * by_effect / self._units[1]
 

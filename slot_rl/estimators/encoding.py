@@ -1,4 +1,4 @@
-"""The encoding of a table: which category has which index, fixed once and stored with the estimator."""
+"""The encoding of a table: the index of each category. It is made once and stored with the estimator."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -17,12 +17,12 @@ UNKNOWN = -1
 
 @dataclass(frozen=True)
 class Unknown:
-    """A cell whose category an estimator does not know.
+    """A cell with a category that an estimator does not know.
 
     Attributes:
-        row: Its row's number in the file, counted from 1.
-        column: Its column's name.
-        value: What it holds.
+        row: Number of the row in the file, counted from 1.
+        column: Name of the column.
+        value: Text of the cell.
     """
 
     row: int
@@ -32,7 +32,7 @@ class Unknown:
 
 @dataclass(frozen=True)
 class TableEncoding:
-    """Names and categories of an estimator's table; a category's index is its place in the list.
+    """Names and categories of an estimator's table; the index of a category is its position in the list.
 
     Attributes:
         score: Name of the score column.
@@ -46,10 +46,10 @@ class TableEncoding:
 
     @classmethod
     def of(cls, table: Table, score: str, contexts: Sequence[str]) -> "TableEncoding":
-        """Reads the categories off a table.
+        """Returns the encoding by the categories that occur in a table.
 
         Raises:
-            TableError: If a feature has one category only, so that there is nothing to choose.
+            TableError: If a feature has only one category, so that there is nothing to choose.
         """
         categories = {name: tuple(sorted(column.distinct)) for name, column in table.text.items()}
         features = {name: found for name, found in categories.items() if name not in contexts}
@@ -65,7 +65,7 @@ class TableEncoding:
         """Returns the features' indices, a long tensor of shape ``(rows, features)``.
 
         Raises:
-            TableError: If a cell holds a category that the estimator does not know.
+            TableError: If a cell has an unknown category.
         """
         return _known(table, self.features)
 
@@ -74,11 +74,11 @@ class TableEncoding:
         return _known(table, self.contexts)
 
     def find_contexts(self, table: Table) -> tuple[Tensor, list[Unknown]]:
-        """Looks the contexts up, whether or not the estimator knows them.
+        """Returns the contexts' indices and the cells with unknown categories.
 
         Returns:
-            The contexts' indices, a long tensor of shape ``(rows, columns)`` with -1 where a category is unknown, and
-            the unknown cells in the order of their rows.
+            A long tensor of shape ``(rows, columns)`` with -1 for unknown categories, and the unknown cells, row by
+            row.
         """
         found = _encode(table, self.contexts)
         names = list(self.contexts)
@@ -107,7 +107,7 @@ def _known(table: Table, columns: Mapping[str, Sequence[str]]) -> Tensor:
 
 
 def refuse_unknown(cell: Unknown, categories: Sequence[str], path: Path, hint: str = "") -> NoReturn:
-    """Raises TableError for a cell that the estimator does not know, and names some categories that it does."""
+    """Raises TableError for a cell with an unknown category; the message names some known categories."""
     known = ", ".join(map(repr, categories[:5])) + (", ..." if len(categories) > 5 else "")
     raise TableError(
         f"expected a known category of {cell.column!r} ({known}) in row {cell.row} of {path}, got {cell.value!r}{hint}"
@@ -118,7 +118,7 @@ def _encode(table: Table, columns: Mapping[str, Sequence[str]]) -> Tensor:
     codes: npt.NDArray[np.int64] = np.empty((len(table), len(columns)), dtype=np.int64)
     for i, (name, categories) in enumerate(columns.items()):
         index = {category: code for code, category in enumerate(categories)}
-        # Looked up once for each distinct text; each row then takes its text's index.
+        # One look-up per distinct text.
         column = table.text[name]
         codes[:, i] = np.array([index.get(text, UNKNOWN) for text in column.distinct], dtype=np.int64)[column.codes]
     return torch.from_numpy(codes)

@@ -1,4 +1,4 @@
-"""Fitting an estimator on a table or on a ground truth that can be sampled without limit, and how well it fits."""
+"""Fits an estimator network on a table, or on fresh samples of a ground truth."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -17,17 +17,17 @@ from slot_rl.seeding import seeded_initialisation
 
 WEIGHT_AVERAGE_DECAY = 0.995
 
-# Rows that an epoch visits at most, so that its time is bounded: a pass over a million rows takes minutes.
 EPOCH_ROWS = 131_072
+"""Maximum number of rows of an epoch: a pass over a million rows takes minutes."""
 STEPS_BETWEEN_REPORTS = 50
 
 Batch = tuple[Tensor, Tensor]
-Report = Callable[[int, float | None], None]
+FitProgress = Callable[[int, float | None], None]
 
 
 @dataclass(frozen=True)
 class TruthFit:
-    """How an estimator is fitted on fresh samples of a ground truth.
+    """Settings for fitting an estimator on fresh samples of a ground truth.
 
     Attributes:
         steps: Gradient steps.
@@ -40,12 +40,12 @@ class TruthFit:
     learning_rate: float = 3e-3
 
 
-def fit_on_truth(net: EstimatorNet, draw: Callable[[int], Batch], fit: TruthFit, report: Report) -> None:
+def fit_on_truth(net: EstimatorNet, draw: Callable[[int], Batch], fit: TruthFit, report: FitProgress) -> None:
     """Fits a network by squared error on fresh samples, with Adam under a one-cycle schedule.
 
     Args:
         net: The network, changed in place.
-        draw: Draws that many vectors ``(batch, slots, dim)`` and their true scores ``(batch,)``.
+        draw: Draws the given number of vectors ``(batch, slots, dim)`` and their true scores ``(batch,)``.
         fit: Steps, batch size and learning rate.
         report: Called with the step and its loss after each step.
     """
@@ -63,29 +63,28 @@ def fit_on_truth(net: EstimatorNet, draw: Callable[[int], Batch], fit: TruthFit,
 
 
 def r_squared(predicted: Tensor, target: Tensor) -> float:
-    """Returns the share of the target's variance that is explained; 1 is perfect, 0 is the mean."""
+    """Returns the share of the target's variance that is explained; 1 is perfect, predicting the mean has 0."""
     residual = (target - predicted).square().sum()
     return float(1 - residual / (target - target.mean()).square().sum())
 
 
 @dataclass(frozen=True)
 class TableFit:
-    """How an estimator is fitted on a table.
+    """Settings for fitting an estimator on a table.
 
     Attributes:
         train: Share of the rows to fit on.
         validation: Share of the rows that decide when to stop; the rest is the test split.
-        epochs: Passes over the training rows at most. A pass visits 131,072 of them at most, drawn anew for each, and
-            measures as many validation rows, so that a table of millions of rows takes little longer than one of
-            160,000.
+        epochs: Maximum number of passes over the training rows. A pass uses at most 131,072 random training rows and
+            as many validation rows, so that the time stays limited for tables of millions of rows.
         patience: Passes without a better validation error before stopping.
         batch_size: Rows per gradient step.
         learning_rate: Adam's step size.
         weight_decay: Decoupled weight decay.
         dim: Length of a category's embedding.
         hidden: Widths of the hidden layers.
-        swap_linearity: Weight of a penalty on scores that bend between a row and a row one swap away. The gradient at
-            a row then foretells what a swap does, which is what search and policies follow; 0 turns it off.
+        swap_linearity: Weight of a penalty on scores that are not linear between a row and a row one swap away. With
+            it the gradient predicts the effect of swaps, which search and policies need; 0 turns it off.
     """
 
     train: float = 0.8
@@ -100,7 +99,7 @@ class TableFit:
     swap_linearity: float = 10.0
 
     def __post_init__(self) -> None:
-        """Refuses splits that leave a part empty and sizes below 1."""
+        """Refuses splits with an empty part, sizes below 1, and a negative weight."""
         if not (0 < self.train < 1 and 0 < self.validation < 1 and self.train + self.validation < 1):
             raise ValueError(
                 "expected train > 0, validation > 0 and train + validation < 1, "
@@ -112,7 +111,7 @@ class TableFit:
             raise ValueError(f"expected swap_linearity >= 0, got {self.swap_linearity}")
 
     def steps_per_epoch(self, rows: int) -> int:
-        """Returns the gradient steps of a pass over ``rows`` training rows."""
+        """Returns the number of gradient steps of a pass over ``rows`` training rows."""
         return ceil(min(rows, EPOCH_ROWS) / self.batch_size)
 
 
@@ -143,7 +142,7 @@ class TableRows:
 def read_rows(
     path: Path, score: str, contexts: Sequence[str], features: Sequence[str] | None = None
 ) -> tuple[TableRows, TableEncoding]:
-    """Reads a table with its score and encodes it by its own categories; arguments and errors as for ``read_table``."""
+    """Reads a table and encodes it by its own categories; arguments and errors as in ``read_table``."""
     table = read_table(path, score, contexts, features)
     encoding = TableEncoding.of(table, score, contexts)
     context = encoding.encode_contexts(table) if contexts else None
@@ -151,7 +150,7 @@ def read_rows(
 
 
 def network_for(encoding: TableEncoding, fit: TableFit, seed: int) -> EstimatorNet:
-    """Builds the untrained network of a table, its weights drawn from a seed."""
+    """Builds the untrained network of a table with weights from a seed."""
     features, contexts = (tuple(map(len, part.values())) for part in (encoding.features, encoding.contexts))
     with seeded_initialisation(seed):
         return EstimatorNet(EstimatorShape(len(features), fit.dim, fit.hidden, features, contexts))
@@ -161,7 +160,7 @@ def split_rows(rows: TableRows, fit: TableFit, generator: torch.Generator) -> tu
     """Splits rows at random into training, validation and test rows.
 
     Raises:
-        ValueError: If a part would hold fewer than two rows, of which no error could be measured.
+        ValueError: If a part would have fewer than two rows.
     """
     order = torch.randperm(len(rows), generator=generator)
     ends = round(fit.train * len(rows)), round((fit.train + fit.validation) * len(rows))
@@ -178,7 +177,8 @@ def split_rows(rows: TableRows, fit: TableFit, generator: torch.Generator) -> tu
 def predict_rows(net: EstimatorNet, rows: TableRows) -> Tensor:
     """Scores encoded rows, ``(rows,)``, without gradient."""
     with torch.no_grad():
-        return torch.cat([_predict(net, rows[part]) for part in torch.arange(len(rows)).split(16_384)])
+        parts = [rows[part] for part in torch.arange(len(rows)).split(16_384)]
+        return torch.cat([net(_vectors(net, part.features), part.contexts) for part in parts])
 
 
 def fit_on_table(
@@ -187,21 +187,21 @@ def fit_on_table(
     validation: TableRows,
     fit: TableFit,
     generator: torch.Generator,
-    report: Report,
+    report: FitProgress,
 ) -> int:
-    """Fits a network by squared error with AdamW; keeps the averaged weights of the best validation error.
+    """Fits a network by squared error with AdamW; keeps the averaged weights with the best validation error.
 
-    Exponentially averaged weights (Izmailov et al., "Averaging Weights Leads to Wider Optima and Better
-    Generalization", 2018, with a running average in place of an equal one) predict better at no cost.
+    The weights are averaged exponentially. Izmailov et al., "Averaging Weights Leads to Wider Optima and Better
+    Generalization" (2018), use an equal average.
 
     Args:
         net: A network with a vocabulary, changed in place.
         train: Rows to fit on.
         validation: Rows that decide when to stop.
         fit: Epochs, patience and step sizes.
-        generator: Source of the rows' order.
-        report: Called with the gradient steps taken and the validation RMSE after each epoch, and with the steps and
-            None a few times in a long one.
+        generator: Random generator of the order of the rows.
+        report: Called with the number of gradient steps and the validation RMSE after each epoch, and with the number
+            of steps and None every 50 steps.
 
     Returns:
         The epoch whose weights were kept.
@@ -235,20 +235,15 @@ def fit_on_table(
 
 
 def _validation_error(net: EstimatorNet, rows: TableRows) -> float:
-    # The first rows are as good as any: the split was random.
+    # The split was random, so the first rows are a random sample.
     measured = rows if len(rows) <= EPOCH_ROWS else rows[torch.arange(EPOCH_ROWS)]
     return float((predict_rows(net, measured) - measured.score).square().mean().sqrt())
 
 
 def _running_average(averaged: Tensor, current: Tensor, steps: int | Tensor) -> Tensor:
-    # A short memory at first: the first weights are random, and a small table takes few steps in all.
+    # The decay grows from 0.1, since the first weights are random and small tables take few steps.
     decay = min(WEIGHT_AVERAGE_DECAY, float((1 + steps) / (10 + steps)))
     return torch.lerp(current, averaged, decay)
-
-
-def _predict(net: EstimatorNet, rows: TableRows) -> Tensor:
-    scores: Tensor = net(_vectors(net, rows.features), rows.contexts)
-    return scores
 
 
 def _vectors(net: EstimatorNet, features: Tensor) -> Tensor:
@@ -257,7 +252,7 @@ def _vectors(net: EstimatorNet, features: Tensor) -> Tensor:
 
 
 def _table_loss(net: EstimatorNet, batch: TableRows, swap_linearity: float, generator: torch.Generator) -> Tensor:
-    """Squared error in standard deviations, plus how far scores bend between a row and a row one swap away."""
+    """Returns the squared error in standard deviations plus the penalty on scores that are not linear along swaps."""
     rows = torch.arange(len(batch))
     slot = torch.randint(net.shape.slots, (len(batch),), generator=generator)
     category = torch.rand(len(batch), generator=generator) * torch.tensor(net.shape.vocabulary)[slot]

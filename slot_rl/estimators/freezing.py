@@ -1,4 +1,4 @@
-"""Freezing: an estimator is asked as a copy that nothing can train, so that the caller's module stays as it is."""
+"""Freezing: estimators are called as frozen copies, so that the caller's module never changes."""
 
 import copy
 from collections.abc import Callable
@@ -11,7 +11,7 @@ Frozen = TypeVar("Frozen", bound=Score)
 
 
 def frozen(score: Frozen) -> Frozen:
-    """Returns a copy in eval mode without trainable parameters; anything but a module is returned as it is."""
+    """Returns a copy in eval mode without trainable parameters; anything that is not a module is returned unchanged."""
     if not isinstance(score, nn.Module):
         return score
     return copy.deepcopy(score).eval().requires_grad_(False)

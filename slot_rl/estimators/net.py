@@ -1,8 +1,8 @@
-"""The estimator network: one vector per slot, concatenated with context embeddings, through an MLP to a score.
+"""The estimator network: an MLP that computes a score from one vector per slot and from context embeddings.
 
-The vectors are either given with each observation (a slot problem) or are rows of the network's own embedding tables
-(a table of categorical features); :attr:`EstimatorNet.catalogue` is the latter, padded to one rectangle. Since a
-one-hot row times the catalogue *is* the embedding look-up, the same network accepts indices and probability rows.
+The vectors are part of each observation (slot problems), or rows of the network's own embedding tables (tables of
+categorical features). :attr:`EstimatorNet.catalogue` holds these tables, padded to the same length. A one-hot row times
+the catalogue is an embedding look-up, so the same network accepts indices and probability rows.
 """
 
 from collections.abc import Sequence
@@ -17,14 +17,14 @@ EMBEDDING_SCALE = 0.5
 
 @dataclass(frozen=True)
 class EstimatorShape:
-    """Sizes that rebuild an :class:`EstimatorNet`.
+    """The sizes of an :class:`EstimatorNet`.
 
     Attributes:
         slots: Slots of a configuration, S.
         dim: Length D of a slot's vector.
         hidden: Widths of the MLP's hidden layers.
-        vocabulary: Categories of each slot where the network embeds them itself; empty where vectors are given.
-        contexts: Categories of each context column.
+        vocabulary: Number of categories of each slot if the network has embeddings; empty if vectors are given.
+        contexts: Number of categories of each context column.
         context_dim: Length of a context column's embedding.
     """
 
@@ -53,7 +53,7 @@ class EstimatorNet(nn.Module):
     scale: Tensor
 
     def __init__(self, shape: EstimatorShape) -> None:
-        """Builds the network from its shape; weights come from the global generator (see ``slot_rl.seeding``)."""
+        """Builds the network with weights from the global generator; see ``slot_rl.seeding``."""
         super().__init__()
         self.shape = shape
         self.catalogue = _embedding_table(shape.vocabulary, shape.dim) if shape.vocabulary else None
@@ -61,7 +61,7 @@ class EstimatorNet(nn.Module):
         width = shape.slots * shape.dim + len(shape.contexts) * shape.context_dim
         self.body = nn.Sequential(*_layers(width, shape.hidden))
         self.head = nn.Linear(shape.hidden[-1], 1)
-        # The MLP predicts standardised scores; these two put them back into the score's own units.
+        # The MLP predicts standardised scores; these buffers convert them to the units of the score.
         self.register_buffer("offset", torch.zeros(()))
         self.register_buffer("scale", torch.ones(()))
 
@@ -70,7 +70,7 @@ class EstimatorNet(nn.Module):
 
         Args:
             vectors: Tensor of shape ``(..., batch, slots, dim)``.
-            context: Long tensor of shape ``(batch, contexts)``; None where the network has no context.
+            context: Long tensor of shape ``(batch, contexts)``; None if the network has no context.
 
         Returns:
             Tensor of shape ``(..., batch, hidden[-1])``.
@@ -99,7 +99,7 @@ def _layers(width: int, hidden: Sequence[int]) -> list[nn.Module]:
 
 
 def _embedding_table(vocabulary: Sequence[int], dim: int) -> nn.Parameter:
-    # Padded to (slots, largest vocabulary, dim), so that selecting is one batched product for all features.
+    # Padded to (slots, largest vocabulary, dim): then a selection is one batched product for all features.
     table = torch.randn(len(vocabulary), max(vocabulary), dim) * EMBEDDING_SCALE
     for slot, size in enumerate(vocabulary):
         table[slot, size:] = 0.0

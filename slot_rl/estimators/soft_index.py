@@ -1,9 +1,9 @@
-"""A soft index: probability rows that play the part of a long tensor of indices inside somebody's module.
+"""A soft index: probability rows that replace a long tensor of indices inside the module of a user.
 
-What a module may do with indices before it looks them up, it may do with a soft index. Selecting, reshaping and joining
-move rows about; adding a constant shifts them along a table. A look-up answers probabilities times the table's rows,
-and since zero times a number adds nothing, one-hot rows read exactly what their index reads. Everything else would need
-the number that an index is; a mixture of indices is none, so it is refused.
+A module may use a soft index as it uses indices before an embedding look-up. Selecting, reshaping and joining move the
+rows; adding a constant shifts them along a table. A look-up returns probabilities times the rows of the table. Zero
+times a number adds nothing, so one-hot rows give exactly the result of their index. All other functions need the number
+of an index; a mixture of indices has no number, so they are refused.
 """
 
 from collections.abc import Callable, Iterable
@@ -17,40 +17,35 @@ import torch.nn.functional as F
 from torch import Tensor
 
 CONSTANT = -1
-"""The place of an index that came as a number and was joined to soft ones; its shift is that number."""
+"""The place of a constant index that was joined to soft ones; its shift is the constant."""
 POISON = -(2**62)
-"""What a soft index holds as a tensor, so that whatever reads it past ``__torch_function__`` fails and cannot err."""
+"""The data of a soft index: code that reads it without ``__torch_function__`` fails instead of giving wrong results."""
 
 Handler = Callable[[Any, tuple[Any, ...], dict[str, Any]], Any]
 
 
 class NumberNeeded(Exception):
-    """A function needs the number that an index is.
+    """A function needs the number of an index.
 
-    No TypeError: Python takes one out of an operator for "try the other operand", and tells ``==`` without it.
+    It is not a TypeError: after a TypeError in an operator, Python tries the other operand, and ``==`` returns False.
     """
 
 
 @dataclass
 class SoftRows:
-    """What soft indices stand for.
-
-    Attributes:
-        probabilities: Float tensor of shape ``(rows, categories)``.
-        looked_up: Whether a table has been read with any of them.
-    """
+    """The probability rows ``(rows, categories)`` of soft indices, and whether a table was read with any of them."""
 
     probabilities: Tensor
     looked_up: bool = False
 
 
 class SoftIndex(Tensor):
-    """Indices that are distributions.
+    """A tensor of indices that are distributions.
 
     Attributes:
-        rows: What the places point into.
-        place: Long tensor of this index's shape: which row stands here, or :data:`CONSTANT`.
-        shift: Long tensor of this index's shape: what has been added.
+        rows: The probability rows.
+        place: Long tensor of this index's shape: the number of the probability row, or :data:`CONSTANT`.
+        shift: Long tensor of this index's shape: the sum of the constants that were added.
     """
 
     rows: SoftRows
@@ -66,27 +61,27 @@ class SoftIndex(Tensor):
 
     @classmethod
     def at(cls, rows: SoftRows, place: Tensor, shift: Tensor) -> "SoftIndex":
-        """Returns the soft index of some places."""
+        """Returns the soft index with the given places and shifts."""
         index = torch.full((), POISON, device=place.device).expand(place.shape).as_subclass(cls)
         index.rows, index.place, index.shift = rows, place, shift
         return index
 
     def __repr__(self, **_: Any) -> str:  # type: ignore[override]
-        """Returns the shape; there are no numbers to show."""
+        """Returns the shape and the number of categories."""
         return f"SoftIndex(shape={tuple(self.place.shape)}, categories={self.rows.probabilities.shape[-1]})"
 
     def __format__(self, format_spec: str) -> str:
-        """Returns the shape, whatever the format."""
+        """Returns the same as ``repr``, for every format."""
         return repr(self)
 
     @classmethod
     def __torch_function__(
         cls, func: Any, types: Iterable[type], args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        """Answers every torch function that is called with a soft index.
+        """Handles every torch function that is called with a soft index.
 
         Raises:
-            NumberNeeded: If the function needs the indices' numbers.
+            NumberNeeded: If the function needs the numbers of the indices.
         """
         named = dict(kwargs or {})
         args = (named.pop("input"), *args) if "input" in named else args
@@ -102,19 +97,19 @@ def _refuse(what: str) -> Any:
 
 
 def _spelled(func: Any) -> str:
-    # An attribute arrives as the __get__ of its descriptor.
+    # For an attribute, the function is the __get__ of its descriptor.
     name = func.__name__
     return str(func.__self__.__name__ if name in ("__get__", "__set__") else name)
 
 
 def _plain(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """Describes an index, or makes another tensor in its likeness: the numbers are not looked at."""
+    """Handles functions that do not read the numbers, such as ``shape`` or ``zeros_like``."""
     with torch._C.DisableTorchFunctionSubclass():
         return func(*args, **kwargs)
 
 
 def _moved(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """Moves places and shifts as the function moves indices."""
+    """Handles functions that move indices: applies them to places and shifts."""
     if not isinstance(args[0], SoftIndex):
         return _refuse(f"{_spelled(func)} of another tensor by them")
     if any(isinstance(leaf, SoftIndex) for leaf in _leaves((args[1:], kwargs))):
@@ -124,7 +119,7 @@ def _moved(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
 
 
 def _moved_like(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """Gives a tensor another one's shape; either may be the index."""
+    """Handles ``view_as`` and the like, where either tensor may be the index."""
     first, *rest = args
     if not isinstance(first, SoftIndex):
         return _plain(func, args, kwargs)
@@ -133,7 +128,7 @@ def _moved_like(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any
 
 
 def _joined(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """Joins indices; those that come as numbers become constants."""
+    """Joins indices; plain indices become constants."""
     parts = args[0] if args else kwargs["tensors"]
     rest = {key: value for key, value in kwargs.items() if key != "tensors"}
     if not all(isinstance(part, SoftIndex) or _is_integer(part) for part in parts):
@@ -163,7 +158,7 @@ def _is_integer(value: Any) -> bool:
 
 
 def _shifted(sign: int, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """Adds a constant to an index, or takes it off."""
+    """Adds a constant to an index, or subtracts it."""
     if len(args) != 2 or kwargs:
         return _refuse(f"{_spelled(func)} with {', '.join(kwargs) or 'other than two arguments'}")
     index, constant = args if isinstance(args[0], SoftIndex) else args[::-1]
@@ -174,7 +169,7 @@ def _shifted(sign: int, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
 
 
 def _converted(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """Converts an index to a type that can still be one, which changes nothing."""
+    """Accepts the conversion of an index to an integer type, which changes nothing."""
     if not isinstance(args[0], SoftIndex):
         return _plain(func, args, kwargs)
     index, *rest = args
@@ -188,7 +183,7 @@ def _converted(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
 
 
 def _indexed(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """Selects among indices, or reads a table by one: ``weight[index]``."""
+    """Selects among indices, or reads a table by an index: ``weight[index]``."""
     if isinstance(args[0], SoftIndex):
         return _moved(func, args, kwargs)
     table, index = args
@@ -196,7 +191,7 @@ def _indexed(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
 
 
 def _index_selected(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """Selects among indices, or reads a table by one: ``weight.index_select(0, index)``."""
+    """Selects among indices, or reads a table by an index: ``weight.index_select(0, index)``."""
     if isinstance(args[0], SoftIndex):
         return _moved(func, args, kwargs)
     if kwargs or len(args) != 3 or args[1] != 0:
@@ -213,7 +208,7 @@ def _embedding(
     *_: Any,
     **__: Any,
 ) -> Tensor:
-    """Stands in for ``F.embedding``; ``padding_idx`` is about the table's own gradient, so nothing is to be done."""
+    """Replaces ``F.embedding``; ``padding_idx`` only changes the table's gradient, so it is ignored."""
     if not isinstance(index, SoftIndex):
         _refuse("an embedding whose table they are")
     return _read(index, _renormed(weight, max_norm, norm_type))
@@ -232,7 +227,7 @@ def _embedding_bag(
     include_last_offset: bool = False,
     padding_idx: int | None = None,
 ) -> Tensor:
-    """Stands in for ``F.embedding_bag`` on ``(batch, features)``: a look-up, then a sum, mean or maximum."""
+    """Replaces ``F.embedding_bag`` on ``(batch, features)``: a look-up, then a sum, mean or maximum."""
     if offsets is not None or not isinstance(index, SoftIndex) or index.dim() != 2:
         _refuse("an EmbeddingBag with offsets or one-dimensional input")
     if padding_idx is not None and mode != "sum":
@@ -245,13 +240,13 @@ def _embedding_bag(
         vectors = vectors * per_sample_weights.unsqueeze(-1)
     if mode == "max":
         return vectors.amax(dim=1)
-    # One after another, as the kernel adds them: torch.sum would round otherwise.
+    # Added one after another, as the kernel does: torch.sum rounds differently.
     total: Tensor = reduce(torch.add, vectors.unbind(1))
     return total if mode == "sum" else total / vectors.shape[1]
 
 
 def _one_hot(index: Any, num_classes: int = -1) -> Tensor:
-    """Stands in for ``F.one_hot``: the probabilities are the one-hot rows. Float, so that a gradient can pass."""
+    """Replaces ``F.one_hot`` by the probabilities, as floats so that gradients pass."""
     if num_classes < 1:
         _refuse("F.one_hot without num_classes, which counts the categories that occur")
     rows: Tensor = index.rows.probabilities
@@ -263,7 +258,7 @@ def _one_hot(index: Any, num_classes: int = -1) -> Tensor:
 
 
 def _renormed(weight: Tensor, max_norm: float | None, norm_type: float) -> Tensor:
-    # A look-up with max_norm shortens the rows that it reads, in place. Here all are read, so all of a copy's are.
+    # A look-up with max_norm changes the rows that it reads in place. Here all rows are read, so a copy is changed.
     if max_norm is None:
         return weight
     every = torch.arange(len(weight), device=weight.device)
@@ -271,14 +266,14 @@ def _renormed(weight: Tensor, max_norm: float | None, norm_type: float) -> Tenso
 
 
 def _read(index: SoftIndex, table: Tensor) -> Tensor:
-    """Returns the table's rows at an index, ``(*index.shape, *table.shape[1:])``."""
+    """Returns the rows of a table at an index, ``(*index.shape, *table.shape[1:])``."""
     flat = table.reshape(len(table), -1)
     read = _by_shift(index, partial(_product, flat), lambda numbers: flat.index_select(0, numbers))
     return read.view(*index.shape, *table.shape[1:])
 
 
 def _by_shift(index: SoftIndex, window: Callable[[Tensor, int], Tensor], picked: Callable[[Tensor], Tensor]) -> Tensor:
-    """Reads places of one shift at a time, since they share a window of the table, and puts them back in order."""
+    """Reads the places with equal shifts together, as they share a window of the table, and restores the order."""
     index.rows.looked_up = True
     place, shift = index.place.flatten(), index.shift.flatten()
     constant = place == CONSTANT
@@ -296,13 +291,13 @@ def _by_shift(index: SoftIndex, window: Callable[[Tensor, int], Tensor], picked:
 
 
 def _taken(rows: Tensor, place: Tensor) -> Tensor:
-    # All rows in order, as where one table serves all features, need not be copied.
+    # All rows in order need no copy; this is the case if all features share one table.
     whole = len(place) == len(rows) and torch.equal(place, torch.arange(len(rows), device=rows.device))
     return rows if whole else rows.index_select(0, place)
 
 
 def _product(table: Tensor, rows: Tensor, shift: int) -> Tensor:
-    """Returns ``rows @ table[shift : shift + categories]``, as far as the table reaches."""
+    """Returns ``rows @ table[shift : shift + categories]``, cut at the ends of the table."""
     start, stop = max(shift, 0), min(shift + rows.shape[-1], len(table))
     if stop <= start:
         raise ValueError(f"expected indices below {len(table)}, the length of the table, got ones shifted by {shift}")
@@ -310,7 +305,7 @@ def _product(table: Tensor, rows: Tensor, shift: int) -> Tensor:
 
 
 def _placed(size: int, rows: Tensor, shift: int) -> Tensor:
-    """Returns rows ``(rows, size)`` that hold the given ones from ``shift`` on, as far as there is room."""
+    """Returns rows ``(rows, size)`` that hold the given rows from ``shift`` on, cut at the end."""
     return F.pad(rows, (shift, size - shift - rows.shape[-1]))
 
 
@@ -319,12 +314,12 @@ def _call(handler: Callable[..., Any], func: Any, args: tuple[Any, ...], kwargs:
 
 
 def _table_first(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    # torch.embedding, which F.embedding calls, takes the table first.
+    # F.embedding calls torch.embedding, whose first argument is the table.
     return _embedding(args[1], args[0])
 
 
 def _functions(names: str) -> list[Any]:
-    """Returns what the names mean as functions of torch, methods of a tensor, and attributes of a tensor."""
+    """Returns the functions of torch and the methods and attributes of tensors with the given names."""
     found = []
     for name in names.split():
         function, member = getattr(torch, name, None), getattr(Tensor, name, None)

@@ -1,9 +1,10 @@
-"""Softening: any module that scores indices by way of ``nn.Embedding`` made to score probability rows as well.
+"""Softening: a module that scores indices through ``nn.Embedding`` also scores probability rows.
 
-The module is not rewritten. A frozen copy of it is called with a :class:`~slot_rl.estimators.soft_index.SoftIndex` in
-place of its indices, which answers the look-ups by ``rows @ table``. One-hot rows read exactly what their indices read,
-so their scores are equal bit for bit wherever the rest of the module takes the same path for both. One known case does
-not: ``nn.TransformerEncoderLayer`` has a fused kernel for inputs without a gradient, which differs by rounding.
+The module's code does not change. A frozen copy of it is called with a
+:class:`~slot_rl.estimators.soft_index.SoftIndex` instead of indices, which returns ``rows @ table`` for a look-up.
+One-hot rows and their indices give the same look-ups, so their scores are equal bit for bit if the rest of the module
+uses the same kernels for both. ``nn.TransformerEncoderLayer`` does not: for inputs without a gradient it uses a fused
+kernel with other rounding.
 """
 
 from collections.abc import Callable
@@ -18,7 +19,7 @@ from slot_rl.estimators.soft_index import NumberNeeded, SoftIndex
 
 
 class NotSoftenable(TypeError):
-    """A module whose indices cannot be replaced by probability rows."""
+    """The indices of a module cannot be replaced by probability rows."""
 
 
 class Softened(nn.Module):
@@ -34,7 +35,7 @@ class Softened(nn.Module):
         self.module = frozen(module)
 
     def train(self, mode: bool = True) -> "Softened":
-        """Changes nothing: a frozen module stays in eval mode."""
+        """Does nothing: a frozen module stays in eval mode."""
         return super().train(False)
 
     def forward(self, features: Tensor, context: Tensor | None = None) -> Tensor:
@@ -43,16 +44,15 @@ class Softened(nn.Module):
         Args:
             features: Long indices of shape ``(..., batch, features)``, or float rows of probabilities of shape
                 ``(..., batch, features, categories)``. Categories that a table does not have add nothing.
-            context: Long tensor of shape ``(batch, columns)``, handed to the module as its second argument; None if it
-                takes none.
+            context: Long tensor of shape ``(batch, columns)``, the module's second argument; None if it has none.
 
         Returns:
             Tensor of shape ``(..., batch)``.
 
         Raises:
-            NotSoftenable: A TypeError, if the module computes with indices before it looks them up, or never does, or
-                gives no float scores, or passes no gradient to rows that require one.
-            ValueError: If the module answers in another shape than ``(batch,)`` or ``(batch, 1)``.
+            NotSoftenable: A TypeError, if the module computes with indices before the look-up, has no look-up, returns
+                no float scores, or passes no gradient to rows that require one.
+            ValueError: If the module's scores are not of shape ``(batch,)`` or ``(batch, 1)``.
         """
         answer, leading = self._ask(self.module, features, context)
         rows = leading.numel()
@@ -65,7 +65,7 @@ class Softened(nn.Module):
 
         Raises:
             NotSoftenable: A TypeError, if the module has no ``to_latent``, or as for a call.
-            ValueError: If it answers in another shape than ``(batch, width)``.
+            ValueError: If the latents are not of shape ``(batch, width)``.
         """
         to_latent = getattr(self.module, "to_latent", None)
         if not callable(to_latent):
@@ -77,7 +77,7 @@ class Softened(nn.Module):
         return answer.reshape(*leading, -1)
 
     def _ask(self, call: Callable[..., Any], features: Tensor, context: Tensor | None) -> tuple[Tensor, torch.Size]:
-        """Returns the module's answer ``(rows, ...)`` and the leading dimensions that were flattened to rows."""
+        """Returns the module's output ``(rows, ...)`` and the leading dimensions that were flattened to rows."""
         soft = features.is_floating_point()
         leading = features.shape[: -2 if soft else -1]
         if not leading or (not soft and features.dtype not in (torch.int32, torch.int64)):
@@ -108,7 +108,7 @@ class Softened(nn.Module):
             )
 
     def _layer(self, trace: TracebackType | None) -> str:
-        """Returns the innermost module whose method was running when an error rose."""
+        """Returns the innermost module whose method raised an error."""
         names = {id(part): f"{name!r} ({_name(part)})" for name, part in self.module.named_modules()}
         names[id(self.module)] = repr(_name(self.module))
         found = names[id(self.module)]
@@ -121,21 +121,19 @@ class Softened(nn.Module):
 
 
 def soften(module: nn.Module) -> Softened:
-    """Makes a module that scores indices score probability rows as well.
+    """Returns a frozen copy of a module that scores indices; the copy also scores probability rows.
 
-    The caller's module is copied, frozen, put in eval mode, and stays as it is. A softened module is returned as it is.
+    The caller's module does not change. A softened module is returned unchanged. Whether a module can be softened
+    shows when rows are scored.
 
     Args:
-        module: Takes a long tensor ``(batch, features)``, and perhaps a context ``(batch, columns)``, and answers
-            ``(batch,)`` or ``(batch, 1)``. The indices must enter through ``nn.Embedding``, ``F.embedding``, an
-            ``nn.EmbeddingBag`` without offsets, ``weight[index]``, or ``F.one_hot`` times a matrix; on the way there
+        module: Takes a long tensor ``(batch, features)``, and optionally a context ``(batch, columns)``, and returns
+            ``(batch,)`` or ``(batch, 1)``. The indices must go to ``nn.Embedding``, ``F.embedding``, an
+            ``nn.EmbeddingBag`` without offsets, ``weight[index]``, or ``F.one_hot`` times a matrix. Before that
             they may be selected, reshaped, joined, and shifted by constants.
 
-    Returns:
-        The softened module. Whether it can be softened shows when rows are scored.
-
     Raises:
-        TypeError: If it is no module, or one in TorchScript, or one that cannot be copied.
+        TypeError: If it is not a module, a TorchScript module, or a module that cannot be copied.
     """
     if isinstance(module, Softened):
         return module
@@ -151,16 +149,16 @@ def soften(module: nn.Module) -> Softened:
 
 
 def check_softened(softened: Softened, sizes: tuple[int, ...], context: Tensor | None) -> None:
-    """Scores the first and the last category of every feature, as indices and as one-hot rows, and compares.
+    """Compares the scores of indices and of one-hot rows, for the first and the last category of every feature.
 
     Args:
         softened: The module.
-        sizes: Categories of each feature.
-        context: Long tensor of shape ``(1, columns)``; None where there is none.
+        sizes: Number of categories of each feature.
+        context: Long tensor of shape ``(1, columns)``, or None.
 
     Raises:
         NotSoftenable: A TypeError, if the module cannot be softened.
-        ValueError: If it cannot score such indices, or scores their one-hot rows otherwise.
+        ValueError: If it cannot score these indices, or the scores differ.
     """
     last = torch.tensor(sizes) - 1
     indices = torch.stack([torch.zeros_like(last), last])
@@ -171,7 +169,7 @@ def check_softened(softened: Softened, sizes: tuple[int, ...], context: Tensor |
             hard, soft = softened(indices, context), softened(rows, context)
     except NotSoftenable:
         raise
-    except Exception as error:  # out of somebody's own code: it may be anything
+    except Exception as error:  # code of the user may raise anything
         name = _name(softened.module)
         raise ValueError(
             f"expected {name} to score indices below {sizes}, got {type(error).__name__}: {error}"

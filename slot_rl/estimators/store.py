@@ -1,4 +1,4 @@
-"""Estimators on disk: a bundle whose card says what the weights are, how well they fit, and how to make them again."""
+"""Estimators on disk: weights and a card that says how they were made and how well they fit."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -19,14 +19,14 @@ SHIPPED = Path(__file__).parent / "shipped"
 
 @dataclass(frozen=True)
 class StoredEstimator:
-    """An estimator as it lies on disk.
+    """An estimator that was read from disk.
 
     Attributes:
         net: The network, in eval mode.
         sha256: Hash of the weights.
         card: How it was made and how well it fits.
         encoding: Names and categories of features and contexts; None for an estimator of given vectors.
-        contexts: Long tensor ``(contexts, columns)`` of the contexts in the table; None where there are none.
+        contexts: Long tensor ``(contexts, columns)`` of the contexts in the table; None without contexts.
     """
 
     net: EstimatorNet
@@ -43,15 +43,7 @@ def save_estimator(
     encoding: TableEncoding | None = None,
     contexts: Tensor | None = None,
 ) -> None:
-    """Writes an estimator's weights and card.
-
-    Args:
-        folder: Where to; made if missing.
-        net: The network.
-        card: JSON-ready values that say how it was made and how well it fits.
-        encoding: The table's names and categories, for an estimator of a table.
-        contexts: Long tensor ``(contexts, columns)`` of the contexts in the table.
-    """
+    """Writes an estimator to a folder, which is made if it is missing; arguments as in :class:`StoredEstimator`."""
     document = {
         "card": dict(card),
         "shape": net.shape.to_json(),
@@ -67,7 +59,7 @@ def load_estimator(folder: Path) -> StoredEstimator:
     """Reads an estimator that :func:`save_estimator` wrote.
 
     Raises:
-        BundleError: If the folder is no estimator, or a file was altered, or weights and card do not fit.
+        BundleError: If the folder holds no estimator, a file was changed, or weights and card do not fit.
     """
     tensors, document = read_bundle(folder, "estimator", CARD)
     contexts = tensors.pop("contexts", None)
@@ -83,14 +75,14 @@ def load_estimator(folder: Path) -> StoredEstimator:
 
 
 def load_shipped(name: str) -> StoredEstimator:
-    """Reads an estimator that comes with the package, for example ``"slots-v0"``."""
+    """Reads an estimator of this package, for example ``"slots-v0"``."""
     return load_estimator(SHIPPED / name)
 
 
 def context_tensor(rows: Tensor) -> Tensor:
-    """Returns the distinct rows of a long tensor ``(rows, columns)`` of categories, 0 and up, sorted."""
+    """Returns the distinct rows, sorted, of a long tensor ``(rows, columns)`` of non-negative categories."""
     distinct, places = rows.new_zeros(1, 0), rows.new_zeros(len(rows))
-    # Column by column, each row as its place among the distinct ones: torch.unique(dim=0) takes seconds per million.
+    # Column by column, because torch.unique(dim=0) takes seconds for a million rows.
     for column in rows.unbind(dim=1):
         size = int(column.max()) + 1
         values, places = torch.unique(places * size + column, return_inverse=True)

@@ -1,9 +1,9 @@
-"""Reading a table of categorical features and a score from CSV or Parquet, as text and exactly, whole or in pieces.
+"""Reads a table of categorical features and a score from CSV or Parquet, at once or in pieces.
 
-Rules, each tested: every cell but the score is text, kept to the character ("X" and "x " differ, NA and an empty cell
-are categories of their own). Blank lines in a CSV are skipped. In Parquet, numbers and booleans become their text; a
-null is refused. A score may have blanks around it; it must be a finite number. A text column is held as one integer a
-row beside its distinct texts, since millions of rows repeat a few.
+Every cell except the score is text and stays exactly as it is: "X" and "x " differ, and NA and an empty cell are
+categories. Blank lines in a CSV file are skipped. In Parquet, numbers and booleans are converted to text, and a null is
+refused. A score must be a finite number; blanks around it are allowed. A text column is stored as its distinct texts
+and one integer per row, because millions of rows repeat a few texts.
 """
 
 from collections.abc import Iterator, Sequence
@@ -22,12 +22,12 @@ IDENTIFIER_SHARE = 0.5
 IDENTIFIER_LEAST = 100
 
 CSV_PARSE = pa.csv.ParseOptions(newlines_in_values=True)
-# One thread, so that an error can name its row.
+# With one thread, an error can name its row.
 CSV_READ = pa.csv.ReadOptions(use_threads=False)
 
 
 class TableError(ValueError):
-    """A table cannot be used as it is."""
+    """A table cannot be used."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,8 +35,8 @@ class TextColumn:
     """A column of text cells.
 
     Attributes:
-        codes: Place of each row's cell among the distinct ones, int32 of shape ``(rows,)``.
-        distinct: The texts that occur, each once, in the order of their first rows.
+        codes: Index of each row's text in ``distinct``, int32 of shape ``(rows,)``.
+        distinct: The texts that occur, in the order of their first rows.
     """
 
     codes: npt.NDArray[np.int32]
@@ -44,8 +44,8 @@ class TextColumn:
 
     @classmethod
     def of(cls, cells: pa.ChunkedArray) -> "TextColumn":
-        """Builds the column of string cells without nulls."""
-        # One dictionary for all chunks, and nothing in it that no row holds.
+        """Builds the column from string cells without nulls."""
+        # Gives one dictionary for all chunks, with only the texts that occur.
         encoded = cells.dictionary_encode().unify_dictionaries().combine_chunks()
         return cls(encoded.indices.to_numpy(), tuple(encoded.dictionary.to_pylist()))
 
@@ -64,13 +64,13 @@ class TextColumn:
 
 @dataclass(frozen=True)
 class Table:
-    """A table's columns, or those of consecutive rows of it.
+    """The columns of a table, or of some consecutive rows of it.
 
     Attributes:
-        path: Where it was read from.
+        path: The file.
         text: The text columns by name.
-        score: The score column, float64; None where it was not asked for.
-        first_row: Number in the file of the first row held here, counted from 1, for messages.
+        score: The score column, float64; None if it was not read.
+        first_row: Number of the first row in the file, counted from 1, for messages.
     """
 
     path: Path
@@ -86,20 +86,17 @@ class Table:
 def read_table(
     path: Path, score: str | None, contexts: Sequence[str] = (), features: Sequence[str] | None = None
 ) -> Table:
-    """Reads the columns that are asked for.
+    """Reads the given columns; context columns come first.
 
     Args:
         path: A ``.csv`` or ``.parquet`` file.
-        score: The score column; None to read none.
+        score: The score column, or None.
         contexts: Context columns.
         features: Feature columns; None for every column that is neither score nor context.
 
-    Returns:
-        The table, context columns first.
-
     Raises:
-        TableError: If the file cannot be read, a column is missing, named twice or asked for twice, a score is not a
-            finite number, or a column that was not asked for by name looks like an identifier.
+        TableError: If the file cannot be read, a column is missing, named twice or given twice, a score is not a
+            finite number, or a column that was not given by name looks like an identifier.
     """
     names = _column_names(path)
     _refuse_doubled(path, names)
@@ -118,20 +115,20 @@ def read_table(
 
 
 def stream_table(path: Path, columns: Sequence[str], rows_per_batch: int = 65_536) -> Iterator[Table]:
-    """Reads some columns as text, a few rows at a time, so that the file may be larger than the memory.
+    """Reads columns as text in batches of rows, so that the file may be larger than the memory.
 
     Args:
         path: A ``.csv`` or ``.parquet`` file.
-        columns: The columns to read; all others are ignored, whatever they hold.
-        rows_per_batch: Rows of a table at most.
+        columns: The columns to read; other columns are ignored.
+        rows_per_batch: Maximum number of rows of a table.
 
     Returns:
-        Tables of consecutive rows, without scores; each knows its first row's number in the file.
+        Tables of consecutive rows, without scores.
 
     Raises:
-        TableError: At once if the file cannot be opened, or a column is missing, named twice or asked for twice; while
+        TableError: At once if the file cannot be opened or a column is missing, named twice or given twice; while
             iterating if a row cannot be read, a cell is null, or there are no rows.
-        ValueError: If no column or less than one row is asked for.
+        ValueError: If no column or less than one row is requested.
     """
     if not columns or rows_per_batch < 1:
         raise ValueError(f"expected columns and rows_per_batch >= 1, got {list(columns)} and {rows_per_batch}")
@@ -154,7 +151,7 @@ def _stream(path: Path, columns: Sequence[str], most: int) -> Iterator[Table]:
 def _batches(path: Path, columns: Sequence[str], most: int) -> Iterator[pa.RecordBatch]:
     with _readable(path):
         if _is_csv(path):
-            # Its batches are blocks of bytes, so they are cut to size here.
+            # The reader's batches are blocks of bytes, so they are split here.
             with pa.csv.open_csv(path, CSV_READ, CSV_PARSE, _csv_types(columns, None)) as reader:
                 for block in reader:
                     yield from (block.slice(start, most) for start in range(0, block.num_rows, most))
@@ -202,7 +199,7 @@ def _read_columns(path: Path, text: Sequence[str], score: str | None) -> pa.Tabl
 
 def _csv_types(text: Sequence[str], score: str | None) -> pa.csv.ConvertOptions:
     types = dict.fromkeys(text, pa.dictionary(pa.int32(), pa.string()))
-    # A score is text at first, so that an error can show it as it stands in the file.
+    # The score is read as text, so that an error can show it as it is in the file.
     types |= {} if score is None else {score: pa.string()}
     return pa.csv.ConvertOptions(column_types=types, include_columns=list(types), strings_can_be_null=False)
 
@@ -227,7 +224,7 @@ def _as_text(path: Path, name: str, column: pa.ChunkedArray, first_row: int = 1)
         row = pc.index(column.is_null(), True).as_py() + first_row
         raise TableError(f"expected a category in column {name!r} of {path}, got a null in row {row}")
     try:
-        # Dictionaries are decoded too: a file's dictionary may hold a text twice, or one that no row holds.
+        # The cast decodes dictionaries: a file's dictionary may hold a text twice, or an unused text.
         return TextColumn.of(column.cast(pa.string()))
     except pa.ArrowException as error:
         raise TableError(f"expected text in column {name!r} of {path}, got {column.type}") from error

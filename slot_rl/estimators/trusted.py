@@ -1,8 +1,7 @@
-"""Estimators written in Python: a function in somebody's file, ``path.py:build``, that builds one.
+"""Estimators written in Python: ``path.py:build`` names a function in a file of the user that builds one.
 
-Everything else that slot_rl reads is data. This is code and runs with all the rights of whoever starts it, so it is run
-only where the caller says that it is trusted. What is run are the very bytes that were hashed; what they import or load
-in turn is not hashed.
+All other input of slot_rl is data. This is code with all the rights of the user, so it runs only if the caller says
+that it is trusted. The bytes that run are the bytes that were hashed; files that they import or load are not hashed.
 """
 
 import hashlib
@@ -25,13 +24,13 @@ from slot_rl.seeding import seeded_initialisation
 
 @dataclass(frozen=True)
 class RowEstimator:
-    """An estimator of a table's rows, with what is needed to ask it.
+    """An estimator of the rows of a table, with the names that belong to its indices.
 
     Attributes:
-        module: Scores indices ``(batch, features)``, and a context ``(batch, columns)`` where there is one; it must be
-            one that can be softened.
+        module: Scores indices ``(batch, features)``, with a context ``(batch, columns)`` if there is one; it must be
+            possible to soften it, see :func:`slot_rl.estimators.soften`.
         encoding: Names of the features and contexts, and their categories in the order of their indices.
-        contexts: Long tensor ``(contexts, columns)`` of the contexts to ask about; None where there are none.
+        contexts: Long tensor ``(contexts, columns)`` of the contexts of requests; None without contexts.
     """
 
     module: nn.Module
@@ -39,7 +38,7 @@ class RowEstimator:
     contexts: Tensor | None = None
 
     def __post_init__(self) -> None:
-        """Refuses parts of other types, which would fail much later."""
+        """Refuses wrong types at once, because they would fail much later."""
         for name, kind in (("module", nn.Module), ("encoding", TableEncoding), ("contexts", Tensor | None)):
             if not isinstance(getattr(self, name), kind):
                 found = type(getattr(self, name)).__name__
@@ -48,12 +47,7 @@ class RowEstimator:
 
 @dataclass(frozen=True)
 class Reference:
-    """A function in a file.
-
-    Attributes:
-        path: The file.
-        function: The function's name.
-    """
+    """The name of a function in a Python file."""
 
     path: Path
     function: str
@@ -63,26 +57,22 @@ class Reference:
         return f"{self.path}:{self.function}"
 
     def resolved(self) -> "Reference":
-        """Returns the same reference from any working directory."""
+        """Returns the reference with an absolute path."""
         return Reference(self.path.resolve(), self.function)
 
     def read(self) -> bytes:
-        """Returns the file's content.
-
-        Raises:
-            ValueError: If there is no such file.
-        """
+        """Returns the content of the file; raises ValueError if there is none."""
         if not self.path.is_file():
             raise ValueError(f"expected a Python file with {self.function}(), got {self.path}, which is no file")
         return self.path.read_bytes()
 
     def sha256(self) -> str:
-        """Returns the file's hash; raises as :meth:`read`."""
+        """Returns the hash of the file; raises ValueError if there is none."""
         return hashlib.sha256(self.read()).hexdigest()
 
 
 def parse_reference(estimator: str | Path) -> Reference | None:
-    """Reads ``path.py:function``; returns None for anything that does not name a Python file, such as a folder.
+    """Parses ``path.py:function``; returns None if the text does not name a Python file, for example for a folder.
 
     Raises:
         ValueError: If a Python file is named without a function.
@@ -99,19 +89,12 @@ def parse_reference(estimator: str | Path) -> Reference | None:
 
 
 def load_trusted(reference: Reference) -> Any:
-    """Executes a Python file and calls one of its functions.
+    """Executes a Python file, calls one of its functions without arguments, and returns the result.
 
-    Weights that the function leaves to chance are drawn from a fixed seed, so that it builds the same estimator every
-    time; the global generator is left as found.
-
-    Args:
-        reference: The file and the function, which takes no arguments.
-
-    Returns:
-        What the function returns.
+    The global generator has a fixed seed during the call, so that random weights are the same every time.
 
     Raises:
-        ValueError: If there is no such file or function, or the code raises something.
+        ValueError: If there is no such file or function, or the code raises an error.
     """
     content = reference.read()
     with seeded_initialisation(0):
@@ -126,7 +109,7 @@ def load_trusted(reference: Reference) -> Any:
 
 
 def load_row_estimator(reference: Reference) -> RowEstimator:
-    """Returns the estimator of rows that a function builds; raises as :func:`load_trusted`, or if it is none."""
+    """Returns the RowEstimator that a function builds; raises ValueError as :func:`load_trusted` does."""
     found = load_trusted(reference)
     if not isinstance(found, RowEstimator):
         raise ValueError(f"expected {reference} to return a RowEstimator, got {type(found).__name__}")
@@ -134,18 +117,12 @@ def load_row_estimator(reference: Reference) -> RowEstimator:
 
 
 def load_vector_score(reference: Reference, slots: int, dim: int) -> Score:
-    """Returns a frozen copy of the estimator of vectors that a function builds.
+    """Returns a frozen copy of the estimator that a function builds.
 
-    Args:
-        reference: The file and the function.
-        slots: Slots of a configuration.
-        dim: Length of a candidate's vector.
-
-    Returns:
-        Scores vectors of shape ``(..., batch, slots, dim)`` as ``(..., batch)``.
+    The estimator scores vectors of shape ``(..., batch, slots, dim)`` as ``(..., batch)``.
 
     Raises:
-        ValueError: As :func:`load_trusted`, or if what it builds does not score such vectors.
+        ValueError: As :func:`load_trusted`, or if the result does not score such vectors.
     """
     score = load_trusted(reference)
     if not callable(score):
@@ -161,7 +138,7 @@ def load_vector_score(reference: Reference, slots: int, dim: int) -> Score:
 
 
 def _executed(content: bytes, path: Path) -> ModuleType:
-    # A name of its own, so that it can shadow no module; in sys.modules, where dataclasses look their module up.
+    # A unique name cannot hide another module. Dataclasses look their module up in sys.modules.
     name = f"_slot_rl_trusted_{hashlib.sha256(content).hexdigest()[:16]}"
     spec = spec_from_file_location(name, path)
     assert spec is not None
@@ -172,7 +149,7 @@ def _executed(content: bytes, path: Path) -> ModuleType:
 
 @contextmanager
 def _blaming(reference: Reference, task: str) -> Iterator[None]:
-    """Turns whatever the file's code raises into one line that names the file, and its own line where it is known."""
+    """Turns every error of the file's code into a ValueError of one line that names the file and the line in it."""
     try:
         yield
     except (Exception, SystemExit) as error:

@@ -74,7 +74,7 @@ def follows(aligner: Aligner, held: Behaviour) -> float:
     return float(stats.spearmanr(similarity.detach().numpy(), apart.numpy()).statistic)
 
 
-def test_the_similarity_is_the_cosine_of_standardised_and_projected_latents() -> None:
+def test_the_similarity_is_the_cosine_of_projected_latents() -> None:
     aligner = Aligner(torch.tensor([[0.0, 10.0], [2.0, 30.0]]), AlignerConfig(dim=2, hidden=2))
     aligner.head = torch.nn.Identity()  # type: ignore[assignment]
     # Means 1 and 20, standard deviations sqrt(2) and 10 sqrt(2).
@@ -101,7 +101,7 @@ def test_a_study_gives_masked_items_no_effect() -> None:
     assert effects[0, 0, 0] != 0 and effects[0, 1, 1] != 0 and effects[0, 0, 1] == effects[0, 1, 0] == 0
 
 
-def test_a_study_foretells_swaps_and_pays_two_forwards_and_a_backward_a_row() -> None:
+def test_a_study_predicts_swaps_for_three_calls_a_row() -> None:
     problem, choice = synthetic_problem(), all_rows()[::7]
     behaviour = behaviour_of(problem, choice)
     assert (problem.budget.forwards, problem.budget.backwards) == (2 * len(choice), len(choice))
@@ -141,7 +141,7 @@ def test_the_loss_of_order_is_that_by_hand() -> None:
     assert wrong.item() == pytest.approx(float(np.log1p(np.exp(1.0))))
 
 
-def test_training_lowers_the_loss_and_beats_an_untrained_head_and_shuffled_behaviour_on_held_out_pairs(
+def test_training_beats_an_untrained_head_and_shuffled_rows(
     split: tuple[Tensor, Behaviour, Behaviour],
 ) -> None:
     choice, seen, held = split
@@ -175,7 +175,7 @@ def test_the_distance_is_of_scores_or_of_effects(effects: float, split: tuple[Te
     assert torch.equal(aligner(held.latents), again(held.latents))
 
 
-def test_latents_get_no_gradient_from_fitting_and_the_aligner_none_from_use(
+def test_neither_latents_nor_the_aligner_get_gradients(
     split: tuple[Tensor, Behaviour, Behaviour],
 ) -> None:
     choice, seen, _ = split
@@ -187,7 +187,7 @@ def test_latents_get_no_gradient_from_fitting_and_the_aligner_none_from_use(
     assert all(part.grad is None for part in aligner.parameters())
 
 
-def test_the_same_seed_gives_the_same_aligner_and_global_generators_stay(
+def test_the_aligner_depends_on_the_seed_alone(
     split: tuple[Tensor, Behaviour, Behaviour],
 ) -> None:
     choice, seen, held = split
@@ -220,7 +220,7 @@ def test_behaviour_that_nothing_can_be_learned_from_is_refused(change: dict[str,
         fit_aligner(replace(small(), **change), torch.zeros(0, 2, dtype=torch.long), SHORT, generator_from(0))
 
 
-def test_pairs_of_rows_that_are_not_there_and_too_few_rows_are_refused() -> None:
+def test_missing_rows_and_too_few_rows_are_refused() -> None:
     for pairs in (torch.tensor([[0, 3]]), torch.tensor([[-1, 0]]), torch.tensor([0, 1])):
         with pytest.raises(ValueError, match=r"expected pairs \(pairs, 2\) of row numbers below 3"):
             fit_aligner(small(), pairs, SHORT, generator_from(0))
@@ -247,7 +247,7 @@ def test_a_config_that_leads_nowhere_is_refused(option: dict[str, Any], message:
 # The report.
 
 
-def test_correlations_and_their_intervals_are_scipys_and_a_constant_similarity_has_none() -> None:
+def test_correlations_and_intervals_are_those_of_scipy() -> None:
     generator = np.random.default_rng(0)
     apart = generator.integers(0, 20, 300).astype(float)
     good, bad = -apart + 4 * generator.normal(size=300), generator.normal(size=300)
@@ -263,7 +263,7 @@ def test_correlations_and_their_intervals_are_scipys_and_a_constant_similarity_h
     assert raw.low < raw.value < raw.high and difference.high < -0.5
 
 
-def test_disjoint_pairs_share_no_row_and_leave_no_pair_that_would_fit() -> None:
+def test_disjoint_pairs_share_no_row_and_are_maximal() -> None:
     pairs = one_swap_pairs(all_rows())
     chosen = disjoint(pairs, 1_000, generator_from(0))
     taken = chosen.flatten().tolist()
@@ -272,7 +272,7 @@ def test_disjoint_pairs_share_no_row_and_leave_no_pair_that_would_fit() -> None:
     assert len(disjoint(pairs, 7, generator_from(0))) == 7
 
 
-def test_a_folder_without_the_landscapes_is_refused_before_any_work(tmp_path: Path) -> None:
+def test_a_folder_without_the_landscapes_is_refused_at_once(tmp_path: Path) -> None:
     (tmp_path / "gb1.csv").write_text("")
     with pytest.raises(ValueError, match="expected tfbind8.csv, suzuki.csv in --data FOLDER, got .* without"):
         AlignerReportConfig(tmp_path)
@@ -299,9 +299,7 @@ def test_a_report_leaves_table_figures_and_picture(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["gb1", "tfbind8"])
-def test_on_one_swap_pairs_where_overlap_is_blind_the_aligner_beats_the_bare_latents(
-    name: str, landscape: Callable[[str], Path]
-) -> None:
+def test_on_one_swap_pairs_the_aligner_beats_the_raw_latents(name: str, landscape: Callable[[str], Path]) -> None:
     folder = [landscape(one.file) for one in LANDSCAPES.values()][0].parent
     judged = judge_landscape(LANDSCAPES[name], AlignerReportConfig(folder))
     for kind in ("one swap, measured", "one swap, estimated"):

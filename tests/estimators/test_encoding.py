@@ -19,7 +19,7 @@ def table_of(**columns: list[str]) -> Table:
     return Table(Path("t.csv"), text, None)
 
 
-def test_categories_are_sorted_as_text_and_codes_are_their_places() -> None:
+def test_categories_are_sorted_as_text_and_codes_are_indices() -> None:
     table = table_of(u=["q", "p", "q"], a=["9", "10", "b"], b=["x ", "X", "x "])
     encoding = TableEncoding.of(table, "y", ["u"])
     assert encoding == TableEncoding("y", {"a": ("10", "9", "b"), "b": ("X", "x ")}, {"u": ("p", "q")})
@@ -56,7 +56,7 @@ cell = st.text(st.characters(exclude_categories=["Cs"]), max_size=3)
         lambda rows: len({row[0] for row in rows}) > 1 and len({row[1] for row in rows}) > 1
     )
 )
-def test_codes_decode_to_the_same_cells_after_a_trip_through_json(rows: list[tuple[str, str, str]]) -> None:
+def test_codes_decode_to_the_same_cells_after_json(rows: list[tuple[str, str, str]]) -> None:
     a, b, u = (list(column) for column in zip(*rows, strict=True))
     table = table_of(u=u, a=a, b=b)
     original = TableEncoding.of(table, "y", ["u"])
@@ -68,28 +68,28 @@ def test_codes_decode_to_the_same_cells_after_a_trip_through_json(rows: list[tup
     assert [encoding.contexts["u"][code] for code in contexts[:, 0].tolist()] == u
 
 
-def test_an_unknown_category_is_refused_with_column_row_and_value() -> None:
+def test_an_unknown_category_is_refused_with_its_cell() -> None:
     encoding = TableEncoding.of(table_of(a=["p", "q"], b=["r", "s"]), "y", [])
     message = r"expected a known category of 'b' \('r', 's'\) in row 3 of t.csv, got 'S'"
     with pytest.raises(TableError, match=message):
         encoding.encode_features(table_of(a=["p", "q", "p"], b=["r", "s", "S"]))
 
 
-def test_an_unknown_context_is_refused_and_many_known_ones_are_abridged() -> None:
+def test_an_unknown_context_is_refused_with_some_known_ones() -> None:
     encoding = TableEncoding.of(table_of(u=list("abcdefg"), a=list("ppppppq")), "y", ["u"])
     message = r"expected a known category of 'u' \('a', 'b', 'c', 'd', 'e', \.\.\.\) in row 2 of t.csv, got 'a '"
     with pytest.raises(TableError, match=message):
         encoding.encode_contexts(table_of(u=["a", "a "], a=["p", "p"]))
 
 
-def test_a_feature_with_one_category_is_refused_and_a_context_with_one_is_not() -> None:
+def test_a_feature_with_one_category_is_refused() -> None:
     table = table_of(a=["p", "p"], b=["r", "s"])
     with pytest.raises(TableError, match=r"expected at least two categories in feature 'a' of t.csv, got only 'p'"):
         TableEncoding.of(table, "y", [])
     assert TableEncoding.of(table, "y", ["a"]).contexts == {"a": ("p",)}
 
 
-def test_contexts_are_found_with_the_unknown_cells_in_the_order_of_their_rows() -> None:
+def test_contexts_are_found_with_their_unknown_cells() -> None:
     encoding = TableEncoding.of(table_of(u=["p", "q"], v=["r", "s"], a=["1", "2"]), "y", ["u", "v"])
     asked = replace(table_of(v=["s", "S", "r", ""], u=["q", "p ", "p", "q"]), first_row=1001)
     indices, unknown = encoding.find_contexts(asked)

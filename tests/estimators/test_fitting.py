@@ -160,7 +160,7 @@ def fitted(rows: TableRows, fit: TableFit, net: EstimatorNet) -> tuple[float, in
     return r_squared(predict_rows(net, test), test.score), epoch, reports.figures
 
 
-def test_an_additive_table_is_recovered_and_shuffled_scores_are_not() -> None:
+def test_an_additive_table_is_recovered_unless_shuffled() -> None:
     rows = additive(generator_from(0))
     r2, _, _ = fitted(rows, FAST, network((5,) * 4))
     assert r2 > 0.95
@@ -180,7 +180,7 @@ def test_a_context_explains_what_the_features_alone_cannot() -> None:
     assert withheld < 0.2
 
 
-def test_early_stopping_keeps_the_epoch_of_the_least_validation_error() -> None:
+def test_early_stopping_keeps_the_best_validation_error() -> None:
     # Few rows with much noise and a wide network: it learns the signal first and the noise afterwards.
     generator = generator_from(0)
     rows = additive(generator)
@@ -199,7 +199,7 @@ def test_early_stopping_keeps_the_epoch_of_the_least_validation_error() -> None:
     assert float(kept) == min(errors) < errors[-1]
 
 
-def test_validation_that_contradicts_training_stops_after_the_first_epoch() -> None:
+def test_contradicting_validation_stops_after_one_epoch() -> None:
     rows = additive(generator_from(0))
     mean = rows.score.mean()
     opposite = TableRows(rows.features, None, 2 * mean - rows.score)
@@ -238,7 +238,7 @@ def test_steps_of_an_epoch_by_hand(rows: int, batch_size: int, steps: int) -> No
     assert TableFit(batch_size=batch_size).steps_per_epoch(rows) == steps
 
 
-def test_a_pass_over_a_larger_table_visits_another_part_of_it_each_time(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_passes_over_a_large_table_visit_different_rows(monkeypatch: pytest.MonkeyPatch) -> None:
     assert fitting.EPOCH_ROWS == 131_072
     visited: list[list[int]] = []
     measured: list[list[int]] = []

@@ -44,7 +44,7 @@ def test_the_score_by_hand() -> None:
     assert net.to_latent(vectors, context).tolist() == [pytest.approx(hidden, rel=1e-6)]
 
 
-def test_a_new_network_has_the_scores_own_units_until_it_is_fitted() -> None:
+def test_a_new_network_has_the_units_of_the_score() -> None:
     net = build(EstimatorShape(2, 3, (8, 4)))
     assert (float(net.offset), float(net.scale)) == (0.0, 1.0)
     vectors = torch.randn(5, 2, 3, generator=generator_from(0))
@@ -59,9 +59,7 @@ def test_a_new_network_has_the_scores_own_units_until_it_is_fitted() -> None:
 @given(
     st.lists(st.integers(1, 5), min_size=1, max_size=4), st.lists(st.integers(1, 3), max_size=2), st.integers(0, 999)
 )
-def test_one_hot_rows_times_the_catalogue_are_the_embedding_look_up(
-    vocabulary: list[int], contexts: list[int], seed: int
-) -> None:
+def test_one_hot_rows_times_the_catalogue_are_a_look_up(vocabulary: list[int], contexts: list[int], seed: int) -> None:
     net = build(EstimatorShape(len(vocabulary), 3, (6,), tuple(vocabulary), tuple(contexts), 2), seed)
     assert net.catalogue is not None and net.catalogue.shape == (len(vocabulary), max(vocabulary), 3)
     generator = generator_from(seed)
@@ -84,7 +82,7 @@ def test_the_catalogue_is_padded_with_zeros_and_scaled() -> None:
     assert build(EstimatorShape(3, 4, (4,))).catalogue is None
 
 
-def test_each_context_of_a_batch_goes_with_its_own_request_whatever_the_leading_dimensions_are() -> None:
+def test_each_context_belongs_to_its_own_request() -> None:
     net = build(EstimatorShape(2, 3, (8,), contexts=(2, 3), context_dim=4))
     vectors = torch.randn(5, 6, 2, 3, generator=generator_from(0))
     context = torch.cartesian_prod(torch.arange(2), torch.arange(3))

@@ -144,7 +144,7 @@ def random_index(*leading: int, seed: int = 0) -> Tensor:
 @pytest.mark.parametrize("layout", LAYOUTS)
 @settings(max_examples=10, deadline=None, derandomize=True)
 @given(st.lists(st.integers(1, 3), max_size=2), st.integers(1, 9), st.integers(0, 10_000), st.booleans())
-def test_one_hot_rows_have_bit_for_bit_the_score_of_their_indices(
+def test_one_hot_rows_have_exactly_the_score_of_their_indices(
     layout: str, leading: list[int], batch: int, seed: int, with_gradient: bool
 ) -> None:
     module = built(layout)
@@ -156,7 +156,7 @@ def test_one_hot_rows_have_bit_for_bit_the_score_of_their_indices(
     assert torch.equal(hard, frozen(module)(index.flatten(0, -2)).view(*leading, batch))
 
 
-def test_a_transformer_layer_has_a_kernel_of_its_own_without_gradient_so_its_scores_are_equal_up_to_rounding() -> None:
+def test_a_transformer_layers_scores_are_equal_up_to_rounding() -> None:
     with seeded_initialisation(0):
         layer = nn.TransformerEncoderLayer(DIM, 2, 16, batch_first=True)
         softened = soften(Scorer(lambda self, index: self.layer(self.table(index)), table=table(), layer=layer))
@@ -167,7 +167,7 @@ def test_a_transformer_layer_has_a_kernel_of_its_own_without_gradient_so_its_sco
     torch.testing.assert_close(softened(one_hot(index).requires_grad_()).detach(), hard, atol=1e-6, rtol=0)
 
 
-def test_other_precisions_are_kept_inside_and_answers_come_in_the_rows_own() -> None:
+def test_scores_have_the_precision_of_the_rows() -> None:
     index = random_index(8)
     for inside in (torch.float64, torch.bfloat16):
         softened = soften(built("one table for all").to(inside))
@@ -191,7 +191,7 @@ def test_the_gradient_is_the_finite_difference_along_a_row(layout: str) -> None:
     assert bool(gradient.flatten(1).abs().amax(dim=1).gt(0).all())
 
 
-def test_a_linear_score_of_one_row_has_the_tables_values_as_its_gradient() -> None:
+def test_the_gradient_of_a_linear_score_is_the_table() -> None:
     # Tables (1, 2, 3) and (10, 20, 30), score 2 a + 3 b: slopes 2, 4, 6 and 30, 60, 90 wherever the rows are.
     first, second, linear = nn.Embedding(3, 1), nn.Embedding(3, 1), nn.Linear(2, 1, bias=False)
     with torch.no_grad():
@@ -207,7 +207,7 @@ def test_a_linear_score_of_one_row_has_the_tables_values_as_its_gradient() -> No
     assert rows.grad is not None and rows.grad.tolist() == [[[2.0, 4.0, 6.0], [30.0, 60.0, 90.0]]]
 
 
-def test_the_callers_module_stays_as_it_was_and_the_copy_stays_frozen() -> None:
+def test_the_callers_module_is_unchanged_and_the_copy_frozen() -> None:
     module = built("max_norm").train()
     module.head[0].eval()
     flags = {name: part.training for name, part in module.named_modules()}
@@ -228,7 +228,7 @@ def test_the_callers_module_stays_as_it_was_and_the_copy_stays_frozen() -> None:
     assert soften(softened) is softened
 
 
-def test_narrow_tables_read_nothing_for_the_padding_of_wider_rows() -> None:
+def test_padding_adds_nothing_to_narrow_tables() -> None:
     narrow, wide = table(2), table(CATEGORIES)
     module = Scorer(columns, 2 * DIM, tables=nn.ModuleList([narrow, wide]))
     softened = soften(module)
@@ -256,7 +256,7 @@ class InContext(nn.Module):
         return score
 
 
-def test_a_context_comes_as_numbers_beside_the_rows_and_is_the_same_for_all_leading_dimensions() -> None:
+def test_a_context_is_shared_by_all_leading_dimensions() -> None:
     with seeded_initialisation(0):
         softened = soften(InContext())
     index, context = random_index(3, 5), torch.randint(4, (5, 2), generator=generator_from(1))
@@ -339,9 +339,7 @@ REFUSED: dict[str, tuple[Callable[[Tensor], Any], str]] = {
 
 
 @pytest.mark.parametrize(("do", "message"), REFUSED.values(), ids=REFUSED)
-def test_what_cannot_be_done_with_a_mixture_is_refused_and_the_layer_named(
-    do: Callable[[Tensor], Any], message: str
-) -> None:
+def test_what_needs_an_indexs_number_is_refused_with_the_layer(do: Callable[[Tensor], Any], message: str) -> None:
     module = Scorer(lambda self, index: self.body(index), body=nn.Sequential(nn.Identity(), Layer(do)))
     with pytest.raises(NotSoftenable, match=re.escape(message)) as caught:
         soften(module)(one_hot(random_index(2)))
@@ -375,7 +373,7 @@ def test_a_module_that_never_looks_its_input_up_is_refused() -> None:
         soften(module)(one_hot(random_index(2)))
 
 
-def test_a_module_that_stops_the_gradient_is_refused_where_one_is_wanted() -> None:
+def test_a_module_that_stops_the_gradient_is_refused() -> None:
     softened = soften(Scorer(lambda self, index: self.table(index).detach(), table=table()))
     rows = one_hot(random_index(2))
     assert softened(rows).shape == (2,)
@@ -385,7 +383,7 @@ def test_a_module_that_stops_the_gradient_is_refused_where_one_is_wanted() -> No
         assert softened(rows).shape == (2,)
 
 
-def test_whatever_reads_a_soft_index_past_its_back_fails_rather_than_errs() -> None:
+def test_reading_a_soft_index_as_plain_data_fails() -> None:
     rows = SoftIndex.of(one_hot(random_index(2)))
     with torch._C.DisableTorchFunctionSubclass(), pytest.raises(IndexError):
         F.embedding(rows, torch.ones(CATEGORIES, DIM))
@@ -461,7 +459,7 @@ def test_torchscript_is_refused() -> None:
         soften(Scorer(lambda self, index: index, body=nn.Sequential(scripted)))
 
 
-def test_the_check_passes_sound_modules_and_scores_both_ends_of_every_feature() -> None:
+def test_the_check_scores_both_ends_of_every_feature() -> None:
     check_softened(soften(built("one table for all")), (CATEGORIES,) * FEATURES, None)
     check_softened(soften(InContext()), (CATEGORIES,) * FEATURES, torch.tensor([[1, 2]]))
     with pytest.raises(ValueError, match=r"expected Scorer to score indices below \(6, 6, 7, 6\), got IndexError: "):

@@ -45,7 +45,7 @@ def test_an_estimator_of_a_table_comes_back_as_it_was(tmp_path: Path) -> None:
     assert torch.equal(stored.net(vectors, context), net(vectors, context))
 
 
-def test_an_estimator_of_vectors_has_neither_encoding_nor_contexts(tmp_path: Path) -> None:
+def test_an_estimator_of_vectors_has_no_encoding_or_contexts(tmp_path: Path) -> None:
     save_estimator(tmp_path, build(EstimatorShape(2, 3, (4,))), {})
     stored = load_estimator(tmp_path)
     assert (stored.encoding, stored.contexts, stored.card) == (None, None, {})
@@ -129,7 +129,7 @@ def test_context_rows_are_those_of_a_set(sizes: tuple[int, ...]) -> None:
 
 
 @pytest.mark.parametrize(("env_id", "least"), [("SlotRL/Slots-v0", 0.93), ("SlotRL/SlotsLarge-v0", 0.99)])
-def test_the_shipped_estimators_fit_their_truths_on_fresh_requests(env_id: str, least: float) -> None:
+def test_the_shipped_estimators_fit_their_truths(env_id: str, least: float) -> None:
     problem = make_problem(env_id)
     predicted, true = [], []
     for seed in range(1000, 1010):
@@ -147,7 +147,7 @@ def test_the_shipped_estimators_fit_their_truths_on_fresh_requests(env_id: str, 
 
 
 @pytest.mark.parametrize("env_id", SYNTHETIC)
-def test_the_shipped_cards_say_how_they_were_made_and_match_their_weights(env_id: str) -> None:
+def test_the_shipped_cards_match_their_weights(env_id: str) -> None:
     synthetic = SYNTHETIC[env_id]
     stored, folder = load_shipped(synthetic.shipped), SHIPPED / synthetic.shipped
     (weights,) = folder.glob("*.safetensors")

@@ -93,7 +93,7 @@ def test_a_column_of_one_with_an_empty_quoted_cell_keeps_it(tmp_path: Path) -> N
     assert cells(written(tmp_path, 'a\nX\n""\n\nZ\n'), score=None) == {"a": ["X", "", "Z"]}
 
 
-def test_a_quoted_newline_across_the_readers_block_boundary_is_kept(tmp_path: Path) -> None:
+def test_a_quoted_newline_at_a_block_boundary_is_kept(tmp_path: Path) -> None:
     rows = 250_000  # 2.5 MB, over two of pyarrow's 1 MiB blocks
     table = read_table(written(tmp_path, "a,y\n" + '"X\n""Z",0\n' * rows), "y", (), ("a",))
     assert len(table) == rows
@@ -295,7 +295,7 @@ def test_a_parquet_file_with_a_doubled_column_is_refused(tmp_path: Path) -> None
         read_table(path, "y")
 
 
-def test_a_parquet_file_without_rows_or_without_columns_is_refused(tmp_path: Path) -> None:
+def test_an_empty_parquet_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(TableError, match="expected rows in .*t.parquet, got a header alone"):
         read_table(parquet(tmp_path, a=pa.array([], pa.string()), y=pa.array([], pa.float64())), "y")
     with pytest.raises(TableError, match="expected columns in .*t.parquet, got none"):
@@ -346,9 +346,7 @@ def identifiers(different: int, rows: int) -> str:
 
 
 @pytest.mark.parametrize(("different", "rows"), [(101, 101), (101, 102), (151, 300)])
-def test_a_column_that_looks_like_an_identifier_is_refused_unless_named(
-    tmp_path: Path, different: int, rows: int
-) -> None:
+def test_an_identifier_column_is_refused_unless_named(tmp_path: Path, different: int, rows: int) -> None:
     path = written(tmp_path, identifiers(different, rows))
     message = f"expected categories in column 'a' of .*, got {different} different values in {rows} rows.*--features"
     with pytest.raises(TableError, match=message):
@@ -392,7 +390,7 @@ def test_a_stream_holds_the_cells_of_the_whole_table(
     assert streamed == {name: [row[names.index(name)] for row in rows] for name in asked}
 
 
-def test_a_stream_cuts_the_readers_blocks_to_size_and_goes_on_behind_them(tmp_path: Path) -> None:
+def test_a_stream_splits_blocks_and_continues_after_them(tmp_path: Path) -> None:
     rows = 300_000  # 2.6 MB, over two of pyarrow's 1 MiB blocks
     path = written(tmp_path, "a,b\n" + "".join(f"{i:06d},x\n" for i in range(rows)))
     tables = pieces(path, ["a"], 50_000)
@@ -434,14 +432,14 @@ def test_what_a_stream_was_not_asked_for_is_ignored(tmp_path: Path) -> None:
         pytest.param("", ["a"], "expected a readable table in .*, got: Empty CSV file", id="empty"),
     ],
 )
-def test_what_cannot_be_streamed_is_refused_before_the_first_piece(
+def test_what_cannot_be_streamed_is_refused_at_once(
     tmp_path: Path, content: str, columns: list[str], message: str
 ) -> None:
     with pytest.raises(ValueError, match=message):
         stream_table(written(tmp_path, content), columns)
 
 
-def test_a_stream_refuses_an_absent_file_no_rows_and_pieces_of_none(tmp_path: Path) -> None:
+def test_a_stream_refuses_no_file_no_rows_and_empty_batches(tmp_path: Path) -> None:
     with pytest.raises(TableError, match=r"expected a CSV or Parquet file, got .*absent.csv, which is no file"):
         stream_table(tmp_path / "absent.csv", ["a"])
     with pytest.raises(TableError, match="expected rows in .*t.csv, got a header alone"):

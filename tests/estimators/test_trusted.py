@@ -78,7 +78,7 @@ def test_a_file_without_a_function_is_refused(text: str, message: str) -> None:
         parse_reference(text)
 
 
-def test_the_function_builds_the_same_every_time_and_leaves_no_trace_but_its_module(tmp_path: Path) -> None:
+def test_the_function_builds_the_same_every_time(tmp_path: Path) -> None:
     reference = written(tmp_path, ROWS_FILE)
     torch.manual_seed(5)
     state, paths = torch.get_rng_state(), list(sys.path)
@@ -94,7 +94,7 @@ def test_the_function_builds_the_same_every_time_and_leaves_no_trace_but_its_mod
     assert "mine" not in sys.modules
 
 
-def test_the_file_knows_where_it_lies_and_is_not_the_main_program(tmp_path: Path) -> None:
+def test_the_file_knows_its_path_and_is_not_main(tmp_path: Path) -> None:
     text = "def build():\n    return __file__, __name__\nif __name__ == '__main__':\n    raise SystemExit\n"
     path, name = load_trusted(written(tmp_path, text))
     assert path == str(tmp_path / "mine.py") and name.startswith("_slot_rl_trusted_")
@@ -198,9 +198,7 @@ def function():
 
 @pytest.mark.parametrize("function", ["Mine", "function"])
 @pytest.mark.parametrize("env_id", ["SlotRL/Slots-v0", "SlotRL/SlotsLarge-v0", "SlotRL/PickValue-v0"])
-def test_slot_problems_take_any_callable_on_vectors_from_a_trusted_file(
-    env_id: str, function: str, tmp_path: Path
-) -> None:
+def test_slot_problems_take_callables_from_a_trusted_file(env_id: str, function: str, tmp_path: Path) -> None:
     problem = make_problem(env_id, str(written(tmp_path, VECTORS_FILE, function)), trust=True)
     assert isinstance(problem, SlotProblem) and problem.has_truth and problem.name == env_id
     observation = problem.sample(3, generator_from(0))
