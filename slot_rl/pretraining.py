@@ -13,7 +13,7 @@ from torch import Tensor
 from slot_rl.console import command_line, console, print_figures, progress_bar, say
 from slot_rl.estimators.encoding import TableEncoding
 from slot_rl.estimators.fitting import (
-    Report,
+    FitProgress,
     TableFit,
     TableRows,
     fit_on_table,
@@ -174,7 +174,7 @@ def _refuse_constant(rows: TableRows, score: str, name: str, path: Path) -> None
 
 
 @contextmanager
-def _reporting(total: int, figure: str) -> Iterator[Report]:
+def _reporting(total: int, figure: str) -> Iterator[FitProgress]:
     with progress_bar() as progress:
         task = progress.add_task("fitting", total=total, note="")
 
