@@ -1,131 +1,149 @@
-"""What a comparison shows and keeps: tables on screen, pictures, the numbers as CSV and JSON, and one page to open."""
+"""The report of a comparison: tables on screen, pictures, figures as CSV and JSON, and one HTML page.
+
+The page needs nothing else: pictures and style are inside it. Jinja2 escapes everything that comes from outside, such
+as an agent's label. The page's content security policy also forbids scripts and requests.
+"""
 
 import shutil
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from base64 import b64encode
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
+from jinja2 import Environment, PackageLoader
 
 from slot_rl.compare import plots
 from slot_rl.compare.conclusions import Conclusions
 from slot_rl.compare.differences import Claim, verdict_on
-from slot_rl.compare.html import Picture, Section, Table, write_html
 from slot_rl.compare.statistics import RUN_KEY
-from slot_rl.compare.tables import agents_table, equal_calls_table, pairs_table, speed_table
-from slot_rl.compare.wandb import FOLDER, SummaryTable, track_comparison
+from slot_rl.compare.tables import ReportTable, ranked_pairs, report_tables
+from slot_rl.compare.wandb import FOLDER, track_comparison
 from slot_rl.console import say
 from slot_rl.io import write_atomically, write_json
-from slot_rl.markdown import markdown
-from slot_rl.plots import Interval
 from slot_rl.tracking import WandbMode
 
-REPORT, PAGE, RESULTS, TABLE, RUNS_CSV = "report", "report.html", "results.json", "tables.md", "runs.csv"
+REPORT, PAGE, TEMPLATE = "report", "report.html", "report.html.j2"
+
+CAPTIONS = {
+    "intervals": "Optimality of each agent: interquartile mean over seeds with its 95 % interval.",
+    "learning_calls": "Learning curves over estimator calls, of runs that ended well: interquartile mean over seeds, "
+    "95 % bootstrap band.",
+    "learning_seconds": "Learning curves over processor seconds of training, without the evaluations.",
+    "serving": "Optimality against estimator calls for each request: guided search from a policy's answer, and "
+    "searches from random starts. Medians over seeds.",
+    "seeds": "Every run is a dot, or a cross if it failed. The dotted line is the best constant answer.",
+    "profile": "Share of runs above each optimality.",
+    "improvement": "Probability that a run of the row's agent beats a run of the column's agent.",
+}
+"""The captions of the pictures, by file name without suffix."""
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture of the page.
+
+    Attributes:
+        path: The PNG file, which the page copies into itself.
+        caption: Says what the picture shows, also to readers who do not see it.
+    """
+
+    path: Path
+    caption: str
+
+    @property
+    def content(self) -> str:
+        """The file in base64."""
+        return b64encode(self.path.read_bytes()).decode("ascii")
+
+
+@dataclass(frozen=True)
+class Section:
+    """A section of the page: paragraphs, then tables, then pictures.
+
+    Attributes:
+        heading: Its heading, also in the list of contents.
+        paragraphs: Texts.
+        tables: Tables.
+        pictures: Pictures.
+    """
+
+    heading: str
+    paragraphs: Sequence[str] = ()
+    tables: Sequence[ReportTable] = ()
+    pictures: Sequence[Picture] = ()
 
 
 def publish(out: Path, found: Conclusions, document: Mapping[str, Any], mode: WandbMode) -> None:
-    """Prints the tables and writes everything: ``report.html`` to open first, and what it is made of in ``report/``.
+    """Prints the tables and writes everything: ``report.html`` to open first, and its parts in ``report/``.
 
     Args:
         out: The comparison's folder.
-        found: What the runs come to.
+        found: The conclusions.
         document: The command, its flags and versions.
-        mode: Where the comparison itself is tracked.
+        mode: Weights & Biases mode of the comparison's own run.
     """
     folder = out / REPORT
     folder.mkdir(exist_ok=True)
-    drawn = draw(folder, found)
-    tables = _tables(found)
-    _print(found, tables)
-    lines = [line for table in tables.values() for line in _lines(table)]
-    write_atomically(folder / TABLE, "\n".join(lines).encode())
-    for name, table in tables.items():
-        _write_csv(folder / f"{name}.csv", pd.DataFrame(list(table.rows), columns=list(table.columns)))
-    _write_csv(folder / RUNS_CSV, found.results.runs)
-    write_json(folder / RESULTS, {**document, "figures": _figures(found)})
-    write_html(out / PAGE, "Agents compared", _sections(found, document, tables, drawn))
-    _track(out, document, tables, list(drawn.values()), mode)
+    pictures = draw(folder, found)
+    tables = report_tables(found)
+    for line in [*_lines(report_tables(found, leader_alone=True)), *_notes(found)]:
+        say(line)
+    write_atomically(folder / "tables.md", "\n".join(_lines(tables)).encode())
+    frames = {"runs": found.results.runs, **{table.key: table.frame for table in tables}}
+    for name, frame in frames.items():
+        write_atomically(folder / f"{name}.csv", frame.to_csv(index=False).encode())
+    write_json(folder / "results.json", {**document, "figures": _figures(found)})
+    write_page(out / PAGE, "Agents compared", _sections(found, document, tables, pictures))
+    # What an earlier call tracked of the same folder is out of date.
+    shutil.rmtree(out / FOLDER, ignore_errors=True)
+    shown = {table.key: table.frame for table in tables}
+    track_comparison(out, time.strftime("%Y%m%d-%H%M%S"), document, shown, [each.path for each in pictures], mode)
     say(f"report: {out / PAGE}")
 
 
 def print_claims(claims: Sequence[Claim], found: Conclusions) -> bool:
-    """Prints what has become of each claim; returns whether all are established."""
+    """Prints the verdict on each claim; returns whether all are established."""
     verdicts = [verdict_on(claim, found.pairs) for claim in claims]
     for claim, verdict in zip(claims, verdicts, strict=True):
-        word = "established" if verdict == "better" else f"not established: {verdict}"
-        say(f"{claim}: {word}")
+        say(f"{claim}: {'established' if verdict == 'better' else f'not established: {verdict}'}")
     return all(verdict == "better" for verdict in verdicts)
 
 
-def draw(folder: Path, found: Conclusions) -> dict[str, Path]:
-    """Draws every picture that there are figures for; returns the files by what they show."""
+def draw(folder: Path, found: Conclusions) -> list[Picture]:
+    """Draws every picture that there are figures for."""
     results, agents = found.results, found.agents
-    intervals = {
-        str(task): {
-            agent: Interval(*ends)
-            for agent, *ends in rows[["agent", "iqm", "iqm_low", "iqm_high"]].itertuples(index=False)
-        }
-        for task, rows in found.summaries.groupby("task", sort=False)
-    }
-    chances: dict[str, dict[tuple[str, str], float]] = {task: {} for task in found.tasks}
-    for pair in found.pairs.to_dict("records"):
-        chances[pair["task"]][pair["first"], pair["second"]] = pair["improvement"]
-        chances[pair["task"]][pair["second"], pair["first"]] = 1 - pair["improvement"]
-    files = {name: folder / f"{name}.png" for name in CAPTIONS}
-    plots.draw_interval_chart(files["intervals"], intervals, agents=agents)
+    pictures = {name: Picture(folder / f"{name}.png", caption) for name, caption in CAPTIONS.items()}
+    files = {name: picture.path for name, picture in pictures.items()}
+    plots.draw_interval_chart(files["intervals"], found.summaries, agents)
     plots.draw_seed_strip(files["seeds"], results.runs, agents)
     plots.draw_performance_profile(files["profile"], results.runs, agents)
-    plots.draw_improvement_matrix(files["improvement"], chances, agents)
+    plots.draw_improvement_matrix(files["improvement"], found.pairs, agents)
     if len(results.curves):
         plots.draw_learning_curves(files["learning_calls"], results.curves, "calls", agents)
         plots.draw_learning_curves(files["learning_seconds"], results.curves, "seconds", agents)
     if len(results.serving):
         plots.draw_serving(files["serving"], results.serving, agents)
-    return {name: path for name, path in files.items() if path.is_file()}
+    return [picture for picture in pictures.values() if picture.path.is_file()]
 
 
-CAPTIONS = {
-    "intervals": "Optimality of each agent: interquartile mean over seeds with its 95 % interval.",
-    "learning_calls": "Learning over configurations scored, of runs that ended well: interquartile mean over seeds, "
-    "95 % bootstrap band.",
-    "learning_seconds": "The same over the processor's seconds of training, without the evaluations.",
-    "serving": "What answers gain from calls of the estimator for each request: a policy's answer and guided swaps "
-    "from it, and searches from random starts. Medians over seeds.",
-    "seeds": "Every run: a dot each, a cross where it failed; the dotted line is the best constant answer.",
-    "profile": "Share of runs that reach an optimality or more.",
-    "improvement": "Probability that a run of the row's agent beats one of the column's.",
-}
+def write_page(path: Path, title: str, sections: Sequence[Section]) -> None:
+    """Writes a report as one HTML file, which opens from a disk as well as from a server.
+
+    Args:
+        path: The HTML file.
+        title: The report's title.
+        sections: The report's sections; a list of them leads to each.
+    """
+    loader = PackageLoader("slot_rl.compare", ".")
+    template = Environment(loader=loader, autoescape=True, trim_blocks=True).get_template(TEMPLATE)
+    write_atomically(path, template.render(title=title, sections=sections).encode())
 
 
-def _tables(found: Conclusions) -> dict[str, Table]:
-    """Returns every table by its file's name."""
-    tables: dict[str, Table] = {}
-    for task in found.tasks:
-        tables[f"agents {task}"] = agents_table(found, task)
-        tables[f"pairs {task}"] = pairs_table(found, task)
-        if len(found.at_equal_calls):
-            tables[f"equal calls {task}"] = equal_calls_table(found, task)
-    if len(found.reaches):
-        tables["speed"] = speed_table(found)
-    return {"".join(c if c.isalnum() or c in "-_." else "_" for c in name): table for name, table in tables.items()}
-
-
-def _print(found: Conclusions, tables: Mapping[str, Table]) -> None:
-    shown = []
-    for task in found.tasks:
-        shown += [agents_table(found, task), pairs_table(found, task, leader_alone=True)]
-        shown += [equal_calls_table(found, task)] if len(found.at_equal_calls) else []
-    for table in [*shown, *([tables["speed"]] if "speed" in tables else [])]:
-        for line in _lines(table):
-            say(line)
-    for note in _notes(found):
-        say(note)
-
-
-def _lines(table: Table) -> list[str]:
-    return [table.caption, "", *markdown(table.columns, table.rows), ""]
+def _lines(tables: Sequence[ReportTable]) -> list[str]:
+    return [line for table in tables for line in table.lines()]
 
 
 def _notes(found: Conclusions) -> list[str]:
@@ -140,43 +158,38 @@ def _notes(found: Conclusions) -> list[str]:
 
 
 def _sections(
-    found: Conclusions, document: Mapping[str, Any], tables: Mapping[str, Table], drawn: Mapping[str, Path]
+    found: Conclusions, document: Mapping[str, Any], tables: Sequence[ReportTable], pictures: Sequence[Picture]
 ) -> list[Section]:
     first = [*_notes(found), f"Made by: {document['command']}", *_leaders(found)]
-    shown = [Picture(path, CAPTIONS[name], CAPTIONS[name]) for name, path in drawn.items()]
-
-    def of_kind(kind: str) -> list[Table]:
-        return [table for name, table in tables.items() if name.startswith(kind)]
-
-    parts: dict[str, Sequence[str | Table | Picture]] = {
-        "What can be concluded": first,
-        "Agents": of_kind("agents"),
-        "Pictures": shown,
-        "Who is better than whom": of_kind("pairs"),
-        "At equal calls": of_kind("equal"),
-        "How soon": of_kind("speed"),
-    }
-    return [Section(heading, each) for heading, each in parts.items() if each]
+    headings = dict.fromkeys(table.section for table in tables)
+    agents, *others = (
+        Section(heading, tables=[table for table in tables if table.section == heading]) for heading in headings
+    )
+    return [
+        Section("What can be concluded", paragraphs=first),
+        agents,
+        Section("Pictures", pictures=pictures),
+        *others,
+    ]
 
 
-def _leaders(found: Conclusions) -> Iterable[str]:
-    """Says of each task who leads, whom the leader is known to beat, and what policies gain at equal calls."""
+def _leaders(found: Conclusions) -> Iterator[str]:
+    """Says for each task which agent leads, which agents it beats, and what policies gain at equal calls."""
     for task in found.tasks:
         leader = found.summaries[found.summaries["task"] == task].iloc[0]
-        rows = pairs_table(found, task, leader_alone=True).rows
-        beaten = [row[0].partition(" - ")[2] for row in rows if row[-1] == "better"]
-        open_ = [f"{row[0].partition(' - ')[2]} ({row[-1]})" for row in rows if row[-1] != "better"]
-        calls = f"{leader['calls_per_context']:.0f} calls for each answer"
-        said = f"{task}: {leader['agent']} leads, with {calls}; better than {', '.join(beaten) or 'nobody for certain'}"
-        yield said + (f"; against {', '.join(open_)}." if open_ else ".")
-        equal = found.at_equal_calls[found.at_equal_calls["task"] == task].to_dict("records")
-        if equal:
-            verdicts = (f"{pair['first']} against {pair['second']}: {pair['verdict']}" for pair in equal)
+        pairs = ranked_pairs(found, task)
+        pairs = pairs[pairs["first"] == leader["agent"]]
+        beaten = ", ".join(pairs.loc[pairs["verdict"] == "better", "second"])
+        unsure = pairs[pairs["verdict"] != "better"]
+        others = ", ".join(unsure["second"] + " (" + unsure["verdict"] + ")")
+        yield (
+            f"{task}: {leader['agent']} leads, with {leader['calls_per_context']:.0f} estimator calls for each answer. "
+            f"It is better than {beaten or 'no agent for certain'}{f'; against {others}' if others else ''}."
+        )
+        equal = found.at_equal_calls[found.at_equal_calls["task"] == task]
+        if len(equal):
+            verdicts = equal["first"] + " against " + equal["second"] + ": " + equal["verdict"]
             yield f"{task}, at equal calls: {'; '.join(verdicts)}."
-
-
-def _write_csv(path: Path, rows: pd.DataFrame) -> None:
-    write_atomically(path, rows.to_csv(index=False).encode())
 
 
 def _figures(found: Conclusions) -> dict[str, Any]:
@@ -193,12 +206,3 @@ def _figures(found: Conclusions) -> dict[str, Any]:
         name: frame.astype(object).mask(frame.isna() | frame.isin([np.inf]), None) for name, frame in frames.items()
     }
     return {name: frame.to_dict("records") for name, frame in finite.items()}
-
-
-def _track(
-    out: Path, document: Mapping[str, Any], tables: Mapping[str, Table], drawn: Sequence[Path], mode: WandbMode
-) -> None:
-    # What an earlier call tracked of the same folder is out of date.
-    shutil.rmtree(out / FOLDER, ignore_errors=True)
-    shown = {name: SummaryTable(table.columns, table.rows) for name, table in tables.items()}
-    track_comparison(out, time.strftime("%Y%m%d-%H%M%S"), document, shown, drawn, mode)

@@ -1,151 +1,160 @@
-"""A comparison's tables: the same strings on screen, in Markdown, on the page and on a dashboard."""
+"""The tables of a comparison: frames of display strings, the same on screen, in files, on the page and on W&B."""
 
-from collections.abc import Iterator
+from collections.abc import Callable
+from dataclasses import dataclass
 from math import isinf, isnan, nan
-from typing import Any
 
 import pandas as pd
 
 from slot_rl.compare.conclusions import TARGET, Conclusions
 from slot_rl.compare.differences import OVERALL
-from slot_rl.compare.html import Table
 from slot_rl.evaluation import GUIDED_CALLS
-
-PAIR_COLUMNS = ("pair", "difference", "difference, 95 %", "P(improvement)", "P, 95 %", "p (Holm)", "verdict")
-
-
-def agents_table(found: Conclusions, task: str) -> Table:
-    """Returns each agent's figures on a task, the highest IQM first."""
-    columns = [
-        "agent",
-        "IQM",
-        "IQM, 95 %",
-        "mean",
-        "mean, 95 %",
-        "worst",
-        "failed",
-        "gap to 1",
-        "hits",
-        f"+{GUIDED_CALLS} calls",
-    ]
-    columns += ["true", "est - true", "calls each", "calls", "backwards", "s"]
-    summaries = found.summaries[found.summaries["task"] == task]
-    # Tasks have scores of their own: their mean has no unit.
-    summaries = summaries.assign(gap=nan) if task == OVERALL else summaries
-    return Table(columns, [list(_agent(summary)) for summary in _rows(summaries)], _caption(found, task))
+from slot_rl.markdown import markdown
 
 
-def pairs_table(found: Conclusions, task: str, leader_alone: bool = False) -> Table:
-    """Returns who is better than whom on a task, each pair from the side of the one with the higher IQM.
+@dataclass(frozen=True)
+class ReportTable:
+    """A table of the report.
+
+    Attributes:
+        key: Its name in files and on Weights & Biases.
+        section: Heading of the section that it belongs to.
+        caption: Says what the figures are.
+        frame: The cells as they are shown. The first column names the rows.
+    """
+
+    key: str
+    section: str
+    caption: str
+    frame: pd.DataFrame
+
+    def __post_init__(self) -> None:
+        """Refuses a frame without columns, or with two columns of one name."""
+        if self.frame.columns.empty or not self.frame.columns.is_unique:
+            raise ValueError(f"expected columns with names of their own, got {list(self.frame.columns)}")
+
+    def lines(self) -> list[str]:
+        """Returns the table in Markdown."""
+        return [self.caption, "", *markdown(list(self.frame.columns), self.frame.to_numpy().tolist()), ""]
+
+
+def report_tables(found: Conclusions, leader_alone: bool = False) -> list[ReportTable]:
+    """Returns every table of a comparison that has a row.
 
     Args:
         found: The conclusions.
-        task: The task, or "all".
         leader_alone: Whether to leave out pairs without the agent with the highest IQM.
     """
+    by_task = [
+        table
+        for task in found.tasks
+        for table in (agents_table(found, task), pairs_table(found, task, leader_alone), equal_calls_table(found, task))
+    ]
+    return [table for table in (*by_task, speed_table(found), break_even_table(found)) if len(table.frame)]
+
+
+def agents_table(found: Conclusions, task: str) -> ReportTable:
+    """Returns each agent's figures on a task, the highest IQM first."""
+    rows = found.summaries[found.summaries["task"] == task]
+    frame = pd.DataFrame(
+        {
+            "agent": rows["agent"],
+            "IQM": rows["iqm"].map(share),
+            "IQM, 95 %": _intervals(rows, "iqm", share),
+            "mean": rows["mean"].map(share),
+            "mean, 95 %": _intervals(rows, "mean", share),
+            "worst": rows["worst"].map(share),
+            "failed": rows["failure_rate"].map("{:.0%}".format),
+            "gap to 1": rows["optimality_gap"].map(share),
+            "hits": rows["hit_rate"].map(share),
+            f"+{GUIDED_CALLS} calls": rows["searched_optimality"].map(share),
+            "true": rows["true_optimality"].map(share),
+            # Each task has scores of its own. Their mean over tasks has no unit.
+            "est - true": rows["gap"].map(share) if task != OVERALL else "",
+            "calls each": rows["calls_per_context"].map("{:.0f}".format),
+            "calls": rows["estimator_forwards"].map("{:,.0f}".format),
+            "backwards": rows["estimator_backwards"].map("{:,.0f}".format),
+            "s": rows["cpu_seconds"].map("{:.1f}".format),
+        }
+    )
+    return ReportTable(_key("agents", task), "Agents", _agents_caption(found, task, rows), frame)
+
+
+def pairs_table(found: Conclusions, task: str, leader_alone: bool = False) -> ReportTable:
+    """Returns which agent of each pair is better on a task; arguments as in :func:`report_tables`."""
+    pairs = ranked_pairs(found, task)
+    if leader_alone:
+        pairs = pairs[pairs["first"] == pairs["first"].iloc[0]]
+    caption = (
+        f"{task}: paired differences of optimality on the same seeds, with t intervals. P(improvement): probability "
+        "that a run of the first agent beats a run of the second. p is adjusted by Holm's procedure over every pair "
+        "and task of this report. Agents may differ in estimator calls for an answer: see the table at equal calls."
+    )
+    return ReportTable(_key("pairs", task), "Which agent is better", caption, _pairs_frame(pairs))
+
+
+def equal_calls_table(found: Conclusions, task: str) -> ReportTable:
+    """Returns how guided search from each policy's answer compares with searches of as many calls."""
+    pairs = found.at_equal_calls[found.at_equal_calls["task"] == task]
+    caption = (
+        f"{task}, at {GUIDED_CALLS} estimator calls each: guided search from a policy's answer against searches from "
+        "random starts."
+    )
+    return ReportTable(_key("equal_calls", task), "At equal calls", caption, _pairs_frame(pairs))
+
+
+def speed_table(found: Conclusions) -> ReportTable:
+    """Returns how soon each agent is first as good as PPO at its end."""
+    reaches = found.reaches.sort_values("task", key=lambda tasks: tasks.map(found.tasks.index), kind="stable")
+    calls = reaches[reaches["along"] == "calls"].set_index(["task", "agent"])
+    seconds = reaches[reaches["along"] == "seconds"].set_index(["task", "agent"]).reindex(calls.index)
+    frame = pd.DataFrame(
+        {
+            "agent": [f"{task}: {agent}" for task, agent in calls.index],
+            "calls": calls["ratio"].map(_ratio).to_numpy(),
+            "calls, 95 %": _intervals(calls, "", _ratio),
+            "seconds": seconds["ratio"].map(_ratio).to_numpy(),
+            "seconds, 95 %": _intervals(seconds, "", _ratio),
+            "never": [f"{never} of {seeds}" for never, seeds in zip(calls["never"], calls["seeds"], strict=True)],
+        }
+    )
+    caption = (
+        f"Estimator calls and seconds of training after which an agent was first as good as {TARGET} at its end, "
+        f"divided by what {TARGET} took: medians over seeds, 95 % bootstrap intervals. Above 1, the agent took more. "
+        "The first crossing is optimistic: the agent may fall back afterwards. A run that failed never reaches the "
+        f"goal. A seed on which {TARGET} failed has no goal and is left out."
+    )
+    return ReportTable("speed", "How soon", caption, frame)
+
+
+def break_even_table(found: Conclusions) -> ReportTable:
+    """Returns from how many contexts on a policy costs fewer estimator calls than guided search."""
+    rows = found.break_evens
+    frame = pd.DataFrame(
+        {
+            "agent": rows["task"] + ": " + rows["agent"],
+            "calls": rows["calls"].map("{:.0f}".format),
+            "optimality": rows["optimality"].map(share),
+            "guided search's calls": [_guided(calls) for calls in rows["guided_calls"]],
+            "contexts": [
+                _contexts(*ends) for ends in rows[["guided_calls", "contexts"]].itertuples(index=False, name=None)
+            ],
+        }
+    )
+    caption = (
+        "When training pays: the number of contexts from which on a policy, with its training, costs fewer estimator "
+        "calls than guided search with answers as good. Calls: of the policy for each answer. All figures are medians "
+        "over the seeds that ended well."
+    )
+    return ReportTable("break_evens", "When training pays", caption, frame)
+
+
+def ranked_pairs(found: Conclusions, task: str) -> pd.DataFrame:
+    """Returns the pairs on a task, each from the side of the agent with the higher IQM, the best agents first."""
     order = found.summaries.loc[found.summaries["task"] == task, "agent"].tolist()
     pairs = found.pairs[found.pairs["task"] == task]
-    behind = [order.index(pair.first) > order.index(pair.second) for pair in _rows(pairs)]
-    pairs = pairs.where(~pd.Series(behind, pairs.index), _turned(pairs))
-    ranked = sorted(_rows(pairs), key=lambda pair: (order.index(pair.first), order.index(pair.second)))
-    rows = [_pair(pair) for pair in ranked if not leader_alone or pair.first == order[0]]
-    caption = (
-        f"{task}: paired differences of optimality on the same seeds, t intervals; P(improvement): that a run of the "
-        "first agent beats one of the second; p adjusted by Holm's procedure over every pair and task of this report. "
-        "A policy answers with no call, a search with those of its column: see also the table at equal calls."
-    )
-    return Table(PAIR_COLUMNS, rows, caption)
-
-
-def equal_calls_table(found: Conclusions, task: str) -> Table:
-    """Returns how guided search from each policy's answer compares with searches of as many calls."""
-    caption = f"{task}, at {GUIDED_CALLS} calls each: guided search from a policy's answer, and from random starts."
-    return Table(PAIR_COLUMNS, [_pair(pair) for pair in _rows(found.at_equal_calls) if pair.task == task], caption)
-
-
-def speed_table(found: Conclusions) -> Table:
-    """Returns how soon each agent is first as good as PPO at its end."""
-    reaches = {(reach.task, reach.agent, reach.along): reach for reach in _rows(found.reaches)}
-    rows = [
-        [
-            f"{task}: {agent}",
-            *_reach(reach),
-            *_reach(reaches[task, agent, "seconds"]),
-            f"{reach.never} of {reach.seeds}",
-        ]
-        for (task, agent, along), reach in sorted(reaches.items(), key=lambda each: found.tasks.index(each[0][0]))
-        if along == "calls"
-    ]
-    caption = (
-        f"Calls and seconds of training after which an agent was first as good as {TARGET} at its end, as a share of "
-        f"what {TARGET} took: medians over seeds, 95 % bootstrap intervals; above 1 it took more. A first crossing "
-        "flatters: it says when an agent was first seen as good, not from when on it is. A run that failed never is; a "
-        f"seed on which {TARGET} failed has no goal and is left out."
-    )
-    return Table(["agent", "calls", "calls, 95 %", "seconds", "seconds, 95 %", "never"], rows, caption)
-
-
-def figure(value: float) -> str:
-    """Returns a share with three decimals, without the zero before the point; nothing for NaN."""
-    if isnan(value):
-        return ""
-    text = f"{value:.3f}"
-    return text.replace("0.", ".", 1) if text.startswith(("0.", "-0.")) else text
-
-
-def _interval(low: float, high: float) -> str:
-    return f"{figure(low)} to {figure(high)}"
-
-
-def _rows(frame: pd.DataFrame) -> list[Any]:
-    return list(frame.itertuples(index=False))
-
-
-def _caption(found: Conclusions, task: str) -> str:
-    summaries = found.summaries[found.summaries["task"] == task]
-    methods = "; ".join(pd.unique(summaries[["iqm_method", "mean_method"]].to_numpy().ravel()))
-    runs = " to ".join(map(str, sorted(summaries["runs"].unique())))
-    constant = figure(summaries.get("best_constant_optimality", pd.Series([nan])).iloc[0])
-    reachable = f" The best constant answer has {constant}." if constant else ""
-    return (
-        f"{task}: optimality of the estimated score (0 random, 1 best), {runs} runs each; intervals: {methods}; "
-        f"failed: share of runs below {figure(found.threshold)} or broken down; gap to 1: mean shortfall; hits: share "
-        f"of requests answered with the best; +{GUIDED_CALLS} calls: guided search from the policy's answer; true: "
-        "optimality of the true score; est - true: mean estimated minus mean true score; calls each: of the estimator "
-        f"for each answer; calls, backwards, s: of training, s the processor's seconds.{reachable}"
-    )
-
-
-def _agent(summary: Any) -> Iterator[str]:
-    yield summary.agent
-    yield from (figure(summary.iqm), _interval(summary.iqm_low, summary.iqm_high))
-    yield from (figure(summary.mean), _interval(summary.mean_low, summary.mean_high))
-    yield from (figure(summary.worst), f"{summary.failure_rate:.0%}", figure(summary.optimality_gap))
-    yield from (figure(summary.hit_rate), figure(summary.searched_optimality), figure(summary.true_optimality))
-    yield from (figure(summary.gap), f"{summary.calls_per_context:.0f}", f"{summary.estimator_forwards:,.0f}")
-    yield from (f"{summary.estimator_backwards:,.0f}", f"{summary.cpu_seconds:.1f}")
-
-
-def _pair(pair: Any) -> list[str]:
-    return [
-        f"{pair.first} - {pair.second}",
-        _small(pair.difference),
-        f"{_small(pair.difference_low)} to {_small(pair.difference_high)}",
-        f"{pair.improvement:.2f}",
-        f"{pair.improvement_low:.2f} to {pair.improvement_high:.2f}",
-        f"{pair.adjusted_p:.2g}",
-        pair.verdict,
-    ]
-
-
-def _small(value: float) -> str:
-    """Returns a difference that is told from zero, however small it is."""
-    return f"{value:.0e}" if 0 < abs(value) < 0.0005 else figure(value)
-
-
-def _turned(pairs: pd.DataFrame) -> pd.DataFrame:
-    """Returns comparisons from the second agent's side."""
-    return pairs.assign(
+    behind = pairs["first"].map(order.index) > pairs["second"].map(order.index)
+    turned = pairs.assign(
         first=pairs["second"],
         second=pairs["first"],
         difference=-pairs["difference"],
@@ -154,12 +163,72 @@ def _turned(pairs: pd.DataFrame) -> pd.DataFrame:
         improvement=1 - pairs["improvement"],
         improvement_low=1 - pairs["improvement_high"],
         improvement_high=1 - pairs["improvement_low"],
+        verdict=pairs["verdict"].replace({"better": "worse", "worse": "better"}),
+    )
+    return pairs.where(~behind, turned).sort_values(["first", "second"], key=lambda names: names.map(order.index))
+
+
+def share(value: float) -> str:
+    """Returns a share with three decimals, without the zero before the point; nothing for NaN."""
+    if isnan(value):
+        return ""
+    text = f"{value:.3f}"
+    return text.replace("0.", ".", 1) if text.startswith(("0.", "-0.")) else text
+
+
+def _agents_caption(found: Conclusions, task: str, rows: pd.DataFrame) -> str:
+    methods = "; ".join(pd.unique(rows[["iqm_method", "mean_method"]].to_numpy().ravel()))
+    runs = " to ".join(map(str, sorted(rows["runs"].unique())))
+    constant = share(rows.get("best_constant_optimality", pd.Series([nan])).iloc[0])
+    reachable = f" The best constant answer has {constant}." if constant else ""
+    return (
+        f"{task}: optimality of the estimated score (0 random, 1 best), {runs} runs each. Intervals: {methods}. "
+        f"failed: share of runs that broke down or stayed below the failure threshold {share(found.threshold)}. "
+        "gap to 1: mean shortfall. hits: share of requests answered with the best choice. "
+        f"+{GUIDED_CALLS} calls: guided search from the policy's answer. true: optimality of the true score. "
+        "est - true: mean estimated minus mean true score. calls each: estimator calls for each answer. "
+        f"calls, backwards, s: estimator calls, backward passes and processor seconds of training.{reachable}"
     )
 
 
-def _reach(reach: Any) -> tuple[str, str]:
-    return _ratio(reach.ratio), f"{_ratio(reach.low)} to {_ratio(reach.high)}"
+def _pairs_frame(pairs: pd.DataFrame) -> pd.DataFrame:
+    return pd.DataFrame(
+        {
+            "pair": pairs["first"] + " - " + pairs["second"],
+            "difference": pairs["difference"].map(_small),
+            "difference, 95 %": _intervals(pairs, "difference", _small),
+            "P(improvement)": pairs["improvement"].map("{:.2f}".format),
+            "P, 95 %": _intervals(pairs, "improvement", "{:.2f}".format),
+            "p (Holm)": pairs["adjusted_p"].map("{:.2g}".format),
+            "verdict": pairs["verdict"],
+        }
+    )
+
+
+def _intervals(rows: pd.DataFrame, name: str, display: Callable[[float], str]) -> list[str]:
+    low, high = (f"{name}_low", f"{name}_high") if name else ("low", "high")
+    return [f"{display(a)} to {display(b)}" for a, b in zip(rows[low], rows[high], strict=True)]
+
+
+def _small(value: float) -> str:
+    """Returns a difference that is told from zero, however small it is."""
+    return f"{value:.0e}" if 0 < abs(value) < 0.0005 else share(value)
 
 
 def _ratio(value: float) -> str:
     return "never" if isinf(value) else f"{value:.2f}"
+
+
+def _guided(calls: float) -> str:
+    return "more than measured" if isinf(calls) else f"{calls:.1f}"
+
+
+def _contexts(guided_calls: float, contexts: float) -> str:
+    if isinf(contexts):
+        return "never"
+    return f"at most {contexts:,.0f}" if isinf(guided_calls) else f"{contexts:,.0f}"
+
+
+def _key(kind: str, task: str) -> str:
+    """Returns a name for files, in which a task's label may hold any sign."""
+    return "".join(sign if sign.isalnum() or sign in "-_." else "_" for sign in f"{kind}_{task}")

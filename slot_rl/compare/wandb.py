@@ -8,6 +8,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+
 from slot_rl import __version__
 from slot_rl.compare.plan import RUNS
 from slot_rl.io import read_json, write_json
@@ -17,29 +19,6 @@ JOB_TYPE = "comparison"
 FOLDER, PUBLISHED, STAGED = "comparison", "published.json", "staged"
 OFFLINE_RUNS = (f"{RUNS}/*/wandb/offline-run-*", f"{FOLDER}/wandb/offline-run-*")
 PNG = b"\x89PNG\r\n\x1a\n"
-
-Cell = str | int | float | None
-
-
-@dataclass(frozen=True)
-class SummaryTable:
-    """A table to show.
-
-    Attributes:
-        columns: What its columns are called.
-        rows: As many cells a row.
-    """
-
-    columns: Sequence[str]
-    rows: Sequence[Sequence[Cell]]
-
-    def __post_init__(self) -> None:
-        """Refuses rows that do not fit, and columns without a name of their own."""
-        if len(set(self.columns)) < max(1, len(self.columns)):
-            raise ValueError(f"expected columns with names of their own, got {list(self.columns)}")
-        for row in self.rows:
-            if len(row) != len(self.columns):
-                raise ValueError(f"expected {len(self.columns)} cells a row, got {len(row)}: {list(row)}")
 
 
 @dataclass(frozen=True)
@@ -61,7 +40,7 @@ def track_comparison(
     out: Path,
     time: str,
     config: Mapping[str, Any],
-    tables: Mapping[str, SummaryTable],
+    tables: Mapping[str, pd.DataFrame],
     pictures: Sequence[Path],
     mode: WandbMode,
 ) -> None:
@@ -137,16 +116,10 @@ def comparison_labels(out: Path, time: str) -> WandbLabels:
     return WandbLabels(f"{group}__{time}", group, JOB_TYPE, (JOB_TYPE, __version__))
 
 
-def _media(tables: Mapping[str, SummaryTable], pictures: Sequence[Path]) -> dict[str, Any]:
+def _media(tables: Mapping[str, pd.DataFrame], pictures: Sequence[Path]) -> dict[str, Any]:
     import wandb
 
-    # Mixed, since a column of figures may hold words where there is no figure.
-    media: dict[str, Any] = {
-        _table_key(name): wandb.Table(
-            columns=list(table.columns), data=[list(row) for row in table.rows], allow_mixed_types=True
-        )
-        for name, table in tables.items()
-    }
+    media: dict[str, Any] = {_table_key(name): wandb.Table(dataframe=table) for name, table in tables.items()}
     return media | {_picture_key(path): wandb.Image(str(path), caption=path.stem) for path in pictures}
 
 

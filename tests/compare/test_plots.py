@@ -2,7 +2,7 @@
 
 import struct
 from collections.abc import Callable
-from itertools import chain
+from itertools import chain, combinations
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +22,6 @@ from slot_rl.compare.plots import (
     draw_serving,
     looks_of,
 )
-from slot_rl.plots import Interval
 from tests.helpers.made_up import CURVES, SERVING, made_run
 
 AGENTS = [f"agent_{i} with a long label" for i in range(12)]
@@ -77,10 +76,12 @@ def size(path: Path) -> tuple[int, int]:
     return width, height
 
 
-CHART = {
-    task: {agent: Interval(i / 20, i / 20 - 0.1, i / 20 + 0.1) for i, agent in enumerate(AGENTS)} for task in TASKS
-}
-PAIRS = {task: {(a, b): 0.25 for a in AGENTS for b in AGENTS if a != b} for task in TASKS}
+IQM = ["task", "agent", "iqm", "iqm_low", "iqm_high"]
+IMPROVEMENT = ["task", "first", "second", "improvement"]
+CHART = pd.DataFrame(
+    [(task, agent, i / 20, i / 20 - 0.1, i / 20 + 0.1) for task in TASKS for i, agent in enumerate(AGENTS)], columns=IQM
+)
+PAIRS = pd.DataFrame([(task, *pair, 0.25) for task in TASKS for pair in combinations(AGENTS, 2)], columns=IMPROVEMENT)
 DRAWN: dict[str, Callable[[Path], Figure]] = {
     "calls": lambda path: draw_learning_curves(path, learning(), "calls"),
     "seconds": lambda path: draw_learning_curves(path, learning(), "seconds"),
@@ -137,7 +138,7 @@ def test_learning_curves_are_the_bands(tmp_path: Path) -> None:
     assert axes.get_xscale() == "linear"
 
 
-def test_seconds_that_span_far_are_drawn_on_a_logarithmic_scale(tmp_path: Path) -> None:
+def test_seconds_that_span_far_are_logarithmic(tmp_path: Path) -> None:
     def drawn(*seconds: tuple[float, ...]) -> Axes:
         rows = [
             ("task", f"agent {i}", 0, *point)
@@ -169,8 +170,8 @@ def test_a_strip_has_a_dot_a_run(tmp_path: Path) -> None:
 
 
 def test_an_interval_is_a_bar_with_a_stroke(tmp_path: Path) -> None:
-    chart = {"one": {"a": Interval(0.5, 0.25, 0.75), "b": Interval(0.5, 0.5, 0.5)}, "two": {"b": Interval(1, 0, 2)}}
-    figure = draw_interval_chart(tmp_path / "picture.png", chart, agents=["b", "a"])
+    chart = [("one", "a", 0.5, 0.25, 0.75), ("one", "b", 0.5, 0.5, 0.5), ("two", "b", 1, 0, 2)]
+    figure = draw_interval_chart(tmp_path / "picture.png", pd.DataFrame(chart, columns=IQM), agents=["b", "a"])
     one, two = panels(figure)
     bars = {(bar.get_x(), bar.get_width(), round(bar.get_y() + 0.3)) for bar in one.patches}  # type: ignore[attr-defined]
     assert bars == {(0.25, 0.5, 1), (0.5, 0.0, 0)}
@@ -188,7 +189,7 @@ def test_a_profile_begins_with_all_runs_and_ends_with_none(tmp_path: Path) -> No
 
 
 def test_a_matrix_names_every_pair(tmp_path: Path) -> None:
-    pairs = {"task": {("a", "b"): 0.75, ("b", "a"): 0.25}}
+    pairs = pd.DataFrame([("task", "a", "b", 0.75)], columns=IMPROVEMENT)
     (axes,) = panels(draw_improvement_matrix(tmp_path / "picture.png", pairs, ["b", "a"]))
     assert [text.get_text() for text in axes.get_yticklabels()] == ["b", "a"]
     assert {(text.get_position(), text.get_text()) for text in axes.texts} == {((0, 1), "0.75"), ((1, 0), "0.25")}
@@ -196,7 +197,7 @@ def test_a_matrix_names_every_pair(tmp_path: Path) -> None:
     assert cells[1, 0] == 0.75 and cells[0, 1] == 0.25
 
 
-def test_serving_is_the_median_over_seeds_with_a_place_for_no_call(tmp_path: Path) -> None:
+def test_serving_is_the_median_with_a_place_for_no_call(tmp_path: Path) -> None:
     curves = serving(["search", "policy"])
     curves = curves.query("agent == 'search' or seed < 2 or calls < 64")  # a seed that was not asked so often
     last = (curves["agent"] == "policy") & (curves["seed"] == 2)

@@ -8,16 +8,17 @@ import json
 import re
 import shutil
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.request import ProxyHandler, Request, build_opener
 
+import pandas as pd
 import pytest
 
-from slot_rl.compare.html import Part, Picture, Section, Table, write_html
 from slot_rl.compare.plots import draw_interval_chart
-from slot_rl.plots import Interval
+from slot_rl.compare.report import Picture, Section, write_page
+from slot_rl.compare.tables import ReportTable
 
 pytestmark = pytest.mark.slow
 
@@ -98,19 +99,22 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
 @pytest.fixture(scope="module")
 def picture(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("pictures") / "picture.png"
-    draw_interval_chart(path, {"task": {"gumbel": Interval(0.9, 0.8, 0.95), "ppo": Interval(0.7, 0.5, 0.8)}})
+    rows = [("task", "gumbel", 0.9, 0.8, 0.95), ("task", "ppo", 0.7, 0.5, 0.8)]
+    draw_interval_chart(path, pd.DataFrame(rows, columns=["task", "agent", "iqm", "iqm_low", "iqm_high"]))
     return path
 
 
 @pytest.fixture
 def page(tmp_path: Path, picture: Path) -> Callable[..., Path]:
-    """Writes a sound report with whatever is added to it."""
+    """Writes a report without faults, with what is added to it."""
 
-    def write(*more: Part) -> Path:
+    def write(*, tables: Sequence[ReportTable] = (), pictures: Sequence[Picture] = ()) -> Path:
         name = "<img src=x onerror=\"console.error('run')\"><script>console.error('run')</script>"
-        wide = Table([f"column {i} of {name}" for i in range(12)], [["cell"] * 12, [name] * 12], "Wide.")
-        sound: list[Part] = ["Words.", wide, Picture(picture, name, "Caption.")]
-        write_html(tmp_path / "report.html", name, [Section("One", sound), Section(name, [*sound, *more])])
+        cells = {f"column {i} of {name}": ["cell", name] for i in range(12)}
+        wide, sound = ReportTable("wide", "", "Wide.", pd.DataFrame(cells)), Picture(picture, name)
+        first = Section("One", ["Words."], [wide], [sound])
+        second = Section(name, ["Words."], [wide, *tables], [sound, *pictures])
+        write_page(tmp_path / "report.html", name, [first, second])
         return tmp_path / "report.html"
 
     return write
@@ -126,11 +130,12 @@ def test_a_report_is_shown_in_silence(browser: Browser, page: Callable[..., Path
 
 def test_a_broken_picture_is_noticed(browser: Browser, page: Callable[..., Path], tmp_path: Path) -> None:
     (tmp_path / "broken.png").write_bytes(b"\x89PNG and nothing more")
-    assert faults(browser, page(Picture(tmp_path / "broken.png", "Broken."))) == ["picture 2 is not shown"]
+    assert faults(browser, page(pictures=[Picture(tmp_path / "broken.png", "Broken.")])) == ["picture 2 is not shown"]
 
 
 def test_an_empty_table_is_noticed(browser: Browser, page: Callable[..., Path]) -> None:
-    assert faults(browser, page(Table(["agent", "mean"], []))) == ["table 2 has no visible row"]
+    empty = ReportTable("empty", "", "Empty.", pd.DataFrame(columns=["agent", "mean"]))
+    assert faults(browser, page(tables=[empty])) == ["table 2 has no visible row"]
 
 
 def test_an_error_on_the_console_is_noticed(browser: Browser, page: Callable[..., Path]) -> None:

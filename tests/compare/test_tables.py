@@ -1,128 +1,97 @@
-"""Conclusions and tables, by hand: what is said of agents, of pairs, and of speed."""
+"""The tables, by hand: the figures of agents and pairs, how soon agents are as good, and when training pays."""
 
-import json
 from dataclasses import replace
-from math import nan
-from pathlib import Path
-from typing import Any
+from math import inf, nan
 
+import pandas as pd
 import pytest
 
 from slot_rl.compare.conclusions import Conclusions, conclude
-from slot_rl.compare.differences import Claim
-from slot_rl.compare.report import print_claims, publish
-from slot_rl.compare.statistics import Results
-from slot_rl.compare.tables import agents_table, equal_calls_table, figure, pairs_table, speed_table
-from tests.helpers import made_up
-
-SEEDS = range(100, 104)
-
-
-def outcome(task: str, agent: str, seed: int, optimality: float, failure: str | None = None, **known: Any) -> Any:
-    more = {"best_constant_optimality": 0.25, "cpu_seconds": 2.0, "true_optimality": nan, "gap": nan}
-    return made_up.made_run(task, agent, seed, optimality, failure, **more, **{"estimator_backwards": 0.0}, **known)
-
-
-def results(failure: str | None = None) -> Results:
-    rows = []
-    for task in ("one", "two"):
-        for i, seed in enumerate(SEEDS):
-            broken = failure if seed == 101 else None
-            rows.append(outcome(task, "ppo", seed, 0.5 + 0.01 * i, searched_optimality=0.8 + 0.01 * i))
-            better = 0.7 + 0.01 * i + 0.002 * (i % 2)
-            rows.append(outcome(task, "gumbel", seed, better, searched_optimality=0.95 + 0.002 * i))
-            rows.append(outcome(task, "search", seed, 0.0 if broken else 0.9, broken, calls_per_context=31))
-    curves = [
-        (task, agent, seed, *point)
-        for task in ("one", "two")
-        for seed in SEEDS
-        for agent, optimality in (("ppo", (0.0, 0.5)), ("gumbel", (0.4, 0.7)))
-        for point in zip((100.0, 1_000.0), (1.0, 4.0), optimality, strict=True)
-    ]
-    return made_up.results(rows, curves)
+from slot_rl.compare.curves import BREAK_EVEN
+from slot_rl.compare.tables import (
+    agents_table,
+    break_even_table,
+    equal_calls_table,
+    pairs_table,
+    report_tables,
+    share,
+    speed_table,
+)
+from tests.helpers.made_up import three_agents
 
 
 @pytest.fixture(scope="module")
 def found() -> Conclusions:
-    return conclude(results(), threshold=0.6)
+    return conclude(three_agents(), threshold=0.6)
 
 
-def test_agents_stand_by_their_iqm(found: Conclusions) -> None:
+def test_agents_are_ranked_by_iqm(found: Conclusions) -> None:
     table = agents_table(found, "one")
-    assert [row[0] for row in table.rows] == ["search", "gumbel", "ppo"]
-    row = dict(zip(table.columns, table.rows[2], strict=True))
+    assert table.frame["agent"].tolist() == ["search", "gumbel", "ppo"]
+    row = table.frame.iloc[2]
     assert (row["IQM"], row["mean"], row["worst"], row["failed"]) == (".515", ".515", ".500", "100%")
     assert (row["gap to 1"], row["hits"], row["calls"], row["s"]) == (".485", ".500", "1,000", "2.0")
-    assert "best constant answer has .250" in table.caption and "below .600" in table.caption
-    assert [row[0] for row in agents_table(found, "all").rows] == ["search", "gumbel", "ppo"]
+    assert "best constant answer has .250" in table.caption and "failure threshold .600" in table.caption
+    assert agents_table(found, "all").frame["agent"].tolist() == ["search", "gumbel", "ppo"]
 
 
-def test_pairs_are_told_from_the_leaders_side(found: Conclusions) -> None:
-    table = pairs_table(found, "one")
-    assert [row[0] for row in table.rows] == ["search - gumbel", "search - ppo", "gumbel - ppo"]
-    difference, verdict = table.rows[2][1], table.rows[2][-1]
+def test_pairs_are_seen_from_the_better_agent(found: Conclusions) -> None:
+    frame = pairs_table(found, "one").frame
+    assert frame["pair"].tolist() == ["search - gumbel", "search - ppo", "gumbel - ppo"]
     # Differences of .2, .202, .2, .202 on the four seeds.
-    assert (difference, verdict) == (".201", "better")
-    assert [row[0] for row in pairs_table(found, "one", leader_alone=True).rows] == ["search - gumbel", "search - ppo"]
+    assert frame["difference"].tolist()[-1] == ".201"
+    assert frame["verdict"].tolist() == ["better"] * 3
+    leaders = pairs_table(found, "one", leader_alone=True).frame
+    assert leaders["pair"].tolist() == ["search - gumbel", "search - ppo"]
 
 
-def test_at_equal_calls_policies_search_from_their_answers(found: Conclusions) -> None:
-    rows = {row[0]: row for row in equal_calls_table(found, "two").rows}
-    assert list(rows) == ["ppo + 31 calls - search", "gumbel + 31 calls - search"]
+def test_equal_calls_are_of_search_from_policies(found: Conclusions) -> None:
+    frame = equal_calls_table(found, "two").frame
+    assert frame["pair"].tolist() == ["ppo + 31 calls - search", "gumbel + 31 calls - search"]
     # .8 to .83 and .95 to .956 against .9.
-    assert [row[1] for row in rows.values()] == ["-.085", ".053"]
-    assert [row[-1] for row in rows.values()] == ["worse", "better"]
+    assert frame["difference"].tolist() == ["-.085", ".053"]
+    assert frame["verdict"].tolist() == ["worse", "better"]
     # One family: nothing else was compared, neither a policy with another's search nor with its own.
     assert len(found.pairs) == 3 * 3 and len(found.at_equal_calls) == 3 * 2
 
 
 def test_speed_is_a_share_of_what_ppo_took(found: Conclusions) -> None:
-    table = speed_table(found)
-    assert [row[0] for row in table.rows] == ["one: gumbel", "two: gumbel"]
+    rows = speed_table(found).frame.to_numpy().tolist()
     # A third of the way from .4 to .7: 100 + 300 calls of 1,000, and 1 + 1 seconds of 4.
-    assert table.rows[0][1:] == ["0.40", "0.40 to 0.40", "0.50", "0.50 to 0.50", "0 of 4"]
+    assert rows[0] == ["one: gumbel", "0.40", "0.40 to 0.40", "0.50", "0.50 to 0.50", "0 of 4"]
+    assert [row[0] for row in rows] == ["one: gumbel", "two: gumbel"]
 
 
 def test_runs_that_failed_never_reach_ppo() -> None:
-    whole = results()
+    whole = three_agents()
     broken = "agent == 'gumbel' and seed < 102 or agent == 'ppo' and seed == 103"
     runs = whole.runs.assign(
         failure=whole.runs["failure"].mask(whole.runs.index.isin(whole.runs.query(broken).index), "stopped")
     )
     curves = whole.curves.query(f"not ({broken})")
-    row = speed_table(conclude(replace(whole, runs=runs, curves=curves), 0.6)).rows[0]
+    row = speed_table(conclude(replace(whole, runs=runs, curves=curves), 0.6)).frame.iloc[0].tolist()
     assert row == ["one: gumbel", "never", "0.40 to never", "never", "0.50 to never", "2 of 3"]
+
+
+def test_break_evens_say_what_is_a_bound(found: Conclusions) -> None:
+    rows = [("one", "ppo", 0, 0.5, 12.5, 8_000.4), ("one", "ppo", 8, 0.9, inf, 1_200.0), ("one", "a", 4, 0.3, 3, inf)]
+    table = break_even_table(replace(found, break_evens=pd.DataFrame(rows, columns=BREAK_EVEN)))
+    assert table.frame.to_numpy().tolist() == [
+        ["one: ppo", "0", ".500", "12.5", "8,000"],
+        ["one: ppo", "8", ".900", "more than measured", "at most 1,200"],
+        ["one: a", "4", ".300", "3.0", "never"],
+    ]
+
+
+def test_only_tables_with_rows_are_shown(found: Conclusions) -> None:
+    keys = [table.key for table in report_tables(found)]
+    kinds = ("agents", "pairs", "equal_calls")
+    assert keys == [*(f"{kind}_{task}" for task in ("one", "two", "all") for kind in kinds), "speed"]
 
 
 @pytest.mark.parametrize(
     "value, text",
     [(nan, ""), (0.5, ".500"), (-0.25, "-.250"), (1.0, "1.000"), (10.5, "10.500"), (0.0, ".000"), (-1.5, "-1.500")],
 )
-def test_figures(value: float, text: str) -> None:
-    assert figure(value) == text
-
-
-def test_claims_are_said_and_counted(found: Conclusions, capsys: pytest.CaptureFixture[str]) -> None:
-    assert print_claims([Claim("gumbel", "ppo", "all"), Claim("gumbel", "ppo", "two")], found)
-    assert not print_claims([Claim("gumbel", "ppo", "all"), Claim("ppo", "gumbel", "all")], found)
-    lines = capsys.readouterr().out.splitlines()
-    assert lines[0] == "gumbel>ppo@all: established" and lines[-1] == "ppo>gumbel@all: not established: worse"
-
-
-def test_the_same_results_in_any_order_print_the_same(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    texts, pages = [], []
-    for turn in (1, -1):
-        whole = results("ValueError: <b>bad</b>")
-        out = tmp_path / str(turn)
-        out.mkdir()
-        runs = whole.runs.sort_values("seed", ascending=turn == 1, kind="stable")
-        turned = replace(whole, runs=runs, curves=whole.curves.sort_values("seed", ascending=turn == 1, kind="stable"))
-        publish(out, conclude(turned, 0.6), {"command": "made up"}, "disabled")
-        texts.append(capsys.readouterr().out.replace(str(out), ""))
-        pages.append((out / "report" / "tables.md").read_text())
-    assert texts[0] == texts[1] and pages[0] == pages[1]
-    assert "failed, counted as random answers: one, search, seed 101: ValueError: <b>bad</b>" in texts[0]
-    page = (tmp_path / "1" / "report.html").read_text()
-    assert "<b>bad</b>" not in page and "&lt;b&gt;bad&lt;/b&gt;" in page
-    figures = json.loads((tmp_path / "1" / "report" / "results.json").read_text())["figures"]
-    assert len(figures["runs"]) == 24 and len(figures["pairs"]) == 9
+def test_shares(value: float, text: str) -> None:
+    assert share(value) == text

@@ -53,3 +53,22 @@ def results(runs: Sequence[Any], curves: Sequence[Any] = (), serving: Sequence[A
 def records(frame: pd.DataFrame) -> list[Any]:
     """Returns the rows of a frame, whose columns are attributes."""
     return list(frame.itertuples(index=False))
+
+
+def three_agents(failure: str | None = None) -> Results:
+    """Returns three agents on two tasks, four seeds each; seed 101 of the search fails if a reason is given."""
+    rows, curves = [], []
+    for task in ("one", "two"):
+        for i, seed in enumerate(range(100, 104)):
+            broken = failure if seed == 101 else None
+            known: dict[str, Any] = {"best_constant_optimality": 0.25, "cpu_seconds": 2.0, "estimator_backwards": 0.0}
+            known |= {"true_optimality": np.nan, "gap": np.nan}
+            better = 0.7 + 0.01 * i + 0.002 * (i % 2)
+            rows += [
+                made_run(task, "ppo", seed, 0.5 + 0.01 * i, searched_optimality=0.8 + 0.01 * i, **known),
+                made_run(task, "gumbel", seed, better, searched_optimality=0.95 + 0.002 * i, **known),
+                made_run(task, "search", seed, 0.0 if broken else 0.9, broken, calls_per_context=31, **known),
+            ]
+            for agent, (first, last) in {"ppo": (0.0, 0.5), "gumbel": (0.4, 0.7)}.items():
+                curves += [(task, agent, seed, 100.0, 1.0, first), (task, agent, seed, 1_000.0, 4.0, last)]
+    return results(rows, curves)

@@ -1,0 +1,131 @@
+"""The report: everything on its page is text and inside it, and its figures do not depend on the order of runs."""
+
+import json
+import re
+from base64 import b64decode
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from slot_rl.compare.conclusions import conclude
+from slot_rl.compare.differences import Claim
+from slot_rl.compare.report import Picture, Section, print_claims, publish, write_page
+from slot_rl.compare.tables import ReportTable
+from tests.helpers.made_up import three_agents
+
+EVIL = """<script>alert("1 & 2")</script>'"""
+
+
+class Tags(HTMLParser):
+    """Collects every tag with its attributes, and the text outside of them."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.text = ""
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+    def of(self, tag: str) -> list[dict[str, str | None]]:
+        return [attributes for name, attributes in self.tags if name == tag]
+
+
+def written(folder: Path, *sections: Section, title: str = "Title") -> str:
+    write_page(folder / "report.html", title, sections)
+    return (folder / "report.html").read_text(encoding="utf-8")
+
+
+def table(columns: list[str], *rows: list[str], caption: str = "Caption") -> ReportTable:
+    return ReportTable("key", "section", caption, pd.DataFrame(rows, columns=columns))
+
+
+@pytest.fixture
+def picture(tmp_path: Path) -> Path:
+    path = tmp_path / "picture.png"
+    path.write_bytes(b"\x89PNG and so on")
+    return path
+
+
+def test_everything_is_escaped(tmp_path: Path, picture: Path) -> None:
+    section = Section(EVIL, [EVIL], [table(["agent", EVIL], [EVIL, EVIL], caption=EVIL)], [Picture(picture, EVIL)])
+    page = written(tmp_path, section, title=EVIL)
+    tags = Tags(page)
+    assert "<script" not in page and not tags.of("script")
+    # Title twice, heading twice, paragraph, table's heading, two cells, two captions.
+    assert tags.text.count(EVIL) == 10
+    assert [image["alt"] for image in tags.of("img")] == [EVIL]
+    assert [part["aria-label"] for part in tags.of("div")] == [EVIL, EVIL]
+
+
+def test_everything_is_inside_the_page(tmp_path: Path, picture: Path) -> None:
+    pictures = [Picture(picture, "first"), Picture(picture, "second")]
+    sections = Section("One", ["Words."], pictures=pictures), Section("Two", tables=[table(["a"], ["1"])])
+    page = written(tmp_path, *sections)
+    assert not re.search(r"https?:|//[a-z]|@import|url\(", page)
+    tags = Tags(page)
+    for image in tags.of("img"):
+        kind, _, data = str(image["src"]).partition(",")
+        assert kind == "data:image/png;base64" and b64decode(data) == picture.read_bytes()
+    assert [image["alt"] for image in tags.of("img")] == ["first", "second"]
+    assert [link["href"] for link in tags.of("link")] == ["data:,"]
+    targets = {f"#{heading['id']}" for heading in tags.of("h2")}
+    assert {link["href"] for link in tags.of("a")} == targets and len(targets) == 2
+    assert "default-src 'none'" in str(tags.of("meta")[1]["content"])
+
+
+def test_a_table_has_its_cells_in_order(tmp_path: Path) -> None:
+    section = Section("", tables=[table(["agent", "mean"], ["ppo", "0.5"], ["gumbel", "0.9"])])
+    page = written(tmp_path, section)
+    cells = re.findall(r"<t[hd]\b[^>]*>([^<]*)", page.partition("<table>")[2])
+    assert cells == ["agent", "mean", "ppo", "0.5", "gumbel", "0.9"]
+    assert "Caption" in page
+
+
+def test_columns_have_names_of_their_own() -> None:
+    for columns in ([], ["agent", "agent"]):
+        with pytest.raises(ValueError, match="expected columns with names of their own"):
+            table(columns)
+
+
+def test_claims_are_printed_and_counted(capsys: pytest.CaptureFixture[str]) -> None:
+    found = conclude(three_agents(), 0.6)
+    assert print_claims([Claim("gumbel", "ppo", "all"), Claim("gumbel", "ppo", "two")], found)
+    assert not print_claims([Claim("gumbel", "ppo", "all"), Claim("ppo", "gumbel", "all")], found)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "gumbel>ppo@all: established" and lines[-1] == "ppo>gumbel@all: not established: worse"
+
+
+def test_the_order_of_results_changes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    texts, tables = [], []
+    for turn in (1, -1):
+        whole = three_agents("ValueError: <b>bad</b>")
+        out = tmp_path / str(turn)
+        out.mkdir()
+        runs = whole.runs.sort_values("seed", ascending=turn == 1, kind="stable")
+        turned = replace(whole, runs=runs, curves=whole.curves.sort_values("seed", ascending=turn == 1, kind="stable"))
+        publish(out, conclude(turned, 0.6), {"command": "made up"}, "disabled")
+        texts.append(capsys.readouterr().out.replace(str(out), ""))
+        tables.append((out / "report" / "tables.md").read_text())
+    assert texts[0] == texts[1] and tables[0] == tables[1]
+    assert "failed, counted as random answers: one, search, seed 101: ValueError: <b>bad</b>" in texts[0]
+    page = (tmp_path / "1" / "report.html").read_text()
+    assert "<b>bad</b>" not in page and "&lt;b&gt;bad&lt;/b&gt;" in page
+    figures = json.loads((tmp_path / "1" / "report" / "results.json").read_text())["figures"]
+    assert len(figures["runs"]) == 24 and len(figures["pairs"]) == 9
+
+
+def test_the_page_begins_with_who_leads(tmp_path: Path) -> None:
+    publish(tmp_path, conclude(three_agents(), 0.6), {"command": "made up"}, "disabled")
+    tags = Tags((tmp_path / "report.html").read_text())
+    assert "one: search leads, with 31 estimator calls for each answer. It is better than gumbel, ppo." in tags.text
+    assert "two, at equal calls: ppo + 31 calls against search: worse; gumbel + 31 calls against" in tags.text
+    assert tags.text.count("Which agent is better") == 2 and tags.text.count("When training pays") == 0
+    assert pd.read_csv(tmp_path / "report" / "agents_one.csv")["agent"].tolist() == ["search", "gumbel", "ppo"]
