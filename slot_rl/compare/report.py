@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from jinja2 import Environment, PackageLoader
 
 from slot_rl.compare import plots
@@ -76,7 +77,7 @@ class Section:
     pictures: Sequence[Picture] = ()
 
 
-def publish(out: Path, found: Conclusions, document: Mapping[str, Any], mode: WandbMode) -> None:
+def publish_report(out: Path, found: Conclusions, document: Mapping[str, Any], mode: WandbMode) -> None:
     """Prints the tables and writes everything: ``report.html`` to open first, and its parts in ``report/``.
 
     Args:
@@ -87,7 +88,7 @@ def publish(out: Path, found: Conclusions, document: Mapping[str, Any], mode: Wa
     """
     folder = out / REPORT
     folder.mkdir(exist_ok=True)
-    pictures = draw(folder, found)
+    pictures = draw_pictures(folder, found)
     tables = report_tables(found)
     for line in [*_lines(report_tables(found, leader_alone=True)), *_notes(found)]:
         say(line)
@@ -112,7 +113,7 @@ def print_claims(claims: Sequence[Claim], found: Conclusions) -> bool:
     return all(verdict == "better" for verdict in verdicts)
 
 
-def draw(folder: Path, found: Conclusions) -> list[Picture]:
+def draw_pictures(folder: Path, found: Conclusions) -> list[Picture]:
     """Draws every picture that there are figures for."""
     results, agents = found.results, found.agents
     pictures = {name: Picture(folder / f"{name}.png", caption) for name, caption in CAPTIONS.items()}
@@ -120,7 +121,8 @@ def draw(folder: Path, found: Conclusions) -> list[Picture]:
     plots.draw_interval_chart(files["intervals"], found.summaries, agents)
     plots.draw_seed_strip(files["seeds"], results.runs, agents)
     plots.draw_performance_profile(files["profile"], results.runs, agents)
-    plots.draw_improvement_matrix(files["improvement"], found.pairs, agents)
+    in_order = pd.concat([found.pairs[found.pairs["task"] == task] for task in found.tasks])
+    plots.draw_improvement_matrix(files["improvement"], in_order, agents)
     if len(results.curves):
         plots.draw_learning_curves(files["learning_calls"], results.curves, "calls", agents)
         plots.draw_learning_curves(files["learning_seconds"], results.curves, "seconds", agents)
