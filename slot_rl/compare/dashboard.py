@@ -75,16 +75,7 @@ class ComparedTask:
 
 @dataclass(frozen=True)
 class ComparisonDocument:
-    """What a dashboard needs to know of a comparison.
-
-    Attributes:
-        tasks: Its tasks.
-        agents: The agents' names.
-        seeds: The seeds of each agent on each task.
-        project: The project that its runs belong to.
-        command: The command that made it.
-        published: What the run of the whole comparison logged; None if there is no such run.
-    """
+    """What a dashboard needs to know of a comparison; ``published`` is None if it has no run of its own."""
 
     tasks: tuple[ComparedTask, ...]
     agents: tuple[str, ...]
@@ -139,12 +130,7 @@ def read_comparison(folder: Path) -> ComparisonDocument:
 
 
 def build_dashboard(comparison: ComparisonDocument, entity: str, project: str) -> tuple[list[Any], Any]:
-    """Builds a comparison's dashboard; needs no network and no login.
-
-    Args:
-        comparison: The comparison.
-        entity: The owner of the project; may be empty for a dashboard that is never sent.
-        project: The project.
+    """Builds a comparison's dashboard without a network and a login; the entity may be empty if it is never sent.
 
     Returns:
         A ``wandb_workspaces`` workspace for each task, and the ``wandb_workspaces`` report.

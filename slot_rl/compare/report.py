@@ -44,12 +44,7 @@ CAPTIONS = {
 
 @dataclass(frozen=True)
 class Picture:
-    """A picture of the page.
-
-    Attributes:
-        path: The PNG file, which the page copies into itself.
-        caption: Says what the picture shows, also to readers who do not see it.
-    """
+    """A picture of the page: a PNG file, and a caption that also readers without the picture understand."""
 
     path: Path
     caption: str
@@ -62,14 +57,7 @@ class Picture:
 
 @dataclass(frozen=True)
 class Section:
-    """A section of the page: paragraphs, then tables, then pictures.
-
-    Attributes:
-        heading: Its heading, also in the list of contents.
-        paragraphs: Texts.
-        tables: Tables.
-        pictures: Pictures.
-    """
+    """A section of the page: a heading, then paragraphs, then tables, then pictures."""
 
     heading: str
     paragraphs: Sequence[str] = ()
@@ -132,13 +120,7 @@ def draw_pictures(folder: Path, found: Conclusions) -> list[Picture]:
 
 
 def write_page(path: Path, title: str, sections: Sequence[Section]) -> None:
-    """Writes a report as one HTML file, which opens from a disk as well as from a server.
-
-    Args:
-        path: The HTML file.
-        title: The report's title.
-        sections: The report's sections; a list of them leads to each.
-    """
+    """Writes a report as one HTML file, which opens from a disk as well as from a server."""
     loader = PackageLoader("slot_rl.compare", ".")
     template = Environment(loader=loader, autoescape=True, trim_blocks=True).get_template(TEMPLATE)
     write_atomically(path, template.render(title=title, sections=sections).encode())
