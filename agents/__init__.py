@@ -1,64 +1,131 @@
-"""Floor 3: agents, Stable-Baselines3 algorithms that share one policy and one checkpoint format."""
+"""Agents: everything that answers requests, by its name in one registry."""
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from stable_baselines3.common.type_aliases import GymEnv
-
 from slot_rl.agents.a2c import A2CAgent
 from slot_rl.agents.aligned import AlignedAgent
-from slot_rl.agents.checkpoint import MANIFEST, CheckpointedAgent, read_agent
+from slot_rl.agents.base import MANIFEST, Agent, Options, read_agent
 from slot_rl.agents.expert_iteration import ExpertIterationAgent
+from slot_rl.agents.nevergrad import NevergradAgent
 from slot_rl.agents.policy import SlotPolicy
-from slot_rl.agents.policy_agent import PolicyAgent
 from slot_rl.agents.ppo import PPOAgent
-from slot_rl.agents.reference_agent import ReferenceAgent
-from slot_rl.agents.references import REFERENCES
 from slot_rl.agents.reinforce import ReinforceAgent
 from slot_rl.agents.reproduction import ReproductionAgent
-from slot_rl.agents.through_estimator import THROUGH_ESTIMATOR, GumbelAgent, ThroughEstimatorAgent
+from slot_rl.agents.sb3 import LearningAgent
+from slot_rl.agents.searches import (
+    BestConstantAgent,
+    CrossEntropyAgent,
+    ExhaustiveSearchAgent,
+    GeneticAgent,
+    GuidedSearchAgent,
+    LocalSearchAgent,
+    RandomAgent,
+)
+from slot_rl.agents.selector_agent import SELECTOR_AGENTS, GumbelAgent, SelectorAgent
+from slot_rl.envs import SlotVecEnv
+from slot_rl.problems import Problem
 
-POLICY_AGENTS: dict[str, type[PolicyAgent]] = {
-    **THROUGH_ESTIMATOR,
-    "reinforce": ReinforceAgent,
-    "ppo": PPOAgent,
-    "a2c": A2CAgent,
-    "expert_iteration": ExpertIterationAgent,
-    "reproduction": ReproductionAgent,
-    "aligned": AlignedAgent,
+
+@dataclass(frozen=True)
+class AgentKind:
+    """An entry of the registry.
+
+    Attributes:
+        build: The agent's class.
+        options: Its default options.
+    """
+
+    build: Any
+    options: Options
+
+    def __call__(self, env: Any, options: Options | None = None, seed: int = 0, **changes: Any) -> Agent:
+        """Builds the agent; arguments and errors are those of its class.
+
+        Raises:
+            TypeError: If the options are another agent's.
+        """
+        given = self.options if options is None else options
+        for name, default in vars(self.options).items():
+            # A selector's agent is known by its selector.
+            if name == "selector" and type(getattr(given, name, None)) is not type(default):
+                raise TypeError(f"expected options with a {type(default).__name__} selector, got {given}")
+        agent: Agent = self.build(env, given, seed=seed, **changes)
+        return agent
+
+
+def _kind(agent: Any) -> AgentKind:
+    return AgentKind(agent, agent.default_options)
+
+
+AGENTS: dict[str, AgentKind] = {
+    **{name: AgentKind(*entry) for name, entry in SELECTOR_AGENTS.items()},
+    "reinforce": _kind(ReinforceAgent),
+    "ppo": _kind(PPOAgent),
+    "a2c": _kind(A2CAgent),
+    "expert_iteration": _kind(ExpertIterationAgent),
+    "reproduction": _kind(ReproductionAgent),
+    "aligned": _kind(AlignedAgent),
+    "random": _kind(RandomAgent),
+    "best_constant": _kind(BestConstantAgent),
+    "local_search": _kind(LocalSearchAgent),
+    "guided_search": _kind(GuidedSearchAgent),
+    "genetic": _kind(GeneticAgent),
+    "cross_entropy": _kind(CrossEntropyAgent),
+    "nevergrad": _kind(NevergradAgent),
+    "exhaustive_search": _kind(ExhaustiveSearchAgent),
 }
-"""The agents that train a policy."""
-
-AGENTS: dict[str, type[CheckpointedAgent]] = {**POLICY_AGENTS, **REFERENCES}
 """Every agent, by its name at the command line."""
 
 __all__ = [
     "AGENTS",
-    "POLICY_AGENTS",
-    "REFERENCES",
     "A2CAgent",
+    "Agent",
+    "AgentKind",
     "AlignedAgent",
-    "CheckpointedAgent",
+    "BestConstantAgent",
+    "CrossEntropyAgent",
+    "ExhaustiveSearchAgent",
+    "ExpertIterationAgent",
+    "GeneticAgent",
+    "GuidedSearchAgent",
     "GumbelAgent",
+    "LearningAgent",
+    "LocalSearchAgent",
+    "NevergradAgent",
+    "Options",
     "PPOAgent",
-    "PolicyAgent",
-    "ReferenceAgent",
+    "RandomAgent",
     "ReinforceAgent",
     "ReproductionAgent",
+    "SelectorAgent",
     "SlotPolicy",
-    "ThroughEstimatorAgent",
     "load_agent",
+    "make_agent",
 ]
 
 
-def load_agent(folder: Path | str, env: GymEnv, **kwargs: Any) -> CheckpointedAgent:
-    """Reads a checkpoint of whichever agent wrote it.
+def make_agent(name: str, problem: Problem, options: Options | None = None, seed: int = 0) -> Agent:
+    """Builds an agent by its name in :data:`AGENTS`, in an environment of its own.
 
     Raises:
-        ValueError: If the folder is no checkpoint, or not one for this environment.
+        TypeError: If the options are another agent's.
+        ValueError: If the agent does not fit the problem.
+    """
+    kind = AGENTS[name]
+    return kind(SlotVecEnv(problem, (options or kind.options).num_envs, seed=seed), options, seed)
+
+
+def load_agent(folder: Path | str, env: Any, **kwargs: Any) -> Agent:
+    """Reads a checkpoint of any agent.
+
+    Raises:
+        ValueError: If the folder is not a checkpoint, or not one for this environment.
     """
     _, document = read_agent(Path(folder))
     name = document.get("agent")
     if name not in AGENTS:
         raise ValueError(f"expected a checkpoint of one of {', '.join(AGENTS)} in {folder}/{MANIFEST}, got {name!r}")
-    return AGENTS[name].load(folder, env, **kwargs)
+    agent: Agent = AGENTS[name].build.load(folder, env, AGENTS[name].options, **kwargs)
+    return agent

@@ -1,41 +1,74 @@
-"""Reproduction in the space of behaviour: become similar to good logged rows, as the aligner measures similarity.
+"""Imitation in the space of behaviour: become similar to good logged rows, as an aligner measures similarity.
 
-The loop and the weights are the reproduction agent's, the cross-entropy is not: a row may differ in every slot and do
-the same. The loss is ``weight * (1 - similarity)``, where the similarity is the cosine of an aligner (see
+The loop and the weights are those of ``reproduction``, but the loss is ``weight * (1 - similarity)`` instead of a
+cross-entropy, since a row may differ in every slot and behave the same. The similarity is the cosine of an aligner (see
 ``slot_rl.estimators.aligner``) between the estimator's latents of the policy's soft row, ``softmax(logits)``, and of
-the logged row. Its gradient reaches the policy through the estimator, which is asked for mixtures that are no rows.
+the logged row. Its gradient reaches the policy through the estimator, which is asked for mixtures that are not rows.
 
-Expected of it: a mixture may lie near a good row in behaviour while its likeliest items together are another row, so
-that it should learn from the log's good rows, faster than from nothing, and end below plain reproduction, at twice the
-price of an update. Measured on Suzuki (100,000 calls, seeds 0, 1, 2, the whole table as the log): optimality .91 to .93
-where ``reproduction`` ends at .98 to .99; with the bare latents' cosine in the aligner's place .86 to .89, and with an
-aligner of shuffled behaviour .12 to .45, so that it is the aligner that carries the signal.
+A mixture may be near a good row in behaviour while its most probable items together are another row, so this agent ends
+below ``reproduction``, at twice the price of an update. Measured on Suzuki (100,000 calls, seeds 0, 1, 2, the whole
+table as the log): optimality .91 to .93, where ``reproduction`` has .98 to .99. With the cosine of the bare latents
+instead of the aligner's it has .86 to .89, and with an aligner of shuffled behaviour .12 to .45: the aligner carries
+the signal.
 
-From the first origin of this project. Weights: Peng et al. (2019) and Wang et al. (2018), as for ``reproduction``.
+Weights: Peng et al. (2019) and Wang et al. (2018), as for ``reproduction``.
 """
 
-import torch
+from dataclasses import dataclass
 
-from slot_rl.agents.base import mean_of
-from slot_rl.agents.distribution import entropy_of
-from slot_rl.agents.logged import LoggedAgent, LoggedRows, ScoredRows
-from slot_rl.agents.options import AlignedOptions
-from slot_rl.estimators.aligner import Aligner, fit_aligner, one_swap_pairs, study
+import torch
+from torch import Tensor
+
+from slot_rl.agents.logged import LoggedAgent, LoggedOptions, LoggedRows, ScoredRows
+from slot_rl.agents.policy import entropy_of
+from slot_rl.agents.sb3 import mean_of
+from slot_rl.estimators.aligner import Aligner, AlignerConfig, Behaviour, fit_aligner, one_swap_pairs
+from slot_rl.problems import Observation, Problem
 from slot_rl.seeding import generator_from
+from slot_rl.selectors.categorical import one_hot, swap_effects
+
+_CHUNK = 4_096
+
+
+@dataclass(frozen=True)
+class AlignedOptions(LoggedOptions):
+    """Weighted similarity to logged rows, as an aligner measures it.
+
+    Attributes:
+        batch_size: Estimator calls between updates, two for each logged row of a batch.
+        aligner_effects: Weight of the swap effects in the distance that the aligner learns; the rest is the scores'.
+        aligner_sharpness: How steep the aligner's loss is in the difference of two cosines.
+        aligner_steps: Gradient steps of fitting the aligner.
+    """
+
+    batch_size: int = 512
+    aligner_effects: float = 0.5
+    aligner_sharpness: float = 10.0
+    aligner_steps: int = 600
+
+    def __post_init__(self) -> None:
+        """Refuses values that no training could use."""
+        super().__post_init__()
+        self.aligner  # noqa: B018 (refuses what no aligner could use)
+
+    @property
+    def aligner(self) -> AlignerConfig:
+        """How the aligner is built and fitted."""
+        return AlignerConfig(effects=self.aligner_effects, sharpness=self.aligner_sharpness, steps=self.aligner_steps)
 
 
 class AlignedAgent(LoggedAgent):
     """Raises the aligner's similarity of soft rows to logged rows.
 
-    The aligner is fitted when a training starts and is not part of a checkpoint: a continued training fits the same one
-    anew, bit for bit.
+    The aligner is fitted when a training starts and is not part of a checkpoint. A continued training fits the same one
+    again, bit for bit.
 
     Attributes:
         aligner: The aligner, frozen; None until the logged rows are scored.
     """
 
     name = "aligned"
-    options_type = AlignedOptions
+    default_options = AlignedOptions()
     options: AlignedOptions
     aligner: Aligner | None = None
 
@@ -46,7 +79,7 @@ class AlignedAgent(LoggedAgent):
 
     @property
     def update_size(self) -> int:
-        """Configurations scored between updates: a greedy and a soft row for each logged one."""
+        """Estimator calls between two updates: a greedy and a soft row for each logged one."""
         return 2 * self._batch
 
     @property
@@ -54,7 +87,7 @@ class AlignedAgent(LoggedAgent):
         return max(2, self.options.batch_size // 2)
 
     def score_rows(self, rows: LoggedRows) -> ScoredRows:
-        """Learns scores and latents of the logged rows, and fits the aligner to their behaviour."""
+        """Asks for scores and latents of the logged rows, and fits the aligner to their behaviour."""
         assert self.seed is not None
         behaviour = study(self.problem, rows.observation, rows.choice)
         swaps = one_swap_pairs(rows.choice, rows.observation.context)
@@ -69,12 +102,11 @@ class AlignedAgent(LoggedAgent):
         logits, _ = self.policy.point(rows.observation)
         generated = self.greedy_scores(rows.observation, logits)
         soft = self.problem.latent(rows.observation, torch.softmax(logits, dim=-1))
-        self.num_timesteps += 2 * len(rows)
         weights = self.weights(rows, generated)
         similarity = self.aligner.similarity(soft, rows.latent)
         entropy = entropy_of(logits).mean()
         loss = (weights * (1 - similarity)).mean() - self.entropy_coefficient * entropy
-        norm = self.step(loss)
+        norm = self.optimizer_step(loss)
         return {
             "rollout/ep_rew_mean": mean_of(generated),
             "train/loss": loss.item(),
@@ -82,3 +114,23 @@ class AlignedAgent(LoggedAgent):
             "train/entropy": entropy.item(),
             "train/grad_norm": norm,
         }
+
+
+def study(problem: Problem, observation: Observation, choice: Tensor) -> Behaviour:
+    """Asks a problem's estimator for the behaviour of rows; costs two forwards and one backward a row, all counted.
+
+    Args:
+        problem: A problem whose estimator has latents.
+        observation: The requests.
+        choice: Long tensor of shape ``(batch, slots)``.
+    """
+    chunks = [_study(problem, observation[part], choice[part]) for part in torch.arange(len(choice)).split(_CHUNK)]
+    return Behaviour(*(torch.cat(parts) for parts in zip(*chunks, strict=True)))
+
+
+def _study(problem: Problem, observation: Observation, choice: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    with torch.no_grad():
+        latents = problem.latent(observation, one_hot(choice, problem.items, torch.float32))
+    scores, slope = problem.score_and_slope(observation, choice)
+    effects, mask = swap_effects(slope, choice), problem.mask(observation)
+    return latents, scores, effects if mask is None else effects.masked_fill(~mask, 0.0)

@@ -1,142 +1,246 @@
-"""The training loop of our own agents, with Stable-Baselines3's callbacks, logger and progress bar."""
+"""What an agent is: built on an environment with typed options, it learns, chooses, and is saved without pickles."""
 
-import sys
-import time
-from abc import abstractmethod
-from typing import Any, TypeVar
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields, is_dataclass, replace
+from pathlib import Path
+from typing import Any, ClassVar, TypeVar
 
+import gymnasium as gym
 import numpy as np
 import torch
-from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback
-from torch import Tensor, nn
+from torch import Tensor
+from typing_extensions import Self
 
-from slot_rl.agents.policy import SlotPolicy, policy_kwargs
-from slot_rl.agents.policy_agent import PolicyAgent
-from slot_rl.agents.scale import RunningScale
-from slot_rl.problems import Problem
-from slot_rl.seeding import generator_from, seeded_initialisation
+from slot_rl.agents.policy import SlotPolicy
+from slot_rl.envs.episodes import from_arrays
+from slot_rl.io import BundleError, read_bundle, write_bundle
+from slot_rl.problems import Observation, Problem
 
-Self = TypeVar("Self", bound="OneStepAgent")
+MANIFEST = "manifest.json"
+BUNDLE_KIND = "agent"
 
 
-class OneStepAgent(PolicyAgent):
-    """The loop of an agent that updates once per batch of one-step episodes.
+@dataclass(frozen=True)
+class Options:
+    """An agent's options, which are its flags at the command line; each agent's file has its own class."""
 
-    Subclasses write :meth:`update`: score a batch, change the policy, return figures to log.
+    @property
+    def num_envs(self) -> int:
+        """Environments to play at once."""
+        return 1
+
+
+OptionsType = TypeVar("OptionsType", bound=Options)
+
+
+def changed(options: OptionsType, changes: Mapping[str, Any]) -> OptionsType:
+    """Returns options with some fields changed, by name; ``tau`` means the selector's, ``width`` the policy's.
+
+    Raises:
+        TypeError: If neither the options nor one of their parts has such a field.
+    """
+    parts = _parts(options)
+    owner = {name: part for part, value in parts.items() for name in _names(value)}
+    own: dict[str, Any] = {}
+    inner: dict[str, dict[str, Any]] = {}
+    for name, value in changes.items():
+        if name in _names(options):
+            own[name] = value
+        elif name in owner:
+            inner.setdefault(owner[name], {})[name] = value
+        else:
+            known = ", ".join(sorted({*_names(options), *owner}))
+            raise TypeError(f"expected options among {known}, got {name!r}")
+    return replace(options, **own, **{part: replace(parts[part], **values) for part, values in inner.items()})
+
+
+def to_json(options: Options) -> dict[str, Any]:
+    """Returns the options as JSON-ready values; a path becomes its text."""
+    return asdict(options, dict_factory=lambda pairs: {k: str(v) if isinstance(v, Path) else v for k, v in pairs})
+
+
+def options_from_json(values: Any, defaults: OptionsType) -> OptionsType:
+    """Returns options from what :func:`to_json` gave, or from a part of it; the rest are the defaults.
+
+    Raises:
+        ValueError: If they are not options of the defaults' class, by name or by value.
+    """
+    try:
+        parts = _parts(defaults)
+        known = {
+            name: replace(parts[name], **value) if name in parts else value for name, value in dict(values).items()
+        }
+        return replace(defaults, **known)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"expected options of {type(defaults).__name__}, got: {error}") from error
+
+
+def _names(options: Any) -> list[str]:
+    return [field.name for field in fields(options)]
+
+
+def _parts(options: Options) -> dict[str, Any]:
+    return {name: part for name in _names(options) if is_dataclass(part := getattr(options, name))}
+
+
+class Agent(ABC):
+    """An agent: ``Agent(env, options, seed)`` or ``Agent(env, learning_rate=3e-4, tau=0.3)``.
+
+    Attributes:
+        name: The agent's name at the command line.
+        default_options: Its options if none are given.
+        options: Its options.
+        problem: The problem behind its environment; None if the environment has none.
+        policy: Its policy; None for searches and references.
+        seed: Seeds everything random.
+        num_timesteps: Estimator calls of its training.
     """
 
-    def __init__(self, env: GymEnv | str, options: Any = None, seed: int = 0, verbose: int = 0) -> None:
-        """Builds the agent.
+    name: str
+    default_options: ClassVar[Options] = Options()
+    options: Options
+    problem: Problem | None
+    policy: SlotPolicy | None = None
+    seed: int | None
+    num_timesteps: int
+    observation_space: gym.spaces.Space[Any]
+    device = torch.device("cpu")
 
-        Args:
-            env: A slots environment, ``SlotVecEnv`` for speed.
-            options: The agent's options; the defaults if None.
-            seed: Seeds weights, requests and draws.
-            verbose: As in Stable-Baselines3.
+    @classmethod
+    def own_options(cls, options: Options | None, changes: Mapping[str, Any]) -> Any:
+        """Returns the options with the changes, starting from the defaults for None.
 
         Raises:
-            TypeError: If the options are another agent's.
+            TypeError: If the options are another agent's, also if derived from this one's, or a change is unknown.
         """
-        self.options = self.own_options(options)
-        super().__init__(
-            SlotPolicy,
-            env,
-            learning_rate=lambda remaining: self.options.learning_rate * remaining,
-            verbose=verbose,
-            device="cpu",
-            support_multi_env=True,
-            seed=seed,
-        )
-        self._setup_model()
+        expected = type(cls.default_options)
+        if options is not None and type(options) is not expected:
+            raise TypeError(f"expected {expected.__name__} for {cls.__name__}, got {type(options).__name__}")
+        return changed(cls.default_options if options is None else options, changes)
 
-    def _setup_model(self) -> None:
-        assert self.env is not None and self.seed is not None
-        self._setup_lr_schedule()
-        self.env.seed(self.seed)
-        self.generator = generator_from(self.seed)
-        self.scale = RunningScale()
-        kwargs = policy_kwargs(problem_of(self.env), self.options.policy)
-        with seeded_initialisation(self.seed):
-            self.policy = SlotPolicy(self.observation_space, self.action_space, self.lr_schedule, **kwargs)
+    @property
+    def update_size(self) -> int:
+        """Estimator calls between two updates."""
+        return 1
+
+    @property
+    def calls_per_context(self) -> int:
+        """Estimator calls for each answer; 0 for a policy."""
+        return 0
+
+    @property
+    def backwards_per_context(self) -> int:
+        """Configurations differentiated for each answer."""
+        return 0
+
+    @property
+    def policy_parameters(self) -> int:
+        """Trained parameters that an answer depends on."""
+        return 0
+
+    def check_timesteps(self, timesteps: int) -> None:  # noqa: B027 (most trainings can always begin)
+        """Raises ValueError for a training of so few estimator calls that it cannot begin; none is by default."""
 
     @abstractmethod
-    def update(self) -> dict[str, float]:
-        """Scores one batch, counts it in ``num_timesteps``, improves the policy; returns figures to log."""
+    def learn(self, total_timesteps: int, *args: Any, **kwargs: Any) -> Self:
+        """Trains with a budget of estimator calls; agents that learn take Stable-Baselines3's further arguments."""
 
-    def learn(
-        self: Self,
-        total_timesteps: int,
-        callback: MaybeCallback = None,
-        log_interval: int = 10,
-        tb_log_name: str = "run",
-        reset_num_timesteps: bool = True,
-        progress_bar: bool = False,
-    ) -> Self:
-        """Trains until ``total_timesteps`` configurations have been scored.
+    @abstractmethod
+    def answer(self, observation: Observation) -> Tensor:
+        """Returns a choice ``(batch, slots)`` for each request; the same requests get the same answers."""
+
+    @abstractmethod
+    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Returns what was learned: tensors by name, and JSON-ready values."""
+
+    @abstractmethod
+    def restore(self, tensors: dict[str, Tensor], document: dict[str, Any]) -> None:
+        """Takes back what :meth:`state` gave; raises :class:`BundleError` if it does not fit."""
+
+    def choose(self, observation: Observation | Mapping[str, Any]) -> Tensor:
+        """Chooses an item for each slot.
 
         Args:
-            total_timesteps: Configurations to score; the last batch may exceed it.
-            callback: Stable-Baselines3 callbacks, called after each update.
-            log_interval: Updates between two log lines.
-            tb_log_name: As in Stable-Baselines3.
-            reset_num_timesteps: Whether to count from zero.
-            progress_bar: Whether to show Stable-Baselines3's progress bar.
+            observation: A problem's observation, or an environment's dict of arrays, for one request or for a batch.
 
         Returns:
-            The agent itself.
+            Long tensor of shape ``(batch, slots)``; of shape ``(slots,)`` for a dict that holds a single request.
+
+        Raises:
+            TypeError: If it is neither.
         """
-        total, callbacks = self._setup_learn(total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar)
-        callbacks.on_training_start(locals(), globals())
-        iteration = 0
-        while self.num_timesteps < total:
-            self._update_current_progress_remaining(self.num_timesteps, total)
-            self._update_learning_rate(self.policy.optimizer)
-            figures = self.update()
-            iteration += 1
-            callbacks.update_locals(locals())
-            if not callbacks.on_step():
-                break
-            if iteration % log_interval == 0:
-                self._log(figures)
-        callbacks.on_training_end()
-        return self
+        if isinstance(observation, Observation):
+            return self.answer(observation)
+        if not isinstance(observation, Mapping):
+            raise TypeError(f"expected a dict observation, got {type(observation).__name__}")
+        spaces: Any = self.observation_space
+        single = all(np.ndim(part) == len(spaces[name].shape) for name, part in observation.items())
+        arrays = {name: np.asarray(part)[None] if single else np.asarray(part) for name, part in observation.items()}
+        choice = self.answer(from_arrays(arrays))
+        return choice[0] if single else choice
 
-    def step(self, loss: Tensor) -> float:
-        """Takes one optimiser step down ``loss``; returns the gradient's norm before clipping."""
-        self.policy.optimizer.zero_grad()
-        loss.backward()
-        norm = nn.utils.clip_grad_norm_(self.policy.parameters(), self.options.max_grad_norm)
-        self.policy.optimizer.step()
-        return float(norm)
+    def save(self, path: Any, exclude: Any = None, include: Any = None) -> None:
+        """Writes a checkpoint folder of safetensors and JSON, never a pickle.
 
-    @property
-    def entropy_coefficient(self) -> float:
-        """The entropy bonus at this point of the training."""
-        return self.options.entropy_over_time.at(self.done)
+        Args:
+            path: The folder; made if missing. An earlier checkpoint in it is replaced atomically.
+            exclude: Refused; a checkpoint is whole.
+            include: Refused; a checkpoint is whole.
 
-    @property
-    def done(self) -> float:
-        """The share of the training that is over, from 0 to 1."""
-        return 1 - self._current_progress_remaining
+        Raises:
+            ValueError: If something is to be left out or added, or a weight is not finite.
+        """
+        if exclude or include:
+            raise ValueError(f"expected a whole checkpoint, got exclude={exclude!r} and include={include!r}")
+        tensors, values = self.state()
+        document = {
+            "agent": self.name,
+            "options": to_json(self.options),
+            "seed": self.seed,
+            "num_timesteps": self.num_timesteps,
+            **values,
+        }
+        write_bundle(Path(path), BUNDLE_KIND, tensors, document, MANIFEST)
 
-    def generators(self) -> dict[str, torch.Generator]:
-        """Returns the generators of the policy's draws and of the agent's."""
-        return {**super().generators(), "agent": self.generator}
+    @classmethod
+    def load(cls, path: Any, env: Any = None, defaults: Options | None = None, **kwargs: Any) -> Self:
+        """Reads a checkpoint folder.
 
-    def _log(self, figures: dict[str, float]) -> None:
-        elapsed = max((time.time_ns() - self.start_time) / 1e9, sys.float_info.epsilon)
-        for name, value in figures.items():
-            self.logger.record(name, value)
-        self.logger.record("train/entropy_coefficient", self.entropy_coefficient)
-        self.logger.record("time/fps", int((self.num_timesteps - self._num_timesteps_at_start) / elapsed))
-        self.logger.record("time/time_elapsed", elapsed)
-        self.logger.dump(self.num_timesteps)
+        Args:
+            path: The folder that :meth:`save` wrote.
+            env: An environment like the one it was trained in; the network is built from its spaces.
+            defaults: Options whose classes the saved ones have; the agent's own defaults if None.
+            kwargs: Further arguments of the agent.
+
+        Raises:
+            ValueError: If there is no environment, or the folder is not a checkpoint of this agent and environment.
+        """
+        if env is None:
+            raise ValueError("expected the environment that the agent was trained in, got none")
+        tensors, document = read_agent(Path(path))
+        try:
+            options: Any = options_from_json(document.get("options"), defaults or cls.default_options)
+        except ValueError as error:
+            raise BundleError(f"expected a checkpoint of {cls.__name__} in {path}: {error}") from error
+        build: Any = cls  # Stable-Baselines3's own arguments start with a policy class, ours with the environment
+        agent: Self = build(env, options, seed=document["seed"], **kwargs)
+        if document.get("agent") != agent.name:
+            raise BundleError(f"expected a checkpoint of {agent.name!r} in {path}, got {document.get('agent')!r}")
+        agent.restore(tensors, document)
+        agent.num_timesteps = int(document["num_timesteps"])
+        return agent
+
+
+def read_agent(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Reads an agent's checkpoint; raises :class:`BundleError` if it is missing, altered or not one."""
+    return read_bundle(folder, BUNDLE_KIND, MANIFEST)
 
 
 def problem_of(env: Any) -> Problem | None:
-    """Returns the problem behind a Stable-Baselines3 environment; None where there is none to be had."""
+    """Returns the problem behind an environment of gymnasium or Stable-Baselines3; None if there is none."""
     try:
-        problem = env.get_attr("problem")[0]
+        problem = env.get_attr("problem")[0] if hasattr(env, "get_attr") else env.unwrapped.problem
     except AttributeError:
         return None
     return problem if isinstance(problem, Problem) else None
@@ -144,10 +248,6 @@ def problem_of(env: Any) -> Problem | None:
 
 def needed_problem(env: Any, agent: str) -> Problem:
     """Returns the problem behind an environment, for an agent that asks its estimator.
-
-    Args:
-        env: A Stable-Baselines3 environment.
-        agent: The agent's name, for the message.
 
     Raises:
         ValueError: If there is none.
@@ -159,21 +259,3 @@ def needed_problem(env: Any, agent: str) -> Problem:
             "without; reinforce and ppo learn from rewards alone"
         )
     return problem
-
-
-def policy_gradient(log_prob: Tensor, values: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-    """Returns REINFORCE's surrogate with a learned baseline, and the baseline's squared error.
-
-    Args:
-        log_prob: Log-probabilities of the choices, of shape ``(batch,)``.
-        values: The baseline's forecasts, of shape ``(batch,)``.
-        target: Standardised scores, of shape ``(batch,)``.
-    """
-    advantage = target - values.detach()
-    advantage = (advantage - advantage.mean()) / (advantage.std() + 1e-8)
-    return (advantage * log_prob).mean(), (values - target).square().mean()
-
-
-def mean_of(score: Tensor) -> float:
-    """Returns the mean of scores in double precision, so that logs do not depend on the order of summation."""
-    return float(np.mean(score.detach().numpy(), dtype=np.float64))

@@ -1,57 +1,96 @@
-"""Expert iteration: draw a row from the policy, improve it by guided swaps, learn from what was found, many times over.
+"""Expert iteration: draw a row from the policy, improve it by guided swaps, and learn many times from the result.
 
-The wish of this project's first origin: a good row is to be reproduced; of a bad one, a better one is to be made. One
-backward pass ranks all swaps of a row, and the most promising ones are tried, so that a better row costs a handful of
-calls. What was found is remembered and learned from again and again, so that gradient steps are many and calls are few.
+A good row is reproduced; a bad one is improved first. One backward pass ranks all swaps of a row, and the most
+promising ones are tried, so a better row costs a few estimator calls. Found rows are remembered and used again, so
+gradient steps are many and calls are few.
 
-Two lessons lie in a row that was found, and they are weighed against one another. ``imitate``: raise the row's
-probability, by cross-entropy. It averages over equally good answers, which slot by slot do not fit together.
-``sharpen``: follow the score's slope at the row, straight-through, which settles on one of them; it costs nothing
-more, for the slope is the same that ranked the swaps.
+The loss has two weighted terms. ``imitate`` raises the row's probability by cross-entropy; it averages over equally
+good rows, whose slots do not fit together. ``sharpen`` follows the score's slope at the row, as straight-through does;
+it settles on one row and costs nothing more, because the same slope has ranked the swaps.
 
 Anthony, Tian, Barber, "Thinking Fast and Slow with Deep Learning and Tree Search" (2017); Bengio, Leonard, Courville,
 "Estimating or Propagating Gradients Through Stochastic Neurons" (2013).
 """
 
+from dataclasses import dataclass
+from math import inf
 from typing import Any
 
 import torch
-from stable_baselines3.common.type_aliases import GymEnv
 
-from slot_rl.agents.base import OneStepAgent, mean_of, needed_problem
-from slot_rl.agents.distribution import entropy_of, log_prob_of
-from slot_rl.agents.options import ExpertIterationOptions
+from slot_rl.agents.base import needed_problem
+from slot_rl.agents.policy import entropy_of, log_prob_of
 from slot_rl.agents.replay import Replay
-from slot_rl.problems import Observation
+from slot_rl.agents.sb3 import LearningOptions, OneStepAgent, mean_of
+from slot_rl.problems import Observation, Problem
 from slot_rl.search import SearchResult, guided_search, random_choice
 from slot_rl.selectors.categorical import draw
 
 
-class ExpertIterationAgent(OneStepAgent):
-    """Learns from what guided swaps make of its own draws.
+@dataclass(frozen=True)
+class ExpertIterationOptions(LearningOptions):
+    """Draws improved by guided swaps, each learned from many times.
 
     Attributes:
-        problem: The problem behind the environment, whose estimator ranks the swaps.
+        swaps: Guided swaps that are tried on each draw; each costs a forward and a backward, as the draw itself does.
+        explore: Share of the searches that start at random and not at the policy's draw.
+        imitate: Weight of the cross-entropy to the row that was found.
+        sharpen: Weight of the expected first-order score of the policy's swaps of that row, in standard deviations.
+        steps: Gradient steps between two batches of searches.
+        step_size: Requests in each of them, drawn from those that are remembered.
+        replay_size: Most requests that are remembered; where contexts are few, each with the best row found for it.
+    """
+
+    entropy: float = 0.1
+    swaps: int = 7
+    explore: float = 0.1
+    imitate: float = 1.0
+    sharpen: float = 0.0
+    steps: int = 2
+    step_size: int = 64
+    replay_size: int = 4096
+
+    def __post_init__(self) -> None:
+        """Refuses values that no training could use."""
+        super().__post_init__()
+        if self.swaps < 0 or min(self.steps, self.step_size, self.replay_size) < 1:
+            raise ValueError(
+                "expected swaps >= 0 and steps, step_size and replay_size >= 1, "
+                f"got {self.swaps}, {self.steps}, {self.step_size} and {self.replay_size}"
+            )
+        if not 0 <= self.explore <= 1:
+            raise ValueError(f"expected explore from 0 to 1, got {self.explore}")
+        if not (0 <= self.imitate < inf and 0 <= self.sharpen < inf and self.imitate + self.sharpen > 0):
+            raise ValueError(
+                f"expected imitate and sharpen >= 0 and one of them above 0, got {self.imitate} and {self.sharpen}"
+            )
+
+
+class ExpertIterationAgent(OneStepAgent):
+    """Learns from its own draws after guided swaps have improved them.
+
+    Attributes:
         replay: The rows found, to learn from. A checkpoint does not hold it: a continued training fills it anew.
     """
 
     name = "expert_iteration"
-    options_type = ExpertIterationOptions
+    default_options = ExpertIterationOptions()
     options: ExpertIterationOptions
+    problem: Problem
 
-    def __init__(self, env: GymEnv | str, options: Any = None, seed: int = 0, verbose: int = 0) -> None:
-        """Builds the agent; see :class:`slot_rl.agents.base.OneStepAgent`.
+    def __init__(self, env: Any, options: Any = None, seed: int = 0, verbose: int = 0, **changes: Any) -> None:
+        """Builds the agent; see :class:`slot_rl.agents.sb3.OneStepAgent`.
 
         Raises:
             ValueError: If the environment has no estimator to ask.
         """
-        super().__init__(env, options, seed, verbose)
+        super().__init__(env, options, seed, verbose, **changes)
         self.problem = needed_problem(self.env, self.name)
         self.replay = Replay(self.options.replay_size)
 
     @property
     def update_size(self) -> int:
-        """Configurations scored between updates."""
+        """Estimator calls between two updates."""
         return self._requests * (1 + self.options.swaps)
 
     @property
@@ -59,10 +98,9 @@ class ExpertIterationAgent(OneStepAgent):
         return max(2, self.options.batch_size // (1 + self.options.swaps))
 
     def update(self) -> dict[str, float]:
-        """Improves a batch of draws, remembers what was found, and takes some steps on what is remembered."""
+        """Improves a batch of draws, remembers the results, and takes some gradient steps on remembered rows."""
         observation = self.problem.sample(self._requests, self.generator)
         found = self._improve(observation)
-        self.num_timesteps += self.update_size
         self.scale.update(found.score)
         self.replay.add(observation, found)
         for _ in range(self.options.steps):
@@ -85,7 +123,7 @@ class ExpertIterationAgent(OneStepAgent):
         log_prob, entropy = log_prob_of(logits, found.choice).mean(), entropy_of(logits).mean()
         options = self.options
         loss = -options.imitate * log_prob - options.sharpen * gain - self.entropy_coefficient * entropy
-        norm = self.step(loss)
+        norm = self.optimizer_step(loss)
         return {
             "train/loss": loss.item(),
             "train/log_prob": log_prob.item(),

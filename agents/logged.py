@@ -1,27 +1,61 @@
-"""Learning from logged rows: reading them in the terms of a problem's estimator, and scoring each of them once.
+"""Learning from logged rows: read them, and score each of them once.
 
-A logged row is a configuration that somebody tried, with its context. What it scored there is not needed, since the
-estimator scores it. Rows come from a table with the columns of the estimator's own; every category must be one that
-the estimator knows. The estimator's calls for them are the first that a training spends, and are counted as all others.
+A logged row is a configuration that was tried, with its context. Its measured score is not needed, because the
+estimator scores it. Rows come from a table with the columns of the estimator's own table; the estimator must know every
+category. Scoring them costs the first estimator calls of a training, which are counted like all others.
 """
 
 from abc import abstractmethod
 from dataclasses import dataclass
-from math import log
+from math import inf, log
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal
 
 import torch
 from stable_baselines3.common.callbacks import BaseCallback
-from stable_baselines3.common.type_aliases import GymEnv
 from torch import Tensor
+from typing_extensions import Self
 
-from slot_rl.agents.base import OneStepAgent, needed_problem
-from slot_rl.agents.options import LoggedOptions
+from slot_rl.agents.base import Options, needed_problem
+from slot_rl.agents.sb3 import LearningOptions, OneStepAgent
 from slot_rl.agents.scale import RunningScale
 from slot_rl.problems import Observation, Problem
 
-Self = TypeVar("Self", bound="LoggedAgent")
+
+@dataclass(frozen=True)
+class LoggedOptions(LearningOptions):
+    """Imitation of logged rows, which are weighted by their estimated scores.
+
+    Attributes:
+        logged: CSV or Parquet file with the rows to imitate, with the columns of the estimator's table; a score column
+            is not needed. To learn, this must be given.
+        weighting: "advantage" weighs a row by how much better it is than the policy's own answer; "inverse" weighs it
+            by how bad that answer is, whatever the row.
+        temperature: Of advantage weights, in standard deviations of the logged rows' scores: rows so much better weigh
+            e times as much.
+        clip: Largest advantage weight, as a multiple of that of a row as good as the policy's own answer.
+        offset: Of inverse weights, in standard deviations: added to the distance from the worst logged row.
+    """
+
+    logged: Path | None = None
+    weighting: Literal["advantage", "inverse"] = "advantage"
+    temperature: float = 0.1
+    clip: float = 20.0
+    offset: float = 0.1
+
+    def __post_init__(self) -> None:
+        """Refuses values that no training could use."""
+        super().__post_init__()
+        if isinstance(self.logged, str):
+            # A checkpoint's JSON holds a path as its text.
+            object.__setattr__(self, "logged", Path(self.logged))
+        if self.weighting not in ("advantage", "inverse"):
+            raise ValueError(f"expected weighting advantage or inverse, got {self.weighting!r}")
+        if not (0 < self.temperature < inf and 0 < self.offset < inf and 1 <= self.clip < inf):
+            raise ValueError(
+                "expected temperature > 0, offset > 0 and clip >= 1, all finite, "
+                f"got {self.temperature}, {self.offset} and {self.clip}"
+            )
 
 
 @dataclass(frozen=True)
@@ -46,82 +80,63 @@ class LoggedRows:
 
 
 @dataclass(frozen=True)
-class ScoredRows:
-    """Logged rows and what the estimator said of them.
+class ScoredRows(LoggedRows):
+    """Logged rows with what the estimator says of them.
 
     Attributes:
-        observation: The requests that they answered.
-        choice: Long tensor of shape ``(rows, slots)``.
         score: Estimated scores, of shape ``(rows,)``.
         latent: The estimator's latents, of shape ``(rows, width)``; a width of 0 where they are not needed.
     """
 
-    observation: Observation
-    choice: Tensor
     score: Tensor
     latent: Tensor
-
-    def __len__(self) -> int:
-        """Returns the number of rows."""
-        return len(self.choice)
 
     def __getitem__(self, rows: Tensor) -> "ScoredRows":
         """Returns some rows by number."""
         return ScoredRows(self.observation[rows], self.choice[rows], self.score[rows], self.latent[rows])
 
 
-def read_logged(path: Path, problem: Problem) -> LoggedRows:
-    """Reads logged rows from a CSV or Parquet file; columns that are neither feature nor context are ignored.
-
-    Args:
-        path: The file.
-        problem: A problem of table rows whose columns and categories have names.
-
-    Raises:
-        ValueError: If the problem's categories have no names, there are fewer than two rows, or (a ``TableError``) the
-            file cannot be read, a column is missing, or a cell holds a category that the estimator does not know.
-    """
-    return LoggedRows(*problem.read_logged(path))
-
-
 class LoggedAgent(OneStepAgent):
-    """An agent that imitates logged rows; subclasses say which and how.
+    """An agent that imitates logged rows; subclasses say how.
 
-    A checkpoint holds the policy, not the rows: it loads without their file, and whoever continues the training reads
-    and scores them anew, at the same cost.
+    A checkpoint holds the policy and not the rows, so it loads without their file. A continued training reads and
+    scores them again, at the same cost.
 
     Attributes:
-        problem: The problem behind the environment, whose estimator scores rows.
         logged: The logged rows; None until they are read.
-        scored: The same with what the estimator said of them; None until a training starts.
+        scored: The same rows with their estimated scores; None until a training starts.
     """
 
     options: LoggedOptions
+    problem: Problem
 
     def __init__(
-        self, env: GymEnv | str, options: Any = None, seed: int = 0, verbose: int = 0, read: bool = True
+        self, env: Any, options: Any = None, seed: int = 0, verbose: int = 0, read: bool = True, **changes: Any
     ) -> None:
-        """Builds the agent; see :class:`slot_rl.agents.base.OneStepAgent`.
+        """Builds the agent; see :class:`slot_rl.agents.sb3.OneStepAgent`.
 
         Args:
             env: A slots environment, ``SlotVecEnv`` for speed.
             options: The agent's options, which name the file with the logged rows.
             seed: Seeds weights, rows and draws.
             verbose: As in Stable-Baselines3.
-            read: Whether to read the rows now; only an agent out of a checkpoint may do without.
+            read: Whether to read the rows now; only an agent from a checkpoint may do without.
+            changes: Single options that differ.
 
         Raises:
             ValueError: If no file is named, its rows are no rows of the problem, or the environment has no estimator.
         """
-        super().__init__(env, options, seed, verbose)
+        super().__init__(env, options, seed, verbose, **changes)
         self.problem = needed_problem(self.env, self.name)
         self.logged = self._read() if read else None
         self.scored: ScoredRows | None = None
 
     @classmethod
-    def load(cls: type[Self], path: Any, env: GymEnv | None = None, **kwargs: Any) -> Self:  # type: ignore[override]
-        """Reads a checkpoint folder; see :meth:`slot_rl.agents.checkpoint.CheckpointedAgent.load`."""
-        return super().load(path, env, read=False, **kwargs)
+    def load(  # type: ignore[override]
+        cls, path: Any, env: Any = None, defaults: Options | None = None, **kwargs: Any
+    ) -> Self:
+        """Reads a checkpoint folder; see :meth:`slot_rl.agents.base.Agent.load`."""
+        return super().load(path, env, defaults, read=False, **kwargs)
 
     @property
     @abstractmethod
@@ -133,7 +148,7 @@ class LoggedAgent(OneStepAgent):
         """Asks the estimator about the logged rows, for :attr:`row_cost` forwards each."""
 
     def check_timesteps(self, timesteps: int) -> None:
-        """Refuses a training that the logged rows' own scores would use up."""
+        """Refuses a training whose whole budget would go into scoring the logged rows."""
         rows = self.logged or self._read()
         cost = len(rows) * self.row_cost
         if self.scored is None and timesteps <= cost:
@@ -160,7 +175,7 @@ class LoggedAgent(OneStepAgent):
     def _read(self) -> LoggedRows:
         if self.options.logged is None:
             raise ValueError(f"expected --logged FILE with rows to imitate for {self.name!r}, got none")
-        return read_logged(self.options.logged, self.problem)
+        return LoggedRows(*self.problem.read_logged(self.options.logged))
 
     def _setup_learn(self, total_timesteps: int, *args: Any, **kwargs: Any) -> tuple[int, BaseCallback]:
         """Scores the logged rows before the first update, unless this agent has done so before."""
@@ -168,9 +183,10 @@ class LoggedAgent(OneStepAgent):
         total, callback = super()._setup_learn(total_timesteps, *args, **kwargs)
         if self.scored is None:
             self.logged = self.logged or self._read()
+            before = self.problem.budget.forwards
             self.scored = self.score_rows(self.logged)
-            self.num_timesteps += len(self.logged) * self.row_cost
-            # Imitation compares scores with one another, so their spread over the rows is the unit throughout.
+            self.num_timesteps += self.problem.budget.forwards - before
+            # Imitation compares scores with one another, so the spread over the rows is the unit of the whole training.
             self.scale = RunningScale()
             self.scale.update(self.scored.score)
         return total, callback
@@ -190,9 +206,9 @@ def imitation_weights(options: LoggedOptions, logged: Tensor, generated: Tensor,
         Tensor of shape ``(batch,)``.
     """
     if options.weighting == "inverse":
-        # A policy may generate rows below the lowest logged one; they count as that one.
-        inverse = 1 / (((generated - lowest) / unit).clamp_min(0.0) + options.floor)
+        # A policy may generate rows below the lowest logged one; they count like that one.
+        inverse = 1 / (((generated - lowest) / unit).clamp_min(0.0) + options.offset)
         return inverse / inverse.mean()
     exponent = (logged - generated) / (options.temperature * unit)
-    # exp and its mean in one: with a policy far above all logged rows, every exp would be 0 by itself.
+    # A softmax, not exp and a mean: with a policy far above all logged rows, every exp would be 0.
     return len(logged) * torch.softmax(exponent.clamp_max(log(options.clip)), dim=0)

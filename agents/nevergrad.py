@@ -1,8 +1,8 @@
-"""Nevergrad as an agent: gradient-free optimizers of another house, an optional package.
+"""Nevergrad as an agent: gradient-free optimizers of an optional package.
 
-Each request has an optimizer of its own, and all of them ask and tell in lock-step, so that a round is one batch for
-the estimator. The optimizers see the allowed items of their request alone, numbered from 0: no proposal is masked, and
-none has to be repaired. The answer is the best row that was scored, as in every other search.
+Each request has its own optimizer. All of them ask and tell together, so a round is one batch for the estimator. An
+optimizer sees only the allowed items of its request, numbered from 0, so no proposal is masked or repaired. The answer
+is the best row that was scored, as in every other search.
 
 The defaults were chosen on tuning requests of ``Slots-v0`` and ``SlotsLarge-v0``, with nevergrad 1.0.12. Optimality of
 the optimizers, with ``--variables array``, on 128 requests of each at 31 calls, 128 and 64 at 200, 64 and 32 at 800:
@@ -19,39 +19,60 @@ and of the variables, on 32 and 16 requests at 200 calls, where random rows have
     DiscreteOnePlusOne                         .976        .971    .972           .542        .536    .263
     NGOpt                                      .979        .967    .957           .537        .522    .258
 
-PortfolioDiscreteOnePlusOne and TwoPointsDE ended lower on the large problem. A ``Choice`` stands for a distribution
-that every proposal is drawn from anew; with this many calls it is not better than random rows. The array is what
-encodes a ``TransitionChoice`` within nevergrad, without copies of every item, and 4 to 15 times as fast.
+PortfolioDiscreteOnePlusOne and TwoPointsDE ended lower on the large problem. A ``Choice`` is a distribution from which
+every proposal is drawn; with this many calls it is not better than random rows. Nevergrad encodes a
+``TransitionChoice`` as such an array, too; without copies of every item the array is 4 to 15 times as fast.
 
 Rapin and Teytaud, "Nevergrad - A gradient-free optimization platform" (2018).
 """
 
 from collections.abc import Callable
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from slot_rl.agents.reference_agent import SearchAgent
-from slot_rl.agents.search_options import NevergradOptions
-from slot_rl.problems import Observation, Problem
+from slot_rl.agents.searches import SearchAgent, SearchOptions
+from slot_rl.problems import Observation
 from slot_rl.search import SearchResult, allowed_items, best_of
 
 ROUNDED = 0.499
 """How far beyond the first and the last item's number the array's bounds lie: all numbers round to an item's."""
 
 
+@dataclass(frozen=True)
+class NevergradOptions(SearchOptions):
+    """An optimizer of the package nevergrad.
+
+    Attributes:
+        optimizer: Its name in nevergrad's registry.
+        variables: How a row is described: "array" as an array of numbers that are cast to integers, "transition" and
+            "choice" as nevergrad's categoricals of these names.
+    """
+
+    optimizer: str = "DiscreteLenglerOnePlusOne"
+    variables: Literal["array", "transition", "choice"] = "array"
+
+    def __post_init__(self) -> None:
+        """Refuses unknown variables; only nevergrad knows the optimizers' names."""
+        super().__post_init__()
+        if self.variables not in ("array", "transition", "choice"):
+            raise ValueError(f"expected variables array, transition or choice, got {self.variables!r}")
+
+
 class NevergradAgent(SearchAgent):
-    """An optimizer of the package nevergrad, anew for every request."""
+    """A new optimizer of the package nevergrad for every request."""
 
     name = "nevergrad"
-    options_type = NevergradOptions
+    default_options = NevergradOptions()
     options: NevergradOptions
 
-    def _setup_model(self) -> None:
-        super()._setup_model()
+    def __init__(self, env: Any, options: Any = None, seed: int = 0, **changes: Any) -> None:
+        """Builds the agent; raises ValueError if nevergrad is not installed or does not know the optimizer."""
+        super().__init__(env, options, seed, **changes)
         known = load_nevergrad().optimizers.registry
         if self.options.optimizer not in known:
             raise ValueError(
@@ -59,9 +80,9 @@ class NevergradAgent(SearchAgent):
                 f"got {self.options.optimizer!r}"
             )
 
-    def search(self, problem: Problem, observation: Observation, generator: torch.Generator) -> Tensor:
-        """Searches with exactly as many forwards a request."""
-        allowed = allowed_items(problem, observation)
+    def search(self, observation: Observation, generator: torch.Generator) -> Tensor:
+        """Searches by asking and telling the optimizers."""
+        allowed = allowed_items(self.problem, observation)
         order = allowed.int().argsort(dim=-1, descending=True, stable=True)
         seeds = torch.randint(2**32, (len(observation),), generator=generator).tolist()
         sizes = allowed.sum(dim=-1).tolist()
@@ -70,7 +91,7 @@ class NevergradAgent(SearchAgent):
         for _ in range(self.calls_per_context):
             numbers = torch.tensor(np.array([searcher.ask() for searcher in searchers]))
             choice = order.gather(2, numbers.unsqueeze(2)).squeeze(2)
-            score = problem.score(observation, choice)
+            score = self.problem.score(observation, choice)
             for searcher, loss in zip(searchers, (-score).tolist(), strict=True):
                 searcher.tell(loss)
             found = [best_of([*found, SearchResult(choice, score)])]
@@ -103,7 +124,7 @@ class _Searcher:
         return numbers
 
     def tell(self, loss: float) -> None:
-        """Tells the optimizer what became of its proposal."""
+        """Tells the optimizer the loss of its proposal."""
         if self._optimizer is not None:
             self._optimizer.tell(self._proposal, loss)
 

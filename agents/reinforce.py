@@ -3,6 +3,7 @@
 Williams, "Simple Statistical Gradient-Following Algorithms for Connectionist Reinforcement Learning" (1992).
 """
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -10,15 +11,19 @@ import torch
 from stable_baselines3.common.utils import obs_as_tensor
 from torch import Tensor
 
-from slot_rl.agents.base import OneStepAgent, mean_of, policy_gradient
-from slot_rl.agents.options import ReinforceOptions
+from slot_rl.agents.sb3 import OneStepAgent, RewardOptions, mean_of, policy_gradient
+
+
+@dataclass(frozen=True)
+class ReinforceOptions(RewardOptions):
+    """REINFORCE through env.step alone, with the learned value as its baseline."""
 
 
 class ReinforceAgent(OneStepAgent):
-    """Raises the log-probability of choices that scored better than the baseline foretold."""
+    """Raises the log-probability of choices that score better than the baseline predicts."""
 
     name = "reinforce"
-    options_type = ReinforceOptions
+    default_options = ReinforceOptions()
     options: ReinforceOptions
 
     def update(self) -> dict[str, float]:
@@ -30,7 +35,7 @@ class ReinforceAgent(OneStepAgent):
         assert entropy is not None
         gain, value_loss = policy_gradient(log_prob, values.squeeze(-1), target)
         loss = self.options.value_coefficient * value_loss - gain - self.entropy_coefficient * entropy.mean()
-        norm = self.step(loss)
+        norm = self.optimizer_step(loss)
         return {
             "rollout/ep_rew_mean": mean_of(scores),
             "train/loss": loss.item(),
@@ -49,7 +54,7 @@ class ReinforceAgent(OneStepAgent):
             self._last_obs, rewards, dones, _ = self.env.step(actions.numpy())  # type: ignore[assignment]
             if not np.all(dones):
                 raise ValueError(f"expected one-step episodes for {self.name}, got {int(np.sum(~dones))} that went on")
-            self.num_timesteps += self.n_envs
+            self.steps_played += self.n_envs
             rows.append((obs, actions, torch.as_tensor(rewards)))
         obs = {name: torch.cat([row[0][name] for row in rows]) for name in rows[0][0]}
         return obs, torch.cat([row[1] for row in rows]), torch.cat([row[2] for row in rows])

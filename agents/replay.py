@@ -1,7 +1,7 @@
-"""The best answers found so far, to be imitated more often than they were searched for.
+"""A memory of the best answers found so far, so that each is learned from more often than it is searched for.
 
-Where requests are rows of a few contexts, each context keeps its single best row; where every request is new, the
-memory is a ring of the latest ones.
+Where requests are a few contexts, each context keeps its single best row. Where every request is new, the memory keeps
+the latest requests.
 """
 
 import torch
@@ -40,8 +40,8 @@ class Replay:
         """Keeps what was found; a context that is known already keeps its better row."""
         rows = {name: part for name, part in vars(found).items() if part is not None}
         if not self._requests:
-            self._requests = self._room_for(observation.tensors())
-            self._found = self._room_for(rows)
+            self._requests = self._empty(observation.tensors())
+            self._found = self._empty(rows)
             self._found["score"].fill_(-torch.inf)
         place, new = self._places(observation, found.score)
         for memory, parts in ((self._requests, observation.tensors()), (self._found, rows)):
@@ -60,7 +60,7 @@ class Replay:
         observation = Observation(**{name: part[rows] for name, part in self._requests.items()})
         return observation, SearchResult(**{name: part[rows] for name, part in self._found.items()})
 
-    def _room_for(self, parts: dict[str, Tensor]) -> dict[str, Tensor]:
+    def _empty(self, parts: dict[str, Tensor]) -> dict[str, Tensor]:
         return {name: part.new_zeros(self.capacity, *part.shape[1:]) for name, part in parts.items()}
 
     def _places(self, observation: Observation, score: Tensor) -> tuple[Tensor, Tensor]:
@@ -74,7 +74,7 @@ class Replay:
         for row, context in enumerate(observation.context.tolist()):
             where = self._place_of(tuple(context))
             if bool(score[row] > self._found["score"][where]):
-                # Noted at once: a later row of this batch may evict this context and must not be held against it.
+                # Stored at once: a later row of this batch may evict this context and must not be compared with it.
                 best[where], self._found["score"][where] = row, score[row]
         return torch.tensor(list(best), dtype=torch.long), torch.tensor(list(best.values()), dtype=torch.long)
 

@@ -6,7 +6,7 @@ from math import exp, sqrt
 from torch import Tensor
 
 HORIZON = 25_600
-"""Scores over which the running statistics forget: the policy improves, and so must what it is compared with."""
+"""Scores over which the running statistics forget: the policy improves, so the comparison must follow it."""
 
 
 @dataclass

@@ -1,4 +1,4 @@
-"""Schedules: how a temperature or an entropy bonus moves over a training, as small objects that all agents share."""
+"""Schedules: how a temperature or an entropy bonus changes over a training."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,10 +9,10 @@ ScheduleKind = Literal["constant", "linear", "exponential", "cosine"]
 
 
 class Schedule(Protocol):
-    """A value over the share of the training that is done."""
+    """A value that depends on the progress of the training, the share that is over."""
 
-    def at(self, done: float) -> float:
-        """Returns the value when ``done``, from 0 to 1, of the training is over."""
+    def at(self, progress: float) -> float:
+        """Returns the value at a progress from 0 to 1."""
         ...
 
 
@@ -26,7 +26,7 @@ class Constant:
 
     value: float
 
-    def at(self, done: float) -> float:
+    def at(self, progress: float) -> float:
         """Returns the value."""
         return self.value
 
@@ -48,9 +48,9 @@ class _BetweenEnds:
 class Linear(_BetweenEnds):
     """A straight line."""
 
-    def at(self, done: float) -> float:
+    def at(self, progress: float) -> float:
         """Returns the point of the line; weights both ends, so that both are met exactly."""
-        return (1 - done) * self.start + done * self.end
+        return (1 - progress) * self.start + progress * self.end
 
 
 @dataclass(frozen=True)
@@ -62,18 +62,18 @@ class Exponential(_BetweenEnds):
         if not (self.start > 0 and self.end > 0):
             raise ValueError(f"expected an exponential schedule between values > 0, got {self.start} and {self.end}")
 
-    def at(self, done: float) -> float:
-        """Returns the geometric mean of the ends, weighted by ``done``."""
-        return float(self.start ** (1 - done) * self.end**done)
+    def at(self, progress: float) -> float:
+        """Returns the geometric mean of the ends, weighted by ``progress``."""
+        return float(self.start ** (1 - progress) * self.end**progress)
 
 
 @dataclass(frozen=True)
 class Cosine(_BetweenEnds):
     """Half a cosine: slow at both ends, steepest in the middle."""
 
-    def at(self, done: float) -> float:
+    def at(self, progress: float) -> float:
         """Returns the point of the half wave."""
-        weight = (1 - cos(pi * done)) / 2
+        weight = (1 - cos(pi * progress)) / 2
         return (1 - weight) * self.start + weight * self.end
 
 

@@ -1,8 +1,8 @@
-"""Serving: what a trained agent is asked for, from its bare answer to an answer improved by calls of the estimator.
+"""Serving: how a trained agent answers, with its own answer alone or with more estimator calls for each request.
 
 ``pass`` is the agent's own answer and costs no call. ``draws`` takes the best of k answers, the agent's own and k - 1
 draws of its policy: k forwards. ``search`` lets r rounds of guided swaps improve the agent's own answer: ``1 + r``
-forwards and as many backwards. None is ever worse than the pass, by the estimator's score.
+forwards and as many backwards. No mode scores below the pass, by the estimator's score.
 """
 
 from dataclasses import dataclass
@@ -10,8 +10,7 @@ from typing import Literal
 
 import torch
 
-from slot_rl.agents.checkpoint import CheckpointedAgent
-from slot_rl.agents.policy_agent import PolicyAgent
+from slot_rl.agents.base import Agent
 from slot_rl.problems import Observation, Problem
 from slot_rl.search import SearchResult, best_of, guided_search
 from slot_rl.selectors.categorical import draw
@@ -27,7 +26,7 @@ class Serving:
 
     Attributes:
         mode: The agent's own answer, the best of several draws, or guided swaps from the agent's own answer.
-        calls: Forwards a request, K: 0 for a pass, K draws, or K - 1 rounds of swaps; 4 for either if None.
+        calls: Estimator calls for each request, K: 0 for a pass, K draws, or K - 1 rounds of swaps; 4 if None.
     """
 
     mode: Mode = "search"
@@ -43,13 +42,13 @@ class Serving:
             raise ValueError(f"expected {expected} for mode {self.mode}, got {self.budget}")
 
     @classmethod
-    def of(cls, agent: CheckpointedAgent, mode: Mode | None, calls: int | None) -> "Serving":
-        """Returns the serving that is meant where the mode is left out.
+    def of(cls, agent: Agent, mode: Mode | None, calls: int | None) -> "Serving":
+        """Returns the serving where the mode may be left out.
 
-        0 calls are a pass, any other number is a search. Without a number it is a search from a policy's answer, and
-        the bare answer of any other agent, which has searched already or not at all.
+        0 calls mean a pass, any other number a search. Without a number it is a search from a policy's answer, and the
+        bare answer of any other agent.
         """
-        bare = calls == 0 or (calls is None and not isinstance(agent, PolicyAgent))
+        bare = calls == 0 or (calls is None and agent.policy is None)
         return cls(mode or ("pass" if bare else "search"), calls)
 
     @property
@@ -59,7 +58,7 @@ class Serving:
 
 
 def serve(
-    agent: CheckpointedAgent,
+    agent: Agent,
     problem: Problem,
     observation: Observation,
     serving: Serving,
@@ -75,8 +74,8 @@ def serve(
         generator: Source of the draws.
 
     Returns:
-        The answers and their estimated scores. A pass needs no score; reporting it takes a forward a request, which
-        is the reader's and not counted in the problem's budget.
+        The answers and their estimated scores. A pass needs no score; the call that reports it is not counted in the
+        problem's budget.
 
     Raises:
         ValueError: If draws are asked for without a generator, or of an agent without a policy.
@@ -86,7 +85,7 @@ def serve(
         return guided_search(problem, observation, start, serving.budget - 1)
     if serving.mode == "pass":
         return SearchResult(start, problem.with_fresh_budget().score(observation, start))
-    if generator is None or not isinstance(agent, PolicyAgent):
+    if generator is None or agent.policy is None:
         raise ValueError(f"expected a generator and an agent with a policy for draws, got {generator} and {agent.name}")
     best = SearchResult(start, problem.score(observation, start))
     with torch.no_grad():

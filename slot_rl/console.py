@@ -1,8 +1,7 @@
-"""What a person sees at the terminal: progress bars, tables, and one clear line for bad input."""
+"""What a person sees at the terminal: progress bars, tables, and one clear line for bad input; Markdown tables."""
 
 import os
-import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from rich.console import Console
@@ -19,7 +18,7 @@ _errors = Console(stderr=True, highlight=False, soft_wrap=True)
 
 
 def say(text: str) -> None:
-    """Prints one line as it is: neither folded, however narrow the terminal is or a log file seems, nor marked up."""
+    """Prints one line as it is: not folded, however narrow the terminal is, and without markup."""
     console.print(text, soft_wrap=True, markup=False, emoji=False)
 
 
@@ -50,6 +49,18 @@ def print_figures(title: str, figures: Mapping[str, str]) -> None:
     print_table(title, ["", "value"], [[name, value] for name, value in figures.items()])
 
 
+def markdown(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """Returns the lines of a Markdown table whose columns stand in line; the first is text, the others are figures."""
+    widths = [max(len(row[i]) for row in [columns, *rows]) for i in range(len(columns))]
+
+    def line(cells: Sequence[str]) -> str:
+        first, *others = zip(cells, widths, strict=True)
+        return "| " + " | ".join([first[0].ljust(first[1]), *(cell.rjust(width) for cell, width in others)]) + " |"
+
+    rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
+    return [line(columns), line(rule), *map(line, rows)]
+
+
 def run(main: Callable[[], int | None]) -> int:
     """Runs a command and turns bad input into one line and exit code 2.
 
@@ -71,8 +82,3 @@ def run(main: Callable[[], int | None]) -> int:
             raise
         _errors.print(f"error: {error}", markup=False, emoji=False)
         return BAD_INPUT
-
-
-def command_line() -> str:
-    """Returns the command as it was typed, for cards and configs."""
-    return " ".join(["python", *sys.argv])

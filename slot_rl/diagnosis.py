@@ -18,16 +18,15 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from slot_rl.agents import PolicyAgent, load_agent
+from slot_rl.agents import load_agent
 from slot_rl.console import console, print_table, progress_bar, say
 from slot_rl.envs import SlotVecEnv
-from slot_rl.io import write_json
+from slot_rl.io import CHECKPOINT, check_free, fresh_folder, read_config, write_json
 from slot_rl.plots import Point, plot_bias_and_variance
 from slot_rl.problems import Observation, Problem, make_problem
 from slot_rl.problems.named import ROWS
 from slot_rl.provenance import provenance
 from slot_rl.reevaluation import problem_of_run
-from slot_rl.run_folder import CHECKPOINT, check_free, fresh_folder, read_config
 from slot_rl.seeding import generator_from
 from slot_rl.selectors import NAMES, Exact, LocalExpectation, Selector, make, masked_logits
 
@@ -200,7 +199,7 @@ def _bench(config: DiagnosisConfig) -> Bench:
     observation = problem.evaluation_observations(config.requests, generator)
     if config.policy is not None:
         agent = load_agent(config.policy / CHECKPOINT, SlotVecEnv(problem, 2))
-        if not isinstance(agent, PolicyAgent):
+        if agent.policy is None:
             raise ValueError(f"expected a run with a policy for --policy, got one of {agent.name!r}")
         with torch.no_grad():
             logits = agent.policy.point(observation)[0]

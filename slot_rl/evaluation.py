@@ -1,19 +1,21 @@
-"""How good a policy is: judged on fixed requests, beside everything that it has to beat.
+"""How an agent is judged: on fixed requests, beside everything that it has to beat, by the metrics of ``METRICS``.
 
-The requests are drawn once per (problem, evaluation seed) and are the same for every agent. Beside the policy stand
-random choices, the best constant (what a policy that ignores its request can reach), search guided by the estimator's
-gradient at equal calls, the same search started from the policy's answer, and the best configuration. Every row is also
-held against the ground truth where one is known: a strong agent finds where the estimator is wrong.
+The requests are drawn once for each (problem, evaluation seed) and are the same for every agent. An agent stands beside
+random choices, the best constant (the limit of a policy that ignores its request), search guided by the estimator's
+gradient, the same search started from the policy's answer, and the best configuration. Every row is also compared with
+the ground truth where one is known, because a strong agent finds the places where the estimator is wrong.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from slot_rl.answers import Scores
-from slot_rl.problems import Observation, Problem
+from slot_rl.agents import Agent
+from slot_rl.metrics import GUIDED_CALLS, METRICS, OF_ANSWERS, POLICY_WITH_SEARCH, FinishedRun, Scores
+from slot_rl.problems import Budget, Observation, Problem
 from slot_rl.search import (
     MOST_CONFIGURATIONS,
     configurations,
@@ -28,10 +30,8 @@ from slot_rl.seeding import generator_from
 Choose = Callable[[Observation], Tensor]
 HIT_TOLERANCE = 1e-6
 MOST_EVALUATIONS = 20_000_000
-GUIDED_CALLS = 31
 STRONG_RESTARTS, STRONG_ROUNDS = 10, 80
 RANDOM_DRAWS = 64
-POLICY_WITH_SEARCH = "policy + guided search"
 
 
 @dataclass(frozen=True)
@@ -54,34 +54,24 @@ class EvaluationConfig:
 
 @dataclass(frozen=True)
 class Row:
-    """One competitor's figures, means over the requests.
+    """One competitor's figures.
 
     Attributes:
         name: The competitor.
-        calls: The estimator's forwards per request when it answers; None where that is beside the point.
-        backwards: Its backwards per request.
-        score: Estimated score.
-        optimality: ``(score - random) / (best - random)``.
-        hit_rate: Share of requests answered with the best score; for random, over 64 draws of each.
-        true_score: True score; None without a ground truth.
-        true_normalised: True score between the request's lowest (0) and highest (1) measurement, an unmeasured answer
-            counting 0; None unless the truth is a measured landscape.
-        true_worst: The lowest of these of any request; the lowest true score where the truth is a formula.
-        gap: Mean estimated minus mean true score.
-        measured_share: Share of answers that the landscape has measured; None unless the truth is one.
+        calls: Estimator calls for each answer; None where they are not of interest.
+        backwards: Configurations differentiated for each answer.
+        figures: Every metric of answers by its key; None where it is not known.
     """
 
     name: str
     calls: int | None
     backwards: int | None
-    score: float
-    optimality: float
-    hit_rate: float
-    true_score: float | None = None
-    true_normalised: float | None = None
-    true_worst: float | None = None
-    gap: float | None = None
-    measured_share: float | None = None
+    figures: Mapping[str, float | None] = field(default_factory=dict)
+
+    def logged(self) -> dict[str, float]:
+        """Returns the known figures that are followed during a training, by their keys there."""
+        known = {metric.log_key: self.figures[key] for key, metric in OF_ANSWERS.items() if metric.log_key is not None}
+        return {key: value for key, value in known.items() if value is not None}
 
 
 class Evaluation:
@@ -108,14 +98,13 @@ class Evaluation:
         self.true_bests: Tensor | None = None
         self._true_constant: Tensor | None = None
         best_choice, constant = self._enumerate() if self.best_is_exact else self._search()
+        self.random_score = self._random_scores.score
+        self.true_random = self._random_scores.mean(self._random_scores.true)
         self.true_best = None if self.true_bests is None else float(self.true_bests.double().mean())
-        self.random_score = self._random_scores.score()
-        at_random = self._random_scores.against_truth()
-        self.true_random = at_random.true_score
-        rounds = GUIDED_CALLS - 1
-        guided = guided_search(self.problem, self.observation, self._random(), rounds).choice
+        guided = guided_search(self.problem, self.observation, self._random(), GUIDED_CALLS - 1).choice
+        at_random = self._figures(self._random_scores) | {"optimality": 0.0, "hit_rate": self._random_hit_rate()}
         self.references = [
-            Row("random", 0, 0, self.random_score, 0.0, self._random_hit_rate(), **vars(at_random)),
+            Row("random", 0, 0, at_random),
             self._row("best constant", 0, 0, constant.expand(len(self.observation), -1)),
             self._row("guided search", GUIDED_CALLS, GUIDED_CALLS, guided),
             self._row("best" if self.best_is_exact else "best known", None, None, best_choice),
@@ -125,18 +114,25 @@ class Evaluation:
             self.references.insert(2, self._row("constant, best true", 0, 0, true_constant))
 
     def judge(self, choose: Choose, name: str = "policy, one pass", calls: int = 0, backwards: int = 0) -> Row:
-        """Judges answers: a policy's, each from one pass and no call of the estimator, or another agent's."""
+        """Judges answers: a policy's, each from one pass and no estimator call, or another agent's."""
         return self._row(name, calls, backwards, choose(self.observation))
 
-    def judge_with_search(self, choose: Choose) -> Row:
-        """Judges guided search from the policy's answers, at as many calls as guided search from random starts."""
-        start = choose(self.observation)
+    def judge_agent(self, agent: Agent) -> list[Row]:
+        """Judges an agent; a policy also with guided search from its answers, at the calls of guided search."""
+        if agent.policy is None:
+            name = f"agent: {agent.name}"
+            return [self.judge(agent.choose, name, agent.calls_per_context, agent.backwards_per_context)]
+        start = agent.choose(self.observation)
         found = guided_search(self.problem, self.observation, start, GUIDED_CALLS - 1)
-        return self._row(POLICY_WITH_SEARCH, GUIDED_CALLS, GUIDED_CALLS, found.choice)
+        return [self.judge(agent.choose), self._row(POLICY_WITH_SEARCH, GUIDED_CALLS, GUIDED_CALLS, found.choice)]
 
     def optimality(self, score: float) -> float:
         """Places a mean score between random (0) and best (1)."""
         return _share(score, self.random_score, float(self.best.double().mean()))
+
+    def hit_rate(self, scores: Tensor) -> float:
+        """Returns the share of scores ``(..., requests)`` that reach the request's best."""
+        return float((scores >= self.best - HIT_TOLERANCE * self.best.abs()).double().mean())
 
     def true_optimality(self, true_score: float | None) -> float | None:
         """Places a mean true score between random (0) and the truth's own best (1); None without a ground truth."""
@@ -145,64 +141,53 @@ class Evaluation:
         return _share(true_score, self.true_random, self.true_best)
 
     def scores(self, choice: Tensor) -> Scores:
-        """Returns what the estimator and the ground truth say of an answer to each request, ``(requests, slots)``."""
+        """Returns what estimator and ground truth say of an answer to each request, ``(requests, slots)``."""
         return Scores.of(self.problem, self.observation, choice, self.problem.score(self.observation, choice))
+
+    def _figures(self, scores: Scores) -> dict[str, Any]:
+        return {key: metric.compute(scores, self) for key, metric in OF_ANSWERS.items()}
+
+    def _row(self, name: str, calls: int | None, backwards: int | None, choice: Tensor) -> Row:
+        return Row(name, calls, backwards, self._figures(self.scores(choice)))
 
     def _random_hit_rate(self) -> float:
         draws = torch.stack([self._random() for _ in range(RANDOM_DRAWS)])
-        return float(self._hits(self.problem.score(self.observation, draws)).double().mean())
-
-    def _hits(self, scores: Tensor) -> Tensor:
-        return scores >= self.best - HIT_TOLERANCE * self.best.abs()
-
-    def _row(self, name: str, calls: int | None, backwards: int | None, choice: Tensor) -> Row:
-        scores = self.scores(choice)
-        score, hits = scores.score(), self._hits(scores.estimated).double().mean()
-        return Row(name, calls, backwards, score, self.optimality(score), float(hits), **vars(scores.against_truth()))
+        return self.hit_rate(self.problem.score(self.observation, draws))
 
     def _enumerate(self) -> tuple[Tensor, Tensor]:
         landscape = enumerate_landscape(self.problem, self.observation, self.problem.score)
-        # Scored anew in the shape that policies are scored in: matrix products round differently by shape, by more
+        # Scored again in the shape that policies are scored in: matrix products round differently by shape, by more
         # than a hit's tolerance.
         self.best = self.problem.score(self.observation, landscape.choice)
         self._random_scores = Scores(landscape.mean)
         if self.problem.has_truth:
             true = enumerate_landscape(self.problem, self.observation, self.problem.true_score)
             self.true_bests, self._true_constant = true.best, true.constant
-            self._random_scores = Scores(landscape.mean, true.mean, *self._measured_at_random())
+            parts = (self._mean_at_random("normalised"), self._mean_at_random("measured"))
+            self._random_scores = Scores(landscape.mean, true.mean, *parts)
         return landscape.choice, landscape.constant
 
-    def _measured_at_random(self) -> tuple[Tensor, Tensor] | tuple[None, None]:
-        """Returns the expected normalised true score and the share measured of each request's random choices."""
+    def _mean_at_random(self, part: str) -> Tensor | None:
+        """Returns the mean over all configurations of one part of the true scores, ``(requests,)``; None if unknown."""
         problem, first = self.problem, torch.zeros(len(self.observation), self.problem.slots, dtype=torch.long)
-        if problem.true_scores(self.observation, first).normalised is None:
-            return None, None
+        if getattr(problem.true_scores(self.observation, first), part) is None:
+            return None
 
-        def normalised(observation: Observation, choice: Tensor) -> Tensor:
-            found = problem.true_scores(observation, choice).normalised
-            assert found is not None
-            return found
-
-        def measured(observation: Observation, choice: Tensor) -> Tensor:
-            found = problem.true_scores(observation, choice).measured
-            assert found is not None
+        def known(observation: Observation, choice: Tensor) -> Tensor:
+            found: Tensor = getattr(problem.true_scores(observation, choice), part)
             return found.float()
 
-        at_random = enumerate_landscape(problem, self.observation, normalised)
-        return at_random.mean, enumerate_landscape(problem, self.observation, measured).mean
+        return enumerate_landscape(problem, self.observation, known).mean
 
     def _search(self) -> tuple[Tensor, Tensor]:
         draws = torch.stack([self._random() for _ in range(RANDOM_DRAWS)])
         self._random_scores = self.scores(draws)
-        found = self._strongest(self.problem)
-        self.best = self.problem.score(self.observation, found[0])
+        found = self._strongest(self.problem)[0]
+        self.best = self.problem.score(self.observation, found)
         if self.problem.has_truth:
-            self.true_bests = self._best_true_scores()
-        return found[0], search_constant(self.problem, self.observation)
-
-    def _best_true_scores(self) -> Tensor:
-        known = self.problem.best_true_scores(self.observation)
-        return self._strongest(self.problem.with_truth_as_estimator())[1] if known is None else known
+            known = self.problem.best_true_scores(self.observation)
+            self.true_bests = self._strongest(self.problem.with_truth_as_estimator())[1] if known is None else known
+        return found, search_constant(self.problem, self.observation)
 
     def _strongest(self, problem: Problem) -> tuple[Tensor, Tensor]:
         found = restarted_search(problem, self.observation, STRONG_RESTARTS, STRONG_ROUNDS, self._generator)
@@ -210,6 +195,32 @@ class Evaluation:
 
     def _random(self) -> Tensor:
         return random_choice(self.problem, self.observation, self._generator)
+
+
+def judge(
+    agent: Agent, evaluation: Evaluation, budget: Budget, status: str, wall_seconds: float, cpu_seconds: float | None
+) -> tuple[dict[str, Any], list[Row]]:
+    """Judges a trained agent.
+
+    Args:
+        agent: The agent.
+        evaluation: The requests and their references.
+        budget: What the training asked of the estimator.
+        status: ``"finished"`` or ``"interrupted"``.
+        wall_seconds: Seconds of the training on the clock, without its evaluations.
+        cpu_seconds: The processor's seconds of the same; None where they are not known.
+
+    Returns:
+        The contents of ``summary.json``, and the rows of the final table, the agent's first.
+    """
+    rows = [*evaluation.judge_agent(agent), *evaluation.references]
+    run = FinishedRun(agent, evaluation, budget, wall_seconds, cpu_seconds, {row.name: row for row in rows})
+    figures = {
+        key: rows[0].figures[key] if metric.scope == "answers" else metric.compute(run)
+        for key, metric in METRICS.items()
+    }
+    names = {"agent": agent.name, "env": evaluation.problem.name, "seed": agent.seed}
+    return {**names, **figures, "device": str(agent.device), "status": status}, rows
 
 
 def _share(value: float, zero: float, one: float) -> float:

@@ -10,7 +10,7 @@ from rich.text import Text
 from scipy import stats
 from torch import Tensor
 
-from slot_rl.console import command_line, console, print_figures, progress_bar, say
+from slot_rl.console import console, print_figures, progress_bar, say
 from slot_rl.estimators.encoding import TableEncoding
 from slot_rl.estimators.fitting import (
     FitProgress,
@@ -26,10 +26,10 @@ from slot_rl.estimators.fitting import (
 )
 from slot_rl.estimators.net import EstimatorNet
 from slot_rl.estimators.store import CARD, context_tensor, load_estimator, load_shipped, save_estimator
+from slot_rl.io import check_free
 from slot_rl.plots import plot_fit
 from slot_rl.problems.named import SYNTHETIC, Synthetic
-from slot_rl.provenance import versions
-from slot_rl.run_folder import check_free
+from slot_rl.provenance import command_line, versions
 from slot_rl.seeding import generator_from, seeded_initialisation
 
 TEST_SAMPLES = 100_000

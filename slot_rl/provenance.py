@@ -1,14 +1,18 @@
-"""What a result depends on: versions, for configs and cards, and the whole provenance of a file of figures."""
+"""What a result depends on: the command, its flags, and the versions of the packages that shape it."""
 
+import json
 import platform
+import sys
 from dataclasses import asdict
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
-from slot_rl.console import command_line
-
 PACKAGES = ("slot_rl", "torch", "numpy", "gymnasium", "stable-baselines3", "wandb")
+
+
+def command_line() -> str:
+    """Returns the command as it was typed."""
+    return " ".join(["python", *sys.argv])
 
 
 def versions() -> dict[str, str]:
@@ -17,12 +21,6 @@ def versions() -> dict[str, str]:
 
 
 def provenance(config: Any) -> dict[str, Any]:
-    """Returns the command, its flags (a dataclass) and the versions, ready for JSON."""
-    return {"command": command_line(), "config": _without_paths(asdict(config)), "versions": versions()}
-
-
-def _without_paths(values: dict[str, Any]) -> dict[str, Any]:
-    return {
-        key: _without_paths(value) if isinstance(value, dict) else str(value) if isinstance(value, Path) else value
-        for key, value in values.items()
-    }
+    """Returns the command, its flags (a dataclass) and the versions, ready for JSON; paths become text."""
+    flags = json.loads(json.dumps(asdict(config), default=str))
+    return {"command": command_line(), "config": flags, "versions": versions()}

@@ -15,16 +15,14 @@ import torch
 import tyro
 from torch import Tensor
 
-from slot_rl.agents import ReferenceAgent, load_agent
-from slot_rl.agents.checkpoint import CheckpointedAgent
+from slot_rl.agents import Agent, load_agent
 from slot_rl.agents.serving import Mode, Serving, serve
-from slot_rl.answers import Scores
 from slot_rl.console import console, print_figures, progress_bar, say
 from slot_rl.envs import SlotVecEnv
-from slot_rl.problems import Answers, Observation, Problem
+from slot_rl.io import CHECKPOINT, check_out, read_config
+from slot_rl.metrics import METRICS, Scores
+from slot_rl.problems import Answers, Problem, Requests
 from slot_rl.reevaluation import problem_of_run
-from slot_rl.result_file import check_out
-from slot_rl.run_folder import CHECKPOINT, read_config
 from slot_rl.seeding import generator_from
 
 ANSWER_ROWS, ANSWER_CELLS = 1_024, 2**22
@@ -94,10 +92,10 @@ def recommend(config: RecommendConfig) -> None:
         unit = f"{requests.unit}s"
         answering = progress.add_task(f"{unit} answered", total=len(requests.observation), note="")
         writing = progress.add_task("rows written", total=len(requests), note="")
-        choice, scores = answer(requests.observation, lambda count: progress.update(answering, completed=count))
+        choice, scores = answer(requests, lambda count: progress.update(answering, completed=count))
         answers = Answers(choice, scores.estimated, scores.true, scores.measured)
         requests.write(config.out, answers, lambda count: progress.advance(writing, count))
-    figures = requests.figures() | _score_figures(scores, requests.counts)
+    figures = requests.figures() | _score_figures(scores)
     figures |= answer.calls(requests.unit, len(requests.observation))
     figures["seconds"] = f"{time.perf_counter() - start:.1f}"
     print_figures(f"{agent.name} on {problem.name}, {answer.serving.mode}", figures)
@@ -107,13 +105,14 @@ def recommend(config: RecommendConfig) -> None:
 class _Answering:
     """Answers distinct requests in parts of a fixed size, so answers do not depend on the file, and counts calls."""
 
-    def __init__(self, agent: CheckpointedAgent, problem: Problem, serving: Serving, seed: int) -> None:
+    def __init__(self, agent: Agent, problem: Problem, serving: Serving, seed: int) -> None:
         self.agent, self.problem, self.serving = agent, problem, serving
         self._generator = generator_from(seed)
         # A search holds several tensors of shape (rows, slots, items).
         self._rows = max(1, min(ANSWER_ROWS, ANSWER_CELLS // (problem.slots * problem.items)))
 
-    def __call__(self, requests: Observation, report: Callable[[int], None]) -> tuple[Tensor, Scores]:
+    def __call__(self, asked: Requests, report: Callable[[int], None]) -> tuple[Tensor, Scores]:
+        requests = asked.observation
         # Filled in place: many small results between what a search frees would keep its memory from being returned.
         choice = torch.empty(len(requests), self.problem.slots, dtype=torch.long)
         score = torch.empty(len(requests))
@@ -122,28 +121,22 @@ class _Answering:
             found = serve(self.agent, self.problem, requests[part], self.serving, self._generator)
             choice[part], score[part] = found.choice, found.score
             report(first + len(found.score))
-        return choice, Scores.of(self.problem, requests, choice, score)
+        return choice, Scores.of(self.problem, requests, choice, score, asked.counts)
 
     def calls(self, unit: str, requests: int) -> dict[str, str]:
         """Says what the answers to so many requests have cost each."""
-        budgets = [self.problem.budget]
-        if isinstance(self.agent, ReferenceAgent):
-            budgets.append(self.agent.answering)
-        forwards, backwards = (sum(getattr(b, name) for b in budgets) / requests for name in ("forwards", "backwards"))
-        figures = {f"calls per {unit}": f"{forwards:g} forwards, {backwards:g} backwards"}
+        budget = self.problem.budget
+        spent = f"{budget.forwards / requests:g} forwards, {budget.backwards / requests:g} backwards"
+        figures = {f"calls per {unit}": spent}
         if self.serving.mode == "pass":
             figures["to report its score"] = "1 forward"
         return figures
 
 
-def _score_figures(scores: Scores, weights: Tensor | None) -> dict[str, str]:
-    truth = scores.against_truth(weights)
-    figures = {
-        "estimated score": scores.score(weights),
-        "true score": truth.true_score,
-        "true score, normalised": truth.true_normalised,
-        "true score, worst": truth.true_worst,
-        "estimated minus true": truth.gap,
-        "share of answers measured": truth.measured_share,
-    }
-    return {name: f"{value:.4f}" for name, value in figures.items() if value is not None}
+def _score_figures(scores: Scores) -> dict[str, str]:
+    """Returns the metrics that need no other answers to compare with, as far as they are known."""
+    metrics = [
+        METRICS[key] for key in ("score", "true_score", "true_normalised", "true_worst", "gap", "measured_share")
+    ]
+    values = {metric: metric.compute(scores, None) for metric in metrics}
+    return {metric.name: metric.text(value) for metric, value in values.items() if value is not None}

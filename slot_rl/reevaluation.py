@@ -4,16 +4,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from slot_rl.agents import PolicyAgent, load_agent
+from slot_rl.agents import load_agent
 from slot_rl.console import console, say
 from slot_rl.envs import SlotVecEnv
-from slot_rl.evaluation import Evaluation, EvaluationConfig
-from slot_rl.io import read_json
-from slot_rl.judgement import judge, print_contexts, print_judgement
+from slot_rl.evaluation import Evaluation, EvaluationConfig, judge
+from slot_rl.io import CHECKPOINT, SERVING, SUMMARY, read_config, read_json
 from slot_rl.problems import Budget, Problem, make_problem
 from slot_rl.problems.named import estimator_hash
-from slot_rl.run_folder import CHECKPOINT, SERVING, SUMMARY, read_config
 from slot_rl.serving_curves import report_serving
+from slot_rl.summary_tables import print_contexts, print_judgement
 
 
 @dataclass(frozen=True)
@@ -25,7 +24,7 @@ class ReevaluationConfig:
         estimator: Folder or path.py:function of the estimator, if it has moved since the training; it must be the same.
         trust: Execute the Python file that the run's estimator is, with all your rights.
         truth: Table with the true scores, if it has moved or the training had none.
-        serving: Also print and draw what answers gain from calls of the estimator, beside what search needs for them.
+        serving: Also print and draw how answers improve with more estimator calls, beside search from random starts.
     """
 
     run: Path
@@ -51,8 +50,7 @@ def reevaluate(config: ReevaluationConfig) -> dict[str, Any]:
     except (KeyError, TypeError) as error:
         raise ValueError(f"expected the config of a run in {config.run}, got one that lacks or adds {error}") from error
     agent = load_agent(config.run / CHECKPOINT, SlotVecEnv(problem, 2))
-    policy = agent if isinstance(agent, PolicyAgent) else None
-    if config.serving and policy is None:
+    if config.serving and agent.policy is None:
         raise ValueError(f"expected an agent with a policy for --serving, got {agent.name!r}")
     with console.status("measuring the competitors"):
         evaluation = Evaluation(problem, requests)
@@ -63,9 +61,9 @@ def reevaluate(config: ReevaluationConfig) -> dict[str, Any]:
     summary, rows = judge(agent, evaluation, budget, training["status"], *seconds)
     print_judgement(summary, rows)
     print_contexts(evaluation, agent.choose)
-    if config.serving and policy is not None:
+    if config.serving:
         picture = config.run / SERVING
-        report_serving(policy, evaluation, requests.eval_seed, f"{agent.name} on {problem.name}", picture)
+        report_serving(agent, evaluation, requests.eval_seed, f"{agent.name} on {problem.name}", picture)
         say(f"picture: {picture}")
     return summary
 

@@ -1,29 +1,26 @@
-"""Calls per context against score: what an answer gains from asking the estimator, for policies and for searches.
+"""Optimality over estimator calls for each request, for policies and for searches.
 
-A single request says little about a search that starts at random, so every request is asked often enough for 96 answers
-in all, each from its own start or draws; the mean is what one answer may be expected to score.
+A single request says little about a search that starts at random, so requests are repeated until there are at least 96
+answers in all, each from its own start or draws. The mean is the expected score of one answer.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
 
-from slot_rl.agents import AGENTS, PolicyAgent
-from slot_rl.agents.checkpoint import CheckpointedAgent
-from slot_rl.agents.search_options import SearchOptions
+from slot_rl.agents import AGENTS, Agent
+from slot_rl.agents.searches import SearchOptions
 from slot_rl.agents.serving import Serving, serve
 from slot_rl.console import print_table
-from slot_rl.envs import SlotVecEnv
 from slot_rl.evaluation import Evaluation
 from slot_rl.plots import Panel, plot_curves
 from slot_rl.problems import Observation
 from slot_rl.seeding import generator_from
 
-Curve = list[tuple[int, float]]
-"""Calls per context and optimality, by rising calls."""
+ServingCurve = list[tuple[int, float]]
+"""Estimator calls for each request and optimality, by rising calls."""
 
 SERVED = (2, 4, 6, 11, 16, 20, 31, 64)
 SEARCHED = (1, 2, 4, 6, 11, 16, 20, 31, 61, 98, 162, 405, 810)
@@ -33,12 +30,12 @@ RIVALS = {"guided search": "guided_search", "local search": "local_search"}
 
 
 def policy_curves(
-    agent: PolicyAgent, evaluation: Evaluation, seed: int, served: Sequence[int] = SERVED
-) -> dict[str, Curve]:
-    """Returns a policy's curves, best of several draws and guided swaps, both from its bare answer on."""
+    agent: Agent, evaluation: Evaluation, seed: int, served: Sequence[int] = SERVED
+) -> dict[str, ServingCurve]:
+    """Returns a policy's curves from its answer in one pass on: the best of several draws, and guided swaps."""
     observation, problem = often(evaluation.observation), evaluation.problem
     bare = _optimality(evaluation, serve(agent, problem, observation, Serving("pass")).score)
-    curves: dict[str, Curve] = {"draws": [(0, bare)], "search": [(0, bare)]}
+    curves: dict[str, ServingCurve] = {"draws": [(0, bare)], "search": [(0, bare)]}
     for calls in served:
         draws = serve(agent, problem, observation, Serving("draws", calls), generator_from(seed))
         curves["draws"].append((calls, _optimality(evaluation, draws.score)))
@@ -53,8 +50,8 @@ def search_curve(
     seed: int,
     searched: Sequence[int] = SEARCHED,
     options: SearchOptions | None = None,
-) -> Curve:
-    """Returns the curve of a reference that searches from random starts.
+) -> ServingCurve:
+    """Returns the curve of a search from random starts.
 
     Args:
         name: The agent's name.
@@ -64,16 +61,17 @@ def search_curve(
         options: The agent's options but for the calls; its defaults if None.
     """
     observation, problem = often(evaluation.observation), evaluation.problem
-    build: Any = AGENTS[name]
-    curve: Curve = []
+    kind = AGENTS[name]
+    asked = options or kind.options
+    assert isinstance(asked, SearchOptions)
+    curve: ServingCurve = []
     for calls in searched:
-        asked = replace(options or build.options_type(), calls_per_context=calls)
-        agent: CheckpointedAgent = build(SlotVecEnv(problem.with_fresh_budget(), 1), asked, seed=seed)
+        agent = kind(problem.with_fresh_budget(), replace(asked, calls_per_context=calls), seed)
         curve.append((calls, _optimality(evaluation, problem.score(observation, agent.choose(observation)))))
     return curve
 
 
-def report_serving(agent: PolicyAgent, evaluation: Evaluation, seed: int, title: str, picture: Path) -> None:
+def report_serving(agent: Agent, evaluation: Evaluation, seed: int, title: str, picture: Path) -> None:
     """Prints an agent's answers by their calls beside those of search, and draws them.
 
     Args:
@@ -89,13 +87,13 @@ def report_serving(agent: PolicyAgent, evaluation: Evaluation, seed: int, title:
     plot_serving(picture, {title: curves})
 
 
-def plot_serving(path: Path, panels: Mapping[str, Mapping[str, Curve]]) -> None:
+def plot_serving(path: Path, panels: Mapping[str, Mapping[str, ServingCurve]]) -> None:
     """Draws curves of optimality against calls, a panel each, the calls on a logarithmic scale."""
     drawn = [
         Panel(title, "optimality", {name: ([c for c, _ in curve], [o for _, o in curve]) for name, curve in by.items()})
         for title, by in panels.items()
     ]
-    plot_curves(path, drawn, "calls of the estimator for each request", log_along=True)
+    plot_curves(path, drawn, "estimator calls for each request", log_along=True)
 
 
 def often(observation: Observation) -> Observation:
@@ -104,7 +102,7 @@ def often(observation: Observation) -> Observation:
     return observation[torch.arange(len(observation)).repeat(times)]
 
 
-def _rows(curves: Mapping[str, Curve]) -> list[list[str]]:
+def _rows(curves: Mapping[str, ServingCurve]) -> list[list[str]]:
     by_name = [dict(curve) for curve in curves.values()]
     every = sorted({calls for curve in by_name for calls in curve})
     return [[str(calls), *(f"{curve[calls]:.4f}" if calls in curve else "" for curve in by_name)] for calls in every]

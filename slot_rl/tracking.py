@@ -12,8 +12,8 @@ from typing import Any, Literal
 
 from stable_baselines3.common.logger import KVWriter
 
+from slot_rl.io import METRICS_FILE
 from slot_rl.problems.named import short_name
-from slot_rl.run_folder import METRICS
 
 PROJECT = "slot_rl"
 TENSORBOARD = "tensorboard"
@@ -54,7 +54,7 @@ class RunIdentity:
         agent: The agent's name.
         seed: The training seed.
         timesteps: The budget.
-        time: When the run began, for its name.
+        suffix: The end of its name: when the run began, or what identifies it in a comparison.
         version: Version of slot_rl.
         task: The label of the problem in a comparison, where one environment may stand for several problems.
     """
@@ -63,15 +63,15 @@ class RunIdentity:
     agent: str
     seed: int
     timesteps: int
-    time: str
+    suffix: str
     version: str
     task: str | None = None
 
     @property
     def name(self) -> str:
-        """``env__agent__s<seed>__time``, also the run folder's default name; the task, if there is one, for the env."""
+        """``env__agent__s<seed>__<suffix>``, also the run folder's default name; a task replaces the env."""
         problem = short_name(self.task or self.env)
-        return f"{problem}__{self.agent}__s{self.seed}__{self.time}"
+        return f"{problem}__{self.agent}__s{self.seed}__{self.suffix}"
 
     @property
     def group(self) -> str:
@@ -123,7 +123,7 @@ class Tracker:
         """
         writer = _event_writer_class() if tensorboard else None
         with ExitStack() as opened:
-            self._file = opened.enter_context(open(folder / METRICS, "w", encoding="utf-8"))
+            self._file = opened.enter_context(open(folder / METRICS_FILE, "w", encoding="utf-8"))
             self._events = None if writer is None else opened.enter_context(writer(str(folder / TENSORBOARD)))
             self._wandb = None if mode == "disabled" else start_wandb(folder, identity.labels, config, mode)
             if self._wandb is not None:

@@ -1,52 +1,57 @@
-"""Training one agent, as one command: what is built, in which order, and what is left on disk."""
+"""Training one agent: what is built, in which order, what is watched, and what is left on disk."""
 
+import contextlib
+import signal
+import threading
 import time
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import safetensors.torch
+from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import Logger
 
 from slot_rl import __version__
-from slot_rl.agents import AGENTS
-from slot_rl.agents.base import needed_problem
-from slot_rl.agents.checkpoint import CheckpointedAgent
-from slot_rl.agents.options import Options, to_json
-from slot_rl.console import INTERRUPTED, command_line, console, progress_bar, say
-from slot_rl.envs import SlotVecEnv
-from slot_rl.evaluation import POLICY_WITH_SEARCH, Evaluation, EvaluationConfig, Row
-from slot_rl.io import write_json
-from slot_rl.judgement import judge, metrics_of, print_judgement
-from slot_rl.plots import plot_learning_curve
-from slot_rl.problems import NonFiniteScore, Problem, make_problem
-from slot_rl.problems.named import estimator_hash, resolved_estimator
-from slot_rl.provenance import versions
-from slot_rl.run_folder import (
+from slot_rl.agents import Agent, LearningAgent, Options, make_agent
+from slot_rl.agents.base import to_json
+from slot_rl.console import INTERRUPTED, console, progress_bar, say
+from slot_rl.evaluation import Evaluation, EvaluationConfig, Row, judge
+from slot_rl.io import (
+    BAD_BATCH,
     CHECKPOINT,
     CONFIG,
     CURVE,
     SUMMARY,
     check_free,
     fresh_folder,
-    save_bad_batch,
+    write_atomically,
+    write_json,
 )
+from slot_rl.metrics import METRICS, POLICY_WITH_SEARCH
+from slot_rl.plots import plot_learning_curve
+from slot_rl.problems import Budget, NonFiniteScore, Problem, make_problem
+from slot_rl.problems.named import estimator_hash, resolved_estimator
+from slot_rl.provenance import command_line, versions
+from slot_rl.summary_tables import print_judgement
 from slot_rl.tracking import RunIdentity, Tracker, TrackerWriter, WandbMode, wandb_mode
-from slot_rl.watch import TRAINING_SECONDS, Curve, EvaluationCallback, Report, budget_metrics, stopping
 
+EVALUATIONS = 25
 LOG_POINTS = 100
 IN_PLOT = (POLICY_WITH_SEARCH, "guided search", "best constant")
 
 
 @dataclass(frozen=True)
 class RunConfig:
-    """Where, how long, and where to.
+    """What is trained, for how long, and where the results go.
 
     Attributes:
         env: The environment's id.
         estimator: Folder of a pretrained estimator, or path.py:function with --trust; needed by SlotRL/Rows-v0.
         trust: Execute the Python file that --estimator names, with all your rights.
         truth: Table with the true scores, for SlotRL/Rows-v0.
-        timesteps: Configurations that the estimator scores in training.
+        timesteps: Estimator calls in training.
         seed: Seeds weights, requests and draws.
         out: The run's folder; runs/<env>__<agent>__s<seed>__<time> if left out.
         force: Replace the run that is already in --out.
@@ -75,12 +80,127 @@ class RunConfig:
         return make_problem(self.env, estimator=self.estimator, truth=self.truth, trust=self.trust)
 
 
+@dataclass(frozen=True)
+class RunProgress:
+    """How far a run has come.
+
+    Attributes:
+        calls: Estimator calls so far.
+        phase: What it is doing, where that is not training.
+        row: The figures of the last evaluation; None before the first.
+    """
+
+    calls: float
+    phase: str = ""
+    row: Row | None = None
+
+
+Report = Callable[[RunProgress], None]
+
+
+class Stopwatch:
+    """Times a training without its evaluations."""
+
+    def __init__(self) -> None:
+        """Starts."""
+        self._wall, self._cpu = time.perf_counter(), time.process_time()
+
+    @property
+    def wall(self) -> float:
+        """Seconds on the clock so far."""
+        return time.perf_counter() - self._wall
+
+    @property
+    def cpu(self) -> float:
+        """The processor's seconds of this process so far."""
+        return time.process_time() - self._cpu
+
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """Leaves out the time of the block."""
+        wall, cpu = time.perf_counter(), time.process_time()
+        yield
+        self._wall += time.perf_counter() - wall
+        self._cpu += time.process_time() - cpu
+
+
+class EvaluationCallback(BaseCallback):
+    """Reports progress, evaluates now and then, and stops the training when asked.
+
+    Attributes:
+        calls: Estimator calls at each evaluation.
+        rows: The figures of each evaluation.
+        stopwatch: The training's time, without the evaluations.
+        stopped: Whether the training stops, or has stopped, early.
+    """
+
+    def __init__(self, evaluation: Evaluation, problem: Problem, timesteps: int, report: Report) -> None:
+        """Takes the evaluation, the problem whose budget is logged, the training's budget, and the progress report."""
+        super().__init__()
+        self.calls: list[float] = []
+        self.rows: list[Row] = []
+        self.stopwatch, self.stopped = Stopwatch(), False
+        self._evaluation, self._problem, self._report = evaluation, problem, report
+        self._timesteps = timesteps
+        self._every, self._next = timesteps / EVALUATIONS, 0.0
+
+    def _on_step(self) -> bool:
+        if self.num_timesteps >= self._next:
+            self._next += self._every
+            with self.stopwatch.paused():
+                self._evaluate()
+        self._report(RunProgress(min(self.num_timesteps, self._timesteps), row=self.rows[-1]))
+        return not self.stopped
+
+    def _evaluate(self) -> None:
+        agent: Any = self.model
+        row = self._evaluation.judge(agent.choose)
+        for key, value in logged_metrics(row, self._problem.budget, self.stopwatch.cpu).items():
+            self.logger.record(key, value)
+        self.calls.append(self.num_timesteps)
+        self.rows.append(row)
+
+
+def logged_metrics(row: Row, budget: Budget, cpu_seconds: float) -> dict[str, float]:
+    """Returns the metrics that are followed during a training, under their keys in ``metrics.jsonl``."""
+    costs = {
+        "estimator_forwards": budget.forwards,
+        "estimator_backwards": budget.backwards,
+        "cpu_seconds": cpu_seconds,
+    }
+    return row.logged() | {str(METRICS[key].log_key): value for key, value in costs.items()}
+
+
+@contextlib.contextmanager
+def stopping(callback: EvaluationCallback) -> Iterator[None]:
+    """Lets the first Ctrl-C or SIGTERM stop the training after the current update, so that no update is half done."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before: dict[signal.Signals, Any] = {}
+
+    def stop(number: int, frame: object) -> None:
+        callback.stopped = True
+        restore()  # a second Ctrl-C does what it always does
+
+    def restore() -> None:
+        for name, handler in before.items():
+            signal.signal(name, handler)
+
+    for name in (signal.SIGINT, signal.SIGTERM):
+        before[name] = signal.signal(name, stop)
+    try:
+        yield
+    finally:
+        restore()
+
+
 def train(agent_name: str, run: RunConfig, options: Options) -> int:
     """Trains an agent and leaves a run folder.
 
     Args:
         agent_name: A name in ``slot_rl.agents.AGENTS``.
-        run: Where, how long, and where to.
+        run: What is trained, for how long, and where the results go.
         options: The agent's own options.
 
     Returns:
@@ -88,7 +208,7 @@ def train(agent_name: str, run: RunConfig, options: Options) -> int:
 
     Raises:
         ValueError: If the input is bad; then nothing was written. Also if the estimator answers NaN or infinity; then
-            the batch lies in the run folder.
+            the batch is in the run folder.
     """
     mode = wandb_mode(run.wandb)
     stamp = time.strftime("%Y%m%d-%H%M%S")
@@ -98,17 +218,21 @@ def train(agent_name: str, run: RunConfig, options: Options) -> int:
     problem = run.problem()
     with console.status("measuring the competitors"):
         evaluation = Evaluation(problem, run.evaluation)
-    agent = build_agent(agent_name, options, problem, run.seed)
+    agent = make_agent(agent_name, problem, options, run.seed)
     agent.check_timesteps(run.timesteps)
     config = _config_document(agent_name, run, options)
     with fresh_folder(folder):
         write_json(folder / CONFIG, config)
         tracker = Tracker(folder, identity, config, mode)
-    with progress_bar() as progress:
-        task = progress.add_task(agent.name, total=run.timesteps, note="")
+    with progress_bar() as bar:
+        task = bar.add_task(agent.name, total=run.timesteps, note="")
 
-        def report(done: float, note: str) -> None:
-            progress.update(task, completed=done, note=note)
+        def report(progress: RunProgress) -> None:
+            figures = {} if progress.row is None else progress.row.figures
+            note = "".join(
+                f"{name} {value:.4g}  " for name in ("score", "optimality") if (value := figures.get(name)) is not None
+            )
+            bar.update(task, completed=progress.calls, note=note.rstrip())
 
         summary, rows = train_and_judge(agent, identity, evaluation, tracker, folder, report)
     print_judgement(summary, rows)
@@ -116,25 +240,8 @@ def train(agent_name: str, run: RunConfig, options: Options) -> int:
     return 0 if summary["status"] == "finished" else INTERRUPTED
 
 
-def build_agent(name: str, options: Options, problem: Problem, seed: int) -> CheckpointedAgent:
-    """Builds an agent by its name in ``slot_rl.agents.AGENTS``, in an environment of its own.
-
-    Raises:
-        TypeError: If the options are another agent's.
-        ValueError: If the agent does not fit the problem.
-    """
-    env = SlotVecEnv(problem, options.num_envs, seed=seed)
-    agent: CheckpointedAgent = AGENTS[name](env, options, seed=seed)  # type: ignore[arg-type, call-arg]
-    return agent
-
-
 def train_and_judge(
-    agent: CheckpointedAgent,
-    identity: RunIdentity,
-    evaluation: Evaluation,
-    tracker: Tracker,
-    folder: Path,
-    report: Report,
+    agent: Agent, identity: RunIdentity, evaluation: Evaluation, tracker: Tracker, folder: Path, report: Report
 ) -> tuple[dict[str, Any], list[Row]]:
     """Trains a fresh agent, judges it, and leaves everything but the config in its run folder.
 
@@ -142,41 +249,54 @@ def train_and_judge(
         agent: The agent.
         identity: Names the run and its budget.
         evaluation: The requests to judge on.
-        tracker: Where metrics go; is closed before the summary is written.
+        tracker: Where metrics go; it is closed before the summary is written.
         folder: The run folder; must exist.
         report: Is told about progress.
 
     Returns:
-        The contents of ``summary.json``, and the rows of the final table, the policy's first.
+        The contents of ``summary.json``, and the rows of the final table, the agent's first.
 
     Raises:
-        ValueError: If the estimator answers NaN or infinity; then the batch lies in the run folder.
+        ValueError: If the estimator answers NaN or infinity; then the batch is in the run folder.
     """
-    problem = needed_problem(agent.env, agent.name)
-    watch = EvaluationCallback(evaluation, problem, identity.timesteps, report)
+    problem = agent.problem
+    assert problem is not None
+    callback = EvaluationCallback(evaluation, problem, identity.timesteps, report)
     with tracker:
-        _learn(agent, identity.timesteps, watch, tracker, folder)
-        status = "interrupted" if watch.stopped else "finished"
-        wall, cpu = watch.stopwatch.wall, watch.stopwatch.cpu
+        _learn(agent, identity.timesteps, callback, tracker, folder)
+        status = "interrupted" if callback.stopped else "finished"
+        wall, cpu = callback.stopwatch.wall, callback.stopwatch.cpu
         agent.save(folder / CHECKPOINT)
-        summary, rows = judge(agent, evaluation, problem.budget, status, wall, cpu)
-        last = metrics_of(evaluation, rows[0]) | budget_metrics(problem) | {TRAINING_SECONDS: cpu}
-        tracker.log(agent.num_timesteps, last)
-        _plot(folder, identity, watch.curve, agent.num_timesteps, evaluation, rows)
+        # A copy: the answers of a search count on the same problem.
+        budget = replace(problem.budget)
+        summary, rows = judge(agent, evaluation, budget, status, wall, cpu)
+        tracker.log(agent.num_timesteps, logged_metrics(rows[0], budget, cpu))
+        _plot(folder, identity, [*callback.calls, agent.num_timesteps], [*callback.rows, rows[0]], rows[1:])
         tracker.finish(summary)
     write_json(folder / SUMMARY, summary)
     return summary, rows
 
 
-def _learn(agent: CheckpointedAgent, timesteps: int, watch: EvaluationCallback, tracker: Tracker, folder: Path) -> None:
-    agent.set_logger(Logger(folder=None, output_formats=[TrackerWriter(tracker)]))
-    updates = timesteps / agent.update_size
+def _learn(agent: Agent, timesteps: int, callback: EvaluationCallback, tracker: Tracker, folder: Path) -> None:
     try:
-        with stopping(watch):
-            agent.learn(timesteps, callback=watch, log_interval=max(1, round(updates / LOG_POINTS)))
+        with stopping(callback):
+            if isinstance(agent, LearningAgent):
+                agent.set_logger(Logger(folder=None, output_formats=[TrackerWriter(tracker)]))
+                log_interval = max(1, round(timesteps / agent.update_size / LOG_POINTS))
+                agent.learn(timesteps, callback=callback, log_interval=log_interval)
+            else:
+                agent.learn(timesteps)
     except NonFiniteScore as failure:
         path = save_bad_batch(folder, failure)
         raise ValueError(f"{failure}; the batch is in {path}, no weights were written") from failure
+
+
+def save_bad_batch(folder: Path, failure: NonFiniteScore) -> Path:
+    """Writes the batch on which the estimator failed, as safetensors, and returns its path."""
+    path = folder / BAD_BATCH
+    tensors = {**failure.observation.tensors(), "rows": failure.rows, "score": failure.score}
+    write_atomically(path, safetensors.torch.save({name: part.contiguous() for name, part in tensors.items()}))
+    return path
 
 
 def _config_document(agent_name: str, run: RunConfig, options: Options) -> dict[str, Any]:
@@ -195,15 +315,12 @@ def _config_document(agent_name: str, run: RunConfig, options: Options) -> dict[
     }
 
 
-def _plot(
-    folder: Path, identity: RunIdentity, curve: Curve, timesteps: int, evaluation: Evaluation, rows: list[Row]
-) -> None:
-    budget, optimality = [*curve.budget, float(timesteps)], [*curve.optimality, rows[0].optimality]
-    curves: dict[str, list[float]] = {f"{identity.agent}, estimated": optimality}
-    true = [*curve.true_optimality, evaluation.true_optimality(rows[0].true_score)]
-    known = [value for value in true if value is not None]
-    if len(known) == len(true):
-        curves[f"{identity.agent}, true"] = known
-    levels = {row.name: row.optimality for row in rows[1:] if row.name in IN_PLOT}
+def _plot(folder: Path, identity: RunIdentity, calls: list[float], rows: list[Row], competitors: list[Row]) -> None:
+    curves: Mapping[str, list[float | None]] = {
+        f"{identity.agent}, estimated": [row.figures["optimality"] for row in rows],
+        f"{identity.agent}, true": [row.figures["true_optimality"] for row in rows],
+    }
+    known = {name: [v for v in values if v is not None] for name, values in curves.items() if None not in values}
+    levels = {row.name: value for row in competitors if row.name in IN_PLOT and (value := row.figures["optimality"])}
     title = f"{identity.agent} on {identity.env}, seed {identity.seed}"
-    plot_learning_curve(folder / CURVE, budget, curves, levels, title)
+    plot_learning_curve(folder / CURVE, calls, known, levels, title)

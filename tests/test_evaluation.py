@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from slot_rl.agents import GumbelAgent
-from slot_rl.answers import Scores
+from slot_rl.metrics import Scores
 from slot_rl.estimators import EstimatorNet, EstimatorShape
 from slot_rl.estimators.fitting import TableFit
 from slot_rl.evaluation import GUIDED_CALLS, Evaluation, EvaluationConfig

@@ -29,7 +29,7 @@ from slot_rl.problems import Observation, RowProblem, context_rows, make_problem
 from slot_rl.problems.context_rows import ContextRows
 from slot_rl.problems.truths import pick_value
 from slot_rl.reevaluation import problem_of_run
-from slot_rl.run_folder import read_config
+from slot_rl.io import read_config
 from slot_rl.seeding import generator_from
 from slot_rl.training import RunConfig, train
 from tests.conftest import ROOT, Command

@@ -17,7 +17,7 @@ from benchmarks.landscapes.contestants import (
     RLOO,
 )
 from benchmarks.landscapes.medians import Medians, SearchResult
-from slot_rl.serving_curves import Curve
+from slot_rl.serving_curves import ServingCurve
 
 FACTORS, SUZUKI = "tf-2000", "suzuki-80"
 FEW_CALLS = 16
@@ -116,7 +116,9 @@ def break_evens(found: SearchResult) -> list[BreakEven]:
     ]
 
 
-def break_even(landscape: str, name: str, policy: Medians, answer: tuple[int, float], guided: Curve) -> BreakEven:
+def break_even(
+    landscape: str, name: str, policy: Medians, answer: tuple[int, float], guided: ServingCurve
+) -> BreakEven:
     """Compares one answer of a policy with guided search.
 
     Args:
@@ -133,7 +135,7 @@ def break_even(landscape: str, name: str, policy: Medians, answer: tuple[int, fl
     return BreakEven(landscape, name, calls, optimality, needed, contexts)
 
 
-def calls_needed(curve: Curve, optimality: float) -> float:
+def calls_needed(curve: ServingCurve, optimality: float) -> float:
     """Returns the calls at which a curve first reaches an optimality, straight over the logarithm of calls.
 
     Infinite if it never does; the first point's calls if it starts above.

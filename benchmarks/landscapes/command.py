@@ -21,9 +21,8 @@ from benchmarks.landscapes.runs import Task, do
 from benchmarks.landscapes.tables import LANDSCAPES
 from benchmarks.reproductions.results import refuse_missing
 from slot_rl.console import progress_bar
-from slot_rl.io import read_json, write_json
+from slot_rl.io import check_continued, read_json, write_json
 from slot_rl.provenance import provenance
-from slot_rl.run_folder import check_continued
 
 MARK = "landscapes.json"
 Job = TypeVar("Job", Ground, Task)

@@ -5,7 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from slot_rl.agents import AGENTS
-from slot_rl.agents.options import LoggedOptions, Options
+from slot_rl.agents.base import Options, changed
+from slot_rl.agents.logged import LoggedOptions
 
 
 @dataclass(frozen=True)
@@ -30,10 +31,9 @@ class Contestant:
             changes: Further options that differ.
         """
         assert self.agent is not None
-        kind: Any = AGENTS[self.agent].options_type
-        rows = {"logged": logged} if issubclass(kind, LoggedOptions) else {}
-        options: Options = kind(**{**dict(self.changes), **rows, **changes})
-        return options
+        defaults = AGENTS[self.agent].options
+        rows = {"logged": logged} if isinstance(defaults, LoggedOptions) else {}
+        return changed(defaults, {**dict(self.changes), **rows, **changes})
 
 
 def _searching(agent: str, calls: int) -> Contestant:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
-from slot_rl.serving_curves import Curve
+from slot_rl.serving_curves import ServingCurve
 
 
 @dataclass(frozen=True)
@@ -19,7 +19,7 @@ class Medians:
     """
 
     figures: Mapping[str, float | None]
-    curves: Mapping[str, Curve]
+    curves: Mapping[str, ServingCurve]
     seeds: int
 
     def figure(self, name: str) -> float:

@@ -11,9 +11,8 @@ from benchmarks.landscapes.contestants import GUIDED, GUMBEL, IMITATE, LOCAL
 from benchmarks.landscapes.grounds import Ground
 from benchmarks.landscapes.medians import Medians, SearchResult
 from benchmarks.reproductions.results import PICTURE, RESULTS
-from slot_rl.console import say
+from slot_rl.console import markdown, say
 from slot_rl.io import write_atomically, write_json
-from slot_rl.markdown import markdown
 from slot_rl.plots import Panel, plot_curves
 from slot_rl.provenance import provenance
 

@@ -12,10 +12,8 @@ from stable_baselines3.common.logger import Logger
 
 from benchmarks.landscapes.contestants import GUIDED, LOCAL, Contestant
 from benchmarks.landscapes.grounds import Ground, evaluation_on
-from slot_rl.agents import AGENTS, PolicyAgent
-from slot_rl.agents.checkpoint import CheckpointedAgent
-from slot_rl.agents.options import to_json
-from slot_rl.envs import SlotVecEnv
+from slot_rl.agents import Agent, LearningAgent, make_agent
+from slot_rl.agents.base import to_json
 from slot_rl.evaluation import Evaluation, Row
 from slot_rl.io import read_json, write_json
 from slot_rl.search import configurations
@@ -107,10 +105,10 @@ def do(task: Task) -> None:
 def _train_and_judge(task: Task, evaluation: Evaluation) -> dict[str, Any]:
     problem = evaluation.problem.with_fresh_budget()
     options = task.contestant.options(task.ground.logged)
-    env = SlotVecEnv(problem, options.num_envs, seed=task.seed)
     assert task.contestant.agent is not None
-    agent: CheckpointedAgent = AGENTS[task.contestant.agent](env, options, seed=task.seed)  # type: ignore[arg-type, call-arg]
-    agent.set_logger(Logger(folder=None, output_formats=[]))
+    agent = make_agent(task.contestant.agent, problem, options, task.seed)
+    if isinstance(agent, LearningAgent):
+        agent.set_logger(Logger(folder=None, output_formats=[]))
     start, start_cpu = time.perf_counter(), time.process_time()
     agent.learn(task.ground.landscape.calls)
     costs = {
@@ -124,8 +122,8 @@ def _train_and_judge(task: Task, evaluation: Evaluation) -> dict[str, Any]:
     return {"figures": figures, "curves": _curves(task, agent, evaluation)}
 
 
-def _curves(task: Task, agent: CheckpointedAgent, evaluation: Evaluation) -> dict[str, list[tuple[int, float]]]:
-    if isinstance(agent, PolicyAgent):
+def _curves(task: Task, agent: Agent, evaluation: Evaluation) -> dict[str, list[tuple[int, float]]]:
+    if agent.policy is not None:
         return policy_curves(agent, evaluation, task.seed, SERVED)
     if task.contestant.name in (GUIDED, LOCAL):
         return {"search": search_curve(agent.name, evaluation, task.seed, SEARCHED)}
@@ -133,7 +131,7 @@ def _curves(task: Task, agent: CheckpointedAgent, evaluation: Evaluation) -> dic
 
 
 def _figures(row: Row, costs: dict[str, Any]) -> dict[str, Any]:
-    found = {**vars(row), **costs}
+    found = {**row.figures, **costs}
     return {name: found[name] for name in FIGURES}
 
 

@@ -21,8 +21,9 @@ from scipy import stats
 from torch import Tensor
 
 from benchmarks.reproductions.results import Place, publish, refuse_missing
+from slot_rl.agents.aligned import study
 from slot_rl.console import progress_bar
-from slot_rl.estimators.aligner import Aligner, AlignerConfig, Behaviour, fit_aligner, one_swap_pairs, study
+from slot_rl.estimators.aligner import Aligner, AlignerConfig, Behaviour, fit_aligner, one_swap_pairs
 from slot_rl.estimators.encoding import TableEncoding
 from slot_rl.estimators.fitting import TableFit, TableRows, fit_on_table, network_for, r_squared, read_rows
 from slot_rl.estimators.store import context_tensor

@@ -6,9 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from slot_rl.console import print_table, say
-from slot_rl.io import write_json
+from slot_rl.io import check_free, fresh_folder, write_json
 from slot_rl.provenance import provenance
-from slot_rl.run_folder import check_free, fresh_folder
 
 RESULTS, PICTURE = "results.json", "picture.png"
 

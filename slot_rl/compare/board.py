@@ -6,6 +6,7 @@ from rich.progress import Progress, TaskID
 
 from slot_rl.compare.plan import Run
 from slot_rl.console import progress_bar, say
+from slot_rl.training import RunProgress
 
 WIDEST = 34
 
@@ -33,12 +34,12 @@ class ProgressDisplay:
             self._progress.remove_task(bar)
         self._progress.stop()
 
-    def moved(self, run: Run, done: float, note: str) -> None:
+    def moved(self, run: Run, progress: RunProgress) -> None:
         """Shows a run's progress; a run that was not shown appears."""
         if run.name not in self._bars:
             title = run.title if len(run.title) <= WIDEST else f"{run.title[: WIDEST - 1]}…"
             self._bars[run.name] = self._progress.add_task(title, total=run.timesteps, note="")
-        self._progress.update(self._bars[run.name], completed=done, note=note.partition("  ")[2] or note)
+        self._progress.update(self._bars[run.name], completed=progress.calls, note=_note(progress))
 
     def restarted(self, run: Run, why: str) -> None:
         """Says that a run begins anew."""
@@ -58,3 +59,9 @@ class ProgressDisplay:
         bar = self._bars.pop(run.name, None)
         if bar is not None:
             self._progress.remove_task(bar)
+
+
+def _note(progress: RunProgress) -> str:
+    if progress.phase or progress.row is None:
+        return progress.phase
+    return f"optimality {progress.row.figures['optimality']:.3f}"

@@ -6,15 +6,14 @@ from typing import Annotated, Any
 
 import tyro
 
-from slot_rl.agents import AGENTS
-from slot_rl.agents.checkpoint import options_from_json
-from slot_rl.agents.options import to_json
+from slot_rl.agents import AGENTS, make_agent
+from slot_rl.agents.base import options_from_json, to_json
 from slot_rl.compare.conclusions import conclude
 from slot_rl.compare.differences import parse_claim
 from slot_rl.compare.execution import LauncherName, do_runs, make_launcher, opened
 from slot_rl.compare.plan import COMPARISON, Run, Tracking
 from slot_rl.compare.presets import read_presets
-from slot_rl.compare.report import print_claims, publish_report
+from slot_rl.compare.report import print_claims, publish
 from slot_rl.compare.results import read_results
 from slot_rl.compare.statistics import FEWEST_SEEDS
 from slot_rl.compare.tasks import Task, parse_tasks
@@ -24,7 +23,6 @@ from slot_rl.evaluation import EvaluationConfig
 from slot_rl.io import write_json
 from slot_rl.provenance import provenance
 from slot_rl.tracking import PROJECT, WandbMode, check_tensorboard, run_group, wandb_mode
-from slot_rl.training import build_agent
 
 UNESTABLISHED = 1
 
@@ -113,7 +111,7 @@ def compare(config: CompareConfig) -> int:
         write_json(config.out / COMPARISON, document)
         do_runs(runs, config.out, launcher, config.retry_failed)
         found = conclude(read_results(runs, config.out), config.floor)
-        publish_report(config.out, found, document, mode)
+        publish(config.out, found, document, mode)
     sync = sync_command(config.out)
     if sync is not None:
         say(f"to send it to Weights & Biases: {sync}")
@@ -166,4 +164,4 @@ def _refuse_misfits(task: Task, options: dict[str, dict[str, Any]], timesteps: i
     """Builds every agent once, so that what cannot be is said now and not after an hour."""
     problem = task.problem()
     for name, each in options.items():
-        build_agent(name, options_from_json(each, AGENTS[name].options_type), problem, 0).check_timesteps(timesteps)
+        make_agent(name, problem, options_from_json(each, AGENTS[name].options)).check_timesteps(timesteps)

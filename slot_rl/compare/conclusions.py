@@ -8,7 +8,7 @@ import pandas as pd
 from slot_rl.compare.curves import REACH, Along, break_evens, reach
 from slot_rl.compare.differences import OVERALL, compare_pairs
 from slot_rl.compare.statistics import RUN_KEY, Results, few_seeds_warning, summarise
-from slot_rl.evaluation import GUIDED_CALLS
+from slot_rl.metrics import GUIDED_CALLS
 
 TARGET = "ppo"
 """The agent whose final optimality the others are timed on, because everybody knows it."""

@@ -12,7 +12,7 @@ from slot_rl.compare.launcher import Launcher
 from slot_rl.compare.plan import COMPARISON, RUNS, Run
 from slot_rl.compare.runs import clear_partial
 from slot_rl.console import say
-from slot_rl.run_folder import check_continued
+from slot_rl.io import check_continued
 
 LauncherName = Literal["local", "ray"]
 

@@ -24,9 +24,10 @@ from slot_rl.compare.board import ProgressDisplay
 from slot_rl.compare.launcher import MOST_ATTEMPTS, killed_too_often
 from slot_rl.compare.plan import Run
 from slot_rl.compare.runs import Interrupted, complete, write_failure
+from slot_rl.training import RunProgress
 
 LEAST_STEP = 0.01
-"""Progress of a run, as a share, below which a worker says nothing."""
+"""RunProgress of a run, as a share, below which a worker says nothing."""
 
 _SPAWN = get_context("spawn")
 
@@ -91,7 +92,7 @@ class _Launch:
         if worker.run is None:
             return
         self._attempts[worker.run.name] += 1
-        self._board.moved(worker.run, 0, "starting")
+        self._board.moved(worker.run, RunProgress(0, "starting"))
         try:
             worker.pipe.send(worker.run)
         except OSError:
@@ -100,12 +101,12 @@ class _Launch:
     def _hear(self, worker: _Worker) -> None:
         assert worker.run is not None
         try:
-            message: tuple[float, str] | None = worker.pipe.recv()
+            message: RunProgress | None = worker.pipe.recv()
         except (EOFError, OSError):
             self._replace(worker)
             return
         if message is not None:
-            self._board.moved(worker.run, *message)
+            self._board.moved(worker.run, message)
             return
         self._end(worker.run)
         self._give(worker)
@@ -159,13 +160,13 @@ class _Reporter:
     """Sends progress, but not every update: a pipe message costs more than a small update."""
 
     def __init__(self, pipe: Any, total: int) -> None:
-        self._pipe, self._step, self._next, self._note = pipe, LEAST_STEP * total, 0.0, ""
+        self._pipe, self._step, self._next = pipe, LEAST_STEP * total, 0.0
 
-    def __call__(self, done: float, note: str) -> None:
-        if done >= self._next or note != self._note:
-            self._next, self._note = done + self._step, note
+    def __call__(self, progress: RunProgress) -> None:
+        if progress.calls >= self._next or progress.phase:
+            self._next = progress.calls + self._step
             try:
-                self._pipe.send((done, note))
+                self._pipe.send(progress)
             except OSError:
                 # The parent is gone, which is not the run's failure: it must not be written down as one.
                 os._exit(1)

@@ -15,10 +15,9 @@ from typing import Any, Literal
 
 from slot_rl.compare.tasks import Task
 from slot_rl.evaluation import EvaluationConfig
-from slot_rl.io import read_json
+from slot_rl.io import SUMMARY, read_json
 from slot_rl.problems.named import short_name
 from slot_rl.provenance import versions
-from slot_rl.run_folder import SUMMARY
 from slot_rl.tracking import WandbMode
 
 COMPARISON = "comparison.json"

@@ -13,8 +13,7 @@ from typing import Any
 import yaml
 
 from slot_rl.agents import AGENTS
-from slot_rl.agents.checkpoint import options_from_json
-from slot_rl.agents.options import Options
+from slot_rl.agents.base import Options, options_from_json
 from slot_rl.io import write_atomically
 from slot_rl.problems.named import short_name
 
@@ -79,9 +78,9 @@ class Presets:
 
     def trials(self, agent: str) -> list[Options]:
         """Returns the options of every trial; of the defaults alone where the file does not name the agent."""
-        kind = AGENTS[agent].options_type
+        defaults = AGENTS[agent].options
         trials = self.agents[agent].trials if agent in self.agents else ({},)
-        return [options_from_json(trial, kind) for trial in trials]
+        return [options_from_json(trial, defaults) for trial in trials]
 
 
 def preset_file(env: str, folder: Path) -> Path:

@@ -17,6 +17,7 @@ from slot_rl.compare.board import ProgressDisplay
 from slot_rl.compare.launcher import MOST_ATTEMPTS, killed_too_often
 from slot_rl.compare.plan import Run
 from slot_rl.compare.runs import complete, settle, write_failure
+from slot_rl.training import RunProgress
 
 try:
     import ray
@@ -74,10 +75,10 @@ def _show(mailbox: Queue, by_name: dict[str, Run], board: ProgressDisplay) -> No
     """Shows what the workers have said since the last time."""
     while True:
         try:
-            name, done, note = mailbox.get_nowait()
+            name, progress = mailbox.get_nowait()
         except Empty:
             return
-        board.moved(by_name[name], done, note)
+        board.moved(by_name[name], progress)
 
 
 def _take(reference: Any, run: Run, out: Path) -> None:
@@ -113,7 +114,7 @@ class _Reporter:
     def __init__(self, name: str, mailbox: Queue) -> None:
         self._name, self._mailbox, self._next = name, mailbox, 0.0
 
-    def __call__(self, done: float, note: str) -> None:
+    def __call__(self, progress: RunProgress) -> None:
         if time.monotonic() >= self._next:
             self._next = time.monotonic() + REPORT_SECONDS
-            self._mailbox.put_nowait((self._name, done, note))
+            self._mailbox.put_nowait((self._name, progress))

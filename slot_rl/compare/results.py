@@ -9,9 +9,7 @@ import pandas as pd
 from slot_rl.compare.plan import Run
 from slot_rl.compare.runs import SERVING_FILE
 from slot_rl.compare.statistics import LABELS, RUN_KEY, Columns, Results
-from slot_rl.io import read_json
-from slot_rl.run_folder import METRICS, SUMMARY
-from slot_rl.watch import TRAINING_SECONDS
+from slot_rl.io import METRICS_FILE, SUMMARY, read_json
 
 RUN_FIGURES = (
     "estimator_forwards",
@@ -34,7 +32,7 @@ OF_FAILED_RUNS = ("optimality", "hit_rate", *RUN_FIGURES[:4], "calls_per_context
 SERVED_BY = "search"
 """The way of answering that is shown: guided swaps from a policy's answer, or a search from random starts."""
 
-CURVE_COLUMNS = {"budget/forwards": "calls", TRAINING_SECONDS: "seconds", "eval/optimality": "optimality"}
+CURVE_COLUMNS = {"budget/forwards": "calls", "time/training_seconds": "seconds", "eval/optimality": "optimality"}
 """Columns of learning curves by their key in ``metrics.jsonl``."""
 
 
@@ -74,7 +72,7 @@ def _run_row(run: Run, out: Path) -> Columns:
 
 
 def _learning_curve(run: Run, out: Path) -> pd.DataFrame:
-    lines = (run.folder(out) / METRICS).read_text(encoding="utf-8").splitlines()
+    lines = (run.folder(out) / METRICS_FILE).read_text(encoding="utf-8").splitlines()
     points = pd.DataFrame([json.loads(line) for line in lines]).dropna(subset="eval/optimality")
     return points[list(CURVE_COLUMNS)].rename(columns=CURVE_COLUMNS).assign(**_labels(run))
 

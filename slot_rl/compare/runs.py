@@ -10,19 +10,17 @@ from pathlib import Path
 from typing import Any
 
 from slot_rl import __version__
-from slot_rl.agents import AGENTS, PolicyAgent
-from slot_rl.agents.checkpoint import CheckpointedAgent, options_from_json
-from slot_rl.agents.search_options import SearchOptions
+from slot_rl.agents import AGENTS, Agent, make_agent
+from slot_rl.agents.base import options_from_json
+from slot_rl.agents.searches import SearchOptions
 from slot_rl.compare.plan import FAILURE, PARTIAL, RUNS, Run
 from slot_rl.compare.tasks import evaluation_on
 from slot_rl.evaluation import Evaluation
-from slot_rl.io import write_json
+from slot_rl.io import CONFIG, write_json
 from slot_rl.provenance import versions
-from slot_rl.run_folder import CONFIG
 from slot_rl.serving_curves import policy_curves, search_curve
 from slot_rl.tracking import RunIdentity, Tracker
-from slot_rl.training import build_agent, train_and_judge
-from slot_rl.watch import Report
+from slot_rl.training import Report, RunProgress, train_and_judge
 
 SERVING_FILE = "serving.json"
 SERVED = (2, 4, 8, 16, 31)
@@ -77,12 +75,12 @@ def clear_partial(out: Path) -> None:
 
 
 def _perform(run: Run, folder: Path, report: Report) -> None:
-    report(0, "preparing")
+    report(RunProgress(0, "preparing"))
     config = _config_document(run)
     write_json(folder / CONFIG, config)
     evaluation = evaluation_on(run.task, run.evaluation)
-    options = options_from_json(run.options, AGENTS[run.agent].options_type)
-    agent = build_agent(run.agent, options, evaluation.problem.with_fresh_budget(), run.seed)
+    options = options_from_json(run.options, AGENTS[run.agent].options)
+    agent = make_agent(run.agent, evaluation.problem.with_fresh_budget(), options, run.seed)
     identity = RunIdentity(
         run.task.env, run.agent, run.seed, run.timesteps, run.name.rpartition("__")[2], __version__, run.task.label
     )
@@ -90,7 +88,7 @@ def _perform(run: Run, folder: Path, report: Report) -> None:
     summary, _ = train_and_judge(agent, identity, evaluation, tracker, folder, report)
     if summary["status"] != "finished":
         raise Interrupted(run.name)
-    report(run.timesteps, "serving")
+    report(RunProgress(run.timesteps, "serving"))
     write_json(folder / SERVING_FILE, _serving(agent, evaluation, run.seed))
 
 
@@ -106,9 +104,9 @@ def _config_document(run: Run) -> dict[str, Any]:
     }
 
 
-def _serving(agent: CheckpointedAgent, evaluation: Evaluation, seed: int) -> dict[str, Any]:
+def _serving(agent: Agent, evaluation: Evaluation, seed: int) -> dict[str, Any]:
     """Returns optimality over calls for each request, for agents that can use more calls or fewer."""
-    if isinstance(agent, PolicyAgent):
+    if agent.policy is not None:
         return dict(policy_curves(agent, evaluation, seed, SERVED))
     if isinstance(agent.options, SearchOptions):
         return {"search": search_curve(agent.name, evaluation, seed, SEARCHED, agent.options)}

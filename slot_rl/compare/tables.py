@@ -8,8 +8,8 @@ import pandas as pd
 
 from slot_rl.compare.conclusions import TARGET, Conclusions
 from slot_rl.compare.differences import OVERALL
-from slot_rl.evaluation import GUIDED_CALLS
-from slot_rl.markdown import markdown
+from slot_rl.console import markdown
+from slot_rl.metrics import GUIDED_CALLS
 
 
 @dataclass(frozen=True)

@@ -4,17 +4,15 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import fmean
 
-from slot_rl.agents.options import to_json
+from slot_rl.agents.base import to_json
 from slot_rl.compare.execution import LauncherName, do_runs, make_launcher, opened
 from slot_rl.compare.plan import COMPARISON, Run, Tracking
 from slot_rl.compare.presets import AgentPreset, Presets, Tuning, preset_file, read_presets, write_presets
 from slot_rl.compare.tasks import Task, parse_tasks
-from slot_rl.console import command_line, say
+from slot_rl.console import markdown, say
 from slot_rl.evaluation import EvaluationConfig
-from slot_rl.io import read_json, write_json
-from slot_rl.markdown import markdown
-from slot_rl.provenance import provenance
-from slot_rl.run_folder import SUMMARY
+from slot_rl.io import SUMMARY, read_json, write_json
+from slot_rl.provenance import command_line, provenance
 
 
 @dataclass(frozen=True)

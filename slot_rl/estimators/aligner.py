@@ -19,9 +19,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from slot_rl.problems.base import Observation, Problem
 from slot_rl.seeding import seeded_initialisation
-from slot_rl.selectors.categorical import one_hot, swap_effects
 
 _CHUNK = 4_096
 _LEAST_SPREAD = 1e-3
@@ -107,26 +105,6 @@ class Aligner(nn.Module):
     def similarity(self, first: Tensor, second: Tensor) -> Tensor:
         """Returns the cosines ``(..., batch)`` of the projections of two latents ``(..., batch, width)``."""
         return nn.functional.cosine_similarity(self(first), self(second), dim=-1)
-
-
-def study(problem: Problem, observation: Observation, choice: Tensor) -> Behaviour:
-    """Asks a problem's estimator for the behaviour of rows; costs two forwards and one backward a row, all counted.
-
-    Args:
-        problem: A problem whose estimator has latents.
-        observation: The requests.
-        choice: Long tensor of shape ``(batch, slots)``.
-    """
-    chunks = [_study(problem, observation[part], choice[part]) for part in torch.arange(len(choice)).split(_CHUNK)]
-    return Behaviour(*(torch.cat(parts) for parts in zip(*chunks, strict=True)))
-
-
-def _study(problem: Problem, observation: Observation, choice: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    with torch.no_grad():
-        latents = problem.latent(observation, one_hot(choice, problem.items, torch.float32))
-    scores, slope = problem.score_and_slope(observation, choice)
-    effects, mask = swap_effects(slope, choice), problem.mask(observation)
-    return latents, scores, effects if mask is None else effects.masked_fill(~mask, 0.0)
 
 
 def one_swap_pairs(choice: Tensor, context: Tensor | None = None) -> Tensor:

@@ -1,0 +1,371 @@
+"""Agents that learn, as Stable-Baselines3 algorithms with callbacks, logger, progress bar and ``predict``.
+
+:class:`OneStepAgent` has a loop of its own: one update after each batch of one-step episodes. :class:`OnPolicyAgent`
+adapts Stable-Baselines3's own on-policy algorithms.
+"""
+
+import sys
+import time
+from abc import abstractmethod
+from dataclasses import asdict, dataclass, field
+from math import inf
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.buffers import RolloutBuffer
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
+from stable_baselines3.common.type_aliases import MaybeCallback
+from stable_baselines3.common.utils import obs_as_tensor
+from stable_baselines3.common.vec_env import VecEnv
+from torch import Tensor, nn
+from typing_extensions import Self
+
+from slot_rl.agents.base import Agent, Options, problem_of
+from slot_rl.agents.policy import SlotPolicy, policy_kwargs
+from slot_rl.agents.scale import RunningScale
+from slot_rl.agents.schedules import Schedule, ScheduleKind, make_schedule
+from slot_rl.envs import SlotVecEnv
+from slot_rl.io import BundleError
+from slot_rl.networks import PointerSize
+from slot_rl.problems import Observation, Problem
+from slot_rl.seeding import generator_from, seeded_initialisation
+
+
+@dataclass(frozen=True)
+class LearningOptions(Options):
+    """What every agent that trains a policy has.
+
+    Attributes:
+        learning_rate: Adam's step size at the start; it anneals linearly to zero.
+        batch_size: Estimator calls between updates.
+        entropy: Entropy bonus at the start, per nat, in standard deviations of the score; without one, policies
+            collapse to a single answer.
+        entropy_end: Entropy bonus at the end; 0 if left out.
+        entropy_schedule: How it gets there; "constant" stays at the start and takes no end.
+        max_grad_norm: Longest gradient; longer ones are scaled down.
+        policy: Sizes of the policy network.
+    """
+
+    learning_rate: float = 1e-3
+    batch_size: int = 256
+    entropy: float = 0.3
+    entropy_end: float | None = None
+    entropy_schedule: ScheduleKind = "linear"
+    max_grad_norm: float = 1.0
+    policy: PointerSize = field(default_factory=PointerSize)
+
+    def __post_init__(self) -> None:
+        """Refuses values that no training could use."""
+        if not self.learning_rate > 0 or self.batch_size < 2 or not self.max_grad_norm > 0:
+            raise ValueError(
+                "expected learning_rate > 0, batch_size >= 2 and max_grad_norm > 0, "
+                f"got {self.learning_rate}, {self.batch_size} and {self.max_grad_norm}"
+            )
+        if not (0 <= self.entropy < inf and 0 <= (self.entropy_end or 0.0) < inf):
+            raise ValueError(f"expected entropy bonuses >= 0, got {self.entropy} and {self.entropy_end}")
+        self.entropy_over_time  # noqa: B018 (refuses a schedule that its ends do not fit)
+
+    @property
+    def num_envs(self) -> int:
+        """Environments to play at once."""
+        return self.batch_size
+
+    @property
+    def entropy_over_time(self) -> Schedule:
+        """The entropy bonus over the training."""
+        end = 0.0 if self.entropy_end is None and self.entropy_schedule != "constant" else self.entropy_end
+        return make_schedule(self.entropy_schedule, self.entropy, end)
+
+
+@dataclass(frozen=True)
+class RewardOptions(LearningOptions):
+    """What agents have that learn from the environment's rewards alone: a learned value beside the policy.
+
+    Attributes:
+        value_coefficient: Weight of the value's squared error.
+    """
+
+    value_coefficient: float = 0.5
+
+    def __post_init__(self) -> None:
+        """Refuses values that no training could use."""
+        super().__post_init__()
+        refuse_negative(self.value_coefficient)
+
+
+def refuse_negative(value_coefficient: float) -> None:
+    """Raises ValueError for a negative weight of the value's error."""
+    if not value_coefficient >= 0:
+        raise ValueError(f"expected value_coefficient >= 0, got {value_coefficient}")
+
+
+class LearningAgent(Agent, BaseAlgorithm):  # type: ignore[misc]  # load() takes the environment as an argument
+    """An agent whose answer is one pass of its policy.
+
+    Attributes:
+        policy: The policy.
+        scale: Running statistics of the scores.
+    """
+
+    default_options: ClassVar[LearningOptions]
+    options: LearningOptions
+    policy: SlotPolicy
+    scale: RunningScale
+
+    @property
+    def update_size(self) -> int:
+        """Estimator calls between two updates."""
+        return self.options.batch_size
+
+    @property
+    def policy_parameters(self) -> int:
+        """Parameters of the policy network, without the value head."""
+        return sum(part.numel() for part in self.policy.network.parameters())
+
+    @property
+    def progress(self) -> float:
+        """The share of the training that is over, from 0 to 1."""
+        return 1 - self._current_progress_remaining
+
+    def answer(self, observation: Observation) -> Tensor:
+        """Returns the policy's most probable choice, ``(batch, slots)``."""
+        with torch.no_grad():
+            return self.policy.point(observation)[0].argmax(dim=-1)
+
+    def environment(self, env: Any) -> Any:
+        """Returns a problem as a batched environment, and an environment as it is."""
+        return SlotVecEnv(env, self.options.num_envs) if isinstance(env, Problem) else env
+
+    def step_size(self, remaining: float) -> float:
+        """Returns Adam's step size when a share ``remaining`` of the training is left."""
+        return self.options.learning_rate * remaining
+
+    def generators(self) -> dict[str, torch.Generator]:
+        """Returns every generator whose state a continued training needs."""
+        return {"policy": self.policy.generator}
+
+    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Returns the weights, the states of optimiser and generators, and the running statistics."""
+        tensors = {f"policy.{name}": value for name, value in self.policy.state_dict().items()}
+        moments: dict[int, dict[str, Tensor]] = self.policy.optimizer.state_dict()["state"]
+        tensors |= {f"optimizer.{i}.{name}": value for i, entry in moments.items() for name, value in entry.items()}
+        tensors |= {f"generator.{name}": generator.get_state() for name, generator in self.generators().items()}
+        return tensors, {"scale": asdict(self.scale)}
+
+    def restore(self, tensors: dict[str, Tensor], document: dict[str, Any]) -> None:
+        """Takes back what :meth:`state` gave; raises :class:`BundleError` if the weights do not fit."""
+        weights = {name[len("policy.") :]: value for name, value in tensors.items() if name.startswith("policy.")}
+        try:
+            self.policy.load_state_dict(weights)
+        except RuntimeError as error:
+            raise BundleError(
+                "expected a checkpoint of an agent for this environment, got one whose weights do not fit: "
+                + " ".join(str(error).split())[:300]
+            ) from error
+        moments: dict[int, dict[str, Tensor]] = {}
+        for key, value in tensors.items():
+            if key.startswith("optimizer."):
+                _, i, name = key.split(".")
+                moments.setdefault(int(i), {})[name] = value
+        optimizer = self.policy.optimizer
+        optimizer.load_state_dict({**optimizer.state_dict(), "state": moments})
+        for name, generator in self.generators().items():
+            generator.set_state(tensors[f"generator.{name}"])
+        self.scale = RunningScale(**document["scale"])
+
+
+class OneStepAgent(LearningAgent):
+    """The loop of an agent that updates once for each batch of one-step episodes.
+
+    A subclass writes :meth:`update`: it scores a batch, changes the policy, and returns figures to log.
+    """
+
+    def __init__(self, env: Any, options: Any = None, seed: int = 0, verbose: int = 0, **changes: Any) -> None:
+        """Builds the agent.
+
+        Args:
+            env: A slots environment, ``SlotVecEnv`` for speed, its id, or a problem.
+            options: The agent's options; the defaults if None.
+            seed: Seeds weights, requests and draws.
+            verbose: As in Stable-Baselines3.
+            changes: Single options that differ, for example ``learning_rate=3e-4``.
+
+        Raises:
+            TypeError: If the options are another agent's.
+        """
+        self.options = self.own_options(options, changes)
+        super().__init__(
+            SlotPolicy,
+            self.environment(env),
+            learning_rate=self.step_size,
+            verbose=verbose,
+            device="cpu",
+            support_multi_env=True,
+            seed=seed,
+        )
+        self.problem = problem_of(self.env)
+        self.steps_played = 0
+        self._setup_model()
+
+    def _setup_model(self) -> None:
+        assert self.env is not None and self.seed is not None
+        self._setup_lr_schedule()
+        self.env.seed(self.seed)
+        self.generator = generator_from(self.seed)
+        self.scale = RunningScale()
+        kwargs = policy_kwargs(self.problem, self.options.policy)
+        with seeded_initialisation(self.seed):
+            self.policy = SlotPolicy(self.observation_space, self.action_space, self.lr_schedule, **kwargs)
+
+    @abstractmethod
+    def update(self) -> dict[str, float]:
+        """Scores one batch and improves the policy; returns figures to log."""
+
+    def learn(
+        self,
+        total_timesteps: int,
+        callback: MaybeCallback = None,
+        log_interval: int = 10,
+        tb_log_name: str = "run",
+        reset_num_timesteps: bool = True,
+        progress_bar: bool = False,
+    ) -> Self:
+        """Trains until the estimator has been called ``total_timesteps`` times; the last batch may exceed it.
+
+        The arguments are Stable-Baselines3's; callbacks are called after each update, and ``log_interval`` counts
+        updates.
+        """
+        total, callbacks = self._setup_learn(total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar)
+        callbacks.on_training_start(locals(), globals())
+        iteration = 0
+        while self.num_timesteps < total:
+            self._update_current_progress_remaining(self.num_timesteps, total)
+            self._update_learning_rate(self.policy.optimizer)
+            before = self._calls()
+            figures = self.update()
+            self.num_timesteps += self._calls() - before
+            iteration += 1
+            callbacks.update_locals(locals())
+            if not callbacks.on_step():
+                break
+            if iteration % log_interval == 0:
+                self._log(figures)
+        callbacks.on_training_end()
+        return self
+
+    def _calls(self) -> int:
+        """Returns the problem's own count; an environment without a problem has its steps counted."""
+        return self.steps_played if self.problem is None else self.problem.budget.forwards
+
+    def optimizer_step(self, loss: Tensor) -> float:
+        """Takes one optimiser step down ``loss``; returns the gradient's norm before clipping."""
+        self.policy.optimizer.zero_grad()
+        loss.backward()
+        norm = nn.utils.clip_grad_norm_(self.policy.parameters(), self.options.max_grad_norm)
+        self.policy.optimizer.step()
+        return float(norm)
+
+    @property
+    def entropy_coefficient(self) -> float:
+        """The entropy bonus at this point of the training."""
+        return self.options.entropy_over_time.at(self.progress)
+
+    def generators(self) -> dict[str, torch.Generator]:
+        """Returns the generators of the policy's draws and of the agent's."""
+        return {**super().generators(), "agent": self.generator}
+
+    def _log(self, figures: dict[str, float]) -> None:
+        elapsed = max((time.time_ns() - self.start_time) / 1e9, sys.float_info.epsilon)
+        for name, value in figures.items():
+            self.logger.record(name, value)
+        self.logger.record("train/entropy_coefficient", self.entropy_coefficient)
+        self.logger.record("time/fps", int((self.num_timesteps - self._num_timesteps_at_start) / elapsed))
+        self.logger.record("time/time_elapsed", elapsed)
+        self.logger.dump(self.num_timesteps)
+
+
+class OnPolicyAgent(LearningAgent, OnPolicyAlgorithm):  # type: ignore[misc]
+    """One of Stable-Baselines3's on-policy algorithms, which a subclass names as its second base.
+
+    It is built with the shared policy and an annealed step size. Scores are standardised before they become advantages
+    and value targets, and the entropy bonus anneals.
+    """
+
+    options: RewardOptions
+    policy: SlotPolicy
+
+    def __init__(self, env: Any, options: Any = None, seed: int = 0, verbose: int = 0, **changes: Any) -> None:
+        """Builds the agent; arguments and errors as for :class:`OneStepAgent`."""
+        self.options = self.own_options(options, changes)
+        self.scale = RunningScale()
+        arguments: dict[str, Any] = {
+            "learning_rate": self.step_size,
+            "ent_coef": self.options.entropy,
+            "vf_coef": self.options.value_coefficient,
+            "max_grad_norm": self.options.max_grad_norm,
+            **self.algorithm_arguments(),
+        }
+        super().__init__(
+            SlotPolicy,
+            self.environment(env),
+            verbose=verbose,
+            seed=seed,
+            device="cpu",
+            _init_setup_model=False,
+            **arguments,
+        )
+        self.problem = problem_of(self.env)
+        self.n_steps = max(1, round(self.options.batch_size / self.n_envs))
+        self.policy_kwargs = policy_kwargs(self.problem, self.options.policy)
+        self._setup_model()
+
+    def learn(self, total_timesteps: int, *args: Any, **kwargs: Any) -> Self:
+        """Trains as Stable-Baselines3's algorithm does, with its arguments."""
+        OnPolicyAlgorithm.learn(self, total_timesteps, *args, **kwargs)
+        return self
+
+    @abstractmethod
+    def algorithm_arguments(self) -> dict[str, Any]:
+        """Returns the arguments that only this algorithm has."""
+
+    def collect_rollouts(
+        self, env: VecEnv, callback: BaseCallback, rollout_buffer: RolloutBuffer, n_rollout_steps: int
+    ) -> bool:
+        """Plays a batch of episodes and standardises their scores."""
+        if not super().collect_rollouts(env, callback, rollout_buffer, n_rollout_steps):
+            return False
+        scores = torch.as_tensor(rollout_buffer.rewards)
+        self.scale.update(scores)
+        rollout_buffer.rewards = self.scale.standardise(scores).numpy()
+        assert self._last_obs is not None
+        with torch.no_grad():
+            values = self.policy.predict_values(obs_as_tensor(self._last_obs, self.device))
+        rollout_buffer.compute_returns_and_advantage(values, np.ones(env.num_envs, dtype=np.bool_))
+        return True
+
+    def train(self) -> None:
+        """Runs the algorithm's gradient steps at the entropy bonus of this point of the training."""
+        self.ent_coef = self.options.entropy_over_time.at(self.progress)
+        super().train()
+        self.logger.record("train/entropy_coefficient", self.ent_coef)
+
+
+def policy_gradient(log_prob: Tensor, values: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    """Returns REINFORCE's surrogate with a learned baseline, and the baseline's squared error.
+
+    Args:
+        log_prob: Log-probabilities of the choices, of shape ``(batch,)``.
+        values: The baseline's predictions, of shape ``(batch,)``.
+        target: Standardised scores, of shape ``(batch,)``.
+    """
+    advantage = target - values.detach()
+    advantage = (advantage - advantage.mean()) / (advantage.std() + 1e-8)
+    return (advantage * log_prob).mean(), (values - target).square().mean()
+
+
+def mean_of(score: Tensor) -> float:
+    """Returns the mean of scores in double precision, so that logs do not depend on the order of summation."""
+    return float(np.mean(score.detach().numpy(), dtype=np.float64))

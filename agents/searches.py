@@ -1,0 +1,322 @@
+"""What a policy competes with, as agents: random choices, the best constant, and searches, at a counted budget.
+
+They train no policy. A search calls the estimator for each request; the best constant is found once and then costs
+nothing. Their interface is that of every agent, and their ``predict`` is enough for Stable-Baselines3's
+``evaluate_policy``, but they are not Stable-Baselines3 algorithms.
+"""
+
+from abc import abstractmethod
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import gymnasium as gym
+import torch
+from torch import Tensor
+from typing_extensions import Self
+
+from slot_rl.agents.base import Agent, Options, needed_problem
+from slot_rl.envs.episodes import observation_space
+from slot_rl.io import BundleError
+from slot_rl.problems import Observation, Problem
+from slot_rl.search import (
+    best_of,
+    check_breeding,
+    check_fit,
+    configurations,
+    cross_entropy_search,
+    enumerate_landscape,
+    genetic_search,
+    guided_search,
+    local_search,
+    random_choice,
+    search_constant,
+)
+from slot_rl.seeding import generator_from
+
+CONSTANT_SWEEPS = 2
+MOST_REQUESTS, MOST_STARTS = 512, 32
+OWN_REQUESTS = 2**32
+"""Added to the seed of the requests on which the constant is found, so that it is not judged on the same requests."""
+
+
+@dataclass(frozen=True)
+class SearchOptions(Options):
+    """A search from random starts.
+
+    Attributes:
+        calls_per_context: Estimator calls for each answer.
+    """
+
+    calls_per_context: int = 31
+
+    def __post_init__(self) -> None:
+        """Refuses an answer without a call."""
+        if self.calls_per_context < 1:
+            raise ValueError(f"expected calls_per_context >= 1, got {self.calls_per_context}")
+
+
+@dataclass(frozen=True)
+class LocalSearchOptions(SearchOptions):
+    """Plain coordinate sweeps, from a new random start whenever a sweep brings nothing."""
+
+
+@dataclass(frozen=True)
+class GuidedSearchOptions(SearchOptions):
+    """Swaps guided by the estimator's gradient.
+
+    Attributes:
+        calls_per_context: Estimator calls for each answer, each with a backward pass.
+        calls_per_start: About how many of them one random start gets; on TF factors, a start has converged by 49.
+    """
+
+    calls_per_start: int = 49
+
+    def __post_init__(self) -> None:
+        """Refuses an answer or a start without a call."""
+        super().__post_init__()
+        if self.calls_per_start < 1:
+            raise ValueError(f"expected calls_per_start >= 1, got {self.calls_per_start}")
+
+    @property
+    def starts(self) -> int:
+        """Random starts among which the calls are divided."""
+        return max(1, round(self.calls_per_context / self.calls_per_start))
+
+
+@dataclass(frozen=True)
+class GeneticOptions(SearchOptions):
+    """A genetic algorithm.
+
+    Attributes:
+        population: Rows that live at once; half the root of the calls if left out, from 4 to 32.
+        tournament: Rows that compete to be a parent.
+        mutations: Slots of a child that mutate, on average; one at least does.
+    """
+
+    population: int | None = None
+    tournament: int = 3
+    mutations: float = 1.0
+
+    def __post_init__(self) -> None:
+        """Refuses settings of no use."""
+        super().__post_init__()
+        check_breeding(self.population, self.tournament, self.mutations)
+
+
+@dataclass(frozen=True)
+class CrossEntropyOptions(SearchOptions):
+    """The cross-entropy method, with an independent categorical for each slot.
+
+    Attributes:
+        draws: Rows drawn in a round; the root of twice the calls if left out, at most 128.
+        elite: Share of them that the distribution is fitted to.
+        smoothing: How far a round moves the probabilities to the elites' frequencies.
+    """
+
+    draws: int | None = None
+    elite: float = 0.1
+    smoothing: float = 0.3
+
+    def __post_init__(self) -> None:
+        """Refuses settings of no use."""
+        super().__post_init__()
+        check_fit(self.draws, self.elite, self.smoothing)
+
+
+class ReferenceAgent(Agent):
+    """An agent without a policy, which answers by :meth:`search`."""
+
+    default_options: ClassVar[Options] = Options()
+    problem: Problem
+
+    def __init__(self, env: Any, options: Any = None, seed: int = 0, **changes: Any) -> None:
+        """Builds the agent.
+
+        Args:
+            env: A slots environment, its id, or a problem.
+            options: The agent's options; the defaults if None.
+            seed: Seeds random choices and starts.
+            changes: Single options that differ.
+
+        Raises:
+            TypeError: If the options are another agent's.
+            ValueError: If the environment has no problem to ask.
+        """
+        self.options: Any = self.own_options(options, changes)
+        env = gym.make(env) if isinstance(env, str) else env
+        self.problem = env if isinstance(env, Problem) else needed_problem(env, self.name)
+        self.observation_space = observation_space(self.problem)
+        self.seed, self.num_timesteps = seed, 0
+
+    @abstractmethod
+    def search(self, observation: Observation, generator: torch.Generator) -> Tensor:
+        """Searches for an answer to each request, ``(batch, slots)``."""
+
+    def answer(self, observation: Observation) -> Tensor:
+        """Returns the answer to each request, ``(batch, slots)``; the same requests get the same answers."""
+        assert self.seed is not None
+        return self.search(observation, generator_from(self.seed))
+
+    def learn(self, total_timesteps: int, *args: Any, **kwargs: Any) -> Self:
+        """Spends up to about ``total_timesteps`` estimator calls before any request; most references spend none."""
+        before = self.problem.budget.forwards
+        self.prepare(total_timesteps)
+        self.num_timesteps = self.problem.budget.forwards - before
+        return self
+
+    def prepare(self, timesteps: int) -> None:  # noqa: B027 (most references prepare nothing)
+        """Spends calls before any request."""
+
+    def predict(
+        self, observation: Any, state: Any = None, episode_start: Any = None, deterministic: bool = False
+    ) -> tuple[Any, None]:
+        """Answers observations of the environment, one or a batch, as Stable-Baselines3's algorithms do."""
+        return self.choose(observation).numpy(), None
+
+    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Returns nothing to keep."""
+        return {}, {}
+
+    def restore(self, tensors: dict[str, Tensor], document: dict[str, Any]) -> None:
+        """Takes nothing back."""
+
+
+class RandomAgent(ReferenceAgent):
+    """Chooses at random, uniformly among the allowed items."""
+
+    name = "random"
+
+    def search(self, observation: Observation, generator: torch.Generator) -> Tensor:
+        """Draws an answer to each request."""
+        return random_choice(self.problem, observation, generator)
+
+
+class BestConstantAgent(ReferenceAgent):
+    """Gives every request the same answer, the best on average: the limit of a policy that ignores its request."""
+
+    name = "best_constant"
+
+    def __init__(self, env: Any, options: Any = None, seed: int = 0, **changes: Any) -> None:
+        """Builds the agent; see :class:`ReferenceAgent`."""
+        super().__init__(env, options, seed, **changes)
+        self.constant = torch.zeros(self.problem.slots, dtype=torch.long)
+
+    def prepare(self, timesteps: int) -> None:
+        """Finds the constant by coordinate sweeps; calls go into requests first, and the rest into more starts."""
+        assert self.seed is not None
+        generator = generator_from(OWN_REQUESTS + self.seed)
+        affordable = timesteps // (CONSTANT_SWEEPS * sum(self.problem.sizes))
+        observation = self.problem.evaluation_observations(max(1, min(MOST_REQUESTS, affordable)), generator)
+        starts = max(1, min(MOST_STARTS, affordable // len(observation)))
+        self.constant = search_constant(self.problem, observation, CONSTANT_SWEEPS, starts, generator)
+
+    def search(self, observation: Observation, generator: torch.Generator) -> Tensor:
+        """Returns the constant; where a request does not allow it, the first allowed item."""
+        mask = self.problem.mask(observation)
+        constant = self.constant.expand(len(observation), -1)
+        if mask is None:
+            return constant.clone()
+        mask = mask.expand(len(observation), self.problem.slots, self.problem.items)
+        fits = mask.gather(-1, constant.unsqueeze(-1)).squeeze(-1)
+        return torch.where(fits, constant, mask.int().argmax(dim=-1))
+
+    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Returns the constant."""
+        return {"constant": self.constant}, {}
+
+    def restore(self, tensors: dict[str, Tensor], document: dict[str, Any]) -> None:
+        """Takes the constant back; raises :class:`BundleError` if it is not a choice of this problem."""
+        constant = tensors.get("constant", torch.zeros(0))
+        fits = (constant.shape, constant.dtype) == ((self.problem.slots,), torch.long) and bool(
+            ((constant >= 0) & (constant < torch.tensor(self.problem.sizes))).all()
+        )
+        if not fits:
+            raise BundleError(f"expected a constant for slots of {self.problem.sizes} items, got {constant.tolist()}")
+        self.constant = constant
+
+
+class ExhaustiveSearchAgent(ReferenceAgent):
+    """Scores every configuration of every request and answers with the best: the estimator's own optimum."""
+
+    name = "exhaustive_search"
+
+    @property
+    def calls_per_context(self) -> int:
+        """One estimator call for each configuration."""
+        return configurations(self.problem)
+
+    def search(self, observation: Observation, generator: torch.Generator) -> Tensor:
+        """Enumerates; raises ValueError if a request has too many configurations."""
+        return enumerate_landscape(self.problem, observation, self.problem.score).choice
+
+
+class SearchAgent(ReferenceAgent):
+    """A search from random starts for every request, with exactly ``calls_per_context`` estimator calls."""
+
+    default_options: ClassVar[Options] = SearchOptions()
+    options: SearchOptions
+
+    @property
+    def calls_per_context(self) -> int:
+        """Estimator calls for each answer."""
+        return self.options.calls_per_context
+
+
+class LocalSearchAgent(SearchAgent):
+    """Plain coordinate sweeps."""
+
+    name = "local_search"
+    default_options = LocalSearchOptions()
+
+    def search(self, observation: Observation, generator: torch.Generator) -> Tensor:
+        """Searches by sweeps."""
+        return local_search(self.problem, observation, self.calls_per_context, generator).choice
+
+
+class GuidedSearchAgent(SearchAgent):
+    """Swaps guided by the estimator's gradient."""
+
+    name = "guided_search"
+    default_options = GuidedSearchOptions()
+    options: GuidedSearchOptions
+
+    @property
+    def backwards_per_context(self) -> int:
+        """As many backwards as forwards: each row is scored together with its gradient."""
+        return self.calls_per_context
+
+    def search(self, observation: Observation, generator: torch.Generator) -> Tensor:
+        """Searches by guided swaps, with the calls divided evenly among the starts."""
+        calls, starts = self.calls_per_context, self.options.starts
+        rounds = [calls // starts + (start < calls % starts) - 1 for start in range(starts)]
+        found = [
+            guided_search(self.problem, observation, random_choice(self.problem, observation, generator), each)
+            for each in rounds
+        ]
+        return best_of(found).choice
+
+
+class GeneticAgent(SearchAgent):
+    """A genetic algorithm."""
+
+    name = "genetic"
+    default_options = GeneticOptions()
+    options: GeneticOptions
+
+    def search(self, observation: Observation, generator: torch.Generator) -> Tensor:
+        """Searches by breeding."""
+        settings = (self.options.population, self.options.tournament, self.options.mutations)
+        return genetic_search(self.problem, observation, self.calls_per_context, generator, *settings).choice
+
+
+class CrossEntropyAgent(SearchAgent):
+    """The cross-entropy method."""
+
+    name = "cross_entropy"
+    default_options = CrossEntropyOptions()
+    options: CrossEntropyOptions
+
+    def search(self, observation: Observation, generator: torch.Generator) -> Tensor:
+        """Searches by fitting a distribution to its best draws."""
+        settings = (self.options.draws, self.options.elite, self.options.smoothing)
+        return cross_entropy_search(self.problem, observation, self.calls_per_context, generator, *settings).choice

@@ -1,0 +1,344 @@
+"""The one list of metrics: what each figure of a run means, how it is computed, printed, logged and compared.
+
+``METRICS`` drives ``summary.json``, the keys of ``metrics.jsonl`` and of Weights & Biases, the printed tables, a
+comparison's tables and dashboards, and docs/metrics.md. A new metric is one entry.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from torch import Tensor
+
+from slot_rl.agents import Agent
+from slot_rl.problems import Budget, Observation, Problem
+
+GUIDED_CALLS = 31
+POLICY_WITH_SEARCH = "policy + guided search"
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Scores of one answer to each request, or the expected scores of a random one; tensors of shape ``(requests,)``.
+
+    Attributes:
+        estimated: The estimator's scores.
+        true: The ground truth's scores; None without one.
+        normalised: True scores between the request's lowest (0) and highest (1) measurement; None unless the ground
+            truth is a table of measurements.
+        measured: Whether, or how often, the table has measured the answer; None likewise.
+        weights: How often each request was made; once if None.
+    """
+
+    estimated: Tensor
+    true: Tensor | None = None
+    normalised: Tensor | None = None
+    measured: Tensor | None = None
+    weights: Tensor | None = None
+
+    @classmethod
+    def of(
+        cls,
+        problem: Problem,
+        observation: Observation,
+        choice: Tensor,
+        estimated: Tensor,
+        weights: Tensor | None = None,
+    ) -> "Scores":
+        """Adds what the ground truth says of a choice ``(..., requests, slots)``; leading dimensions are averaged."""
+        if not problem.has_truth:
+            return cls(_averaged(estimated), weights=weights)
+        found = problem.true_scores(observation, choice)
+        normalised = None if found.normalised is None else _averaged(found.normalised)
+        measured = None if found.measured is None else _averaged(found.measured)
+        return cls(_averaged(estimated), _averaged(found.true), normalised, measured, weights)
+
+    def mean(self, values: Tensor | None) -> float | None:
+        """Returns the mean over the requests as often as they were made; None for None."""
+        if values is None:
+            return None
+        if self.weights is None:
+            return float(values.double().mean())
+        return float((values.double() * self.weights).sum() / self.weights.sum())
+
+    @property
+    def score(self) -> float:
+        """The mean estimated score."""
+        score = self.mean(self.estimated)
+        assert score is not None
+        return score
+
+
+@dataclass(frozen=True)
+class FinishedRun:
+    """A training that has ended and was judged.
+
+    Attributes:
+        agent: The agent.
+        evaluation: The requests and their references, an :class:`~slot_rl.evaluation.Evaluation`.
+        budget: What the training asked of the estimator.
+        wall_seconds: Seconds of the training on the clock, without its evaluations.
+        cpu_seconds: The processor's seconds of the same; None where they are not known.
+        rows: The competitors by name.
+    """
+
+    agent: Agent
+    evaluation: Any
+    budget: Budget
+    wall_seconds: float
+    cpu_seconds: float | None
+    rows: Mapping[str, Any]
+
+    def optimality_of(self, name: str) -> float | None:
+        """Returns a competitor's optimality; None if it is not in the table."""
+        return self.rows[name].figures["optimality"] if name in self.rows else None
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One figure of a run.
+
+    Attributes:
+        key: Its key in ``summary.json`` and its column in a comparison's table of runs.
+        label: Its heading in every table.
+        meaning: One sentence for the documentation.
+        compute: Computes it from scores and their evaluation ("answers"), or from a finished run ("run").
+        scope: "answers" if every competitor has it, "run" if only the run has it.
+        format: How it is printed.
+        log_key: Its key in ``metrics.jsonl`` and on Weights & Biases during the training; None if it is not followed.
+        over_seeds: Whether a comparison shows its mean over seeds.
+        when_failed: What a run that failed counts with in a comparison; None if it has no such figure.
+        table: The printed table that has it as a column: the competitors', or the one against the truth.
+        dashboard: How dashboards draw it.
+    """
+
+    key: str
+    label: str
+    meaning: str
+    compute: Callable[..., float | int | bool | None]
+    scope: Literal["answers", "run"] = "run"
+    format: str = ".4f"
+    log_key: str | None = None
+    over_seeds: bool = False
+    when_failed: float | None = None
+    table: Literal["competitors", "truth"] | None = None
+    dashboard: tuple[Literal["curve", "bar", "cost"], ...] = ()
+
+    @property
+    def name(self) -> str:
+        """The key in words, for tables with wide enough columns."""
+        return self.key.replace("_", " ")
+
+    def text(self, value: float | None) -> str:
+        """Returns a value as it is printed."""
+        return "not measured" if value is None else format(value, self.format)
+
+
+def _worst(scores: Scores, _: Any) -> float | None:
+    worst = scores.true if scores.normalised is None else scores.normalised
+    return None if worst is None else float(worst.min())
+
+
+def _gap(scores: Scores, _: Any) -> float | None:
+    true = scores.mean(scores.true)
+    return None if true is None else scores.score - true
+
+
+_ENTRIES = (
+    Metric(
+        "timesteps",
+        "timesteps",
+        "the agent's own count of estimator calls in training",
+        lambda run: run.agent.num_timesteps,
+        format=",d",
+    ),
+    Metric(
+        "estimator_forwards",
+        "calls",
+        "configurations that the estimator scored in training",
+        lambda run: run.budget.forwards,
+        format=",.0f",
+        log_key="budget/forwards",
+        over_seeds=True,
+        when_failed=0,
+        dashboard=("cost",),
+    ),
+    Metric(
+        "estimator_backwards",
+        "backwards",
+        "configurations that the estimator was differentiated at in training",
+        lambda run: run.budget.backwards,
+        format=",.0f",
+        log_key="budget/backwards",
+        over_seeds=True,
+        when_failed=0,
+    ),
+    Metric(
+        "wall_seconds",
+        "seconds, clock",
+        "seconds of training on the clock, without the evaluations",
+        lambda run: run.wall_seconds,
+        format=".1f",
+        when_failed=0,
+        dashboard=("cost",),
+    ),
+    Metric(
+        "cpu_seconds",
+        "seconds",
+        "the processor's seconds of training, without the evaluations",
+        lambda run: run.cpu_seconds,
+        format=".1f",
+        log_key="time/training_seconds",
+        over_seeds=True,
+        when_failed=0,
+    ),
+    Metric(
+        "score",
+        "score",
+        "mean estimated score of the answers to the evaluation requests",
+        lambda scores, _: scores.score,
+        "answers",
+        log_key="eval/score",
+        table="competitors",
+    ),
+    Metric(
+        "random_score",
+        "random score",
+        "mean score of random choices, by enumeration where it is exact",
+        lambda run: run.evaluation.random_score,
+    ),
+    Metric(
+        "best_score",
+        "best score",
+        "mean of the requests' best scores, or of the best known ones",
+        lambda run: float(run.evaluation.best.double().mean()),
+    ),
+    Metric(
+        "best_is_exact",
+        "best is exact",
+        "whether the best score comes from enumeration",
+        lambda run: run.evaluation.best_is_exact,
+        format="",
+    ),
+    Metric(
+        "optimality",
+        "optimality",
+        "`(score - random) / (best - random)`",
+        lambda scores, evaluation: evaluation.optimality(scores.score),
+        "answers",
+        log_key="eval/optimality",
+        when_failed=0.0,
+        table="competitors",
+        dashboard=("curve", "bar"),
+    ),
+    Metric(
+        "hit_rate",
+        "hit rate",
+        "share of requests answered with the best score, within 1e-6 relative; of random choices over 64 draws each",
+        lambda scores, evaluation: evaluation.hit_rate(scores.estimated),
+        "answers",
+        log_key="eval/hit_rate",
+        over_seeds=True,
+        when_failed=0.0,
+        table="competitors",
+        dashboard=("curve", "bar"),
+    ),
+    Metric(
+        "true_score",
+        "true",
+        "mean true score; a combination that a table never measured counts with its context's lowest score",
+        lambda scores, _: scores.mean(scores.true),
+        "answers",
+        log_key="eval/true_score",
+        table="truth",
+        dashboard=("curve",),
+    ),
+    Metric(
+        "true_optimality",
+        "true optimality",
+        "optimality of the true score, on the scale of the true best",
+        lambda scores, evaluation: evaluation.true_optimality(scores.mean(scores.true)),
+        "answers",
+        over_seeds=True,
+        dashboard=("bar",),
+    ),
+    Metric(
+        "true_normalised",
+        "normalised",
+        "mean of `(true - min) / (max - min)` of each context's measurements; never measured counts 0; tables only",
+        lambda scores, _: scores.mean(scores.normalised),
+        "answers",
+        table="truth",
+    ),
+    Metric(
+        "true_worst",
+        "worst",
+        "the lowest normalised score of any context; without a table, the lowest true score of any request",
+        _worst,
+        "answers",
+        table="truth",
+    ),
+    Metric(
+        "gap",
+        "gap",
+        "mean estimated minus mean true score",
+        _gap,
+        "answers",
+        over_seeds=True,
+        table="truth",
+    ),
+    Metric(
+        "measured_share",
+        "measured",
+        "share of answers that the table has measured; tables only",
+        lambda scores, _: scores.mean(scores.measured),
+        "answers",
+        table="truth",
+    ),
+    Metric(
+        "best_constant_optimality",
+        "best constant",
+        "optimality of the best constant answer, which a policy that ignores its request can reach",
+        lambda run: run.optimality_of("best constant"),
+    ),
+    Metric(
+        "searched_optimality",
+        f"+{GUIDED_CALLS} calls",
+        f"optimality of guided search from the policy's answers with {GUIDED_CALLS} estimator calls a request",
+        lambda run: run.optimality_of(POLICY_WITH_SEARCH),
+        over_seeds=True,
+        dashboard=("bar",),
+    ),
+    Metric(
+        "calls_per_context",
+        "calls each",
+        "estimator calls for each answer; 0 for a policy",
+        lambda run: run.agent.calls_per_context,
+        format=",.0f",
+        over_seeds=True,
+        when_failed=0,
+    ),
+    Metric(
+        "backwards_per_context",
+        "backwards each",
+        "configurations differentiated for each answer",
+        lambda run: run.agent.backwards_per_context,
+        format=",.0f",
+    ),
+    Metric(
+        "policy_parameters",
+        "parameters",
+        "parameters of the policy network, without the value head",
+        lambda run: run.agent.policy_parameters,
+        format=",d",
+    ),
+)
+METRICS: dict[str, Metric] = {metric.key: metric for metric in _ENTRIES}
+"""Every metric of a run by its key, in the order of ``summary.json``."""
+
+OF_ANSWERS = {key: metric for key, metric in METRICS.items() if metric.scope == "answers"}
+
+
+def _averaged(values: Tensor) -> Tensor:
+    """Returns ``(requests,)``, the mean over all dimensions before the last."""
+    return values.double().flatten(end_dim=-2).mean(dim=0) if values.dim() > 1 else values
