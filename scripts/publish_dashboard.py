@@ -1,10 +1,10 @@
-"""Publishes a comparison's dashboard on Weights & Biases, or writes down what it would publish; see --help."""
+"""Publishes a comparison's dashboard on Weights & Biases, or writes down what it would publish."""
 
 import sys
 
 import tyro
 
-from slot_rl.compare.dashboard_command import DashboardConfig, publish_dashboard
+from slot_rl.compare.dashboard import DashboardConfig, publish_dashboard
 from slot_rl.console import run
 
 

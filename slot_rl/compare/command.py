@@ -13,7 +13,7 @@ from slot_rl.compare.differences import parse_claim
 from slot_rl.compare.execution import LauncherName, do_runs, make_launcher, opened
 from slot_rl.compare.plan import COMPARISON, Run, Tracking
 from slot_rl.compare.presets import read_presets
-from slot_rl.compare.report import print_claims, publish
+from slot_rl.compare.report import print_claims, publish_report
 from slot_rl.compare.results import read_results
 from slot_rl.compare.statistics import FEWEST_SEEDS
 from slot_rl.compare.tasks import Task, parse_tasks
@@ -111,7 +111,7 @@ def compare(config: CompareConfig) -> int:
         write_json(config.out / COMPARISON, document)
         do_runs(runs, config.out, launcher, config.retry_failed)
         found = conclude(read_results(runs, config.out), config.floor)
-        publish(config.out, found, document, mode)
+        publish_report(config.out, found, document, mode)
     sync = sync_command(config.out)
     if sync is not None:
         say(f"to send it to Weights & Biases: {sync}")

@@ -1,11 +1,15 @@
-"""A dashboard of a comparison on Weights & Biases: a saved workspace for each task, and one report on all of them.
+"""The dashboard of a comparison on Weights & Biases: a saved workspace for each task, and one report on all of them.
 
-Within a task the runs are grouped by agent, which is their job type, and averaged over seeds. A workspace filters its
-runs as a whole and its sections cannot, so each task has a workspace of its own; in the report each task has a section.
-All of it is built by wandb-workspaces without a network: what a dry run writes is what would be uploaded.
+In each task the runs are grouped by agent, which is their job type, and averaged over seeds. Each task has a workspace
+of its own, because a workspace filters its runs as a whole. The report has a section for each task.
+
+All of it is built by wandb-workspaces without a network, so a dry run needs no login and writes what would be uploaded.
+Without a dry run nothing is sent unless somebody is logged in.
 """
 
 import json
+import os
+import shlex
 import unicodedata
 import warnings
 from collections.abc import Mapping
@@ -14,31 +18,50 @@ from pathlib import Path
 from typing import Any
 
 from slot_rl.compare.plan import COMPARISON
-from slot_rl.compare.wandb import Published, read_published
-from slot_rl.io import read_json
+from slot_rl.compare.wandb import Published, read_published, sync_command
+from slot_rl.console import say
+from slot_rl.io import check_out, read_json, write_json
+from slot_rl.metrics import METRICS
+
+SPECIFICATION = "dashboard.json"
+NO_LOGIN = "expected a login to Weights & Biases (`wandb login`, or an API key in WANDB_API_KEY)"
 
 GROUPED_BY = "JobType"
 COLUMNS, WIDTH, HEIGHT = 3, 8, 6
-AXES = {"global_step": "configurations scored", "time/training_seconds": "seconds of training"}
-CURVES = {"eval/optimality": "optimality", "eval/hit_rate": "hit rate", "eval/true_score": "true score, where known"}
-BARS = {
-    "optimality": "optimality",
-    "hit_rate": "hit rate",
-    "true_optimality": "true optimality, where known",
-    "searched_optimality": "optimality after guided search",
-}
-COSTS = {"wall_seconds": "seconds of training on the clock", "estimator_forwards": "configurations scored"}
+SECONDS = METRICS["cpu_seconds"].log_key
+AXES = {"global_step": "estimator calls", SECONDS: "seconds of training"}
+CURVES, BARS, COSTS = (
+    [metric for metric in METRICS.values() if kind in metric.dashboard] for kind in ("curve", "bar", "cost")
+)
+
+
+@dataclass(frozen=True)
+class DashboardConfig:
+    """Publishes a comparison's dashboard on Weights & Biases; every call adds new workspaces and a new report.
+
+    Attributes:
+        folder: The comparison's folder.
+        entity: The owner of the project; WANDB_ENTITY if left out, and without it the user who is logged in.
+        project: The project; the comparison's own if left out.
+        dry_run: Send nothing, and write what would be sent to a file; needs no login.
+        out: The file of a dry run; dashboard.json in the comparison's folder if left out.
+    """
+
+    folder: Path
+    entity: str | None = None
+    project: str | None = None
+    dry_run: bool = False
+    out: Path | None = None
+
+    def __post_init__(self) -> None:
+        """Refuses a file that nothing would be written to."""
+        if self.out is not None and not self.dry_run:
+            raise ValueError(f"expected --dry-run with --out, got --out {self.out} alone")
 
 
 @dataclass(frozen=True)
 class ComparedTask:
-    """A task of a comparison.
-
-    Attributes:
-        label: What it is called.
-        group: The group of its runs on Weights & Biases.
-        timesteps: The budget of each run.
-    """
+    """A task of a comparison: its label, the group of its runs on Weights & Biases, and the budget of each run."""
 
     label: str
     group: str
@@ -47,16 +70,7 @@ class ComparedTask:
 
 @dataclass(frozen=True)
 class ComparisonDocument:
-    """What a dashboard needs to know of a comparison.
-
-    Attributes:
-        tasks: Its tasks.
-        agents: The agents' names.
-        seeds: The seeds of each agent on each task.
-        project: The project that its runs belong to.
-        command: How it was made.
-        published: What the run of the whole comparison logged; None if there is no such run.
-    """
+    """What a dashboard needs to know of a comparison; ``published`` is None if it has no run of its own."""
 
     tasks: tuple[ComparedTask, ...]
     agents: tuple[str, ...]
@@ -65,10 +79,28 @@ class ComparisonDocument:
     command: str
     published: Published | None
 
-    @property
-    def runs_per_task(self) -> int:
-        """Runs that a panel must hold at once."""
-        return len(self.agents) * len(self.seeds)
+
+def publish_dashboard(config: DashboardConfig) -> None:
+    """Builds a comparison's dashboard, saves it or writes it down, and prints how to send the runs it shows.
+
+    Raises:
+        ValueError: If the folder holds no comparison, wandb-workspaces is missing, or nobody is logged in; then nothing
+            was sent. Also if Weights & Biases refuses.
+    """
+    comparison = read_comparison(config.folder)
+    project = config.project or comparison.project
+    # Built before the login is asked for, so that bad input shows first.
+    workspaces, report = build_dashboard(comparison, config.entity or "", project)
+    if config.dry_run:
+        out = config.out or config.folder / SPECIFICATION
+        check_out(out, force=True, suffixes=(".json",), inputs=(config.folder / COMPARISON,))
+        parts = {"workspaces": list(map(_uploaded, workspaces)), "report": _uploaded(report)}
+        write_json(out, {"entity": config.entity, "project": project, **parts})
+        say(f"specification: {out}")
+    else:
+        _check_login()
+        _save(comparison, config.entity or _own_entity(), project)
+    _print_sync(config, comparison)
 
 
 def read_comparison(folder: Path) -> ComparisonDocument:
@@ -77,167 +109,106 @@ def read_comparison(folder: Path) -> ComparisonDocument:
     Raises:
         ValueError: If the folder holds no comparison, or one without tasks, agents or seeds.
     """
-    if not (folder / COMPARISON).is_file():
+    path = folder / COMPARISON
+    if not path.is_file():
         raise ValueError(f"expected the folder of a comparison with {COMPARISON}, got {folder} without one")
-    document = read_json(folder / COMPARISON)
-    published = read_published(folder)
+    document, published = read_json(path), read_published(folder)
     try:
-        found = ComparisonDocument(
-            tuple(ComparedTask(task["label"], task["group"], int(task["timesteps"])) for task in document["tasks"]),
-            tuple(document["agents"]),
-            tuple(document["seeds"]),
-            document["wandb_project"],
-            document["command"],
-            published,
-        )
+        tasks = [ComparedTask(task["label"], task["group"], int(task["timesteps"])) for task in document["tasks"]]
+        agents, seeds = tuple(document["agents"]), tuple(document["seeds"])
+        project, command = document["wandb_project"], document["command"]
     except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"expected a comparison in {folder / COMPARISON}, got one that lacks {error}") from error
-    if not found.tasks or not found.runs_per_task:
-        raise ValueError(f"expected tasks, agents and seeds in {folder / COMPARISON}, got one of them empty")
-    return found
+        raise ValueError(f"expected a comparison in {path}, got one that lacks {error}") from error
+    if not (tasks and agents and seeds):
+        raise ValueError(f"expected tasks, agents and seeds in {path}, got one of them empty")
+    return ComparisonDocument(tuple(tasks), agents, seeds, project, command, published)
 
 
-@dataclass(frozen=True)
-class Dashboard:
-    """A dashboard that has been built and not been sent.
+def build_dashboard(comparison: ComparisonDocument, entity: str, project: str) -> tuple[list[Any], Any]:
+    """Builds a comparison's dashboard without a network and a login; the entity may be empty if it is never sent.
 
-    Attributes:
-        workspaces: A ``wandb_workspaces`` workspace for each task.
-        report: The ``wandb_workspaces`` report.
-    """
-
-    workspaces: list[Any]
-    report: Any
-
-    def specification(self) -> dict[str, Any]:
-        """Returns what saving uploads, as the library itself writes it."""
-        return {
-            "workspaces": [_uploaded(workspace) for workspace in self.workspaces],
-            "report": _uploaded(self.report),
-        }
-
-
-def build_dashboard(comparison: ComparisonDocument, entity: str, project: str) -> Dashboard:
-    """Builds a comparison's dashboard; needs no network and no login.
-
-    Args:
-        comparison: The comparison.
-        entity: Who the project belongs to; may be empty for a dashboard that is never sent.
-        project: The project.
+    Returns:
+        A ``wandb_workspaces`` workspace for each task, and the ``wandb_workspaces`` report.
 
     Raises:
         ValueError: If wandb-workspaces is missing, or a group's name cannot be filtered by.
     """
-    library = _Library.load()
+    try:
+        with warnings.catch_warnings():
+            # The library's validators are of pydantic's old kind. No user of this project can change that.
+            warnings.simplefilter("ignore", DeprecationWarning)
+            import wandb_workspaces.reports.v2 as wr
+            import wandb_workspaces.workspaces as ws
+    except ModuleNotFoundError as error:
+        raise ValueError(
+            f'expected the extra [dashboard] (pip install "slot_rl[dashboard]"), got no module {error.name}'
+        ) from error
     place = {"entity": entity, "project": project}
-    workspaces = [_workspace(library, task, comparison.runs_per_task, place) for task in comparison.tasks]
-    return Dashboard(workspaces, _report(library, comparison, place))
+    runs = len(comparison.agents) * len(comparison.seeds)
+    workspaces = [_workspace(ws, task, _panels(wr, runs), runs, place) for task in comparison.tasks]
+    return workspaces, _report(wr, comparison, runs, place)
 
 
-@dataclass(frozen=True)
-class _Library:
-    """The modules of wandb-workspaces, which is optional."""
-
-    workspaces: Any
-    reports: Any
-
-    @classmethod
-    def load(cls) -> "_Library":
-        try:
-            with warnings.catch_warnings():
-                # The library's validators are of pydantic's old kind, which nobody who reads this can change.
-                warnings.simplefilter("ignore", DeprecationWarning)
-                import wandb_workspaces.reports.v2 as reports
-                import wandb_workspaces.workspaces as workspaces
-        except ModuleNotFoundError as error:
-            raise ValueError(
-                f'expected the extra [dashboard] (pip install "slot_rl[dashboard]"), got no module {error.name}'
-            ) from error
-        return cls(workspaces, reports)
-
-
-def _workspace(library: _Library, task: ComparedTask, runs: int, place: Mapping[str, str]) -> Any:
-    ws = library.workspaces
-    sections = [
-        ws.Section(name=f"{task.label}: {name}", panels=panels, is_open=True)
-        for name, panels in _panels(library, runs).items()
-    ]
+def _workspace(
+    ws: Any, task: ComparedTask, panels: Mapping[str, list[Any]], runs: int, place: Mapping[str, str]
+) -> Any:
+    name = f"{task.label}, {task.timesteps:,} estimator calls"
     return ws.Workspace(
         **place,
-        name=_displayable(f"{task.label}, {task.timesteps:,} configurations"),
-        sections=sections,
+        # The library refuses symbols, such as a plus sign, in a workspace's name.
+        name="".join("-" if unicodedata.category(sign).startswith("S") else sign for sign in name),
+        sections=[ws.Section(name=f"{task.label}: {each}", panels=panels[each], is_open=True) for each in panels],
         settings=ws.WorkspaceSettings(x_axis="global_step", max_runs=runs),
         runset_settings=ws.RunsetSettings(filters=_only("Group", task.group), groupby=[ws.Metric(GROUPED_BY)]),
     )
 
 
-def _report(library: _Library, comparison: ComparisonDocument, place: Mapping[str, str]) -> Any:
-    wr = library.reports
+def _report(wr: Any, comparison: ComparisonDocument, runs: int, place: Mapping[str, str]) -> Any:
     blocks = [wr.MarkdownBlock(_introduction(comparison)), wr.TableOfContents()]
     for task in comparison.tasks:
-        panels = [panel for group in _panels(library, comparison.runs_per_task).values() for panel in group]
-        runs = wr.Runset(name=task.label, filters=_only("Group", task.group), groupby=[GROUPED_BY])
+        panels = [panel for group in _panels(wr, runs).values() for panel in group]
+        for i, panel in enumerate(panels):
+            panel.layout = wr.Layout(x=i % COLUMNS * WIDTH, y=i // COLUMNS * HEIGHT, w=WIDTH, h=HEIGHT)
+        runset = wr.Runset(name=task.label, filters=_only("Group", task.group), groupby=[GROUPED_BY])
         blocks += [
             wr.H2(text=task.label),
-            wr.P(text=f"Runs of {task.timesteps:,} configurations each."),
-            wr.PanelGrid(runsets=[runs], panels=_placed(library, panels)),
+            wr.P(text=f"Runs of {task.timesteps:,} estimator calls each."),
+            wr.PanelGrid(runsets=[runset], panels=panels),
         ]
     if comparison.published is not None:
-        blocks += _published(library, comparison.published)
+        blocks += _published(wr, comparison.published)
     title = f"Comparison of {len(comparison.agents)} agents on {len(comparison.tasks)} tasks"
     return wr.Report(**place, title=title, description=comparison.command, blocks=blocks, width="fluid")
 
 
-def _panels(library: _Library, runs: int) -> dict[str, list[Any]]:
-    """Returns fresh panels by section; a panel must not stand in two places."""
-    wr = library.reports
+def _panels(wr: Any, runs: int) -> dict[str, list[Any]]:
+    """Returns new panels by section, because a panel cannot stand in two places."""
+    grouped: dict[str, Any] = {"groupby": GROUPED_BY, "groupby_aggfunc": "mean", "max_runs_to_show": runs}
+    curve: dict[str, Any] = {**grouped, "groupby_rangefunc": "stderr", "smoothing_type": "none"}
     panels = {
-        f"over {axis}": [_curve(library, key, title, x, axis, runs) for key, title in CURVES.items()]
+        f"over {axis}": [
+            wr.LinePlot(title=f"{metric.name} over {axis}", x=x, y=[metric.log_key], title_x=axis, **curve)
+            for metric in CURVES
+        ]
         for x, axis in AXES.items()
     }
-    bars = [
-        wr.BarPlot(title=title, metrics=[key], groupby=GROUPED_BY, groupby_aggfunc="mean", max_runs_to_show=runs)
-        for key, title in BARS.items()
+    bars = [wr.BarPlot(title=metric.name, metrics=[metric.key], **grouped) for metric in BARS]
+    optimality = wr.SummaryMetric("optimality")
+    costs = [
+        wr.ScatterPlot(title=f"optimality over {cost.name}", x=wr.SummaryMetric(cost.key), y=optimality, log_x=True)
+        for cost in COSTS
     ]
-    scatter = [
-        wr.ScatterPlot(
-            title=f"optimality over {title}", x=wr.SummaryMetric(key), y=wr.SummaryMetric("optimality"), log_x=True
-        )
-        for key, title in COSTS.items()
-    ]
-    return {**panels, "at the end": [*bars, *scatter]}
+    return {**panels, "at the end": [*bars, *costs]}
 
 
-def _curve(library: _Library, key: str, title: str, x: str, axis: str, runs: int) -> Any:
-    return library.reports.LinePlot(
-        title=f"{title} over {axis}",
-        x=x,
-        y=[key],
-        title_x=axis,
-        groupby=GROUPED_BY,
-        groupby_aggfunc="mean",
-        groupby_rangefunc="stderr",
-        smoothing_type="none",
-        max_runs_to_show=runs,
-    )
-
-
-def _published(library: _Library, published: Published) -> list[Any]:
-    wr = library.reports
+def _published(wr: Any, published: Published) -> list[Any]:
     panels = [wr.WeavePanelSummaryTable(table_name=key) for key in published.tables]
     if published.pictures:
         panels.append(wr.MediaBrowser(title="pictures", media_keys=list(published.pictures), num_columns=2))
     for i, panel in enumerate(panels):
         panel.layout = wr.Layout(x=0, y=i * 2 * HEIGHT, w=COLUMNS * WIDTH, h=2 * HEIGHT)
-    runs = wr.Runset(name="comparison", filters=_only("Name", published.name))
-    return [wr.H2(text="Tables and pictures"), wr.PanelGrid(runsets=[runs], panels=panels)]
-
-
-def _placed(library: _Library, panels: list[Any]) -> list[Any]:
-    for i, panel in enumerate(panels):
-        row, column = divmod(i, COLUMNS)
-        panel.layout = library.reports.Layout(x=column * WIDTH, y=row * HEIGHT, w=WIDTH, h=HEIGHT)
-    return panels
+    runset = wr.Runset(name="comparison", filters=_only("Name", published.name))
+    return [wr.H2(text="Tables and pictures"), wr.PanelGrid(runsets=[runset], panels=panels)]
 
 
 def _introduction(comparison: ComparisonDocument) -> str:
@@ -258,14 +229,61 @@ def _only(attribute: str, value: str) -> str:
     return f"Metric({attribute!r}) == {value!r}"
 
 
-def _displayable(name: str) -> str:
-    """Replaces symbols, such as a plus sign, which the library refuses in a workspace's name."""
-    return "".join("-" if unicodedata.category(sign).startswith("S") else sign for sign in name)
+def _uploaded(part: Any) -> dict[str, Any]:
+    """Returns what saving a workspace or a report uploads, as the library itself writes it."""
+    view = part._to_model()
+    spec = json.loads(view.spec.model_dump_json(by_alias=True, exclude_none=True))
+    return {"displayName": view.display_name, "spec": spec}
 
 
-def _uploaded(saved: Any) -> dict[str, Any]:
-    view = saved._to_model()
-    return {
-        "displayName": view.display_name,
-        "spec": json.loads(view.spec.model_dump_json(by_alias=True, exclude_none=True)),
-    }
+def _check_login() -> None:
+    import wandb
+
+    mode = os.environ.get("WANDB_MODE", "online")
+    if mode != "online":
+        raise ValueError(f"expected WANDB_MODE to be online or unset for a dashboard that is sent, got {mode!r}")
+    try:
+        known = wandb.login(prompt=False, verify=False)
+    except wandb.Error as error:
+        raise ValueError(f"{NO_LOGIN}, got: {error}") from error
+    if not known:
+        raise ValueError(f"{NO_LOGIN}, got neither; nothing was sent")
+
+
+def _own_entity() -> str:
+    import wandb
+
+    entity = os.environ.get("WANDB_ENTITY")
+    try:
+        entity = entity or wandb.Api().default_entity
+    except Exception as error:
+        raise _refused(error) from error
+    if not entity:
+        raise ValueError("expected --entity, since this login has no entity of its own, got none")
+    return entity
+
+
+def _save(comparison: ComparisonDocument, entity: str, project: str) -> None:
+    workspaces, report = build_dashboard(comparison, entity, project)
+    # The report first: saving it makes the project if nothing was synced yet. The library prints where each part is.
+    for part in (report, *workspaces):
+        try:
+            part.save()
+        except Exception as error:
+            raise _refused(error) from error
+
+
+def _refused(error: Exception) -> ValueError:
+    # The library raises whatever its layers raise, plain Exception included.
+    return ValueError(f"expected Weights & Biases to take the dashboard, got {type(error).__name__}: {error}")
+
+
+def _print_sync(config: DashboardConfig, comparison: ComparisonDocument) -> None:
+    project = config.project if config.project != comparison.project else None
+    given = {"entity": config.entity, "project": project}
+    command = sync_command(config.folder, [f"--{name} {shlex.quote(value)}" for name, value in given.items() if value])
+    if command is None:
+        say(f"no offline runs in {config.folder}: nothing to sync")
+    else:
+        say("the dashboard is empty until the runs are on the server; send them once with")
+        say(command)

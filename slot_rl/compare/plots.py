@@ -1,11 +1,11 @@
 """The pictures of a comparison, as PNG files: one panel for each task, and one look for each agent in all pictures.
 
-Every function takes all agents of the comparison in order, because an agent's look is its place among them. Agents that
-only the picture knows come after those. Each function returns the figure that it saved.
+Every function takes the file, a frame with a column ``task``, and all agents of the comparison in order: an agent's
+look is its place among them. Agents that only the picture knows come after those. Each function returns the figure that
+it saved.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from textwrap import fill
 from typing import Any, Literal, TypeAlias
@@ -37,30 +37,20 @@ TICKS = (-10, -3, -1, 0, 0.5, 0.8, 0.9, 0.95, 0.98, 1)
 Panels: TypeAlias = list[tuple[Axes, pd.DataFrame]]
 """The axes of each task with the rows that are drawn there."""
 
-
-@dataclass(frozen=True)
-class Look:
-    """How an agent is drawn.
-
-    Attributes:
-        colour: Of lines, markers and bars.
-        dash: Line style; differs between agents that share a colour.
-        marker: Marker; differs between agents whose colours a reader may confuse.
-    """
-
-    colour: str
-    dash: Any
-    marker: str
-
-    def line(self) -> dict[str, Any]:
-        """Returns the settings of a line with markers."""
-        return {"color": self.colour, "linestyle": self.dash, "marker": self.marker, "linewidth": 1.6, "markersize": 5}
+Look: TypeAlias = dict[str, Any]
+"""How an agent is drawn: matplotlib's settings of a line with markers."""
 
 
 def looks_of(agents: Iterable[str]) -> dict[str, Look]:
     """Returns each agent's look: ten colours with a marker each, then the same with other dashes and markers."""
     return {
-        agent: Look(COLOURS[i % 10], DASHES[i // 10 % 3], MARKERS[(i + 3 * (i // 10)) % 10])
+        agent: {
+            "color": COLOURS[i % 10],
+            "linestyle": DASHES[i // 10 % 3],
+            "marker": MARKERS[(i + 3 * (i // 10)) % 10],
+            "linewidth": 1.6,
+            "markersize": 5,
+        }
         for i, agent in enumerate(dict.fromkeys(agents))
     }
 
@@ -68,11 +58,7 @@ def looks_of(agents: Iterable[str]) -> dict[str, Look]:
 def draw_learning_curves(path: Path, curves: pd.DataFrame, along: Along, agents: Sequence[str] = ()) -> Figure:
     """Draws the interquartile mean over seeds of each agent's learning curve, with its 95 % band.
 
-    Args:
-        path: The PNG file.
-        curves: The evaluations.
-        along: What the curves are drawn against. Seconds are on a logarithmic scale if they span more than twentyfold.
-        agents: All agents of the comparison, in order.
+    Seconds are on a logarithmic scale if they span more than twentyfold.
     """
     bands = learning_bands(curves, along)
     positive = bands.loc[bands["at"] > 0, "at"]
@@ -88,18 +74,9 @@ def draw_learning_curves(path: Path, curves: pd.DataFrame, along: Along, agents:
     return _save(figure, path)
 
 
-def draw_performance_profile(
-    path: Path, runs: pd.DataFrame, agents: Sequence[str] = (), pooled: bool = False
-) -> Figure:
-    """Draws for each agent the share of runs above tau, with its 95 % band.
-
-    Args:
-        path: The PNG file.
-        runs: The runs, failed ones too.
-        agents: All agents of the comparison, in order.
-        pooled: Whether one panel shows the runs of all tasks together.
-    """
-    figure, panels = _bands(profiles(runs, pooled=pooled), agents, marked=False)
+def draw_performance_profile(path: Path, runs: pd.DataFrame, agents: Sequence[str] = ()) -> Figure:
+    """Draws for each agent the share of runs above tau, failed ones included, with its 95 % band."""
+    figure, panels = _bands(profiles(runs), agents, marked=False)
     for axes in panels:
         axes.set_ylim(-0.03, 1.03)
         _stretch(axes, "x")
@@ -111,16 +88,13 @@ def draw_performance_profile(
 def draw_interval_chart(path: Path, summaries: pd.DataFrame, agents: Sequence[str] = ()) -> Figure:
     """Draws the IQM of each agent: a bar from end to end of its interval, with a stroke at the IQM.
 
-    Args:
-        path: The PNG file.
-        summaries: Columns task, agent, iqm, iqm_low, iqm_high. An agent without a row on a task has no bar there.
-        agents: All agents of the comparison, in order.
+    The frame has the columns task, agent, iqm, iqm_low and iqm_high. An agent without a row on a task has no bar there.
     """
     figure, panels, places, looks = _rows(summaries, agents)
     for axes, drawn in panels:
         for row in drawn.to_dict("records"):
             place, width = places[row["agent"]], row["iqm_high"] - row["iqm_low"]
-            colour = looks[row["agent"]].colour  # Of the edge too, so that a bar without width is seen.
+            colour = looks[row["agent"]]["color"]  # Of the edge too, so that a bar without width is seen.
             axes.barh(place, width, left=row["iqm_low"], height=0.6, color=colour, edgecolor=colour, alpha=0.75)
             axes.plot([row["iqm"]] * 2, [place - 0.3, place + 0.3], color="black", linewidth=1.6)
     figure.supxlabel(f"{OPTIMALITY}, IQM over seeds with its 95 % interval", fontsize="medium")
@@ -131,11 +105,6 @@ def draw_seed_strip(path: Path, runs: pd.DataFrame, agents: Sequence[str] = ()) 
     """Draws every run as a dot, failed runs as a cross, and the best constant answer as a dotted line.
 
     A seed has the same height in the rows of all agents. The line is the median over the task's runs.
-
-    Args:
-        path: The PNG file.
-        runs: The runs, failed ones too.
-        agents: All agents of the comparison, in order.
     """
     figure, panels, places, looks = _rows(runs, agents)
     seeds = sorted(runs["seed"].unique())
@@ -144,7 +113,7 @@ def draw_seed_strip(path: Path, runs: pd.DataFrame, agents: Sequence[str] = ()) 
             place = places[run["agent"]] + 0.6 * ((seeds.index(run["seed"]) + 0.5) / len(seeds) - 0.5)
             look: dict[str, Any] = {"s": 30, "color": "black", "marker": "x", "linewidths": 1.3}
             if pd.isna(run["failure"]):
-                look = {"s": 22, "color": looks[run["agent"]].colour, "edgecolors": "white", "linewidths": 0.4}
+                look = {"s": 22, "color": looks[run["agent"]]["color"], "edgecolors": "white", "linewidths": 0.4}
             axes.scatter(run["optimality"], place, zorder=3, **look)
         constants = drawn["best_constant_optimality"].dropna()
         if len(constants):
@@ -162,10 +131,7 @@ def draw_seed_strip(path: Path, runs: pd.DataFrame, agents: Sequence[str] = ()) 
 def draw_improvement_matrix(path: Path, pairs: pd.DataFrame, agents: Sequence[str] = ()) -> Figure:
     """Draws the probability that a run of the row's agent beats a run of the column's, as a colour and a number.
 
-    Args:
-        path: The PNG file.
-        pairs: Columns task, first, second, improvement, each pair once. A missing pair has empty cells.
-        agents: All agents of the comparison, in order.
+    The frame has the columns task, first, second and improvement, and each pair once. A missing pair has empty cells.
     """
     names = _shown([*pairs["first"], *pairs["second"]], agents)
     turned = pairs.assign(first=pairs["second"], second=pairs["first"], improvement=1 - pairs["improvement"])
@@ -184,18 +150,13 @@ def draw_serving(path: Path, serving: pd.DataFrame, agents: Sequence[str] = ()) 
     """Draws the median over seeds of optimality against estimator calls for each request.
 
     The calls are on a logarithmic scale from 1 on, with a place for 0. Only calls that all seeds have are drawn.
-
-    Args:
-        path: The PNG file.
-        serving: The serving curves.
-        agents: All agents of the comparison, in order.
     """
     shown = _shown(serving["agent"], agents)
     looks = looks_of([*agents, *shown])
     figure, panels = _panels(serving_medians(serving), (4.4, 3.7), _inches(shown))
     for axes, drawn in panels:
         for agent, points in drawn.groupby("agent", sort=False):
-            axes.plot(points["calls"], points["optimality"], **looks[str(agent)].line())
+            axes.plot(points["calls"], points["optimality"], **looks[str(agent)])
         axes.set_xscale("symlog", linthresh=1)
         axes.set_xlim(left=-0.15)
         _stretch(axes, "y")
@@ -232,10 +193,10 @@ def _bands(bands: pd.DataFrame, agents: Sequence[str], marked: bool) -> tuple[Fi
     for axes, drawn in panels:
         for agent, band in drawn.groupby("agent", sort=False):
             look = looks[str(agent)]
-            line = look.line() if marked else look.line() | {"marker": "", "drawstyle": "steps-post"}
+            line = look if marked else look | {"marker": "", "drawstyle": "steps-post"}
             # The markers of each agent lie at other places, so that lines on top of each other can be told apart.
             every = (0.02 + 0.017 * (shown.index(str(agent)) % 10), 0.17) if len(band) > 1 else None
-            area: dict[str, Any] = {"color": look.colour, "step": None if marked else "post"}
+            area: dict[str, Any] = {"color": look["color"], "step": None if marked else "post"}
             axes.fill_between(band["at"], band["low"], band["high"], alpha=0.13, linewidth=0, **area)
             axes.plot(band["at"], band["value"], markevery=every, **line)
     _legend(figure, shown, looks, marked)
@@ -304,8 +265,8 @@ def _name_axes(panels: Sequence[Axes], abscissas: str, ordinates: str) -> None:
 
 
 def _legend(figure: Figure, shown: Sequence[str], looks: Mapping[str, Look], marked: bool = True) -> None:
-    lines = [looks[agent].line() | ({} if marked else {"marker": ""}) for agent in shown]
-    handles = [Line2D([], [], label=_text(agent), **line) for agent, line in zip(shown, lines, strict=True)]
+    plain = {} if marked else {"marker": ""}
+    handles = [Line2D([], [], label=_text(agent), **(looks[agent] | plain)) for agent in shown]
     figure.legend(handles=handles, loc="outside right upper", frameon=False, handlelength=3.2)
 
 

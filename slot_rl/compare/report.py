@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from jinja2 import Environment, PackageLoader
 
 from slot_rl.compare import plots
@@ -43,12 +44,7 @@ CAPTIONS = {
 
 @dataclass(frozen=True)
 class Picture:
-    """A picture of the page.
-
-    Attributes:
-        path: The PNG file, which the page copies into itself.
-        caption: Says what the picture shows, also to readers who do not see it.
-    """
+    """A picture of the page: a PNG file, and a caption that also readers without the picture understand."""
 
     path: Path
     caption: str
@@ -61,14 +57,7 @@ class Picture:
 
 @dataclass(frozen=True)
 class Section:
-    """A section of the page: paragraphs, then tables, then pictures.
-
-    Attributes:
-        heading: Its heading, also in the list of contents.
-        paragraphs: Texts.
-        tables: Tables.
-        pictures: Pictures.
-    """
+    """A section of the page: a heading, then paragraphs, then tables, then pictures."""
 
     heading: str
     paragraphs: Sequence[str] = ()
@@ -76,7 +65,7 @@ class Section:
     pictures: Sequence[Picture] = ()
 
 
-def publish(out: Path, found: Conclusions, document: Mapping[str, Any], mode: WandbMode) -> None:
+def publish_report(out: Path, found: Conclusions, document: Mapping[str, Any], mode: WandbMode) -> None:
     """Prints the tables and writes everything: ``report.html`` to open first, and its parts in ``report/``.
 
     Args:
@@ -87,7 +76,7 @@ def publish(out: Path, found: Conclusions, document: Mapping[str, Any], mode: Wa
     """
     folder = out / REPORT
     folder.mkdir(exist_ok=True)
-    pictures = draw(folder, found)
+    pictures = draw_pictures(folder, found)
     tables = report_tables(found)
     for line in [*_lines(report_tables(found, leader_alone=True)), *_notes(found)]:
         say(line)
@@ -112,7 +101,7 @@ def print_claims(claims: Sequence[Claim], found: Conclusions) -> bool:
     return all(verdict == "better" for verdict in verdicts)
 
 
-def draw(folder: Path, found: Conclusions) -> list[Picture]:
+def draw_pictures(folder: Path, found: Conclusions) -> list[Picture]:
     """Draws every picture that there are figures for."""
     results, agents = found.results, found.agents
     pictures = {name: Picture(folder / f"{name}.png", caption) for name, caption in CAPTIONS.items()}
@@ -120,7 +109,8 @@ def draw(folder: Path, found: Conclusions) -> list[Picture]:
     plots.draw_interval_chart(files["intervals"], found.summaries, agents)
     plots.draw_seed_strip(files["seeds"], results.runs, agents)
     plots.draw_performance_profile(files["profile"], results.runs, agents)
-    plots.draw_improvement_matrix(files["improvement"], found.pairs, agents)
+    in_order = pd.concat([found.pairs[found.pairs["task"] == task] for task in found.tasks])
+    plots.draw_improvement_matrix(files["improvement"], in_order, agents)
     if len(results.curves):
         plots.draw_learning_curves(files["learning_calls"], results.curves, "calls", agents)
         plots.draw_learning_curves(files["learning_seconds"], results.curves, "seconds", agents)
@@ -130,13 +120,7 @@ def draw(folder: Path, found: Conclusions) -> list[Picture]:
 
 
 def write_page(path: Path, title: str, sections: Sequence[Section]) -> None:
-    """Writes a report as one HTML file, which opens from a disk as well as from a server.
-
-    Args:
-        path: The HTML file.
-        title: The report's title.
-        sections: The report's sections; a list of them leads to each.
-    """
+    """Writes a report as one HTML file, which opens from a disk as well as from a server."""
     loader = PackageLoader("slot_rl.compare", ".")
     template = Environment(loader=loader, autoescape=True, trim_blocks=True).get_template(TEMPLATE)
     write_atomically(path, template.render(title=title, sections=sections).encode())

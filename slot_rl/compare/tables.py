@@ -9,7 +9,9 @@ import pandas as pd
 from slot_rl.compare.conclusions import TARGET, Conclusions
 from slot_rl.compare.differences import OVERALL
 from slot_rl.console import markdown
-from slot_rl.metrics import GUIDED_CALLS
+from slot_rl.metrics import GUIDED_CALLS, METRICS, Metric
+
+OVER_SEEDS = [metric for metric in METRICS.values() if metric.over_seeds]
 
 
 @dataclass(frozen=True)
@@ -56,6 +58,8 @@ def report_tables(found: Conclusions, leader_alone: bool = False) -> list[Report
 def agents_table(found: Conclusions, task: str) -> ReportTable:
     """Returns each agent's figures on a task, the highest IQM first."""
     rows = found.summaries[found.summaries["task"] == task]
+    if task == OVERALL:  # Each task has scores of its own. Their mean over tasks has no unit.
+        rows = rows.assign(gap=nan)
     frame = pd.DataFrame(
         {
             "agent": rows["agent"],
@@ -66,15 +70,7 @@ def agents_table(found: Conclusions, task: str) -> ReportTable:
             "worst": rows["worst"].map(share),
             "failed": rows["failure_rate"].map("{:.0%}".format),
             "gap to 1": rows["optimality_gap"].map(share),
-            "hits": rows["hit_rate"].map(share),
-            f"+{GUIDED_CALLS} calls": rows["searched_optimality"].map(share),
-            "true": rows["true_optimality"].map(share),
-            # Each task has scores of its own. Their mean over tasks has no unit.
-            "est - true": rows["gap"].map(share) if task != OVERALL else "",
-            "calls each": rows["calls_per_context"].map("{:.0f}".format),
-            "calls": rows["estimator_forwards"].map("{:,.0f}".format),
-            "backwards": rows["estimator_backwards"].map("{:,.0f}".format),
-            "s": rows["cpu_seconds"].map("{:.1f}".format),
+            **{metric.label: [_mean(value, metric) for value in rows[metric.key]] for metric in OVER_SEEDS},
         }
     )
     return ReportTable(_key("agents", task), "Agents", _agents_caption(found, task, rows), frame)
@@ -180,15 +176,20 @@ def _agents_caption(found: Conclusions, task: str, rows: pd.DataFrame) -> str:
     methods = "; ".join(pd.unique(rows[["iqm_method", "mean_method"]].to_numpy().ravel()))
     runs = " to ".join(map(str, sorted(rows["runs"].unique())))
     constant = share(rows.get("best_constant_optimality", pd.Series([nan])).iloc[0])
+    meanings = [f"{metric.label}: {metric.meaning}" for metric in OVER_SEEDS]
     reachable = f" The best constant answer has {constant}." if constant else ""
     return (
         f"{task}: optimality of the estimated score (0 random, 1 best), {runs} runs each. Intervals: {methods}. "
         f"failed: share of runs that broke down or stayed below the failure threshold {share(found.threshold)}. "
-        "gap to 1: mean shortfall. hits: share of requests answered with the best choice. "
-        f"+{GUIDED_CALLS} calls: guided search from the policy's answer. true: optimality of the true score. "
-        "est - true: mean estimated minus mean true score. calls each: estimator calls for each answer. "
-        f"calls, backwards, s: estimator calls, backward passes and processor seconds of training.{reachable}"
+        f"gap to 1: mean shortfall. Means over seeds: {'; '.join(meanings)}.{reachable}"
     )
+
+
+def _mean(value: float, metric: Metric) -> str:
+    """Returns a metric's mean over seeds; shares have three decimals, because the last of one run's four is noise."""
+    if metric.format == ".4f":
+        return share(value)
+    return "" if isnan(value) else format(value, metric.format)
 
 
 def _pairs_frame(pairs: pd.DataFrame) -> pd.DataFrame:

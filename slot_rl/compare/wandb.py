@@ -1,4 +1,4 @@
-"""The run of a whole comparison on Weights & Biases, beside the runs of its agents: summary tables and pictures."""
+"""The run of a whole comparison on Weights & Biases, next to the runs of its agents: tables and pictures."""
 
 import os
 import shlex
@@ -23,13 +23,7 @@ PNG = b"\x89PNG\r\n\x1a\n"
 
 @dataclass(frozen=True)
 class Published:
-    """What the run of a comparison logged.
-
-    Attributes:
-        name: The run's name, which no other has.
-        tables: Keys of its tables.
-        pictures: Keys of its pictures.
-    """
+    """What the run of a comparison logged: the run's name, and the keys of its tables and pictures."""
 
     name: str
     tables: tuple[str, ...]
@@ -46,9 +40,9 @@ def track_comparison(
 ) -> None:
     """Logs one run with a comparison's tables and pictures; its files go to ``<out>/comparison``.
 
-    What was logged, and under which keys, is left in ``<out>/comparison/published.json``, which dashboards read. A
-    second call adds a second run, and dashboards show the last. An offline run names its tables' files by their full
-    paths, so that it must be synced before the folder moves.
+    The keys of what was logged are written to ``<out>/comparison/published.json``, which dashboards read. A second call
+    adds a second run, and dashboards show the last. An offline run names the files of its tables by their full paths,
+    so it must be synced before the folder moves.
 
     Args:
         out: The comparison's folder; its name is part of the run's group.
@@ -56,7 +50,7 @@ def track_comparison(
         config: JSON-ready values to show with the run.
         tables: Tables by name, logged as ``tables/<name>``.
         pictures: PNG files, logged as ``pictures/<file name without suffix>``.
-        mode: Whether Weights & Biases writes to disk, sends, or stays away; then nothing happens at all.
+        mode: Whether Weights & Biases writes to disk, sends, or does nothing.
 
     Raises:
         ValueError: If a picture is no PNG file, or two have one name; then nothing was written. Also if Weights &
@@ -65,13 +59,17 @@ def track_comparison(
     _check_pictures(pictures)
     if mode == "disabled":
         return
+    import wandb
+
     folder = out / FOLDER
     folder.mkdir(exist_ok=True)
-    labels = comparison_labels(out, time)
+    group = f"{JOB_TYPE}__{out.resolve().name}"
+    labels = WandbLabels(f"{group}__{time}", group, JOB_TYPE, (JOB_TYPE, __version__))
     with _staging(folder / STAGED), start_wandb(folder, labels, config, mode) as run:
-        run.log(_media(tables, pictures))
-    published = Published(labels.name, tuple(map(_table_key, tables)), tuple(map(_picture_key, pictures)))
-    write_json(folder / PUBLISHED, asdict(published))
+        shown = {f"tables/{name}": wandb.Table(dataframe=table) for name, table in tables.items()}
+        drawn = {_picture_key(path): wandb.Image(str(path), caption=path.stem) for path in pictures}
+        run.log({**shown, **drawn})
+    write_json(folder / PUBLISHED, asdict(Published(labels.name, tuple(shown), tuple(drawn))))
 
 
 def read_published(out: Path) -> Published | None:
@@ -90,6 +88,13 @@ def read_published(out: Path) -> Published | None:
         raise ValueError(f"expected name, tables and pictures in {path}, got a document without {error}") from error
 
 
+def sync_command(out: Path, flags: Sequence[str] = ()) -> str | None:
+    """Returns the command that sends every offline run of a comparison; None if there is none to send."""
+    patterns = [pattern for pattern in OFFLINE_RUNS if any(out.glob(pattern))]
+    paths = [f"{shlex.quote(str(out))}/{pattern}" for pattern in patterns]
+    return " ".join(["wandb sync", *flags, *paths]) if paths else None
+
+
 @contextmanager
 def _staging(folder: Path) -> Iterator[None]:
     """Keeps wandb's copies of tables with the run; by itself it leaves them in the home directory until a sync."""
@@ -103,30 +108,6 @@ def _staging(folder: Path) -> Iterator[None]:
             os.environ["WANDB_DATA_DIR"] = before
 
 
-def sync_command(out: Path, flags: Sequence[str] = ()) -> str | None:
-    """Returns the command that sends every offline run of a comparison; None if there is none to send."""
-    patterns = [pattern for pattern in OFFLINE_RUNS if any(out.glob(pattern))]
-    paths = [f"{shlex.quote(str(out))}/{pattern}" for pattern in patterns]
-    return " ".join(["wandb sync", *flags, *paths]) if paths else None
-
-
-def comparison_labels(out: Path, time: str) -> WandbLabels:
-    """Returns what the run of the comparison in a folder is found by."""
-    group = f"{JOB_TYPE}__{out.resolve().name}"
-    return WandbLabels(f"{group}__{time}", group, JOB_TYPE, (JOB_TYPE, __version__))
-
-
-def _media(tables: Mapping[str, pd.DataFrame], pictures: Sequence[Path]) -> dict[str, Any]:
-    import wandb
-
-    media: dict[str, Any] = {_table_key(name): wandb.Table(dataframe=table) for name, table in tables.items()}
-    return media | {_picture_key(path): wandb.Image(str(path), caption=path.stem) for path in pictures}
-
-
-def _table_key(name: str) -> str:
-    return f"tables/{name}"
-
-
 def _picture_key(path: Path) -> str:
     return f"pictures/{path.stem}"
 
@@ -138,6 +119,5 @@ def _check_pictures(pictures: Sequence[Path]) -> None:
         with open(path, "rb") as file:
             if file.read(len(PNG)) != PNG:
                 raise ValueError(f"expected a PNG file, got {path}")
-    keys = [_picture_key(path) for path in pictures]
-    if len(set(keys)) < len(keys):
+    if len(set(map(_picture_key, pictures))) < len(pictures):
         raise ValueError(f"expected pictures with names of their own, got {sorted(path.name for path in pictures)}")

@@ -111,14 +111,14 @@ def test_pictures_have_a_panel_a_task_and_nothing_is_cut(name: str, tmp_path: Pa
 def test_one_look_an_agent_and_no_two_alike(tmp_path: Path) -> None:
     looks = looks_of(AGENTS * 2)
     assert list(looks) == AGENTS and len(set(map(str, looks.values()))) == 12
-    assert len({look.colour for look in looks.values()}) == 10
-    assert len({(look.colour, str(look.dash)) for look in looks.values()}) == 12
+    assert len({look["color"] for look in looks.values()}) == 10
+    assert len({(look["color"], str(look["linestyle"])) for look in looks.values()}) == 12
     some = draw_learning_curves(tmp_path / "picture.png", learning([AGENTS[1], AGENTS[11]]), "calls", AGENTS)
     lone = draw_serving(tmp_path / "picture.png", serving(["unheard_of", AGENTS[11]]), AGENTS)
     assert legend(lone) == [AGENTS[11], "unheard_of"]
     first, theirs = panels(some)[0].lines
     same = panels(lone)[0].lines[1]
-    assert same.get_color() == theirs.get_color() == looks[AGENTS[11]].colour == first.get_color()
+    assert same.get_color() == theirs.get_color() == looks[AGENTS[11]]["color"] == first.get_color()
     assert same.get_linestyle() == theirs.get_linestyle() == "--" != first.get_linestyle()
     with pytest.raises(ValueError, match="expected at least one task"):
         draw_serving(tmp_path / "picture.png", serving([]))
@@ -180,10 +180,10 @@ def test_an_interval_is_a_bar_with_a_stroke(tmp_path: Path) -> None:
 
 
 def test_a_profile_begins_with_all_runs_and_ends_with_none(tmp_path: Path) -> None:
-    figure = draw_performance_profile(tmp_path / "picture.png", outcomes(), pooled=True)
-    (axes,) = panels(figure)
-    assert axes.get_title() == "all tasks" and len(axes.lines) == 12
-    for line in axes.lines:
+    figure = draw_performance_profile(tmp_path / "picture.png", outcomes())
+    lines = [line for axes in panels(figure) for line in axes.lines]
+    assert len(lines) == 24
+    for line in lines:
         shares = np.asarray(line.get_ydata())
         assert shares[0] == 1 and shares[-1] == 0 and (np.diff(shares) <= 0).all()
 

@@ -9,10 +9,11 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from matplotlib.figure import Figure
 
 from slot_rl.compare.conclusions import conclude
 from slot_rl.compare.differences import Claim
-from slot_rl.compare.report import Picture, Section, print_claims, publish, write_page
+from slot_rl.compare.report import Picture, Section, draw_pictures, print_claims, publish_report, write_page
 from slot_rl.compare.tables import ReportTable
 from tests.helpers.made_up import three_agents
 
@@ -111,7 +112,7 @@ def test_the_order_of_results_changes_nothing(tmp_path: Path, capsys: pytest.Cap
         out.mkdir()
         runs = whole.runs.sort_values("seed", ascending=turn == 1, kind="stable")
         turned = replace(whole, runs=runs, curves=whole.curves.sort_values("seed", ascending=turn == 1, kind="stable"))
-        publish(out, conclude(turned, 0.6), {"command": "made up"}, "disabled")
+        publish_report(out, conclude(turned, 0.6), {"command": "made up"}, "disabled")
         texts.append(capsys.readouterr().out.replace(str(out), ""))
         tables.append((out / "report" / "tables.md").read_text())
     assert texts[0] == texts[1] and tables[0] == tables[1]
@@ -123,9 +124,20 @@ def test_the_order_of_results_changes_nothing(tmp_path: Path, capsys: pytest.Cap
 
 
 def test_the_page_begins_with_who_leads(tmp_path: Path) -> None:
-    publish(tmp_path, conclude(three_agents(), 0.6), {"command": "made up"}, "disabled")
+    publish_report(tmp_path, conclude(three_agents(), 0.6), {"command": "made up"}, "disabled")
     tags = Tags((tmp_path / "report.html").read_text())
     assert "one: search leads, with 31 estimator calls for each answer. It is better than gumbel, ppo." in tags.text
     assert "two, at equal calls: ppo + 31 calls against search: worse; gumbel + 31 calls against" in tags.text
     assert tags.text.count("Which agent is better") == 2 and tags.text.count("When training pays") == 0
     assert pd.read_csv(tmp_path / "report" / "agents_one.csv")["agent"].tolist() == ["search", "gumbel", "ppo"]
+
+
+def test_panels_are_in_the_order_of_tasks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    figures: list[Figure] = []
+    monkeypatch.setattr(Figure, "savefig", lambda figure, *_, **__: figures.append(figure))
+    whole = three_agents()
+    turned = replace(whole, runs=whole.runs.replace({"one": "z"}), curves=whole.curves.replace({"one": "z"}))
+    draw_pictures(tmp_path, conclude(turned, 0.6))
+    assert len(figures) == 6
+    for figure in figures:
+        assert [axes.get_title() for axes in figure.axes if axes.get_title()][:2] == ["z", "two"]

@@ -30,7 +30,7 @@ def test_agents_are_ranked_by_iqm(found: Conclusions) -> None:
     assert table.frame["agent"].tolist() == ["search", "gumbel", "ppo"]
     row = table.frame.iloc[2]
     assert (row["IQM"], row["mean"], row["worst"], row["failed"]) == (".515", ".515", ".500", "100%")
-    assert (row["gap to 1"], row["hits"], row["calls"], row["s"]) == (".485", ".500", "1,000", "2.0")
+    assert (row["gap to 1"], row["hit rate"], row["calls"], row["seconds"]) == (".485", ".500", "1,000", "2.0")
     assert "best constant answer has .250" in table.caption and "failure threshold .600" in table.caption
     assert agents_table(found, "all").frame["agent"].tolist() == ["search", "gumbel", "ppo"]
 
