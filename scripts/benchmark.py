@@ -9,23 +9,20 @@ import tyro
 
 from slot_rl.console import run
 
-# The benchmarks stand beside the package and are not installed with it.
+# The benchmarks are a folder of the repository and are not installed with the package.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks.speed.environments import EnvBenchmark, benchmark_env  # noqa: E402
-from benchmarks.speed.selectors import SelectorBenchmark, benchmark_selectors  # noqa: E402
-
-BENCHMARKS: dict[type, Callable[[Any], object]] = {
-    EnvBenchmark: benchmark_env,
-    SelectorBenchmark: benchmark_selectors,
-}
-NAMES = ("env", "selectors")
+from benchmarks.speed import EnvBenchmark, SelectorBenchmark, benchmark_env, benchmark_selectors  # noqa: E402
 
 
 def main() -> None:
     """Parses the flags and measures."""
-    config: Any = tyro.extras.subcommand_cli_from_dict(dict(zip(NAMES, BENCHMARKS, strict=True)), description=__doc__)
-    BENCHMARKS[type(config)](config)
+    kinds: dict[str, Callable[..., Any]] = {"env": EnvBenchmark, "selectors": SelectorBenchmark}
+    config = tyro.extras.subcommand_cli_from_dict(kinds, description=__doc__)
+    if isinstance(config, EnvBenchmark):
+        benchmark_env(config)
+    else:
+        benchmark_selectors(config)
 
 
 if __name__ == "__main__":

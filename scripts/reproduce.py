@@ -9,7 +9,7 @@ import tyro
 
 from slot_rl.console import run
 
-# The benchmarks stand beside the package and are not installed with it.
+# The benchmarks are a folder of the repository and are not installed with the package.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.landscapes.command import LandscapesConfig, reproduce_landscapes  # noqa: E402
@@ -19,23 +19,21 @@ from benchmarks.reproductions.pick_value import PickValueConfig, reproduce_pick_
 from benchmarks.reproductions.polynomial import PolynomialConfig, reproduce_polynomial  # noqa: E402
 from benchmarks.reproductions.quadratics import QuadraticsConfig, reproduce_quadratics  # noqa: E402
 
-REPRODUCTIONS: dict[type, Callable[[Any], object]] = {
-    AlignerReportConfig: report_aligner,
-    IntermediateLossConfig: reproduce_intermediate_loss,
-    LandscapesConfig: reproduce_landscapes,
-    PickValueConfig: reproduce_pick_value,
-    PolynomialConfig: reproduce_polynomial,
-    QuadraticsConfig: reproduce_quadratics,
+REPRODUCTIONS: dict[str, tuple[type, Callable[[Any], object]]] = {
+    "aligner": (AlignerReportConfig, report_aligner),
+    "intermediate-loss": (IntermediateLossConfig, reproduce_intermediate_loss),
+    "landscapes": (LandscapesConfig, reproduce_landscapes),
+    "pick-value": (PickValueConfig, reproduce_pick_value),
+    "poly": (PolynomialConfig, reproduce_polynomial),
+    "quadratics": (QuadraticsConfig, reproduce_quadratics),
 }
-NAMES = ("aligner", "intermediate-loss", "landscapes", "pick-value", "poly", "quadratics")
 
 
 def main() -> None:
     """Parses the flags and reproduces."""
-    config: Any = tyro.extras.subcommand_cli_from_dict(
-        dict(zip(NAMES, REPRODUCTIONS, strict=True)), description=__doc__, config=(tyro.conf.OmitArgPrefixes,)
-    )
-    REPRODUCTIONS[type(config)](config)
+    kinds: dict[str, Callable[..., Any]] = {name: kind for name, (kind, _) in REPRODUCTIONS.items()}
+    config: Any = tyro.extras.subcommand_cli_from_dict(kinds, description=__doc__, config=(tyro.conf.OmitArgPrefixes,))
+    dict(REPRODUCTIONS.values())[type(config)](config)
 
 
 if __name__ == "__main__":

@@ -1,1 +1,1 @@
-"""Toys and tables from the literature and from this project's origins, run with our selectors, ours beside theirs."""
+"""Published toys and tables, reproduced with the selectors of slot_rl and compared with the published figures."""

@@ -1,22 +1,20 @@
-"""The toy of this project's second origin: from eight numbers pick the one nearest to one half, in four slots.
+"""The pick-value toy: each of four slots chooses the one of eight numbers that is nearest to one half.
 
-Whoever asked had tried softmax, low temperatures, and argmax forward with softmax backward, and saw the logits drift to
-equality; Gumbel noise worked. This trains each way on two policies, a plain network on the raw list and a pointer
-network that treats all items alike, and shows the share of slots on the best item and the spread of the logits: where
-it shrinks, the policy has forgotten how to choose.
+With softmax, low temperatures, or an argmax with the gradient of the softmax, the logits become equal; with Gumbel
+noise the policy learns. Each method trains two policies: a plain network on the list of numbers, and a pointer network
+that treats all items alike. The figures are the share of slots with the best item and the spread of the logits. If the
+spread shrinks, the policy prefers no item.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from benchmarks.reproductions.results import Place, publish
-from slot_rl.console import progress_bar
+from benchmarks.reproductions.results import Place, run_each, write_results
 from slot_rl.networks import PointerNetwork, PointerSize
 from slot_rl.plots import Panel, plot_curves
 from slot_rl.problems import Observation, Problem, make_problem
@@ -24,9 +22,9 @@ from slot_rl.problems.named import PICK_VALUE
 from slot_rl.seeding import generator_from, seeded_initialisation
 from slot_rl.selectors import RLOO, Gumbel, LocalExpectation, ReinMax, Selector, Softmax, StraightThrough
 
-BATCH, LEARNING_RATE, HIDDEN, EVALUATED, POINTS = 256, 1e-3, 128, 2_000, 60
+BATCH, EVALUATED, POINTS = 256, 2_000, 60
 PolicyKind = Literal["plain", "pointer"]
-METHODS: dict[str, Selector] = {
+PICK_METHODS: dict[str, Selector] = {
     "softmax": Softmax(),
     "softmax, tau .1": Softmax(tau=0.1),
     "straight_through, no noise": StraightThrough(noise=False),
@@ -38,7 +36,7 @@ METHODS: dict[str, Selector] = {
     "rloo, k 4": RLOO(k=4),
     "local_expectation": LocalExpectation(),
 }
-PUBLISHED: dict[PolicyKind, dict[str, str]] = {
+PUBLISHED_SHARES: dict[PolicyKind, dict[str, str]] = {
     "plain": {
         "softmax": ".22",
         "straight_through, no noise": ".14",
@@ -55,13 +53,13 @@ PUBLISHED: dict[PolicyKind, dict[str, str]] = {
         "rloo, k 4": ".985",
     },
 }
-"""Shares of slots on the best item; the pointer network's straight-through is published without saying whether with
-noise."""
+"""Shares of slots with the best item. Whether the published straight-through of the pointer network has noise is
+unknown."""
 
 
 @dataclass(frozen=True)
 class PickValueConfig:
-    """The slots toy: which ways of choosing learn to pick the value, and what happens to the logits.
+    """The pick-value toy: which selectors learn to choose the value nearest to one half.
 
     Attributes:
         seed: Seeds weights, requests and draws.
@@ -81,12 +79,12 @@ class PickValueConfig:
 
 @dataclass(frozen=True)
 class Learned:
-    """One training.
+    """The figures of one training.
 
     Attributes:
-        steps: When it was looked at.
-        share: Share of slots on the best item.
-        spread: Standard deviation of a slot's logits over its items, mean over slots and requests.
+        steps: The steps of the evaluations.
+        share: Share of slots with the best item.
+        spread: Standard deviation of a slot's logits over its items, averaged over slots and requests.
     """
 
     steps: list[float]
@@ -95,56 +93,47 @@ class Learned:
 
     @property
     def final_share(self) -> float:
-        """The mean share over the last tenth of the looks: on the pointer network single looks swing widely."""
+        """The mean share over the last tenth of the evaluations, because single evaluations vary widely."""
         last = self.share[-max(1, len(self.share) // 10) :]
         return sum(last) / len(last)
 
 
-def reproduce_pick_value(config: PickValueConfig) -> dict[PolicyKind, dict[str, Learned]]:
-    """Trains every method on both policies, prints the table, draws shares and spreads.
-
-    Returns:
-        The trainings by policy and method.
-    """
+def reproduce_pick_value(config: PickValueConfig) -> None:
+    """Trains every method on both policies, prints the table, draws shares and spreads."""
     folder = config.place.folder("pick-value")
-    found: dict[PolicyKind, dict[str, Learned]] = {}
-    with progress_bar() as progress:
-        task = progress.add_task("training", total=len(PUBLISHED) * len(METHODS) * POINTS, note="")
-        for kind in PUBLISHED:
-            for name, selector in METHODS.items():
-                progress.update(task, note=f"{kind}, {name}")
-                learned = learn(kind, selector, config.steps, config.seed, lambda: progress.advance(task))
-                found.setdefault(kind, {})[name] = learned
+    keys = [(kind, name) for kind in PUBLISHED_SHARES for name in PICK_METHODS]
+    learned = run_each(keys, POINTS, lambda key, on_point: learn(*key, config.steps, config.seed, on_point))
     rows = [
         [
             f"{kind}, {name}",
-            f"{learned.final_share:.3f}",
-            PUBLISHED[kind].get(name, ""),
-            f"{learned.spread[0]:.3f}",
-            f"{learned.spread[-1]:.3g}",
+            f"{one.final_share:.3f}",
+            PUBLISHED_SHARES[kind].get(name, ""),
+            f"{one.spread[0]:.3f}",
+            f"{one.spread[-1]:.3g}",
         ]
-        for kind, by in found.items()
-        for name, learned in by.items()
+        for (kind, name), one in learned.items()
     ]
+    found = {kind: {name: learned[kind, name] for name in PICK_METHODS} for kind in PUBLISHED_SHARES}
+    write_results(
+        folder,
+        config,
+        "pick the value nearest to one half",
+        ["", "share", "theirs", "spread", "at last"],
+        rows,
+        {kind: {name: vars(one) for name, one in by.items()} for kind, by in found.items()},
+        lambda path: plot_curves(path, _panels(found), "steps of 256 requests"),
+    )
 
-    def draw(path: Path) -> None:
-        plot_curves(path, _panels(found), "steps of 256 requests")
 
-    columns = ["", "share", "theirs", "spread", "at last"]
-    figures = {kind: {name: vars(learned) for name, learned in by.items()} for kind, by in found.items()}
-    publish(folder, config, "pick the value nearest to one half", columns, rows, figures, draw)
-    return found
-
-
-def learn(kind: PolicyKind, selector: Selector, steps: int, seed: int, on_point: Callable[[], None]) -> Learned:
-    """Trains one method on one policy by the slope through the true objective, and watches share and spread."""
-    problem, generator = make_problem(PICK_VALUE), generator_from(seed)
+def learn(kind: PolicyKind, method: str, steps: int, seed: int, on_point: Callable[[], None]) -> Learned:
+    """Trains one policy by one of :data:`PICK_METHODS` and evaluates it at equally spaced steps."""
+    problem, generator, selector = make_problem(PICK_VALUE), generator_from(seed), PICK_METHODS[method]
     logits_of, parameters = _policy(kind, problem, seed)
-    optimizer = torch.optim.Adam(parameters, lr=LEARNING_RATE)
+    optimizer = torch.optim.Adam(parameters, lr=1e-3)
     test = problem.sample(EVALUATED, generator_from(seed + 1))
     learned = Learned([], [], [])
 
-    def look(step: int) -> None:
+    def evaluate(step: int) -> None:
         with torch.no_grad():
             logits = logits_of(test)
         learned.steps.append(float(step))
@@ -153,7 +142,7 @@ def learn(kind: PolicyKind, selector: Selector, steps: int, seed: int, on_point:
 
     for step in range(steps):
         if step * POINTS // steps == len(learned.steps):
-            look(step)
+            evaluate(step)
             on_point()
         observation = problem.sample(BATCH, generator)
         objective = partial(problem.score_selection, observation)
@@ -161,21 +150,21 @@ def learn(kind: PolicyKind, selector: Selector, steps: int, seed: int, on_point:
         optimizer.zero_grad()
         (-estimate.surrogate.mean()).backward()
         optimizer.step()
-    look(steps)
+    evaluate(steps)
     return learned
 
 
 def _policy(
     kind: PolicyKind, problem: Problem, seed: int
 ) -> tuple[Callable[[Observation], Tensor], list[nn.Parameter]]:
-    """Returns what gives logits ``(batch, slots, items)``, and its parameters."""
+    """Returns a function that computes logits ``(batch, slots, items)``, and its parameters."""
     with seeded_initialisation(seed):
         plain = nn.Sequential(
-            nn.Linear(problem.items, HIDDEN),
+            nn.Linear(problem.items, 128),
             nn.ReLU(),
-            nn.Linear(HIDDEN, HIDDEN),
+            nn.Linear(128, 128),
             nn.ReLU(),
-            nn.Linear(HIDDEN, problem.slots * problem.items),
+            nn.Linear(128, problem.slots * problem.items),
         )
         pointer = PointerNetwork(problem.slots, 1, (), PointerSize())
 
@@ -193,7 +182,7 @@ def _policy(
 
 
 def _best(observation: Observation) -> Tensor:
-    """Returns the item nearest to one half, ``(batch, 1)``: the same for every slot."""
+    """Returns the item nearest to one half, ``(batch, 1)``, the same for every slot."""
     assert observation.candidates is not None
     return (observation.candidates.squeeze(-1) - 0.5).abs().argmin(dim=-1, keepdim=True)
 
@@ -201,8 +190,8 @@ def _best(observation: Observation) -> Tensor:
 def _panels(found: dict[PolicyKind, dict[str, Learned]]) -> list[Panel]:
     panels = []
     for kind, by in found.items():
-        shares = {name: (learned.steps, learned.share) for name, learned in by.items()}
-        spreads = {name: (learned.steps, learned.spread) for name, learned in by.items()}
-        panels.append(Panel(f"{kind} network", "share of slots on the best item", shares))
+        shares = {name: (one.steps, one.share) for name, one in by.items()}
+        spreads = {name: (one.steps, one.spread) for name, one in by.items()}
+        panels.append(Panel(f"{kind} network", "share of slots with the best item", shares))
         panels.append(Panel(f"{kind} network", "spread of the logits", spreads, log=True))
     return panels

@@ -1,17 +1,16 @@
 """Bias and variance on random quadratics, by enumeration: the table of the ReinMax discussion.
 
-One slot of n items, ``f(z) = z^T A z + b^T z`` with ``A = Q^T Q``. For each selector that is deterministic given its
-draw, all n draws are enumerated. As published, an estimate is rescaled before it is judged: with
-``s = |true| / |mean|`` the squared bias is ``|s mean - true|^2`` and the variance ``s^2`` times the total variance.
+There is one slot of n items and ``f(z) = z^T A z + b^T z`` with ``A = Q^T Q``. All n draws are enumerated for each
+selector that depends on one draw alone. As published, estimates are rescaled by ``s = |true| / |mean|``: the squared
+bias is ``|s mean - true|^2``, and the variance is ``s^2`` times the total variance.
 """
 
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from benchmarks.reproductions.results import Place, publish
+from benchmarks.reproductions.results import Place, write_results
 from slot_rl.plots import Point, plot_bias_and_variance
 from slot_rl.seeding import generator_from
 from slot_rl.selectors import (
@@ -27,8 +26,8 @@ from slot_rl.selectors import (
 from slot_rl.selectors.base import GivenDraw
 
 PROBLEMS = ((4, 0), (8, 0), (12, 0), (4, 1))
-PUBLISHED_BIAS = {"straight_through": (0.2781, 2.745, 4.525, 0.08107)}
-PUBLISHED_VARIANCE = {
+PUBLISHED_BIAS: dict[str, tuple[float | None, ...]] = {"straight_through": (0.2781, 2.745, 4.525, 0.08107)}
+PUBLISHED_VARIANCE: dict[str, tuple[float | None, ...]] = {
     "straight_through": (0.7724, 17.85, 40.27, 0.2701),
     "reinmax": (13.79, 77.53, 170.5, 1.534),
     "reinforce, mean baseline": (1.7, 10.0, 28.0, None),
@@ -65,35 +64,37 @@ def reproduce_quadratics(config: QuadraticsConfig) -> dict[str, list[Moments]]:
     found: dict[str, list[Moments]] = {}
     for items, seed in PROBLEMS:
         objective, logits = quadratic_problem(items, seed)
-        for name, selector, shifted in _contestants(objective, logits):
+        for name, selector, shifted in _candidates(objective, logits):
             found.setdefault(name, []).append(moments(selector, logits, shifted))
     rows = []
     for name, row in found.items():
-        bias, variance = PUBLISHED_BIAS.get(name), PUBLISHED_VARIANCE.get(name)
-        for i, cell in enumerate(row):
-            published = [_theirs(bias[i] if bias else None), _theirs(variance[i] if variance else None)]
-            problem = f"{PROBLEMS[i][0]}, {PROBLEMS[i][1]}"
-            rows.append([name, problem, _ours(cell.bias2), published[0], _ours(cell.variance), published[1]])
+        for i, (cell, (items, seed)) in enumerate(zip(row, PROBLEMS, strict=True)):
+            bias, variance = (_theirs(by.get(name), i) for by in (PUBLISHED_BIAS, PUBLISHED_VARIANCE))
+            rows.append([name, f"{items}, {seed}", _ours(cell.bias2), bias, _ours(cell.variance), variance])
     figures = {name: [vars(cell) for cell in row] for name, row in found.items()}
 
-    def draw(path: Path) -> None:
-        panels = {
-            f"{items} items, seed {seed}": [
-                Point(name, row[i].bias2 / row[i].true2, row[i].variance / row[i].true2) for name, row in found.items()
-            ]
-            for i, (items, seed) in enumerate(PROBLEMS)
-        }
-        plot_bias_and_variance(path, panels)
-
-    columns = ["selector", "n, seed", "bias²", "theirs", "variance", "theirs"]
-    publish(folder, config, "random quadratics, by enumeration", columns, rows, figures, draw)
+    panels = {
+        f"{items} items, seed {seed}": [
+            Point(name, row[i].bias2 / row[i].true2, row[i].variance / row[i].true2) for name, row in found.items()
+        ]
+        for i, (items, seed) in enumerate(PROBLEMS)
+    }
+    write_results(
+        folder,
+        config,
+        "random quadratics, by enumeration",
+        ["selector", "n, seed", "bias²", "theirs", "variance", "theirs"],
+        rows,
+        figures,
+        lambda path: plot_bias_and_variance(path, panels),
+    )
     return found
 
 
 def quadratic_problem(items: int, seed: int) -> tuple[Objective, Tensor]:
     """Returns the objective and the logits ``(1, items)`` of one published problem, in float64."""
     generator = generator_from(seed)
-    # In float32 and in this order, as published.
+    # Drawn in float32 and in this order, as published.
     root, linear, logits = (torch.randn(shape, generator=generator) for shape in ((items, items), items, items))
     matrix, slope = (root.T @ root).double(), linear.double()
 
@@ -118,7 +119,7 @@ def moments(selector: GivenDraw, logits: Tensor, objective: Objective) -> Moment
     return Moments(float((scale * mean - true[0, 0]).square().sum()), float(variance), float(true.square().sum()))
 
 
-def _contestants(objective: Objective, logits: Tensor) -> list[tuple[str, GivenDraw, Objective]]:
+def _candidates(objective: Objective, logits: Tensor) -> list[tuple[str, GivenDraw, Objective]]:
     mean = float(torch.softmax(logits[0], dim=-1) @ objective(torch.eye(logits.shape[-1]).double().unsqueeze(1)))
 
     def centred(selection: Tensor, /) -> Tensor:
@@ -136,9 +137,10 @@ def _contestants(objective: Objective, logits: Tensor) -> list[tuple[str, GivenD
 
 
 def _ours(value: float) -> str:
-    # Enumerated in float64: anything smaller is rounding.
+    # Smaller values are rounding errors of float64.
     return "0" if value < 1e-20 else f"{value:.4g}"
 
 
-def _theirs(value: float | None) -> str:
+def _theirs(published: tuple[float | None, ...] | None, problem: int) -> str:
+    value = None if published is None else published[problem]
     return "" if value is None else f"{value:.4g}"

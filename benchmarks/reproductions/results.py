@@ -1,20 +1,22 @@
-"""What every reproduction leaves behind: a table on screen, and its figures and picture in a folder."""
+"""Shared parts of all reproductions: flags of the output folder, the progress bar, results on screen and on disk."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from slot_rl.console import print_table, say
+from slot_rl.console import print_table, progress_bar, say
 from slot_rl.io import check_free, fresh_folder, write_json
 from slot_rl.provenance import provenance
 
 RESULTS, PICTURE = "results.json", "picture.png"
+K = TypeVar("K")
+R = TypeVar("R")
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where a reproduction's results go.
+    """The output folder of a reproduction.
 
     Attributes:
         out: The folder; runs/reproduce-<name> if left out.
@@ -25,11 +27,7 @@ class Place:
     force: bool = False
 
     def folder(self, name: str) -> Path:
-        """Returns the folder, after making sure that it may be written.
-
-        Raises:
-            ValueError: If something else is there.
-        """
+        """Returns the folder; raises ValueError if it holds other files."""
         folder = self.out or Path("runs", f"reproduce-{name}")
         check_free(folder, self.force, RESULTS)
         return folder
@@ -42,28 +40,46 @@ def refuse_missing(data: Path, files: Sequence[str]) -> None:
         raise ValueError(f"expected {', '.join(missing)} in --data FOLDER, got {data} without")
 
 
-def publish(
+def run_each(keys: Iterable[K], points: int, work: Callable[[K, Callable[[], None]], R]) -> dict[K, R]:
+    """Runs the work for each key under one progress bar.
+
+    Args:
+        keys: What is run, in this order.
+        points: How often the work of one key reports progress.
+        work: Takes a key and the function that reports progress.
+    """
+    found: dict[K, R] = {}
+    keys = list(keys)
+    with progress_bar() as progress:
+        task = progress.add_task("running", total=len(keys) * points, note="")
+        for key in keys:
+            progress.update(task, note=", ".join(map(str, key)) if isinstance(key, tuple) else str(key))
+            found[key] = work(key, lambda: progress.advance(task))
+    return found
+
+
+def write_results(
     folder: Path,
     config: Any,
     title: str,
     columns: list[str],
     rows: Sequence[Sequence[str]],
     figures: Any,
-    draw: Callable[[Path], None],
+    draw_picture: Callable[[Path], None],
 ) -> None:
-    """Prints a table and writes figures and picture.
+    """Prints a table and writes the figures (JSON-ready values) and the picture.
 
     Args:
-        folder: An output of :meth:`Place.folder`.
-        config: The reproduction's dataclass of flags.
-        title: The table's title.
-        columns: The table's columns.
-        rows: The table's cells.
-        figures: JSON-ready figures, complete.
-        draw: Draws the picture to a path.
+        folder: The result of :meth:`Place.folder`.
+        config: The dataclass of flags.
+        title: Title of the table.
+        columns: Columns of the table.
+        rows: Cells of the table.
+        figures: All figures.
+        draw_picture: Draws the picture to a path.
     """
     with fresh_folder(folder):
         write_json(folder / RESULTS, {**provenance(config), "figures": figures})
-        draw(folder / PICTURE)
+        draw_picture(folder / PICTURE)
     print_table(title, columns, [list(row) for row in rows])
     say(f"figures and picture: {folder}")

@@ -18,11 +18,11 @@ from torch import Tensor
 from benchmarks.reproductions import aligner_report
 from benchmarks.reproductions.aligner_report import (
     DIFFERENCE,
-    LANDSCAPES,
+    TABLES,
     AlignerReportConfig,
     correlate,
     disjoint,
-    judge_landscape,
+    measure_table,
     report_aligner,
 )
 from benchmarks.reproductions.results import Place
@@ -285,8 +285,8 @@ def test_a_report_leaves_table_figures_and_picture(
     scores = problem.score(Observation(context=torch.zeros(625, 1, dtype=torch.long)), all_rows()).tolist()
     rows = [",".join(map(str, [*row, score])) for row, score in zip(all_rows().tolist(), scores, strict=True)]
     (tmp_path / "small.csv").write_text("\n".join(["a,b,c,d,y", *rows]))
-    landscape = aligner_report.Landscape("small.csv", "y", (), 300)
-    monkeypatch.setattr(aligner_report, "LANDSCAPES", {"small": landscape})
+    table = aligner_report.MeasuredTable("small.csv", "y", (), 300)
+    monkeypatch.setattr(aligner_report, "TABLES", {"small": table})
     monkeypatch.setattr(aligner_report, "TableFit", partial(TableFit, epochs=3, hidden=(16,)))
     found = report_aligner(AlignerReportConfig(tmp_path, 0, 100, 100, Place(tmp_path / "out")))
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"results.json", "picture.png"}
@@ -300,10 +300,10 @@ def test_a_report_leaves_table_figures_and_picture(
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["gb1", "tfbind8"])
 def test_on_one_swap_pairs_the_aligner_beats_the_raw_latents(name: str, landscape: Callable[[str], Path]) -> None:
-    folder = [landscape(one.file) for one in LANDSCAPES.values()][0].parent
-    judged = judge_landscape(LANDSCAPES[name], AlignerReportConfig(folder))
+    folder = [landscape(one.file) for one in TABLES.values()][0].parent
+    found = measure_table(TABLES[name], AlignerReportConfig(folder), lambda: None)
     for kind in ("one swap, measured", "one swap, estimated"):
-        by = judged.correlations[kind]
+        by = found.correlations[kind]
         print(name, kind, by)
         assert by["overlap"] is None
         difference = by[DIFFERENCE]
