@@ -26,6 +26,7 @@ from benchmarks.reproductions.aligner_report import (
     report_aligner,
 )
 from benchmarks.reproductions.results import Place
+from slot_rl.agents.aligned import study
 from slot_rl.estimators import EstimatorNet, EstimatorShape
 from slot_rl.estimators.aligner import (
     Aligner,
@@ -34,7 +35,6 @@ from slot_rl.estimators.aligner import (
     fit_aligner,
     one_swap_pairs,
     order_loss,
-    study,
 )
 from slot_rl.estimators.fitting import TableFit
 from slot_rl.problems import Observation, RowProblem
