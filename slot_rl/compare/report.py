@@ -8,7 +8,7 @@ import shutil
 import time
 from base64 import b64encode
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from slot_rl.compare import plots
 from slot_rl.compare.conclusions import Conclusions
 from slot_rl.compare.differences import Claim, verdict_on
 from slot_rl.compare.statistics import RUN_KEY
-from slot_rl.compare.tables import ReportTable, ranked_pairs, report_tables
+from slot_rl.compare.tables import GLOSSARY, ReportTable, ranked_pairs, report_tables
 from slot_rl.compare.wandb import FOLDER, track_comparison
 from slot_rl.console import say
 from slot_rl.io import write_atomically, write_json
@@ -78,9 +78,9 @@ def publish_report(out: Path, found: Conclusions, document: Mapping[str, Any], m
     folder.mkdir(exist_ok=True)
     pictures = draw_pictures(folder, found)
     tables = report_tables(found)
-    for line in [*_lines(report_tables(found, leader_alone=True)), *_notes(found)]:
+    for line in [*_lines(report_tables(found, leader_alone=True)), *GLOSSARY, *_notes(found)]:
         say(line)
-    write_atomically(folder / "tables.md", "\n".join(_lines(tables)).encode())
+    write_atomically(folder / "tables.md", "\n".join([*_lines(tables), *GLOSSARY, ""]).encode())
     frames = {"runs": found.results.runs, **{table.key: table.frame for table in tables}}
     for name, frame in frames.items():
         write_atomically(folder / f"{name}.csv", frame.to_csv(index=False).encode())
@@ -151,7 +151,7 @@ def _sections(
     )
     return [
         Section("What can be concluded", paragraphs=first),
-        agents,
+        replace(agents, paragraphs=GLOSSARY),
         Section("Pictures", pictures=pictures),
         *others,
     ]

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from math import isinf, isnan, nan
 
+import numpy as np
 import pandas as pd
 
 from slot_rl.compare.conclusions import TARGET, Conclusions
@@ -12,6 +13,8 @@ from slot_rl.console import markdown
 from slot_rl.metrics import GUIDED_CALLS, METRICS, Metric
 
 OVER_SEEDS = [metric for metric in METRICS.values() if metric.over_seeds]
+GLOSSARY = [f"{metric.label}: {metric.meaning}." for metric in OVER_SEEDS]
+"""What the columns of :func:`agents_table` are that hold means over seeds."""
 
 
 @dataclass(frozen=True)
@@ -126,15 +129,15 @@ def speed_table(found: Conclusions) -> ReportTable:
 def break_even_table(found: Conclusions) -> ReportTable:
     """Returns from how many contexts on a policy costs fewer estimator calls than guided search."""
     rows = found.break_evens
+    measured, ever = (~np.isinf(rows[name].astype(float)) for name in ("guided_calls", "contexts"))
+    contexts = rows["contexts"].map("{:,.0f}".format)
     frame = pd.DataFrame(
         {
             "agent": rows["task"] + ": " + rows["agent"],
             "calls": rows["calls"].map("{:.0f}".format),
             "optimality": rows["optimality"].map(share),
-            "guided search's calls": [_guided(calls) for calls in rows["guided_calls"]],
-            "contexts": [
-                _contexts(*ends) for ends in rows[["guided_calls", "contexts"]].itertuples(index=False, name=None)
-            ],
+            "guided search's calls": rows["guided_calls"].map("{:.1f}".format).where(measured, "more than measured"),
+            "contexts": contexts.where(measured, "at most " + contexts).where(ever, "never"),
         }
     )
     caption = (
@@ -176,12 +179,11 @@ def _agents_caption(found: Conclusions, task: str, rows: pd.DataFrame) -> str:
     methods = "; ".join(pd.unique(rows[["iqm_method", "mean_method"]].to_numpy().ravel()))
     runs = " to ".join(map(str, sorted(rows["runs"].unique())))
     constant = share(rows.get("best_constant_optimality", pd.Series([nan])).iloc[0])
-    meanings = [f"{metric.label}: {metric.meaning}" for metric in OVER_SEEDS]
     reachable = f" The best constant answer has {constant}." if constant else ""
     return (
         f"{task}: optimality of the estimated score (0 random, 1 best), {runs} runs each. Intervals: {methods}. "
         f"failed: share of runs that broke down or stayed below the failure threshold {share(found.threshold)}. "
-        f"gap to 1: mean shortfall. Means over seeds: {'; '.join(meanings)}.{reachable}"
+        f"gap to 1: mean shortfall. The other columns are means over seeds.{reachable}"
     )
 
 
@@ -218,16 +220,6 @@ def _small(value: float) -> str:
 
 def _ratio(value: float) -> str:
     return "never" if isinf(value) else f"{value:.2f}"
-
-
-def _guided(calls: float) -> str:
-    return "more than measured" if isinf(calls) else f"{calls:.1f}"
-
-
-def _contexts(guided_calls: float, contexts: float) -> str:
-    if isinf(contexts):
-        return "never"
-    return f"at most {contexts:,.0f}" if isinf(guided_calls) else f"{contexts:,.0f}"
 
 
 def _key(kind: str, task: str) -> str:

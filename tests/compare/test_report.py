@@ -128,6 +128,7 @@ def test_the_page_begins_with_who_leads(tmp_path: Path) -> None:
     tags = Tags((tmp_path / "report.html").read_text())
     assert "one: search leads, with 31 estimator calls for each answer. It is better than gumbel, ppo." in tags.text
     assert "two, at equal calls: ppo + 31 calls against search: worse; gumbel + 31 calls against" in tags.text
+    assert "hit rate: share of requests" in tags.text
     assert tags.text.count("Which agent is better") == 2 and tags.text.count("When training pays") == 0
     assert pd.read_csv(tmp_path / "report" / "agents_one.csv")["agent"].tolist() == ["search", "gumbel", "ppo"]
 
