@@ -1,12 +1,13 @@
-"""Which selector's gradient is best on a problem: bias, variance and cost of each, measured against the true gradient.
+"""Measures bias, variance and cost of every selector's gradient on a problem, and recommends a selector.
 
-Every selector estimates the same gradients, at the same logits of the same requests. Errors are relative to the length
-of the true gradient, summed over requests. An estimate's scale is beside the point (an optimiser's step size sets it),
-so each selector's is first scaled to the true gradient's length in the mean, as published tables do.
+All selectors estimate the same true gradients, at the same logits of the same requests. Errors are relative to the
+squared length of the true gradient, summed over requests. The scale of an estimate is not important, because the
+learning rate can change it. Therefore the mean estimate is first scaled to the length of the true gradient, as
+published tables do.
 
-What a selector is worth is its error at equal cost: with C calls to spend on a request, an estimate that costs c calls
-can be averaged over C / c draws, which leaves the squared bias and ``variance * c / C``. Calls are forwards and
-backwards alike.
+Selectors are compared by their error at equal cost. With C calls per request, an estimate that costs c calls can be
+averaged over C / c draws, and its squared error is the squared bias plus ``variance * c / C``. Forwards and backwards
+both count as calls.
 """
 
 import math
@@ -32,7 +33,7 @@ from slot_rl.selectors import NAMES, Exact, LocalExpectation, Selector, make, ma
 
 DIAGNOSIS, PICTURE = "diagnosis.json", "bias_and_variance.png"
 CHUNK = 16_384
-"""Rows that are estimated at once."""
+"""Maximum number of rows that are estimated at once."""
 
 
 @dataclass(frozen=True)
@@ -40,20 +41,20 @@ class DiagnosisConfig:
     """Measures every selector's gradient on a problem and recommends one.
 
     Attributes:
-        env: The environment's id. If left out, that of the policy's run; SlotRL/Rows-v0 for an estimator alone,
-            SlotRL/Slots-v0 without either.
+        env: The environment's id. If left out, that of the policy's run; SlotRL/Rows-v0 for an estimator without a
+            policy; SlotRL/Slots-v0 without both.
         estimator: Folder of a pretrained estimator, or path.py:function with --trust.
-        trust: Execute the Python file that the estimator is, with all your rights.
-        policy: Run folder of a trained agent, at whose logits the gradients are taken; without one, logits are normal.
-        spread: Standard deviation of the logits where no policy is given.
-        requests: Requests that the gradients are taken at; fewer where the problem has fewer.
+        trust: Execute the Python file of the estimator, with all your rights.
+        policy: Run folder of a trained agent whose logits are used; without one, logits are random normal numbers.
+        spread: Standard deviation of the logits without a policy.
+        requests: Number of requests; fewer if the problem has fewer.
         draws: Estimates of each selector per request.
-        calls: Calls per request that the errors at equal cost allow.
-        limit: Most configurations of a request, padding included, that are enumerated for the true gradient;
-            beyond, it is the mean of many unbiased estimates.
-        reference_draws: Unbiased estimates per request where the true gradient is not enumerated.
+        calls: Estimator calls per request for the error at equal cost.
+        limit: Maximum number of configurations of a request, padding included, to enumerate for the true gradient;
+            for more, the true gradient is the mean of many unbiased estimates.
+        reference_draws: Unbiased estimates per request if the true gradient is not enumerated.
         seed: Seeds requests, logits and draws.
-        out: The folder of the figures and the picture; runs/diagnosis if left out.
+        out: The folder of the figures and the picture.
         force: Replace the diagnosis that is already there.
     """
 
@@ -89,13 +90,13 @@ class DiagnosisConfig:
 
 
 @dataclass(frozen=True)
-class Health:
-    """One selector's figures.
+class SelectorFigures:
+    """The figures of one selector.
 
     Attributes:
         name: The selector.
-        bias: Relative squared bias of the rescaled estimate, with the draws' own noise taken off.
-        bias_error: Standard error of that figure, roughly.
+        bias: Relative squared bias of the rescaled estimate, without the noise of the draws; may be negative.
+        bias_error: Approximate standard error of the bias.
         variance: Relative variance of the rescaled estimate.
         cosine: Mean cosine of one draw with the true gradient, over requests and draws.
         mean_cosine: Mean over requests of the cosine of the mean estimate with the true gradient.
@@ -103,7 +104,7 @@ class Health:
         backwards: Configurations differentiated per estimate.
         milliseconds: Time per estimate of one request.
         dead: Share of estimates that are exactly zero.
-        error: Relative squared error at equal cost; infinite where one estimate costs more than there is to spend.
+        error: Relative squared error at equal cost; infinite if one estimate costs more than the allowed calls.
     """
 
     name: str
@@ -120,18 +121,18 @@ class Health:
 
     @property
     def visible_bias(self) -> float:
-        """The squared bias, or 0 where it is lost in its own error."""
+        """The squared bias, or 0 if it is within two standard errors."""
         return self.bias if self.bias > 2 * self.bias_error else 0.0
 
 
 @dataclass(frozen=True)
 class TrueGradient:
-    """The gradient that all estimates are held against.
+    """The gradient that all estimates are compared with.
 
     Attributes:
         mean: Tensor of shape ``(requests, slots, items)``.
-        variance: Its own expected squared error, of the mean's shape; 0 if enumerated.
-        description: How it was found.
+        variance: Expected squared error of the mean, of the same shape; 0 if enumerated.
+        description: How it was computed.
     """
 
     mean: Tensor
@@ -140,8 +141,8 @@ class TrueGradient:
 
 
 @dataclass(frozen=True)
-class Bench:
-    """Where the gradients are taken."""
+class Setup:
+    """The requests and logits at which gradients are estimated."""
 
     problem: Problem
     observation: Observation
@@ -149,7 +150,7 @@ class Bench:
     generator: torch.Generator = field(default_factory=torch.Generator)
 
     def sample(self, selector: Selector, draws: int) -> tuple[Tensor, Tensor, float]:
-        """Returns gradients ``(draws, requests, slots, items)``, which of them are zero, and seconds."""
+        """Returns gradients ``(draws, requests, slots, items)``, whether they are zero, and seconds."""
         rows = torch.arange(len(self.logits)).repeat(draws)
         observation, logits = self.observation[rows], self.logits[rows].requires_grad_()
         start = time.perf_counter()
@@ -159,41 +160,40 @@ class Bench:
         return gradient.unflatten(0, (draws, -1)).double(), estimate.diagnostics["dead"].double(), seconds
 
 
-def diagnose(config: DiagnosisConfig) -> list[Health]:
-    """Measures every selector, prints the table with a recommendation, draws the picture.
+def diagnose(config: DiagnosisConfig) -> list[SelectorFigures]:
+    """Measures every selector, prints the tables and a recommendation, and draws the picture.
 
     Returns:
-        The figures, best at equal cost first.
+        The figures, sorted by the error at equal cost.
 
     Raises:
-        ValueError: If the problem cannot be built, the policy is not one for it, no true gradient differs from zero, or
-            the folder is taken.
+        ValueError: If the problem cannot be built, the policy does not fit, all true gradients are zero, or the folder
+            is not free.
     """
     check_free(config.out, config.force, DIAGNOSIS)
-    bench = _bench(config)
-    # Padding included: a selector sees one number of items for all slots.
-    exact = bench.problem.items**bench.problem.slots <= config.limit
+    setup = _setup(config)
+    # Padding is included: a selector receives the same number of items for all slots.
+    exact = setup.problem.items**setup.problem.slots <= config.limit
     names = [name for name in NAMES if name != "exact" or exact]
     with progress_bar() as progress:
         task = progress.add_task("measuring", total=len(names) + 1, note="true gradient")
-        truth = _true_gradient(bench, config, exact)
+        truth = _true_gradient(setup, config, exact)
         if not bool(truth.mean.any()):
             raise ValueError("expected logits at which some true gradient is not zero, got zero for every request")
         progress.advance(task)
         found = []
         for name in names:
             progress.update(task, note=name)
-            if name == "exact":  # the same every time
-                found.append(_measure(bench, Exact(config.limit), 2, truth, config.calls))
-            else:
-                found.append(_measure(bench, make(name), config.draws, truth, config.calls))
+            # The exact gradient is the same every time, so two estimates suffice.
+            selector, draws = (Exact(config.limit), 2) if name == "exact" else (make(name), config.draws)
+            found.append(_measure(setup, selector, draws, truth, config.calls))
             progress.advance(task)
-    found.sort(key=lambda health: health.error)
-    _report(config, bench.problem.name, found, truth)
+    found.sort(key=lambda one: one.error)
+    _report(config, setup.problem.name, found, truth)
     return found
 
 
-def _bench(config: DiagnosisConfig) -> Bench:
+def _setup(config: DiagnosisConfig) -> Setup:
     problem = config.problem()
     generator = generator_from(config.seed)
     observation = problem.evaluation_observations(config.requests, generator)
@@ -204,42 +204,45 @@ def _bench(config: DiagnosisConfig) -> Bench:
         with torch.no_grad():
             logits = agent.policy.point(observation)[0]
     else:
-        shape = len(observation), problem.slots, problem.items
+        shape = (len(observation), problem.slots, problem.items)
         logits = masked_logits(config.spread * torch.randn(shape, generator=generator), problem.mask(observation))
-    return Bench(problem, observation, logits, generator)
+    return Setup(problem, observation, logits, generator)
 
 
-def _true_gradient(bench: Bench, config: DiagnosisConfig, exact: bool) -> TrueGradient:
+def _true_gradient(setup: Setup, config: DiagnosisConfig, exact: bool) -> TrueGradient:
     if exact:
-        gradient, _, _ = bench.sample(Exact(config.limit), 1)
-        count = bench.problem.items**bench.problem.slots
+        gradient, _, _ = setup.sample(Exact(config.limit), 1)
+        count = setup.problem.items**setup.problem.slots
         return TrueGradient(gradient[0], 0.0, f"enumerated over {count:,} configurations")
-    total = torch.zeros_like(bench.logits, dtype=torch.float64)
-    squares, done = torch.zeros_like(total), 0
-    per_pass = max(1, CHUNK // len(bench.logits))
-    while done < config.reference_draws:
-        gradient, _, _ = bench.sample(LocalExpectation(), min(per_pass, config.reference_draws - done))
+    total = torch.zeros_like(setup.logits, dtype=torch.float64)
+    squares, count = torch.zeros_like(total), config.reference_draws
+    for draws in _passes(setup, count):
+        gradient, _, _ = setup.sample(LocalExpectation(), draws)
         total += gradient.sum(dim=0)
         squares += gradient.square().sum(dim=0)
-        done += len(gradient)
-    mean = total / done
-    error = (squares / done - mean.square()) / (done - 1)
+    mean = total / count
+    error = (squares / count - mean.square()) / (count - 1)
     share = float(error.sum() / mean.square().sum()) ** 0.5
-    return TrueGradient(mean, error, f"mean of {done:,} local expectations, standard error {share:.1%} of its length")
+    return TrueGradient(mean, error, f"mean of {count:,} local expectations, standard error {share:.1%} of its length")
 
 
-def _measure(bench: Bench, selector: Selector, draws: int, truth: TrueGradient, calls: int) -> Health:
-    bench.sample(selector, 1)  # warms up, so that the time is that of the formula
-    per_pass = max(1, CHUNK // len(bench.logits))
-    parts = [bench.sample(selector, min(per_pass, draws - done)) for done in range(0, draws, per_pass)]
-    gradient = torch.cat([part[0] for part in parts])
-    mean = gradient.mean(dim=0)
+def _passes(setup: Setup, draws: int) -> list[int]:
+    """Splits draws into passes of at most :data:`CHUNK` rows."""
+    together = max(1, CHUNK // len(setup.logits))
+    return [min(together, draws - start) for start in range(0, draws, together)]
+
+
+def _measure(setup: Setup, selector: Selector, draws: int, truth: TrueGradient, calls: int) -> SelectorFigures:
+    setup.sample(selector, 1)  # warms up, for the time measurement
+    gradients, dead, seconds = zip(*(setup.sample(selector, part) for part in _passes(setup, draws)), strict=True)
+    gradient = torch.cat(gradients)
     bias, bias_error, variance = _moments(gradient, truth)
-    forwards, backwards = selector.cost(bench.problem.slots, bench.problem.items)
+    forwards, backwards = selector.cost(setup.problem.slots, setup.problem.items)
     cost = forwards + backwards
-    cosine = torch.nn.functional.cosine_similarity(gradient.flatten(2), truth.mean.flatten(1), dim=-1)
-    mean_cosine = torch.nn.functional.cosine_similarity(mean.flatten(1), truth.mean.flatten(1), dim=-1)
-    return Health(
+    direction = truth.mean.flatten(1)
+    cosine = torch.cosine_similarity(gradient.flatten(2), direction, dim=-1)
+    mean_cosine = torch.cosine_similarity(gradient.mean(dim=0).flatten(1), direction, dim=-1)
+    return SelectorFigures(
         name=selector.name,
         bias=bias,
         bias_error=bias_error,
@@ -248,50 +251,47 @@ def _measure(bench: Bench, selector: Selector, draws: int, truth: TrueGradient, 
         mean_cosine=float(mean_cosine.mean()),
         forwards=forwards,
         backwards=backwards,
-        milliseconds=1e3 * sum(part[2] for part in parts) / (draws * len(bench.logits)),
-        dead=float(torch.cat([part[1] for part in parts]).mean()),
+        milliseconds=1e3 * sum(seconds) / (draws * len(setup.logits)),
+        dead=float(torch.cat(dead).mean()),
         error=max(bias, 0.0) + variance * cost / calls if cost <= calls else math.inf,
     )
 
 
 def _moments(gradient: Tensor, truth: TrueGradient) -> tuple[float, float, float]:
-    """Returns relative squared bias, its standard error and relative variance of ``(draws, ...)`` estimates."""
+    """Returns the relative squared bias, its standard error and the relative variance of ``(draws, ...)`` estimates."""
     draws, mean, true2 = len(gradient), gradient.mean(dim=0), float(truth.mean.square().sum())
     spread = gradient.var(dim=0)
-    # Without bias, an estimate's mean has the true gradient's length; noise of the mean would lengthen it.
+    # The noise of the mean makes it longer; its expected contribution is subtracted.
     length2 = max(float(mean.square().sum() - spread.sum() / draws), 1e-12 * true2)
     scale = (true2 / length2) ** 0.5
     noise = scale**2 * spread / draws + truth.variance
     off2 = (scale * mean - truth.mean).square()
-    # Of a squared normal with mean b and variance v the variance is 4 b^2 v + 2 v^2; entries taken as independent.
+    # The square of a normal with mean b and variance v has variance 4 b^2 v + 2 v^2. Entries count as independent.
     error2 = (4 * (off2 - noise).clamp(min=0) * noise + 2 * noise.square()).sum()
     bias = float((off2 - noise).sum())
     return bias / true2, float(error2) ** 0.5 / true2, float(scale**2 * spread.sum()) / true2
 
 
-def _report(config: DiagnosisConfig, env_id: str, found: list[Health], truth: TrueGradient) -> None:
-    def draw(path: Path) -> None:
-        # In the roster's order, so that a selector has the same colour on every problem.
-        order = sorted(found, key=lambda one: NAMES.index(one.name))
-        points = [Point(one.name, one.visible_bias, one.variance, one.forwards + one.backwards) for one in order]
-        plot_bias_and_variance(path, {f"{env_id}: marker area by calls per estimate": points})
-
+def _report(config: DiagnosisConfig, env_id: str, found: list[SelectorFigures], truth: TrueGradient) -> None:
+    # In the registry's order, so that a selector has the same colour on every problem.
+    order = sorted(found, key=lambda one: NAMES.index(one.name))
+    points = [Point(one.name, one.visible_bias, one.variance, one.forwards + one.backwards) for one in order]
+    selectors = [{**vars(one), "error": one.error if math.isfinite(one.error) else None} for one in found]
+    figures = {"true_gradient": truth.description, "selectors": selectors}
     with fresh_folder(config.out):
-        selectors = [{**vars(one), "error": one.error if math.isfinite(one.error) else None} for one in found]
-        figures = {"true_gradient": truth.description, "selectors": selectors}
         write_json(config.out / DIAGNOSIS, {**provenance(config), **figures})
-        draw(config.out / PICTURE)
+        plot_bias_and_variance(config.out / PICTURE, {f"{env_id}: marker area by calls per estimate": points})
     _print(f"gradients on {env_id}; error at {config.calls:,} calls per request", found)
     console.print(f"true gradient: {truth.description}")
     console.print(recommendation(found, config.calls))
     say(f"figures and picture: {config.out}")
 
 
-def _print(title: str, found: list[Health]) -> None:
+def _print(title: str, found: list[SelectorFigures]) -> None:
     quality = [
         [
             one.name,
-            f"{one.error:.3g}" if math.isfinite(one.error) else "too dear",
+            f"{one.error:.3g}" if math.isfinite(one.error) else "costly",
             f"{max(one.bias, 0.0):.4f}",
             f"{one.bias_error:.4f}",
             f"{one.variance:.3g}",
@@ -308,12 +308,12 @@ def _print(title: str, found: list[Health]) -> None:
     print_table("cost of one estimate", ["", "forwards", "backwards", "ms", "dead"], cost)
 
 
-def recommendation(found: list[Health], calls: int) -> str:
-    """Returns one sentence that names the best selector and the ground for it.
+def recommendation(found: list[SelectorFigures], calls: int) -> str:
+    """Returns one sentence that names the best selector and the reason.
 
     Args:
         found: The figures, best first.
-        calls: Calls per request that the errors allow.
+        calls: Estimator calls per request for the error at equal cost.
     """
     best = found[0]
     if not math.isfinite(best.error):
@@ -321,9 +321,9 @@ def recommendation(found: list[Health], calls: int) -> str:
     cost = best.forwards + best.backwards
     averaged = best.variance * cost / calls
     affordable = [one for one in found[1:] if math.isfinite(one.error)]
-    ground = "bias" if best.bias > averaged else "variance"
-    rival = f"next is {affordable[0].name} with {affordable[0].error:.2g}" if affordable else "all others are too dear"
+    reason = "bias" if best.bias > averaged else "variance"
+    rival = f"next is {affordable[0].name} with {affordable[0].error:.2g}" if affordable else "all others cost too much"
     return (
         f"recommended: {best.name}, whose relative squared error is least with {calls:,} calls per request: "
-        f"{best.error:.2g} ({calls / cost:.3g} estimates averaged, most of it {ground}); {rival}"
+        f"{best.error:.2g} ({calls / cost:.3g} estimates averaged, most of it {reason}); {rival}"
     )
