@@ -5,22 +5,13 @@
 
 import argparse
 import sys
-from dataclasses import dataclass
 
 import tyro
 
-from slot_rl.agents import AGENTS, Options
+from slot_rl.agents import AGENTS
 from slot_rl.compare.presets import read_presets
 from slot_rl.console import run
-from slot_rl.training import RunConfig, train
-
-
-@dataclass(frozen=True)
-class Flags:
-    """The flags of a training: the run's, and the agent's options, which have the class of the defaults."""
-
-    run: RunConfig
-    agent: Options
+from slot_rl.training import RunConfig, TrainFlags, train
 
 
 def main() -> int:
@@ -32,8 +23,8 @@ def main() -> int:
     chosen, rest = chooser.parse_known_args()
     options = read_presets(chosen.env).options(chosen.agent) if chosen.preset else AGENTS[chosen.agent].options
     flags = tyro.cli(
-        Flags,
-        default=Flags(RunConfig(), options),
+        TrainFlags,
+        default=TrainFlags(RunConfig(), options),
         args=["--env", chosen.env, *rest],
         prog=f"train_agent.py --agent {chosen.agent}",
         description=f"Trains an agent; --agent is one of {', '.join(sorted(AGENTS))}. "

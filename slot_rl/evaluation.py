@@ -68,6 +68,12 @@ class Row:
     backwards: int | None
     figures: Mapping[str, float | None] = field(default_factory=dict)
 
+    def figure(self, key: str) -> float:
+        """Returns a figure that is known."""
+        value = self.figures[key]
+        assert value is not None
+        return value
+
     def logged(self) -> dict[str, float]:
         """Returns the known figures that are followed during a training, by their keys there."""
         known = {metric.log_key: self.figures[key] for key, metric in OF_ANSWERS.items() if metric.log_key is not None}

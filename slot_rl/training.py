@@ -81,6 +81,14 @@ class RunConfig:
 
 
 @dataclass(frozen=True)
+class TrainFlags:
+    """The flags of a training: the run's, and those of the agent, whose class is that of the defaults."""
+
+    run: RunConfig
+    agent: Options
+
+
+@dataclass(frozen=True)
 class RunProgress:
     """How far a run has come.
 

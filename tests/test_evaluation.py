@@ -9,12 +9,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from slot_rl.agents import GumbelAgent
-from slot_rl.metrics import Scores
+from slot_rl.agents import BestConstantAgent, GumbelAgent
+from slot_rl.agents.base import changed
 from slot_rl.estimators import EstimatorNet, EstimatorShape
 from slot_rl.estimators.fitting import TableFit
-from slot_rl.evaluation import GUIDED_CALLS, Evaluation, EvaluationConfig
-from slot_rl.judgement import MOST_CONTEXTS, print_contexts
+from slot_rl.evaluation import Evaluation, EvaluationConfig, Row
+from slot_rl.metrics import GUIDED_CALLS, METRICS, OF_ANSWERS, Scores
 from slot_rl.networks import PointerSize
 from slot_rl.pretraining import PretrainConfig, pretrain
 from slot_rl.problems import Observation, RowProblem, SlotProblem, make_problem
@@ -23,10 +23,12 @@ from slot_rl.problems.truths import pick_value
 from slot_rl.reevaluation import ReevaluationConfig, reevaluate
 from slot_rl.search import enumerate_landscape, random_choice
 from slot_rl.seeding import generator_from, seeded_initialisation
+from slot_rl.summary_tables import MOST_CONTEXTS, print_contexts
 from slot_rl.training import RunConfig, train
 from tests.conftest import ROOT, Command
 
 SMALL = EvaluationConfig(eval_seed=0, eval_size=50)
+TRUTH = ("true_score", "true_normalised", "true_worst", "gap", "measured_share")
 
 
 def first_items(observation: Observation) -> Tensor:
@@ -39,34 +41,34 @@ def best_items(observation: Observation) -> Tensor:
     return nearest.unsqueeze(1).expand(-1, 4)
 
 
-def test_random_is_zero_best_is_one_and_a_collapsed_policy_is_seen_through() -> None:
+def test_random_is_zero_best_is_one_collapse_is_seen() -> None:
     evaluation = Evaluation(make_problem("SlotRL/PickValue-v0"), SMALL)
     best, collapsed = evaluation.judge(best_items), evaluation.judge(first_items)
-    assert best.optimality == pytest.approx(1.0, abs=1e-6)
-    assert best.hit_rate == 1.0
-    assert collapsed.optimality < 0.3
-    assert collapsed.hit_rate < 0.4
+    assert best.figure("optimality") == pytest.approx(1.0, abs=1e-6)
+    assert best.figure("hit_rate") == 1.0
+    assert collapsed.figure("optimality") < 0.3
+    assert collapsed.figure("hit_rate") < 0.4
     draws = [
-        evaluation.judge(lambda o, s=seed: random_choice(evaluation.problem, o, generator_from(s))).optimality  # type: ignore[misc]
+        evaluation.judge(lambda o, s=seed: random_choice(evaluation.problem, o, generator_from(s))).figure("optimality")  # type: ignore[misc]
         for seed in range(40)
     ]
     assert sum(draws) / len(draws) == pytest.approx(0.0, abs=0.05)
 
 
-def test_every_reference_is_in_the_table_and_the_constant_is_the_best_of_all_constants() -> None:
+def test_every_reference_is_there_and_the_constant_is_best() -> None:
     problem = make_problem("SlotRL/PickValue-v0")
     evaluation = Evaluation(problem, SMALL)
     by_name = {row.name: row for row in evaluation.references}
     assert list(by_name) == ["random", "best constant", "constant, best true", "guided search", "best"]
     landscape = enumerate_landscape(problem, evaluation.observation, problem.score)
-    assert by_name["best constant"].score == pytest.approx(float(landscape.constant_scores.mean()), abs=1e-6)
-    assert by_name["best"].optimality == pytest.approx(1.0)
-    assert by_name["random"].optimality == 0.0
-    assert by_name["random"].hit_rate < 0.02  # one of 4,096 but for ties
+    assert by_name["best constant"].figure("score") == pytest.approx(float(landscape.constant_scores.mean()), abs=1e-6)
+    assert by_name["best"].figure("optimality") == pytest.approx(1.0)
+    assert by_name["random"].figure("optimality") == 0.0
+    assert by_name["random"].figure("hit_rate") < 0.02  # one of 4,096 but for ties
     assert by_name["guided search"].calls == GUIDED_CALLS
 
 
-def test_the_requests_depend_on_the_evaluation_seed_alone_and_spend_no_budget() -> None:
+def test_requests_depend_on_their_seed_and_spend_no_budget() -> None:
     problem = make_problem("SlotRL/PickValue-v0")
     first, second = Evaluation(problem, SMALL), Evaluation(problem, SMALL)
     other = Evaluation(problem, EvaluationConfig(eval_seed=1, eval_size=50))
@@ -79,11 +81,13 @@ def test_the_requests_depend_on_the_evaluation_seed_alone_and_spend_no_budget() 
 def test_both_searches_cost_what_the_table_says() -> None:
     evaluation = Evaluation(make_problem("SlotRL/PickValue-v0"), SMALL)
     before = evaluation.problem.budget.forwards
-    row = evaluation.judge_with_search(first_items)
-    # The last 50 score the answers for the table.
-    assert evaluation.problem.budget.forwards - before == 50 * GUIDED_CALLS + 50
+    agent = BestConstantAgent(evaluation.problem)
+    agent.policy = object()  # type: ignore[assignment]  # as if its answers came from a policy
+    row = evaluation.judge_agent(agent)[1]
+    # The others score the answers of both rows.
+    assert evaluation.problem.budget.forwards - before == 50 * GUIDED_CALLS + 2 * 50
     assert row.calls == GUIDED_CALLS
-    assert row.score >= evaluation.judge(first_items).score
+    assert row.figure("score") >= evaluation.judge(first_items).figure("score")
 
 
 def test_a_wrong_estimator_is_unmasked_by_the_true_score() -> None:
@@ -96,25 +100,24 @@ def test_a_wrong_estimator_is_unmasked_by_the_true_score() -> None:
         return (observation.candidates.squeeze(-1) - 0.5).abs().argmax(dim=-1).unsqueeze(1).expand(-1, 4)
 
     row = evaluation.judge(extreme)
-    assert row.optimality == pytest.approx(1.0, abs=1e-6)
-    true = evaluation.true_optimality(row.true_score)
+    assert row.figure("optimality") == pytest.approx(1.0, abs=1e-6)
+    true = evaluation.true_optimality(row.figure("true_score"))
     assert true is not None and true < -0.5
 
 
 def test_without_a_truth_nothing_is_claimed_about_it() -> None:
     evaluation = Evaluation(SlotProblem(pick_value, 4, 8, 1), SMALL)
     row = evaluation.judge(first_items)
-    assert (row.true_score, row.true_normalised, row.true_worst, row.gap, row.measured_share) == (None,) * 5
-    assert evaluation.true_optimality(row.true_score) is None
+    assert [row.figures[key] for key in (*TRUTH, "true_optimality")] == [None] * 6
 
 
-def test_where_enumeration_is_too_large_the_best_is_known_not_exact() -> None:
+def test_without_enumeration_the_best_is_only_known() -> None:
     evaluation = Evaluation(make_problem("SlotRL/SlotsLarge-v0"), EvaluationConfig(eval_size=8))
     assert not evaluation.best_is_exact
     assert [row.name for row in evaluation.references][-1] == "best known"
     assert evaluation.optimality(float(evaluation.best.mean())) == pytest.approx(1.0, abs=1e-6)
     guided = next(row for row in evaluation.references if row.name == "guided search")
-    assert 0.7 < guided.optimality < 1.0
+    assert 0.7 < guided.figure("optimality") < 1.0
 
 
 def test_an_empty_evaluation_is_refused() -> None:
@@ -136,57 +139,64 @@ def with_gaps(contexts: int = 3) -> tuple[RowProblem, dict[tuple[int, int, int],
     return RowProblem(net, torch.arange(contexts).unsqueeze(1), truth), table
 
 
-def test_a_measured_landscape_is_normalised_in_each_context_and_a_gap_counts_as_its_lowest() -> None:
+def test_true_scores_are_normalised_in_each_context() -> None:
     problem, table = with_gaps()
     evaluation = Evaluation(problem, SMALL)
     answers = [(1, 0), (0, 0), (0, 1)]
     row = evaluation.judge(lambda observation: torch.tensor(answers))
     # In context c the measured scores lie between 10 c - 2 (c + 1) and 10 c + 2 (c + 1).
-    assert row.true_score == pytest.approx((2.0 + (10 - 4) + (20 - 3)) / 3)
-    assert row.true_normalised == pytest.approx((1.0 + 0.0 + 0.25) / 3)
-    assert row.true_worst == 0.0
-    assert row.measured_share == pytest.approx(2 / 3)
-    assert row.gap == pytest.approx(row.score - (2.0 + 6.0 + 17.0) / 3, abs=1e-5)
+    assert row.figure("true_score") == pytest.approx((2.0 + (10 - 4) + (20 - 3)) / 3)
+    assert row.figure("true_normalised") == pytest.approx((1.0 + 0.0 + 0.25) / 3)
+    assert row.figure("true_worst") == 0.0
+    assert row.figure("measured_share") == pytest.approx(2 / 3)
+    assert row.figure("gap") == pytest.approx(row.figure("score") - (2.0 + 6.0 + 17.0) / 3, abs=1e-5)
     assert evaluation.true_bests is not None and evaluation.true_bests.tolist() == [2.0, 14.0, 26.0]
 
 
-def test_random_choices_are_held_against_the_truth_exactly_where_enumeration_is_exact() -> None:
+def test_random_choices_have_exact_true_figures() -> None:
     problem, table = with_gaps()
     random = Evaluation(problem, SMALL).references[0]
     lows = {c: 10.0 * c - 2 * (c + 1) for c in range(3)}
     true = [table.get((c, a, b), lows[c]) for c, a, b in product(range(3), range(2), range(3))]
     normalised = [(value - lows[i // 6]) / (4 * (i // 6 + 1)) for i, value in enumerate(true)]
-    assert random.true_score == pytest.approx(sum(true) / 18, abs=1e-5)
-    assert random.true_normalised == pytest.approx(sum(normalised) / 18, abs=1e-6)
-    assert random.true_worst == pytest.approx(min(sum(normalised[i : i + 6]) / 6 for i in (0, 6, 12)), abs=1e-6)
-    assert random.measured_share == pytest.approx(5 / 6)
-    assert random.gap == pytest.approx(random.score - sum(true) / 18, abs=1e-5)
+    assert random.figure("true_score") == pytest.approx(sum(true) / 18, abs=1e-5)
+    assert random.figure("true_normalised") == pytest.approx(sum(normalised) / 18, abs=1e-6)
+    assert random.figure("true_worst") == pytest.approx(
+        min(sum(normalised[i : i + 6]) / 6 for i in (0, 6, 12)), abs=1e-6
+    )
+    assert random.figure("measured_share") == pytest.approx(5 / 6)
+    assert random.figure("gap") == pytest.approx(random.figure("score") - sum(true) / 18, abs=1e-5)
 
 
-def test_every_row_is_held_against_the_truth_as_far_as_it_says() -> None:
+def test_every_row_is_compared_with_the_truth() -> None:
     for row in Evaluation(with_gaps()[0], SMALL).references:
-        assert None not in (row.true_score, row.true_normalised, row.true_worst, row.gap, row.measured_share)
+        assert None not in [row.figures[key] for key in TRUTH]
     # A formula has neither gaps nor a known scale: its worst is a true score.
     evaluation = Evaluation(make_problem("SlotRL/PickValue-v0"), SMALL)
     row = evaluation.judge(first_items)
     scores = pick_value(evaluation.observation.tensors()["candidates"][:, :1].expand(-1, 4, -1))
-    assert row.true_worst == pytest.approx(float(scores.min()))
-    assert row.gap == pytest.approx(0.0, abs=1e-6)
-    assert row.true_normalised is None and row.measured_share is None
+    assert row.figure("true_worst") == pytest.approx(float(scores.min()))
+    assert row.figure("gap") == pytest.approx(0.0, abs=1e-6)
+    assert row.figures["true_normalised"] is None and row.figures["measured_share"] is None
     large = Evaluation(make_problem("SlotRL/SlotsLarge-v0"), EvaluationConfig(eval_size=4))
     for row in large.references:
-        assert row.gap is not None and row.gap == pytest.approx(row.score - (row.true_score or 0.0), abs=1e-5)
+        assert row.figure("gap") == pytest.approx(row.figure("score") - row.figure("true_score"), abs=1e-5)
 
 
 def test_figures_weigh_requests_by_how_often_they_were_made() -> None:
     scores = Scores(
         torch.tensor([1.0, 2.0]), torch.tensor([0.0, 4.0]), torch.tensor([0.0, 0.5]), torch.tensor([False, True])
     )
-    weights = torch.tensor([3, 1])
-    assert scores.score(weights) == 1.25
-    figures = scores.against_truth(weights)
-    assert (figures.true_score, figures.true_normalised, figures.true_worst) == (1.0, 0.125, 0.0)
-    assert (figures.gap, figures.measured_share) == (0.25, 0.25)
+    weighted = replace(scores, weights=torch.tensor([3, 1]))
+    figures = {key: METRICS[key].compute(weighted, None) for key in ("score", *TRUTH)}
+    assert figures == {
+        "score": 1.25,
+        "true_score": 1.0,
+        "true_normalised": 0.125,
+        "true_worst": 0.0,
+        "gap": 0.25,
+        "measured_share": 0.25,
+    }
 
 
 def test_the_worst_contexts_stand_first_and_only_so_many(capsys: pytest.CaptureFixture[str]) -> None:
@@ -220,11 +230,10 @@ def test_a_run_without_a_truth_is_held_against_one_later(script: Command, tmp_pa
     fast = TableFit(epochs=5, patience=5, batch_size=16, dim=2, hidden=(8,))
     pretrain(PretrainConfig(table=table, score="y", context=("u",), out=out, fit=fast))
     run = RunConfig("SlotRL/Rows-v0", str(out), timesteps=128, out=tmp_path / "run", wandb="disabled")
-    options = GumbelAgent.options_type(batch_size=64, policy=PointerSize(8, 16))
+    options = changed(GumbelAgent.default_options, {"batch_size": 64, "policy": PointerSize(8, 16)})
     train("gumbel", run, options)
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
-    truths = ("true_score", "true_normalised", "true_worst", "gap", "measured_share")
-    assert [summary[name] for name in truths] == [None] * 5
+    assert [summary[name] for name in TRUTH] == [None] * 5
     evaluate = ROOT / "scripts" / "evaluate_agent.py"
     code, shown, errors = script(evaluate, tmp_path / "run")
     assert (code, errors) == (0, "") and "against the truth" not in shown
@@ -237,7 +246,27 @@ def test_a_run_without_a_truth_is_held_against_one_later(script: Command, tmp_pa
     train("gumbel", replace(run, out=tmp_path / "knowing", truth=table), options)
     summary = json.loads((tmp_path / "knowing" / "summary.json").read_text())
     later = reevaluate(ReevaluationConfig(tmp_path / "run", truth=table))
-    assert None not in [summary[name] for name in truths]
-    assert [later[name] for name in truths] == [summary[name] for name in truths]
+    assert None not in [summary[name] for name in TRUTH]
+    assert [later[name] for name in TRUTH] == [summary[name] for name in TRUTH]
     code, shown, errors = script(evaluate, tmp_path / "run", "--truth", tmp_path / "gone.csv")
     assert (code, shown) == (2, "") and "gone.csv" in errors
+
+
+def test_metrics_have_unique_keys_labels_and_log_keys() -> None:
+    log_keys = [metric.log_key for metric in METRICS.values() if metric.log_key]
+    labels = [metric.label for metric in METRICS.values()]
+    assert len(set(log_keys)) == len(log_keys) and len(set(labels)) == len(labels)
+    assert all(key == metric.key for key, metric in METRICS.items())
+
+
+def test_the_documentation_lists_every_metric_and_no_other() -> None:
+    page = (ROOT / "docs" / "metrics.md").read_text(encoding="utf-8")
+    for metric in METRICS.values():
+        log_key = f"`{metric.log_key}`" if metric.log_key else ""
+        assert f"| `{metric.key}` | {metric.label} | {log_key} | {metric.meaning} |" in page, metric.key
+    assert len([line for line in page.splitlines() if line.startswith("| `")]) >= len(METRICS)
+
+
+def test_a_metric_of_answers_is_computed_for_every_row() -> None:
+    row = Evaluation(make_problem("SlotRL/PickValue-v0"), SMALL).references[1]
+    assert isinstance(row, Row) and list(row.figures) == list(OF_ANSWERS)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 import slot_rl  # noqa: F401  registers the environments
 from slot_rl.agents import GumbelAgent
+from slot_rl.agents.base import changed
 from slot_rl.envs import SlotVecEnv
 from slot_rl.evaluation import Evaluation, EvaluationConfig
 from slot_rl.networks import PointerSize
@@ -174,8 +175,8 @@ def test_an_agent_reaches_the_optimum_through_a_softened_module_and_a_fresh_poli
     contexts = torch.cartesian_prod(torch.arange(2), torch.arange(3))
     problem = RowProblem(module, contexts, sizes=(3, 5, 4))
     evaluation = Evaluation(problem, EvaluationConfig())
-    options = GumbelAgent.options_type(batch_size=64, policy=PointerSize(width=16, hidden=32))
+    options = changed(GumbelAgent.default_options, {"batch_size": 64, "policy": PointerSize(width=16, hidden=32)})
     agent = GumbelAgent(SlotVecEnv(problem, 64, seed=0), options, seed=0)
-    assert evaluation.judge(agent.choose).hit_rate <= 0.2
+    assert evaluation.judge(agent.choose).figure("hit_rate") <= 0.2
     agent.learn(30_000)
-    assert evaluation.judge(agent.choose).hit_rate == 1.0
+    assert evaluation.judge(agent.choose).figure("hit_rate") == 1.0

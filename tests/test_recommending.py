@@ -20,23 +20,24 @@ from hypothesis import strategies as st
 
 from slot_rl import recommending
 from slot_rl.agents import GumbelAgent
-from slot_rl.agents.search_options import GuidedSearchOptions
+from slot_rl.agents.base import changed
+from slot_rl.agents.searches import GuidedSearchOptions
 from slot_rl.estimators.fitting import TableFit
 from slot_rl.evaluation import EvaluationConfig
+from slot_rl.io import read_config
 from slot_rl.networks import PointerSize
 from slot_rl.pretraining import PretrainConfig, pretrain
 from slot_rl.problems import Observation, RowProblem, context_rows, make_problem
 from slot_rl.problems.context_rows import ContextRows
 from slot_rl.problems.truths import pick_value
 from slot_rl.reevaluation import problem_of_run
-from slot_rl.io import read_config
 from slot_rl.seeding import generator_from
 from slot_rl.training import RunConfig, train
 from tests.conftest import ROOT, Command
 
 SCRIPT = ROOT / "scripts" / "recommend.py"
 FAST = TableFit(epochs=15, patience=15, batch_size=32, learning_rate=1e-2, dim=4, hidden=(32,))
-OPTIONS = GumbelAgent.options_type(batch_size=64, policy=PointerSize(width=16, hidden=32))
+OPTIONS = changed(GumbelAgent.default_options, {"batch_size": 64, "policy": PointerSize(width=16, hidden=32)})
 HEAT, SOLVENT = ("hot", 'cold, "dry"', ""), ("NA", "p ", "1.0")
 BASE, LIGAND = ("α", 'q"uote', "line\nbreak"), ("", "1", "1.0", "b ")
 COLUMNS = ["heat", "solvent", "base", "ligand"]

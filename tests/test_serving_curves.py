@@ -33,7 +33,7 @@ def test_every_request_is_asked_equally_often() -> None:
 def test_a_policys_curves_begin_at_its_answer_and_never_fall(evaluation: Evaluation) -> None:
     agent = GumbelAgent(SlotVecEnv(evaluation.problem.with_fresh_budget(), 8), seed=3)
     curves = policy_curves(agent, evaluation, 0, (2, 5, 40))
-    bare = evaluation.judge(agent.choose).optimality
+    bare = evaluation.judge(agent.choose).figure("optimality")
     for curve in curves.values():
         assert [calls for calls, _ in curve] == [0, 2, 5, 40]
         assert curve[0][1] == pytest.approx(bare, abs=1e-6)

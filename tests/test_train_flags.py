@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from slot_rl.agents.options import AnnealedOptions, PPOOptions, ThroughEstimatorOptions
+from slot_rl.agents.ppo import PPOOptions
+from slot_rl.agents.selector_agent import AnnealedSelectorOptions, SelectorOptions
 from slot_rl.console import run
 from slot_rl.selectors import RLOO, Gumbel, IntermediateLoss, Selector, StraightThrough
 
@@ -89,18 +90,18 @@ def test_flags_reach_the_selector(
 ) -> None:
     assert exit_code(script, *command.split(), monkeypatch=monkeypatch) == 0
     ((name, _, options),) = trained
-    assert isinstance(options, ThroughEstimatorOptions)
+    assert isinstance(options, SelectorOptions)
     assert (name, options.selector) == (selector.name, selector)
 
 
-def test_flags_reach_the_schedules_and_agents_without_a_selector(
+def test_flags_reach_schedules_and_other_agents(
     script: ModuleType, trained: list[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     command = "--tau 4 --tau-end 1 --tau-schedule exponential --entropy 0.2 --entropy-schedule constant"
     assert exit_code(script, *command.split(), monkeypatch=monkeypatch) == 0
     assert exit_code(script, "--agent", "ppo", "--epochs", "2", monkeypatch=monkeypatch) == 0
     (_, _, moving), (_, _, ppo) = trained
-    assert isinstance(moving, AnnealedOptions)
+    assert isinstance(moving, AnnealedSelectorOptions)
     assert moving.selector_at(0.5) == Gumbel(tau=2.0)
     assert moving.entropy_over_time.at(1.0) == 0.2
     assert ppo == PPOOptions(epochs=2)
@@ -120,7 +121,7 @@ def test_flags_reach_the_schedules_and_agents_without_a_selector(
         ("--agent rloo --tau 1", "Unrecognized options: --tau"),
     ],
 )
-def test_bad_flags_exit_with_2_and_one_message_and_leave_no_folder(
+def test_bad_flags_exit_with_2_and_leave_no_folder(
     command: str,
     message: str,
     script: ModuleType,

@@ -16,21 +16,23 @@ from stable_baselines3.common.callbacks import BaseCallback
 
 from slot_rl import training
 from slot_rl.agents import GumbelAgent
-from slot_rl.agents.options import AgentOptions, PPOOptions, ReinforceOptions
+from slot_rl.agents.base import changed
+from slot_rl.agents.ppo import PPOOptions
+from slot_rl.agents.reinforce import ReinforceOptions
+from slot_rl.agents.sb3 import LearningOptions
 from slot_rl.console import run as run_command
 from slot_rl.evaluation import EvaluationConfig
 from slot_rl.networks import PointerSize
 from slot_rl.problems import SlotProblem
 from slot_rl.problems.truths import pick_value
 from slot_rl.reevaluation import ReevaluationConfig, reevaluate
-from slot_rl.training import RunConfig, train
-from slot_rl.watch import EvaluationCallback
+from slot_rl.training import EvaluationCallback, RunConfig, train
 from tests.conftest import ROOT, Command
 
 SCRIPTS = ROOT / "scripts"
 SMALL = PointerSize(width=16, hidden=32)
-OPTIONS: dict[str, AgentOptions] = {
-    "gumbel": GumbelAgent.options_type(batch_size=64, policy=SMALL),
+OPTIONS: dict[str, LearningOptions] = {
+    "gumbel": changed(GumbelAgent.default_options, {"batch_size": 64, "policy": SMALL}),
     "reinforce": ReinforceOptions(batch_size=64, policy=SMALL),
     "ppo": PPOOptions(batch_size=128, minibatch_size=64, policy=SMALL),
 }
