@@ -1,7 +1,7 @@
-"""How an agent is judged: on fixed requests, beside everything that it has to beat, by the metrics of ``METRICS``.
+"""How an agent is judged: on fixed requests, together with its competitors, by the metrics of ``METRICS``.
 
-The requests are drawn once for each (problem, evaluation seed) and are the same for every agent. An agent stands beside
-random choices, the best constant (the limit of a policy that ignores its request), search guided by the estimator's
+The requests are drawn once for each (problem, evaluation seed) and are the same for every agent. An agent is compared
+with random choices, the best constant (the limit of a policy that ignores its request), search guided by the estimator's
 gradient, the same search started from the policy's answer, and the best configuration. Every row is also compared with
 the ground truth where one is known, because a strong agent finds the places where the estimator is wrong.
 """

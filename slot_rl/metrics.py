@@ -107,7 +107,7 @@ class Metric:
         format: How it is printed.
         log_key: Its key in ``metrics.jsonl`` and on Weights & Biases during the training; None if it is not followed.
         over_seeds: Whether a comparison shows its mean over seeds.
-        when_failed: What a run that failed counts with in a comparison; None if it has no such figure.
+        when_failed: Its value for a failed run in a comparison; None if such a run has none.
         table: The printed table that has it as a column: the competitors', or the one against the truth.
         dashboard: How dashboards draw it.
     """
@@ -155,7 +155,7 @@ _ENTRIES = (
     Metric(
         "estimator_forwards",
         "calls",
-        "configurations that the estimator scored in training",
+        "estimator calls in training: configurations that were scored",
         lambda run: run.budget.forwards,
         format=",.0f",
         log_key="budget/forwards",
@@ -166,7 +166,7 @@ _ENTRIES = (
     Metric(
         "estimator_backwards",
         "backwards",
-        "configurations that the estimator was differentiated at in training",
+        "configurations that were differentiated in training",
         lambda run: run.budget.backwards,
         format=",.0f",
         log_key="budget/backwards",

@@ -9,7 +9,7 @@ import matplotlib
 import numpy as np
 import numpy.typing as npt
 
-matplotlib.use("Agg")  # A run has no window, and none shall open on a machine that could.
+matplotlib.use("Agg")  # No window may open.
 
 from matplotlib import pyplot
 from matplotlib.figure import Figure
@@ -46,7 +46,7 @@ def plot_learning_curve(
 
     Args:
         path: The PNG file.
-        budget: Configurations scored at each point.
+        budget: Estimator calls at each point.
         curves: Values at each point, by name.
         levels: Competitors' values, by name.
         title: Says which agent ran where.
@@ -56,7 +56,7 @@ def plot_learning_curve(
         axes.plot(budget, values, marker=".", markersize=4, label=name)
     for i, (name, value) in enumerate(levels.items()):
         axes.axhline(value, color=f"C{len(curves) + i}", linewidth=1.1, linestyle=["--", ":", "-."][i % 3], label=name)
-    axes.set(xlabel="configurations scored in training", ylabel="optimality (0 random, 1 best)", title=title)
+    axes.set(xlabel="estimator calls in training", ylabel="optimality (0 random, 1 best)", title=title)
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
     axes.set_ylim(min(-0.05, *(min(values) for values in curves.values())), None)
     axes.legend(frameon=False, fontsize="small", loc="center left", bbox_to_anchor=(1.0, 0.5))
@@ -109,7 +109,7 @@ def plot_curves(path: Path, panels: Sequence[Panel], along: str, log_along: bool
 
 
 def _grid(panels: int) -> tuple[Figure, Any]:
-    """Returns a figure with two panels a row and room for a legend at the right."""
+    """Returns a figure with two panels a row and space for a legend at the right."""
     columns = min(2, panels)
     rows = -(-panels // columns)
     figure, grid = pyplot.subplots(

@@ -1,4 +1,4 @@
-"""Evaluating a run again, from its folder alone."""
+"""Evaluating a run again, from its folder."""
 
 from dataclasses import dataclass
 from pathlib import Path

@@ -25,7 +25,7 @@ ServingCurve = list[tuple[int, float]]
 SERVED = (2, 4, 6, 11, 16, 20, 31, 64)
 SEARCHED = (1, 2, 4, 6, 11, 16, 20, 31, 61, 98, 162, 405, 810)
 FEWEST_ANSWERS = 96
-SHOWN = {"draws": "best of draws", "search": "pass + swaps"}
+WAYS = {"draws": "best of draws", "search": "pass + swaps"}
 RIVALS = {"guided search": "guided_search", "local search": "local_search"}
 
 
@@ -72,7 +72,7 @@ def search_curve(
 
 
 def report_serving(agent: Agent, evaluation: Evaluation, seed: int, title: str, picture: Path) -> None:
-    """Prints an agent's answers by their calls beside those of search, and draws them.
+    """Prints and draws the optimality of an agent's answers and of searches, by estimator calls.
 
     Args:
         agent: An agent with a policy.
@@ -81,7 +81,7 @@ def report_serving(agent: Agent, evaluation: Evaluation, seed: int, title: str, 
         title: Says who answers what.
         picture: The PNG file.
     """
-    curves = {SHOWN[way]: curve for way, curve in policy_curves(agent, evaluation, seed).items()}
+    curves = {WAYS[way]: curve for way, curve in policy_curves(agent, evaluation, seed).items()}
     curves |= {shown: search_curve(name, evaluation, seed) for shown, name in RIVALS.items()}
     print_table(f"optimality by calls per request: {title}", ["calls", *curves], _rows(curves))
     plot_serving(picture, {title: curves})

@@ -173,7 +173,7 @@ class TrackerWriter(KVWriter):
         self._tracker.log(step, {key: float(value) for key, value in key_values.items() if _is_figure(value)})
 
     def close(self) -> None:
-        """Does nothing: whoever opened the tracker closes it."""
+        """Does nothing: the tracker is closed where it was opened."""
 
 
 def _is_figure(value: Any) -> bool:
@@ -213,7 +213,7 @@ def start_wandb(folder: Path, labels: WandbLabels, config: Mapping[str, Any], mo
         mode: Whether it writes to disk or sends.
 
     Returns:
-        The run; whoever starts it finishes it.
+        The run; the caller finishes it.
 
     Raises:
         ValueError: If Weights & Biases refuses.
