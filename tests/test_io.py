@@ -115,7 +115,7 @@ def test_strided_tensors_and_parameters_are_written_by_value(tmp_path: Path) -> 
     assert_holds(tmp_path / "new" / "deep", {"a": strided.contiguous(), "b": parameter.detach()}, "x")
 
 
-def test_a_replacement_removes_the_stale_weights_and_nothing_else(folder: Path) -> None:
+def test_a_replacement_removes_only_the_stale_weights(folder: Path) -> None:
     (folder / "fit.png").write_bytes(b"picture")
     old = weights_file(folder)
     write_bundle(folder, "thing", NEW, {"age": "new"}, NAME)
@@ -205,14 +205,14 @@ def test_a_document_of_another_format_is_refused(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("files", [None, [], {}, "weights", {"a": {}, "b": {}}])
-def test_a_document_that_does_not_name_one_weights_file_is_refused(folder: Path, files: Any) -> None:
+def test_a_document_without_one_weights_file_is_refused(folder: Path, files: Any) -> None:
     rewrite(folder, files=files)
     with pytest.raises(BundleError, match="expected .* to name one weights file, got"):
         read_bundle(folder, "thing", NAME)
 
 
 @pytest.mark.parametrize("entry", [{}, {"bytes": 1}, {"bytes": "1", "sha256": None}, "text", None, [1, 2]], ids=str)
-def test_a_document_that_does_not_describe_its_weights_is_refused(folder: Path, entry: Any) -> None:
+def test_a_document_of_other_weights_is_refused(folder: Path, entry: Any) -> None:
     rewrite(folder, files={weights_file(folder).name: entry})
     with pytest.raises(BundleError, match="expected .*, got"):
         read_bundle(folder, "thing", NAME)
@@ -231,7 +231,7 @@ def test_a_document_cannot_lead_out_of_its_folder(folder: Path, prefix: str) -> 
 
 
 @pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
-def test_weights_that_are_not_finite_are_refused_and_the_old_bundle_stays(folder: Path, value: float) -> None:
+def test_weights_that_are_not_finite_are_refused(folder: Path, value: float) -> None:
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
     broken = {"good": torch.ones(2), "bad": torch.tensor([1.0, value]), "worse": torch.tensor(value).half()}
     message = "expected finite weights, got NaN or infinity in bad, worse; nothing was written"
@@ -251,9 +251,7 @@ def crash(*arguments: Any, **options: Any) -> None:
     raise Crash
 
 
-def test_a_crash_between_weights_and_document_leaves_the_old_bundle(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_crash_after_the_weights_leaves_the_old_bundle(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(slot_io, "write_json", crash)
     with pytest.raises(Crash):
         write_bundle(folder, "thing", NEW, {"age": "new"}, NAME)
@@ -267,7 +265,7 @@ def test_a_crash_between_weights_and_document_leaves_the_old_bundle(
 
 
 @pytest.mark.parametrize("step", ["replace", "fsync"])
-def test_a_crash_while_the_weights_are_written_leaves_the_old_bundle_and_no_temporary_file(
+def test_a_crash_within_the_weights_leaves_the_old_bundle(
     folder: Path, step: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = names(folder)
@@ -278,9 +276,7 @@ def test_a_crash_while_the_weights_are_written_leaves_the_old_bundle_and_no_temp
     assert names(folder) == before
 
 
-def test_a_crash_while_the_document_is_written_leaves_the_old_bundle_and_no_temporary_file(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_crash_within_the_document_leaves_the_old_bundle(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     replace = os.replace
 
     def replace_weights_only(source: Path, target: Path) -> None:
@@ -295,9 +291,7 @@ def test_a_crash_while_the_document_is_written_leaves_the_old_bundle_and_no_temp
     assert not [name for name in names(folder) if name.endswith(".tmp")]
 
 
-def test_a_crash_before_the_stale_weights_are_removed_leaves_the_new_bundle(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_crash_before_the_cleaning_leaves_the_new_bundle(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     stale, unlink = weights_file(folder).name, Path.unlink
 
     def keep_stale(self: Path, missing_ok: bool = False) -> None:
@@ -317,9 +311,7 @@ def test_a_document_with_nan_is_refused_and_the_old_bundle_stays(folder: Path) -
     assert_holds(folder, OLD, "old")
 
 
-def test_write_atomically_replaces_whole_files_and_leaves_nothing_else(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_write_atomically_replaces_whole_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "file"
     write_atomically(path, b"first")
     write_atomically(path, b"second")
@@ -330,9 +322,7 @@ def test_write_atomically_replaces_whole_files_and_leaves_nothing_else(
     assert path.read_bytes() == b"second" and names(tmp_path) == {"file"}
 
 
-def test_data_is_on_disk_before_the_rename_and_the_folder_after_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_data_is_synced_before_the_rename_folder_after(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     steps: list[str] = []
     fsync, replace = os.fsync, os.replace
 

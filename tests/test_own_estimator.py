@@ -68,7 +68,7 @@ def mine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def test_a_run_with_a_trusted_file_is_trained_recorded_and_judged_again(
+def test_a_run_with_a_trusted_file_is_judged_again(
     mine: Path, script: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     flags = ["--env", ROWS, "--estimator", "mine.py:build", "--trust", "--truth", "table.csv", "--out", "run", *SHORT]
@@ -169,7 +169,7 @@ class Interacting(nn.Module):
         return score
 
 
-def test_an_agent_reaches_the_optimum_through_a_softened_module_and_a_fresh_policy_does_not() -> None:
+def test_an_agent_learns_through_a_softened_module() -> None:
     with seeded_initialisation(0):
         module = Interacting()
     contexts = torch.cartesian_prod(torch.arange(2), torch.arange(3))

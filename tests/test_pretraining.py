@@ -118,7 +118,7 @@ def test_bad_input_is_one_line_and_exit_code_2(table: Path, tmp_path: Path) -> N
     assert not out.exists()
 
 
-def test_the_same_seed_gives_the_same_weights_and_another_seed_others(table: Path, tmp_path: Path) -> None:
+def test_the_same_seed_gives_the_same_weights(table: Path, tmp_path: Path) -> None:
     hashes = []
     for name, seed in [("first", 7), ("second", 7), ("third", 8)]:
         config = PretrainConfig(
@@ -278,9 +278,7 @@ def test_no_hidden_layer_is_refused(command: Command, table: Path, tmp_path: Pat
     assert not (tmp_path / "o").exists()
 
 
-def test_an_estimator_that_is_there_is_kept_without_force_and_replaced_with_it(
-    command: Command, table: Path, tmp_path: Path
-) -> None:
+def test_only_force_replaces_an_estimator(command: Command, table: Path, tmp_path: Path) -> None:
     out = tmp_path / "o"
     flags = ["--table", table, "--score", "y", "--out", out, *FAST_FLAGS]
     assert command(*flags)[0] == 0
@@ -352,7 +350,7 @@ def test_a_constant_score_is_refused_and_leaves_nothing(command: Command, tmp_pa
 
 
 @pytest.mark.filterwarnings("ignore:An input array is constant")
-def test_test_rows_that_all_score_the_same_leave_a_whole_estimator_or_none(tmp_path: Path) -> None:
+def test_constant_test_rows_leave_a_whole_estimator_or_none(tmp_path: Path) -> None:
     # One score in 60 differs; under seed 0 it is not among the 6 test rows, whose R2 is then 0 divided by 0.
     path = tmp_path / "nearly.csv"
     path.write_text("a,b,y\n" + "".join(f"{i % 3},{i % 5},{int(i == 7)}\n" for i in range(60)))

@@ -50,7 +50,7 @@ def test_a_searchs_curve_leads_from_random_to_the_best(evaluation: Evaluation, n
     assert curve[400] == pytest.approx(1.0, abs=1e-5)
 
 
-def test_the_flag_prints_and_draws_and_refuses_an_agent_without_a_policy(script: Command, tmp_path: Path) -> None:
+def test_the_flag_prints_draws_and_needs_a_policy(script: Command, tmp_path: Path) -> None:
     common = ["--env", "SlotRL/PickValue-v0", "--timesteps", 600, "--wandb", "disabled", "--eval-size", 8, "--out"]
     assert script(ROOT / "scripts/train_agent.py", *common, tmp_path / "policy", "--batch-size", 64)[0] == 0
     code, shown, _ = script(ROOT / "scripts/evaluate_agent.py", tmp_path / "policy", "--serving")

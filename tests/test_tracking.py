@@ -14,7 +14,7 @@ from tests.helpers.wandb_files import finished_records, history, labels
 IDENTITY = RunIdentity("SlotRL/Slots-v0", "gumbel", 3, 1000, "20260101-000000", "0.1.0")
 
 
-def test_the_offline_run_carries_group_job_type_tags_config_and_every_metric(tmp_path: Path) -> None:
+def test_the_offline_run_carries_labels_config_and_metrics(tmp_path: Path) -> None:
     with Tracker(tmp_path, IDENTITY, {"seed": 3, "agent": "gumbel", "budget": 1000}, "offline") as tracker:
         for step in (10, 20):
             tracker.log(step, {"train/loss": 0.5 / step, "eval/optimality": float(step)})
@@ -37,12 +37,12 @@ def test_the_offline_run_carries_group_job_type_tags_config_and_every_metric(tmp
     assert any(item.key == "score" and json.loads(item.value_json) == 1.5 for s in summaries for item in s.update)
 
 
-def test_the_group_holds_the_budget_so_that_unequal_ones_are_not_averaged() -> None:
+def test_the_group_holds_the_budget() -> None:
     groups = {RunIdentity("SlotRL/Slots-v0", "gumbel", 0, budget, "t", "0.1.0").group for budget in (1000, 2000)}
     assert groups == {"SlotRL/Slots-v0@1000", "SlotRL/Slots-v0@2000"}
 
 
-def test_a_task_of_its_own_takes_the_place_of_the_env_in_group_and_name() -> None:
+def test_a_task_replaces_the_env_in_group_and_name() -> None:
     task = replace(IDENTITY, env="SlotRL/Rows-v0", task="suzuki/wide")
     assert (task.group, task.name) == ("suzuki/wide@1000", "wide__gumbel__s3__20260101-000000")
     assert task.labels.group != replace(task, task="suzuki/narrow").labels.group
@@ -75,7 +75,7 @@ def test_the_mode_is_the_flag_then_the_variable_then_offline(monkeypatch: pytest
         wandb_mode(None)
 
 
-def test_tensorboard_gets_every_log_point_and_the_other_files_stay_as_they_are(tmp_path: Path) -> None:
+def test_tensorboard_gets_every_log_point(tmp_path: Path) -> None:
     accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
     with Tracker(tmp_path, IDENTITY, {}, "disabled", tensorboard=True) as tracker:
         for step in (10, 20):
@@ -87,9 +87,7 @@ def test_tensorboard_gets_every_log_point_and_the_other_files_stay_as_they_are(t
     assert [(event.step, event.value) for event in events.Scalars("train/loss")] == [(10, 5.0), (20, 10.0)]
 
 
-def test_without_tensorboard_a_run_that_asks_for_it_writes_nothing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_missing_tensorboard_is_refused_before_writing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for module in [name for name in sys.modules if name.startswith("torch.utils.tensorboard")]:
         monkeypatch.delitem(sys.modules, module)
     monkeypatch.setitem(sys.modules, "tensorboard", None)

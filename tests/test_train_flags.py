@@ -135,7 +135,7 @@ def test_bad_flags_exit_with_2_and_leave_no_folder(
     assert not any(tmp_path.iterdir())
 
 
-def test_a_problem_too_large_to_enumerate_leaves_no_folder_either(
+def test_a_problem_too_large_leaves_no_folder(
     script: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)

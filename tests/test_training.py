@@ -88,7 +88,7 @@ def test_a_run_folder_holds_what_the_contract_names(agent: str, tmp_path: Path) 
 
 
 @pytest.mark.parametrize("agent", sorted(OPTIONS))
-def test_the_same_seed_gives_the_same_metrics_and_evaluating_again_the_same_numbers(agent: str, tmp_path: Path) -> None:
+def test_the_same_seed_gives_the_same_metrics(agent: str, tmp_path: Path) -> None:
     for name in ("first", "second"):
         train(agent, config(tmp_path / name), OPTIONS[agent])
     first, second = (without_time(metrics(tmp_path / name)) for name in ("first", "second"))
@@ -149,9 +149,7 @@ def test_a_run_that_cannot_start_leaves_the_earlier_one_whole(tmp_path: Path, mo
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
 
 
-def test_a_nan_from_the_estimator_stops_the_run_and_saves_the_batch(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_nan_score_stops_the_run_and_saves_the_batch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def breaks_rarely(vectors: torch.Tensor) -> torch.Tensor:
         score = pick_value(vectors)
         return torch.where((vectors > 0.9995).any(dim=-1).any(dim=-1), torch.nan, score)
@@ -205,7 +203,7 @@ def test_evaluating_refuses_what_is_no_whole_run(tmp_path: Path) -> None:
         reevaluate(ReevaluationConfig(out))
 
 
-def test_evaluating_refuses_another_estimator_than_the_trained_one(tmp_path: Path) -> None:
+def test_evaluating_refuses_another_estimator(tmp_path: Path) -> None:
     out = tmp_path / "run"
     settings = config(out, env="SlotRL/Slots-v0", timesteps=64, evaluation=EvaluationConfig(eval_size=2))
     train("gumbel", settings, OPTIONS["gumbel"])
@@ -268,7 +266,7 @@ def test_a_callback_error_is_not_mistaken_for_an_interrupt(tmp_path: Path, monke
         ["evaluate_agent.py", "nowhere"],
     ],
 )
-def test_the_commands_answer_wrong_flags_and_files_with_exit_code_2(
+def test_commands_answer_wrong_input_with_exit_code_2(
     arguments: list[str], tmp_path: Path, script: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
