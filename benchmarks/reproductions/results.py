@@ -10,8 +10,8 @@ from slot_rl.io import check_free, fresh_folder, write_json
 from slot_rl.provenance import provenance
 
 RESULTS, PICTURE = "results.json", "picture.png"
-K = TypeVar("K")
-R = TypeVar("R")
+_Key = TypeVar("_Key")
+_Result = TypeVar("_Result")
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,9 @@ def refuse_missing(data: Path, files: Sequence[str]) -> None:
         raise ValueError(f"expected {', '.join(missing)} in --data FOLDER, got {data} without")
 
 
-def run_each(keys: Iterable[K], points: int, work: Callable[[K, Callable[[], None]], R]) -> dict[K, R]:
+def run_each(
+    keys: Iterable[_Key], points: int, work: Callable[[_Key, Callable[[], None]], _Result]
+) -> dict[_Key, _Result]:
     """Runs the work for each key under one progress bar.
 
     Args:
@@ -48,7 +50,7 @@ def run_each(keys: Iterable[K], points: int, work: Callable[[K, Callable[[], Non
         points: How often the work of one key reports progress.
         work: Takes a key and the function that reports progress.
     """
-    found: dict[K, R] = {}
+    found: dict[_Key, _Result] = {}
     keys = list(keys)
     with progress_bar() as progress:
         task = progress.add_task("running", total=len(keys) * points, note="")

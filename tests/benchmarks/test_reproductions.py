@@ -204,7 +204,7 @@ def mean_gradient(selector: IntermediateLoss, target: Tensor, p: Tensor) -> Tens
 
 
 @pytest.mark.parametrize("step", [0.1, 0.01, 0.001])
-def test_the_published_form_rests_beside_the_target(step: float) -> None:
+def test_the_published_form_rests_near_the_target(step: float) -> None:
     target = start(0)[0][0].double()
     target = target / target.sum()
     rest = target * (1 - target) / (target * (1 - target)).sum()
@@ -284,7 +284,7 @@ def test_the_final_share_is_the_mean_of_the_last_tenth(looks: int, averaged: int
 
 
 def test_the_requests_and_draws_of_a_training_depend_on_the_seed(half_right: list[nn.Parameter]) -> None:
-    # Not the first weights, which are fixed here, nor the requests of the evaluation, which the scale does not see.
+    # The first weights are fixed here, and the requests of the evaluation do not change the scale.
     for seed in (0, 0, 1):
         learn("plain", "straight_through", 4, seed, nothing)
     first, again, other = (scale.item() for scale in half_right)

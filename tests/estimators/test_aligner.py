@@ -1,4 +1,4 @@
-"""The aligner: figures by hand, what it learns beside controls that must not, and what it refuses.
+"""The aligner: figures by hand, learning compared with controls that must not learn, and refusals.
 
 The synthetic estimator is a network of random weights on 4 features of 5 categories, all of whose 625 rows are known.
 """

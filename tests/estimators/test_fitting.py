@@ -1,6 +1,6 @@
 """Fitting: splits that are partitions, early stopping that keeps the best epoch, and fits that recover what is there.
 
-Each success stands beside its control: shuffled scores and withheld contexts must not be explained.
+Each success has a control: shuffled scores and missing contexts must not be explained.
 """
 
 from dataclasses import dataclass, field
@@ -43,7 +43,7 @@ def numbered(count: int) -> TableRows:
 
 
 def quiet(step: int, figure: float | None) -> None:
-    """Reports to nobody."""
+    """Reports nothing."""
 
 
 @dataclass

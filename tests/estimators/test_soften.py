@@ -103,7 +103,7 @@ LAYOUTS: dict[str, Callable[[], Scorer]] = {
         lambda self, index: F.one_hot(index, CATEGORIES).to(self.dtype) @ self.linear.weight,
         linear=nn.Linear(DIM, CATEGORIES),
     ),
-    "one-hot, shifted, with room": lambda: Scorer(
+    "one-hot, shifted, with more classes": lambda: Scorer(
         lambda self, index: F.one_hot(index + 2, CATEGORIES + 3).to(self.dtype), FEATURES * (CATEGORIES + 3)
     ),
     "weight[index]": lambda: Scorer(lambda self, index: self.table.weight[index], table=table()),

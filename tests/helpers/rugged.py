@@ -1,4 +1,4 @@
-"""Problems with many local optima, and requests with any masks, to search in."""
+"""Problems with many local optima, and requests with arbitrary masks, for the tests of search."""
 
 import torch
 from torch import Tensor
@@ -23,12 +23,12 @@ def rugged_net(shape: EstimatorShape, seed: int) -> EstimatorNet:
 
 
 def rugged_row_net(seed: int = 0) -> EstimatorNet:
-    """One whose slots have items of their own."""
+    """A rugged network with separate items for each slot."""
     return rugged_net(EstimatorShape(3, 3, (16,), SIZES, (4,), context_dim=2), seed)
 
 
 class Watched(SlotProblem):
-    """Keeps what is asked, ``(rows, batch, slots)`` or ``(batch, slots)`` a call, and refuses what is not allowed."""
+    """Stores all scored choices, ``(rows, batch, slots)`` or ``(batch, slots)`` a call, and refuses masked items."""
 
     def score(self, observation: Observation, choice: Tensor) -> Tensor:
         for rows in choice.reshape(-1, *choice.shape[-2:]):
@@ -39,7 +39,7 @@ class Watched(SlotProblem):
 
 
 class CheckedRows(RowProblem):
-    """Refuses what is not allowed."""
+    """Refuses masked items."""
 
     def score(self, observation: Observation, choice: Tensor) -> Tensor:
         for rows in choice.reshape(-1, *choice.shape[-2:]):
@@ -56,7 +56,7 @@ def row_problem(seed: int = 0, kind: type[RowProblem] = RowProblem) -> RowProble
 
 
 def arbitrary_mask(batch: int, slots: int, items: int, seed: int) -> Tensor:
-    """Any masks with at least one item in each slot, which need not be the first."""
+    """Random masks with at least one allowed item in each slot."""
     generator = generator_from(seed)
     mask = torch.rand(batch, slots, items, generator=generator) < 0.5
     return mask.scatter(-1, torch.randint(items, (batch, slots, 1), generator=generator), True)
@@ -70,7 +70,7 @@ def requests(problem: Problem, batch: int, masked: bool, seed: int) -> Observati
 
 
 def check_paid(problem: Watched, observation: Observation, found: SearchResult, calls: int) -> Tensor:
-    """Checks that a search has spent its calls and that its answer has the score it names; returns all it was told."""
+    """Checks that a search used its calls and that its answer has the returned score; returns all scores."""
     assert problem.budget == Budget(len(observation) * calls, 0)
     scores = torch.cat([score for _, score in problem.asked])
     assert scores.shape == (calls, len(observation))

@@ -1,7 +1,7 @@
-"""What the selectors' formulas promise of one another: identities draw by draw, laws, and where each is unbiased.
+"""Relations between selectors: identities for every draw, distributions, and the objectives without bias.
 
-Every draw is forced in turn where that is possible, so that a mean over draws is exact. Where noise must stay, z-tests
-and Kolmogorov-Smirnov tests under a fixed generator take its place, each beside a wrong variant that must fail it.
+If possible every draw is forced in turn, so that a mean over draws is exact. If noise must remain, z-tests
+and Kolmogorov-Smirnov tests under a fixed generator are used instead, each with a wrong variant that must fail.
 """
 
 from collections.abc import Sequence

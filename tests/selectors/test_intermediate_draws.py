@@ -1,8 +1,8 @@
-"""Bernoulli, Poisson and Gaussian draws with an intermediate loss: exact where that is promised, and biased as known.
+"""Bernoulli, Poisson and Gaussian draws with an intermediate loss: exact or biased as documented.
 
 The noise is replaced by every value that it can take, or by the nodes of a quadrature, so that a mean is a weighted sum
-and not an average of samples; the exact gradients are in closed form. Real draws are held to the same gradients by
-z-tests under a fixed generator, each beside a case that must fail.
+and not an average of samples; the exact gradients are in closed form. Real draws are compared with the same gradients
+by z-tests under a fixed generator, each with a case that must fail.
 """
 
 from collections.abc import Callable
