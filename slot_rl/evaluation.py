@@ -1,9 +1,9 @@
 """How an agent is judged: on fixed requests, together with its competitors, by the metrics of ``METRICS``.
 
 The requests are drawn once for each (problem, evaluation seed) and are the same for every agent. An agent is compared
-with random choices, the best constant (the limit of a policy that ignores its request), search guided by the estimator's
-gradient, the same search started from the policy's answer, and the best configuration. Every row is also compared with
-the ground truth where one is known, because a strong agent finds the places where the estimator is wrong.
+with random choices, the best constant (the limit of a policy that ignores its request), search guided by the
+estimator's gradient, the same search started from the policy's answer, and the best configuration. Every row is also
+compared with the ground truth where one is known, because a strong agent finds the places where the estimator is wrong.
 """
 
 from collections.abc import Callable, Mapping
@@ -132,9 +132,14 @@ class Evaluation:
         found = guided_search(self.problem, self.observation, start, GUIDED_CALLS - 1)
         return [self.judge(agent.choose), self._row(POLICY_WITH_SEARCH, GUIDED_CALLS, GUIDED_CALLS, found.choice)]
 
+    @property
+    def best_score(self) -> float:
+        """Mean of the requests' best scores."""
+        return float(self.best.double().mean())
+
     def optimality(self, score: float) -> float:
         """Places a mean score between random (0) and best (1)."""
-        return _share(score, self.random_score, float(self.best.double().mean()))
+        return _share(score, self.random_score, self.best_score)
 
     def hit_rate(self, scores: Tensor) -> float:
         """Returns the share of scores ``(..., requests)`` that reach the request's best."""
@@ -222,8 +227,7 @@ def judge(
     rows = [*evaluation.judge_agent(agent), *evaluation.references]
     run = FinishedRun(agent, evaluation, budget, wall_seconds, cpu_seconds, {row.name: row for row in rows})
     figures = {
-        key: rows[0].figures[key] if metric.scope == "answers" else metric.compute(run)
-        for key, metric in METRICS.items()
+        key: rows[0].figures[key] if key in OF_ANSWERS else metric.compute(run) for key, metric in METRICS.items()
     }
     names = {"agent": agent.name, "env": evaluation.problem.name, "seed": agent.seed}
     return {**names, **figures, "device": str(agent.device), "status": status}, rows

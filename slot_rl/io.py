@@ -3,8 +3,7 @@
 A bundle is a folder with one safetensors file and one JSON document that names its size and SHA-256. Estimators and
 checkpoints are bundles. The weights' file name carries its hash, and the document is replaced last, in one atomic
 rename, so a process that is killed at any moment leaves either the old bundle or the new one, whole. Nothing here can
-execute
-code: safetensors holds numbers, the document is JSON.
+execute code: safetensors holds numbers, the document is JSON.
 """
 
 import hashlib

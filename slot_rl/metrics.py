@@ -102,13 +102,13 @@ class Metric:
         key: Its key in ``summary.json`` and its column in a comparison's table of runs.
         label: Its heading in every table.
         meaning: One sentence for the documentation.
-        compute: Computes it from scores and their evaluation ("answers"), or from a finished run ("run").
-        scope: "answers" if every competitor has it, "run" if only the run has it.
+        compute: Computes it from a finished run, or from the scores of answers and their evaluation.
         format: How it is printed.
         log_key: Its key in ``metrics.jsonl`` and on Weights & Biases during the training; None if it is not followed.
         over_seeds: Whether a comparison shows its mean over seeds.
         when_failed: Its value for a failed run in a comparison; None if such a run has none.
-        table: The printed table that has it as a column: the competitors', or the one against the truth.
+        table: For a metric of answers, which every competitor has: the printed table with its column; "none" if no
+            table has it. None for a metric of the run.
         dashboard: How dashboards draw it.
     """
 
@@ -116,12 +116,11 @@ class Metric:
     label: str
     meaning: str
     compute: Callable[..., float | int | bool | None]
-    scope: Literal["answers", "run"] = "run"
     format: str = ".4f"
     log_key: str | None = None
     over_seeds: bool = False
     when_failed: float | None = None
-    table: Literal["competitors", "truth"] | None = None
+    table: Literal["competitors", "truth", "none"] | None = None
     dashboard: tuple[Literal["curve", "bar", "cost"], ...] = ()
 
     @property
@@ -146,18 +145,14 @@ def _gap(scores: Scores, _: Any) -> float | None:
 
 _ENTRIES = (
     Metric(
-        "timesteps",
-        "timesteps",
-        "the agent's own count of estimator calls in training",
-        lambda run: run.agent.num_timesteps,
-        format=",d",
+        "timesteps", "timesteps", "estimator calls as the agent counts them", lambda run: run.agent.num_timesteps, ",d"
     ),
     Metric(
         "estimator_forwards",
         "calls",
         "estimator calls in training: configurations that were scored",
         lambda run: run.budget.forwards,
-        format=",.0f",
+        ",.0f",
         log_key="budget/forwards",
         over_seeds=True,
         when_failed=0,
@@ -168,7 +163,7 @@ _ENTRIES = (
         "backwards",
         "configurations that were differentiated in training",
         lambda run: run.budget.backwards,
-        format=",.0f",
+        ",.0f",
         log_key="budget/backwards",
         over_seeds=True,
         when_failed=0,
@@ -178,7 +173,7 @@ _ENTRIES = (
         "seconds, clock",
         "seconds of training on the clock, without the evaluations",
         lambda run: run.wall_seconds,
-        format=".1f",
+        ".1f",
         when_failed=0,
         dashboard=("cost",),
     ),
@@ -187,7 +182,7 @@ _ENTRIES = (
         "seconds",
         "the processor's seconds of training, without the evaluations",
         lambda run: run.cpu_seconds,
-        format=".1f",
+        ".1f",
         log_key="time/training_seconds",
         over_seeds=True,
         when_failed=0,
@@ -197,35 +192,33 @@ _ENTRIES = (
         "score",
         "mean estimated score of the answers to the evaluation requests",
         lambda scores, _: scores.score,
-        "answers",
         log_key="eval/score",
         table="competitors",
     ),
     Metric(
         "random_score",
         "random score",
-        "mean score of random choices, by enumeration where it is exact",
+        "mean score of random choices, exact if enumerated",
         lambda run: run.evaluation.random_score,
     ),
     Metric(
         "best_score",
         "best score",
         "mean of the requests' best scores, or of the best known ones",
-        lambda run: float(run.evaluation.best.double().mean()),
+        lambda run: run.evaluation.best_score,
     ),
     Metric(
         "best_is_exact",
-        "best is exact",
+        "exact",
         "whether the best score comes from enumeration",
         lambda run: run.evaluation.best_is_exact,
-        format="",
+        "",
     ),
     Metric(
         "optimality",
         "optimality",
         "`(score - random) / (best - random)`",
         lambda scores, evaluation: evaluation.optimality(scores.score),
-        "answers",
         log_key="eval/optimality",
         when_failed=0.0,
         table="competitors",
@@ -236,7 +229,6 @@ _ENTRIES = (
         "hit rate",
         "share of requests answered with the best score, within 1e-6 relative; of random choices over 64 draws each",
         lambda scores, evaluation: evaluation.hit_rate(scores.estimated),
-        "answers",
         log_key="eval/hit_rate",
         over_seeds=True,
         when_failed=0.0,
@@ -248,7 +240,6 @@ _ENTRIES = (
         "true",
         "mean true score; a combination that a table never measured counts with its context's lowest score",
         lambda scores, _: scores.mean(scores.true),
-        "answers",
         log_key="eval/true_score",
         table="truth",
         dashboard=("curve",),
@@ -258,8 +249,8 @@ _ENTRIES = (
         "true optimality",
         "optimality of the true score, on the scale of the true best",
         lambda scores, evaluation: evaluation.true_optimality(scores.mean(scores.true)),
-        "answers",
         over_seeds=True,
+        table="none",
         dashboard=("bar",),
     ),
     Metric(
@@ -267,7 +258,6 @@ _ENTRIES = (
         "normalised",
         "mean of `(true - min) / (max - min)` of each context's measurements; never measured counts 0; tables only",
         lambda scores, _: scores.mean(scores.normalised),
-        "answers",
         table="truth",
     ),
     Metric(
@@ -275,24 +265,14 @@ _ENTRIES = (
         "worst",
         "the lowest normalised score of any context; without a table, the lowest true score of any request",
         _worst,
-        "answers",
         table="truth",
     ),
-    Metric(
-        "gap",
-        "gap",
-        "mean estimated minus mean true score",
-        _gap,
-        "answers",
-        over_seeds=True,
-        table="truth",
-    ),
+    Metric("gap", "gap", "mean estimated minus mean true score", _gap, over_seeds=True, table="truth"),
     Metric(
         "measured_share",
         "measured",
         "share of answers that the table has measured; tables only",
         lambda scores, _: scores.mean(scores.measured),
-        "answers",
         table="truth",
     ),
     Metric(
@@ -314,7 +294,7 @@ _ENTRIES = (
         "calls each",
         "estimator calls for each answer; 0 for a policy",
         lambda run: run.agent.calls_per_context,
-        format=",.0f",
+        ",.0f",
         over_seeds=True,
         when_failed=0,
     ),
@@ -323,20 +303,20 @@ _ENTRIES = (
         "backwards each",
         "configurations differentiated for each answer",
         lambda run: run.agent.backwards_per_context,
-        format=",.0f",
+        ",.0f",
     ),
     Metric(
         "policy_parameters",
         "parameters",
         "parameters of the policy network, without the value head",
         lambda run: run.agent.policy_parameters,
-        format=",d",
+        ",d",
     ),
 )
 METRICS: dict[str, Metric] = {metric.key: metric for metric in _ENTRIES}
 """Every metric of a run by its key, in the order of ``summary.json``."""
 
-OF_ANSWERS = {key: metric for key, metric in METRICS.items() if metric.scope == "answers"}
+OF_ANSWERS = {key: metric for key, metric in METRICS.items() if metric.table is not None}
 
 
 def _averaged(values: Tensor) -> Tensor:
