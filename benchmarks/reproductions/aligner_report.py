@@ -10,7 +10,7 @@ pairs, with the same resamples for both terms of a difference. They do not cover
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -68,7 +68,7 @@ class AlignerReportConfig:
     seed: int = 0
     pairs: int = 4_000
     resamples: int = 1_000
-    place: Place = field(default_factory=Place)
+    place: Place = Place()
 
     def __post_init__(self) -> None:
         """Refuses a missing file, and too few pairs or resamples for an interval."""
@@ -110,15 +110,9 @@ def report_aligner(config: AlignerReportConfig) -> dict[str, Correlations]:
         }
         for name, one in found.items()
     }
-    write_results(
-        folder,
-        config,
-        "similarity against |score difference|",
-        ["", *SIMILARITIES, DIFFERENCE],
-        rows,
-        {name: asdict(one) for name, one in found.items()},
-        lambda path: plot_intervals(path, panels, "rank correlation with |score difference|"),
-    )
+    table = ("similarity against |score difference|", ["", *SIMILARITIES, DIFFERENCE], rows)
+    figures, label = {name: asdict(one) for name, one in found.items()}, "rank correlation with |score difference|"
+    write_results(folder, config, table, figures, lambda path: plot_intervals(path, panels, label))
     return found
 
 

@@ -11,36 +11,29 @@ Shlis, "Intermediate Loss Sampling: A Differentiable Categorical Sampler" (2019)
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from benchmarks.reproductions.results import Place, run_each, write_results
+from benchmarks.reproductions.results import Place, mean_of_last, run_each, write_results
 from slot_rl.plots import Panel, plot_curves
 from slot_rl.seeding import generator_from
 from slot_rl.selectors import Gumbel, IntermediateLoss, Selector
 
 EPSILON = 1e-8
 CURVE_POINTS = 200
-TOY_METHODS: dict[str, Selector | None] = {
-    "gumbel, tau .1": Gumbel(tau=0.1, hard=False),
-    "gumbel, tau 1": Gumbel(tau=1.0, hard=False),
-    "gumbel, tau 10": Gumbel(tau=10.0, hard=False),
-    "published form, step .1": IntermediateLoss(0.1, "sum", faithful=True),
-    "published form, step .01": IntermediateLoss(0.01, "sum", faithful=True),
-    "published form, step .001": IntermediateLoss(0.001, "sum", faithful=True),
-    "pi_D - p, step .01": IntermediateLoss(0.01, "sum"),
-    "mirror, step .01": IntermediateLoss(0.01),
-    "exact gradient": None,
-}
-PUBLISHED_DIVERGENCES = {
-    "gumbel, tau .1": ".0174, after .0047",
-    "gumbel, tau 1": ".0020",
-    "gumbel, tau 10": ".0186",
-    "published form, step .1": ".0016",
-    "published form, step .01": ".0016",
-    "published form, step .001": ".0016",
+# Each method with its published divergence.
+TOY_METHODS: dict[str, tuple[Selector | None, str]] = {
+    "gumbel, tau .1": (Gumbel(tau=0.1, hard=False), ".0174, after .0047"),
+    "gumbel, tau 1": (Gumbel(tau=1.0, hard=False), ".0020"),
+    "gumbel, tau 10": (Gumbel(tau=10.0, hard=False), ".0186"),
+    "published form, step .1": (IntermediateLoss(0.1, "sum", faithful=True), ".0016"),
+    "published form, step .01": (IntermediateLoss(0.01, "sum", faithful=True), ".0016"),
+    "published form, step .001": (IntermediateLoss(0.001, "sum", faithful=True), ".0016"),
+    "pi_D - p, step .01": (IntermediateLoss(0.01, "sum"), ""),
+    "mirror, step .01": (IntermediateLoss(0.01), ""),
+    "exact gradient": (None, ""),
 }
 
 
@@ -56,7 +49,7 @@ class IntermediateLossConfig:
 
     seed: int = 0
     steps: int = 50_000
-    place: Place = field(default_factory=Place)
+    place: Place = Place()
 
     def __post_init__(self) -> None:
         """Refuses a training too short to plot."""
@@ -71,22 +64,17 @@ def reproduce_intermediate_loss(config: IntermediateLossConfig) -> None:
         TOY_METHODS, CURVE_POINTS, lambda name, on_point: descend(name, config.steps, config.seed, on_point)
     )
     rows = [
-        [name, f"{min(curve):.4f}", f"{final(curve):.4f}", PUBLISHED_DIVERGENCES.get(name, "")]
+        [name, f"{min(curve):.4f}", f"{mean_of_last(curve, 20):.4f}", TOY_METHODS[name][1]]
         for name, curve in curves.items()
     ]
     target, _ = start(config.seed)
     fixed_point = target * (1 - target)
     mean_zero = divergence(target, fixed_point / fixed_point.sum(dim=-1, keepdim=True))
     rows.append(["where the published form's mean is 0", "", f"{mean_zero:.4f}", ""])
-    write_results(
-        folder,
-        config,
-        "learning a distribution from single draws",
-        ["", "least", "last", "published"],
-        rows,
-        {"curves": curves, "mean_zero": mean_zero},
-        lambda path: plot_curves(path, _curve_panels(curves, config.steps), "steps of one draw"),
-    )
+    table = ("learning a distribution from single draws", ["", "least", "last", "published"], rows)
+    panels = _curve_panels(curves, config.steps)
+    figures = {"curves": curves, "mean_zero": mean_zero}
+    write_results(folder, config, table, figures, lambda path: plot_curves(path, panels, "steps of one draw"))
 
 
 def _curve_panels(curves: dict[str, list[float]], steps: int) -> list[Panel]:
@@ -110,16 +98,10 @@ def divergence(target: Tensor, model: Tensor) -> float:
     return float((target * (target.log() - (model + EPSILON).log())).mean())
 
 
-def final(curve: list[float]) -> float:
-    """Returns the mean of the last twentieth of a curve, because single steps are noisy."""
-    last = curve[-max(1, len(curve) // 20) :]
-    return sum(last) / len(last)
-
-
 def descend(method: str, steps: int, seed: int, on_point: Callable[[], None]) -> list[float]:
     """Trains one of :data:`TOY_METHODS`; returns the divergence at equally spaced steps."""
     target, logits = start(seed)
-    generator, selector = generator_from(seed + 1), TOY_METHODS[method]
+    generator, selector = generator_from(seed + 1), TOY_METHODS[method][0]
     logits = logits.unsqueeze(1).requires_grad_()
 
     def objective(selection: Tensor, /) -> Tensor:

@@ -7,14 +7,14 @@ spread shrinks, the policy prefers no item.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from benchmarks.reproductions.results import Place, run_each, write_results
+from benchmarks.reproductions.results import Place, mean_of_last, run_each, write_results
 from slot_rl.networks import PointerNetwork, PointerSize
 from slot_rl.plots import Panel, plot_curves
 from slot_rl.problems import Observation, Problem, make_problem
@@ -24,37 +24,21 @@ from slot_rl.selectors import RLOO, Gumbel, LocalExpectation, ReinMax, Selector,
 
 BATCH, EVALUATED, POINTS = 256, 2_000, 60
 PolicyKind = Literal["plain", "pointer"]
-PICK_METHODS: dict[str, Selector] = {
-    "softmax": Softmax(),
-    "softmax, tau .1": Softmax(tau=0.1),
-    "straight_through, no noise": StraightThrough(noise=False),
-    "straight_through": StraightThrough(),
-    "gumbel, soft": Gumbel(hard=False),
-    "gumbel": Gumbel(),
-    "gumbel, tau .3": Gumbel(tau=0.3),
-    "reinmax": ReinMax(),
-    "rloo, k 4": RLOO(k=4),
-    "local_expectation": LocalExpectation(),
+POLICY_KINDS: tuple[PolicyKind, ...] = ("plain", "pointer")
+# Each method with its published shares of slots with the best item. Whether the published straight-through of the
+# pointer network has noise is unknown.
+PICK_METHODS: dict[str, tuple[Selector, dict[PolicyKind, str]]] = {
+    "softmax": (Softmax(), {"plain": ".22", "pointer": ".90"}),
+    "softmax, tau .1": (Softmax(tau=0.1), {}),
+    "straight_through, no noise": (StraightThrough(noise=False), {"plain": ".14"}),
+    "straight_through": (StraightThrough(), {"pointer": ".53-.58"}),
+    "gumbel, soft": (Gumbel(hard=False), {"plain": ".84"}),
+    "gumbel": (Gumbel(), {"plain": ".86"}),
+    "gumbel, tau .3": (Gumbel(tau=0.3), {"pointer": ".98"}),
+    "reinmax": (ReinMax(), {"plain": ".58", "pointer": ".97"}),
+    "rloo, k 4": (RLOO(k=4), {"plain": ".51", "pointer": ".985"}),
+    "local_expectation": (LocalExpectation(), {}),
 }
-PUBLISHED_SHARES: dict[PolicyKind, dict[str, str]] = {
-    "plain": {
-        "softmax": ".22",
-        "straight_through, no noise": ".14",
-        "gumbel": ".86",
-        "gumbel, soft": ".84",
-        "reinmax": ".58",
-        "rloo, k 4": ".51",
-    },
-    "pointer": {
-        "softmax": ".90",
-        "straight_through": ".53-.58",
-        "gumbel, tau .3": ".98",
-        "reinmax": ".97",
-        "rloo, k 4": ".985",
-    },
-}
-"""Shares of slots with the best item. Whether the published straight-through of the pointer network has noise is
-unknown."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +53,7 @@ class PickValueConfig:
 
     seed: int = 0
     steps: int = 3_000
-    place: Place = field(default_factory=Place)
+    place: Place = Place()
 
     def __post_init__(self) -> None:
         """Refuses a training too short to plot."""
@@ -94,40 +78,28 @@ class Learned:
     @property
     def final_share(self) -> float:
         """The mean share over the last tenth of the evaluations, because single evaluations vary widely."""
-        last = self.share[-max(1, len(self.share) // 10) :]
-        return sum(last) / len(last)
+        return mean_of_last(self.share, 10)
 
 
 def reproduce_pick_value(config: PickValueConfig) -> None:
     """Trains every method on both policies, prints the table, draws shares and spreads."""
     folder = config.place.folder("pick-value")
-    keys = [(kind, name) for kind in PUBLISHED_SHARES for name in PICK_METHODS]
+    keys = [(kind, name) for kind in POLICY_KINDS for name in PICK_METHODS]
     learned = run_each(keys, POINTS, lambda key, on_point: learn(*key, config.steps, config.seed, on_point))
-    rows = [
-        [
-            f"{kind}, {name}",
-            f"{one.final_share:.3f}",
-            PUBLISHED_SHARES[kind].get(name, ""),
-            f"{one.spread[0]:.3f}",
-            f"{one.spread[-1]:.3g}",
-        ]
-        for (kind, name), one in learned.items()
-    ]
-    found = {kind: {name: learned[kind, name] for name in PICK_METHODS} for kind in PUBLISHED_SHARES}
-    write_results(
-        folder,
-        config,
-        "pick the value nearest to one half",
-        ["", "share", "theirs", "spread", "at last"],
-        rows,
-        {kind: {name: vars(one) for name, one in by.items()} for kind, by in found.items()},
-        lambda path: plot_curves(path, _panels(found), "steps of 256 requests"),
-    )
+    rows = []
+    for (kind, name), one in learned.items():
+        spreads = [f"{one.spread[0]:.3f}", f"{one.spread[-1]:.3g}"]
+        rows.append([f"{kind}, {name}", f"{one.final_share:.3f}", PICK_METHODS[name][1].get(kind, ""), *spreads])
+    found = {kind: {name: learned[kind, name] for name in PICK_METHODS} for kind in POLICY_KINDS}
+    table = ("pick the value nearest to one half", ["", "share", "theirs", "spread", "at last"], rows)
+    figures = {kind: {name: vars(one) for name, one in by.items()} for kind, by in found.items()}
+    panels = _panels(found)
+    write_results(folder, config, table, figures, lambda path: plot_curves(path, panels, "steps of 256 requests"))
 
 
 def learn(kind: PolicyKind, method: str, steps: int, seed: int, on_point: Callable[[], None]) -> Learned:
     """Trains one policy by one of :data:`PICK_METHODS` and evaluates it at equally spaced steps."""
-    problem, generator, selector = make_problem(PICK_VALUE), generator_from(seed), PICK_METHODS[method]
+    problem, generator, selector = make_problem(PICK_VALUE), generator_from(seed), PICK_METHODS[method][0]
     logits_of, parameters = _policy(kind, problem, seed)
     optimizer = torch.optim.Adam(parameters, lr=1e-3)
     test = problem.sample(EVALUATED, generator_from(seed + 1))

@@ -5,7 +5,7 @@ selector that depends on one draw alone. As published, estimates are rescaled by
 bias is ``|s mean - true|^2``, and the variance is ``s^2`` times the total variance.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -26,11 +26,12 @@ from slot_rl.selectors import (
 from slot_rl.selectors.base import GivenDraw
 
 PROBLEMS = ((4, 0), (8, 0), (12, 0), (4, 1))
-PUBLISHED_BIAS: dict[str, tuple[float | None, ...]] = {"straight_through": (0.2781, 2.745, 4.525, 0.08107)}
-PUBLISHED_VARIANCE: dict[str, tuple[float | None, ...]] = {
-    "straight_through": (0.7724, 17.85, 40.27, 0.2701),
-    "reinmax": (13.79, 77.53, 170.5, 1.534),
-    "reinforce, mean baseline": (1.7, 10.0, 28.0, None),
+_UNPUBLISHED = ("", "", "", "")
+PUBLISHED_BIAS = {"straight_through": ("0.2781", "2.745", "4.525", "0.08107")}
+PUBLISHED_VARIANCE = {
+    "straight_through": ("0.7724", "17.85", "40.27", "0.2701"),
+    "reinmax": ("13.79", "77.53", "170.5", "1.534"),
+    "reinforce, mean baseline": ("1.7", "10", "28", ""),
 }
 
 
@@ -42,7 +43,7 @@ class QuadraticsConfig:
         place: Where the results go.
     """
 
-    place: Place = field(default_factory=Place)
+    place: Place = Place()
 
 
 @dataclass(frozen=True)
@@ -68,26 +69,19 @@ def reproduce_quadratics(config: QuadraticsConfig) -> dict[str, list[Moments]]:
             found.setdefault(name, []).append(moments(selector, logits, shifted))
     rows = []
     for name, row in found.items():
-        for i, (cell, (items, seed)) in enumerate(zip(row, PROBLEMS, strict=True)):
-            bias, variance = (_theirs(by.get(name), i) for by in (PUBLISHED_BIAS, PUBLISHED_VARIANCE))
-            rows.append([name, f"{items}, {seed}", _ours(cell.bias2), bias, _ours(cell.variance), variance])
+        bias, variance = (by.get(name, _UNPUBLISHED) for by in (PUBLISHED_BIAS, PUBLISHED_VARIANCE))
+        for cell, (items, seed), bias2, var in zip(row, PROBLEMS, bias, variance, strict=True):
+            rows.append([name, f"{items}, {seed}", _ours(cell.bias2), bias2, _ours(cell.variance), var])
     figures = {name: [vars(cell) for cell in row] for name, row in found.items()}
-
     panels = {
         f"{items} items, seed {seed}": [
             Point(name, row[i].bias2 / row[i].true2, row[i].variance / row[i].true2) for name, row in found.items()
         ]
         for i, (items, seed) in enumerate(PROBLEMS)
     }
-    write_results(
-        folder,
-        config,
-        "random quadratics, by enumeration",
-        ["selector", "n, seed", "bias²", "theirs", "variance", "theirs"],
-        rows,
-        figures,
-        lambda path: plot_bias_and_variance(path, panels),
-    )
+    columns = ["selector", "n, seed", "bias²", "theirs", "variance", "theirs"]
+    table = ("random quadratics, by enumeration", columns, rows)
+    write_results(folder, config, table, figures, lambda path: plot_bias_and_variance(path, panels))
     return found
 
 
@@ -139,8 +133,3 @@ def _candidates(objective: Objective, logits: Tensor) -> list[tuple[str, GivenDr
 def _ours(value: float) -> str:
     # Smaller values are rounding errors of float64.
     return "0" if value < 1e-20 else f"{value:.4g}"
-
-
-def _theirs(published: tuple[float | None, ...] | None, problem: int) -> str:
-    value = None if published is None else published[problem]
-    return "" if value is None else f"{value:.4g}"

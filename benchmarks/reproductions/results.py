@@ -12,6 +12,7 @@ from slot_rl.provenance import provenance
 RESULTS, PICTURE = "results.json", "picture.png"
 _Key = TypeVar("_Key")
 _Result = TypeVar("_Result")
+_Draw = Callable[[Path], None]
 
 
 @dataclass(frozen=True)
@@ -60,28 +61,26 @@ def run_each(
     return found
 
 
+def mean_of_last(values: Sequence[float], one_in: int) -> float:
+    """Returns the mean over the last ``1 / one_in`` of the values, because single values vary widely."""
+    last = values[-max(1, len(values) // one_in) :]
+    return sum(last) / len(last)
+
+
 def write_results(
-    folder: Path,
-    config: Any,
-    title: str,
-    columns: list[str],
-    rows: Sequence[Sequence[str]],
-    figures: Any,
-    draw_picture: Callable[[Path], None],
+    folder: Path, config: Any, table: tuple[str, list[str], list[list[str]]], figures: Any, draw_picture: _Draw
 ) -> None:
-    """Prints a table and writes the figures (JSON-ready values) and the picture.
+    """Prints a table and writes figures and picture.
 
     Args:
         folder: The result of :meth:`Place.folder`.
         config: The dataclass of flags.
-        title: Title of the table.
-        columns: Columns of the table.
-        rows: Cells of the table.
-        figures: All figures.
+        table: Title, columns and rows of the table.
+        figures: All figures, as JSON-ready values.
         draw_picture: Draws the picture to a path.
     """
     with fresh_folder(folder):
         write_json(folder / RESULTS, {**provenance(config), "figures": figures})
         draw_picture(folder / PICTURE)
-    print_table(title, columns, [list(row) for row in rows])
+    print_table(*table)
     say(f"figures and picture: {folder}")
