@@ -30,7 +30,7 @@ from slot_rl.agents.schedules import Schedule, ScheduleKind, make_schedule
 from slot_rl.envs import SlotVecEnv
 from slot_rl.io import BundleError
 from slot_rl.networks import PointerSize
-from slot_rl.problems import Observation, Problem
+from slot_rl.problems import IDS, Observation, Problem
 from slot_rl.seeding import generator_from, seeded_initialisation
 
 
@@ -136,8 +136,8 @@ class LearningAgent(Agent, BaseAlgorithm):  # type: ignore[misc]  # load() takes
             return self.policy.point(observation)[0].argmax(dim=-1)
 
     def environment(self, env: Any) -> Any:
-        """Returns a problem as a batched environment, and an environment as it is."""
-        return SlotVecEnv(env, self.options.num_envs) if isinstance(env, Problem) else env
+        """Returns a problem or its id as a batched environment, and an environment as it is."""
+        return SlotVecEnv(env, self.options.num_envs) if isinstance(env, Problem) or env in IDS else env
 
     def step_size(self, remaining: float) -> float:
         """Returns Adam's step size when a share ``remaining`` of the training is left."""

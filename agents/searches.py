@@ -9,7 +9,6 @@ from abc import abstractmethod
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-import gymnasium as gym
 import torch
 from torch import Tensor
 from typing_extensions import Self
@@ -17,7 +16,7 @@ from typing_extensions import Self
 from slot_rl.agents.base import Agent, Options, needed_problem
 from slot_rl.envs.episodes import observation_space
 from slot_rl.io import BundleError
-from slot_rl.problems import Observation, Problem
+from slot_rl.problems import Observation, Problem, make_problem
 from slot_rl.search import (
     best_of,
     check_breeding,
@@ -143,7 +142,7 @@ class ReferenceAgent(Agent):
             ValueError: If the environment has no problem to ask.
         """
         self.options: Any = self.own_options(options, changes)
-        env = gym.make(env) if isinstance(env, str) else env
+        env = make_problem(env) if isinstance(env, str) else env
         self.problem = env if isinstance(env, Problem) else needed_problem(env, self.name)
         self.observation_space = observation_space(self.problem)
         self.seed, self.num_timesteps = seed, 0
