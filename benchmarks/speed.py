@@ -39,7 +39,7 @@ class SelectorBenchmark:
     """Time per call of each selector, compared with the bare objective.
 
     Attributes:
-        batch: Rows per call.
+        batch: Rows per call, or per step of the batched environments.
         repeats: Rounds.
         seconds: Least seconds of each measurement.
     """
@@ -62,9 +62,6 @@ class EnvBenchmark(SelectorBenchmark):
     """Rows per second of each environment of a problem.
 
     Attributes:
-        batch: Rows per step of the batched environments.
-        repeats: Rounds.
-        seconds: Least seconds of each measurement.
         env: The environment's id.
     """
 

@@ -210,9 +210,8 @@ def fit_on_table(
     net.scale.fill_(train.score.std().clamp_min(1e-12))
     optimizer = torch.optim.AdamW(net.parameters(), lr=fit.learning_rate, weight_decay=fit.weight_decay)
     average = AveragedModel(net, avg_fn=_running_average)
-    averaged = cast(EstimatorNet, average.module)
+    averaged, steps = cast(EstimatorNet, average.module), fit.steps_per_epoch(len(train))
     best, best_epoch, weights = float("inf"), 0, net.state_dict()
-    steps = fit.steps_per_epoch(len(train))
     for epoch in range(1, fit.epochs + 1):
         visited = torch.randperm(len(train), generator=generator)[:EPOCH_ROWS]
         for step, part in enumerate(visited.split(fit.batch_size), start=(epoch - 1) * steps + 1):
@@ -226,8 +225,8 @@ def fit_on_table(
         error = _validation_error(averaged, validation)
         report(epoch * steps, error)
         if error < best:
-            best, best_epoch = error, epoch
             weights = {name: value.clone() for name, value in averaged.state_dict().items()}
+            best, best_epoch = error, epoch
         elif epoch - best_epoch >= fit.patience:
             break
     net.load_state_dict(weights)

@@ -42,22 +42,17 @@ class ScreenedExpectation(Selector):
         score, slope = probe.slope(vertex)
         p = torch.softmax(logits, dim=-1)
         effect = slope - slope.gather(-1, chosen)
-        foremost = (p * effect).abs().scatter(-1, chosen, -1.0).topk(min(self.m, items - 1), dim=-1).indices
-        rest = vertex.scatter(-1, foremost, 1.0) == 0
+        highest = (p * effect).abs().scatter(-1, chosen, -1.0).topk(min(self.m, items - 1), dim=-1).indices
+        rest = vertex.scatter(-1, highest, 1.0) == 0
         residual, rest_mass = self._draw_from(logits, rest, chosen, p, generator)
-        item = torch.cat([foremost, residual], dim=-1)
-        # Of shape (swaps, ...): all slots' first swaps, then all slots' second ones.
-        swapped = score_swaps(
-            probe,
-            vertex,
-            torch.arange(slots, device=logits.device).repeat(item.shape[-1]),
-            item.movedim((-1, -2), (0, 1)).flatten(0, 1),
-            self.chunk,
-        )
+        item = torch.cat([highest, residual], dim=-1)
+        # The swaps are the first dimension: first the highest swap of every slot, then the second ones.
+        slot = torch.arange(slots, device=logits.device).repeat(item.shape[-1])
+        swapped = score_swaps(probe, vertex, slot, item.movedim((-1, -2), (0, 1)).flatten(0, 1), self.chunk)
         swapped = swapped.unflatten(0, (-1, slots)).movedim((0, 1), (-1, -2))
         # All values are relative to f(z), which J cancels: differences of small numbers lose fewer digits.
         error = swapped - score.to(logits.dtype)[..., None, None] - effect.gather(-1, item)
-        weight = torch.cat([p.gather(-1, foremost), rest_mass], dim=-1)
+        weight = torch.cat([p.gather(-1, highest), rest_mass], dim=-1)
         # The score of an impossible swap has no weight, even if it is infinite.
         weighted = (p * effect).scatter_add(-1, item, (weight * error).masked_fill(weight == 0, 0.0))
         return RawEstimate(weighted - p * weighted.sum(dim=-1, keepdim=True), choice, score)
@@ -67,8 +62,7 @@ class ScreenedExpectation(Selector):
     ) -> tuple[Tensor, Tensor]:
         """Draws one unscored item per slot in proportion to p; returns it and the unscored items' probability."""
         if self.m >= logits.shape[-1] - 1:
-            nothing = chosen[..., :0]
-            return nothing, p[..., :0]
+            return chosen[..., :0], p[..., :0]
         residual = draw(logits.masked_fill(~rest, -torch.inf), generator).unsqueeze(-1)
         return residual, (p * rest).sum(dim=-1, keepdim=True)
 
