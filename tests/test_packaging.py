@@ -66,7 +66,7 @@ def packages() -> list[str]:
 
 
 def real_folder(package: str) -> Path:
-    """Returns a package's folder by its name, the links resolved."""
+    """Returns a package's folder by its name, with links resolved."""
     top, *rest = package.split(".")[1:] or [""]
     return ROOT.joinpath(top, *rest) if top in ("envs", "agents") else ROOT.joinpath(*package.split("."))
 

@@ -54,7 +54,7 @@ def nothing() -> None:
 
 @dataclass(frozen=True)
 class Toy:
-    """A reproduction that a few steps suffice for: it takes a place and, unless it enumerates, a seed."""
+    """A reproduction with few steps; it takes a place and, unless it enumerates, a seed."""
 
     run: Callable[[Place, int], object]
     flags: tuple[str, ...]
@@ -210,7 +210,7 @@ def test_the_published_form_rests_near_the_target(step: float) -> None:
     corrected, published = IntermediateLoss(step, "sum"), IntermediateLoss(step, "sum", faithful=True)
     assert mean_gradient(corrected, target, rest).tolist() == pytest.approx([0] * 5, abs=1e-4)
     assert float(mean_gradient(corrected, target, target).abs().max()) > 0.01
-    # The published gradient never vanishes: what is the same for all items leaves the softmax where it is.
+    # The published gradient is never zero, but a part that is equal for all items does not change the softmax.
     at_rest = mean_gradient(published, target, rest)
     assert at_rest.tolist() == pytest.approx([float(at_rest.mean())] * 5, rel=1e-3)
     at_target = mean_gradient(published, target, target)
@@ -247,7 +247,7 @@ def test_the_best_item_is_the_one_nearest_to_one_half() -> None:
 
 @pytest.fixture
 def half_right(monkeypatch: pytest.MonkeyPatch) -> list[nn.Parameter]:
-    """A policy with one parameter, its logits' scale, and the best item in two of four slots; its parameters so far."""
+    """Replaces the policy by one with a single parameter, the logits' scale, and the best item in two of four slots."""
     monkeypatch.setattr(pick_value, "POINTS", 1)
     scales: list[nn.Parameter] = []
 
@@ -290,7 +290,7 @@ def test_the_requests_and_draws_of_a_training_depend_on_the_seed(half_right: lis
     assert first == again != other
 
 
-# What every reproduction leaves behind.
+# The results of every reproduction.
 
 
 def shape(figures: Any) -> Any:
@@ -486,7 +486,7 @@ def test_figure_2_ends_at_the_published_loss(name: str, power: float) -> None:
 
 @pytest.mark.slow
 def test_figure_5_the_published_form_ends_near_the_target() -> None:
-    """The published targets are unknown: ours lead to other figures of the same order and to the same comparison.
+    """The published targets are unknown. Ours give figures of the same order and the same comparison.
 
     Published, at the last: gumbel .0174 (tau .1, after .0047) and .0186 (tau 10), the first form .0016 at every step.
     """
@@ -517,27 +517,27 @@ def trained(kind: pick_value.PolicyKind, *names: str) -> dict[str, Learned]:
 def test_figure_6_a_plain_network_needs_gumbel_noise() -> None:
     """Published: softmax .22, straight-through without noise .14, gumbel .86 hard and .84 soft.
 
-    Our hard gumbel falls short of the published share, at .76 to .79; our soft gumbel reaches .84 to .88.
+    Our hard gumbel reaches only .76 to .79; our soft gumbel reaches .84 to .88.
     """
     learned = trained("plain", "softmax", "straight_through, no noise", "gumbel", "gumbel, soft")
     share = {name: one.final_share for name, one in learned.items()}
     assert share["softmax"] < 0.35 and share["straight_through, no noise"] < 0.35
     assert share["gumbel"] > 0.7 and share["gumbel, soft"] > 0.75
-    # Without noise the logits drift to equality: the network has forgotten how to choose.
+    # Without noise the logits become equal, so the network no longer prefers any item.
     assert learned["straight_through, no noise"].spread[-1] < learned["gumbel"].spread[-1] / 5
 
 
 @pytest.mark.slow
 def test_figure_6_a_pointer_network_learns_more_from_noise() -> None:
-    """Published: gumbel at tau .3 .98, RLOO-4 .985, straight-through .53 to .58, with or without noise unsaid.
+    """Published: gumbel at tau .3 .98, RLOO-4 .985, straight-through .53 to .58, with or without noise is unknown.
 
-    Ours is another pointer network: gumbel falls short at .89, RLOO reaches .96. At Adam's 1e-3 its share swings from
-    look to look, so the best looks are compared as well.
+    Ours is another pointer network: gumbel reaches only .89, RLOO .96. With Adam's 1e-3 its share varies widely between
+    evaluations, so the best evaluations are compared as well.
     """
     learned = trained("pointer", "gumbel, tau .3", "rloo, k 4", "straight_through, no noise")
     noisy, bare = ("gumbel, tau .3", "rloo, k 4"), learned["straight_through, no noise"]
     assert min(max(learned[name].share) for name in noisy) > max(0.98, *bare.share)
-    # What the bare argmax picks, it picks by a hair's breadth.
+    # Without noise the logits are almost equal.
     assert all(bare.spread[-1] < learned[name].spread[-1] / 100 for name in noisy)
     assert all(bare.final_share < learned[name].final_share for name in noisy)
     assert learned["rloo, k 4"].final_share > 0.95 and learned["gumbel, tau .3"].final_share > 0.85

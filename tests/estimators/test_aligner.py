@@ -111,7 +111,7 @@ def test_a_study_predicts_swaps_for_three_calls_a_row() -> None:
     swapped = choice.clone()
     swapped[:, 2] = 3
     change = problem.score(observation, swapped) - behaviour.scores
-    # To first order, of an estimator that is no straight line.
+    # The estimator is not linear, so the effects are right to first order only.
     assert float(torch.corrcoef(torch.stack([change, behaviour.effects[:, 2, 3]]))[0, 1]) > 0.9
 
 

@@ -1,4 +1,4 @@
-"""The encoding of a table: codes by hand, codes that decode to the same cells, and refusal of what is not known."""
+"""The encoding of a table: codes by hand, codes that decode to the same cells, and refusal of unknown categories."""
 
 import json
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""Fitting: splits that are partitions, early stopping that keeps the best epoch, and fits that recover what is there.
+"""Fitting: splits that are partitions, early stopping that keeps the best epoch, and fits that find the true effects.
 
 Each success has a control: shuffled scores and missing contexts must not be explained.
 """
@@ -37,7 +37,7 @@ def network(
 
 
 def numbered(count: int) -> TableRows:
-    """Rows that all say their own number: in the features, in the context and as the score."""
+    """Rows that contain their own number in the features, in the context and as the score."""
     numbers = torch.arange(count)
     return TableRows(torch.stack([numbers, -numbers], dim=1), numbers.unsqueeze(1) * 10, numbers.float())
 
@@ -48,7 +48,7 @@ def quiet(step: int, figure: float | None) -> None:
 
 @dataclass
 class Recorded:
-    """What a fit reported: the steps of every report, and the steps and figures of those that have a figure."""
+    """The reports of a fit: the steps of all reports, and the steps and figures of those with a figure."""
 
     every: list[int] = field(default_factory=list)
     steps: list[int] = field(default_factory=list)
@@ -172,7 +172,7 @@ def test_an_additive_table_is_recovered_unless_shuffled() -> None:
 def test_a_context_explains_what_the_features_alone_cannot() -> None:
     features = torch.tensor(list(product(range(5), repeat=3))).repeat(4, 1)
     contexts = torch.arange(4).repeat_interleave(125).unsqueeze(1)
-    # In contexts 0 and 2 the first feature helps, in 1 and 3 it harms; on average it does neither.
+    # The first feature has a positive effect in contexts 0 and 2, a negative one in 1 and 3, and none on average.
     score = (features[:, 0] - 2.0) * (1 - 2 * (contexts[:, 0] % 2))
     given, _, _ = fitted(TableRows(features, contexts, score), FAST, network((5,) * 3, contexts=(4,)))
     assert given > 0.9
@@ -306,7 +306,7 @@ def test_a_truth_is_recovered_from_fresh_samples() -> None:
     vectors, score = draw(4096)
     with torch.no_grad():
         assert r_squared(net(vectors), score) > 0.97
-        # The control: the same network on vectors that have nothing to do with these scores.
+        # The control: the same network on vectors that are unrelated to these scores.
         assert r_squared(net(vectors.roll(1, dims=0)), score) < 0
 
 
@@ -318,7 +318,7 @@ def test_fitting_leaves_the_global_generator_alone() -> None:
 
 
 def swap_error(net: EstimatorNet, rows: TableRows) -> float:
-    """Returns how wrongly the gradient at a row foretells its single swaps, as a share of the swaps' own spread."""
+    """Returns the error of the gradient's prediction of single swaps, as a share of the spread of the swaps."""
     assert net.catalogue is not None
     selection = torch.nn.functional.one_hot(rows.features, 5).float().requires_grad_()
     scores = net(torch.einsum("bsn,snd->bsd", selection, net.catalogue))
@@ -336,7 +336,7 @@ def test_swap_linearity_makes_the_gradient_foretell_swaps() -> None:
     generator = generator_from(5)
     rows = additive(generator)
     spread = (rows.score - rows.score.mean()) / rows.score.std()
-    bent = TableRows(rows.features, None, torch.tanh(3 * spread))  # no sum of effects explains it
+    bent = TableRows(rows.features, None, torch.tanh(3 * spread))  # not a sum of effects
     errors = []
     for weight in (0.0, 10.0):
         net = network((5,) * 4)

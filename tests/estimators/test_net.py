@@ -1,4 +1,4 @@
-"""The estimator network: computed by hand on tiny weights, and alike for indices, one-hot rows and relaxed rows."""
+"""The estimator network: results by hand for tiny weights, equal for indices, one-hot rows and relaxed rows."""
 
 import json
 import math

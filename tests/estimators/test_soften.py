@@ -1,4 +1,4 @@
-"""Softened modules: one-hot rows score as indices do, gradients are slopes along rows, and what cannot be is named."""
+"""Softened modules: one-hot rows and indices have equal scores, gradients are slopes along rows, refusals are clear."""
 
 import copy
 import re
@@ -241,7 +241,7 @@ def test_padding_adds_nothing_to_narrow_tables() -> None:
 
 
 class InContext(nn.Module):
-    """Joins the context's indices to the features' and looks all up in one table."""
+    """Joins the indices of context and features and looks all up in one table."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -447,7 +447,7 @@ def test_only_modules_in_python_that_can_be_copied_are_softened() -> None:
     with pytest.raises(TypeError, match="expected an nn.Module to soften, got function"):
         soften(one_hot)  # type: ignore[arg-type]
     module = built("one-hot")
-    module.held = torch.ones(2, requires_grad=True) * 2  # no leaf: torch refuses to copy it
+    module.held = torch.ones(2, requires_grad=True) * 2  # not a leaf, so torch refuses to copy it
     with pytest.raises(TypeError, match="expected a module that can be copied, got Scorer: Only Tensors created"):
         soften(module)
 

@@ -1,4 +1,4 @@
-"""Estimators on disk, and the two that come with the package: what their cards say is measured again here."""
+"""Estimators on disk, and the two shipped ones, whose cards are compared with new measurements."""
 
 import hashlib
 import json

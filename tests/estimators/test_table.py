@@ -1,7 +1,7 @@
-"""Reading tables: every cell comes back to the character, and every table that cannot be used is refused in words.
+"""Reading tables: every cell is read exactly, and every table that cannot be used is refused with a clear message.
 
-The round trips write with Python's own csv module or with pyarrow and compare cell by cell; each guard is made to fire
-and its message must name what was expected and what came.
+The round trips write with Python's csv module or with pyarrow and compare cell by cell. The message of each guard must
+name what was expected and what was found.
 """
 
 import csv
@@ -399,7 +399,7 @@ def test_a_stream_splits_blocks_and_continues_after_them(tmp_path: Path) -> None
 
 
 def test_a_stream_reads_one_piece_at_a_time(tmp_path: Path) -> None:
-    # The null of the second piece is met only when that piece is asked for.
+    # The null in the second piece is found when that piece is read.
     column = pa.array(["X"] * 10 + ["Z", None])
     stream = stream_table(parquet(tmp_path, a=column), ["a"], 5)
     assert [next(stream).first_row, next(stream).first_row] == [1, 6]
@@ -451,7 +451,7 @@ def test_a_stream_refuses_no_file_no_rows_and_empty_batches(tmp_path: Path) -> N
 
 
 def test_distinct_texts_are_those_that_occur_each_once(tmp_path: Path) -> None:
-    # A dictionary with a text that no row holds, and chunks that each have a dictionary of their own.
+    # A dictionary with an unused text, and chunks with separate dictionaries.
     whole = pa.DictionaryArray.from_arrays(pa.array([2, 0, 2]), pa.array(["X", "gone", "Z"]))
     path = tmp_path / "t.parquet"
     with pq.ParquetWriter(path, pa.schema([("a", whole.type)])) as writer:
@@ -473,7 +473,7 @@ def test_a_large_table_is_held_as_one_small_integer_a_cell(landscape: Callable[[
     encoding = TableEncoding.of(table, "score", ["factor"])
     codes = torch.cat([encoding.encode_contexts(table), encoding.encode_features(table)], dim=1)
     assert (codes.shape, codes.nbytes) == ((1_572_864, 9), 9 * 8 * len(table))
-    # A plain Python encoding of every 4,099th row, a step that meets every factor and every letter.
+    # A plain Python encoding of every 4,099th row; this step reaches every factor and every letter.
     sample = pq.read_table(path).take(pa.array(range(0, len(table), 4099))).to_pylist()
     categories = {**encoding.contexts, **encoding.features}
     expected = [[sorted(found).index(row[name]) for name, found in categories.items()] for row in sample]

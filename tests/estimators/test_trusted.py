@@ -1,4 +1,4 @@
-"""Estimators from a Python file: run only when trusted, the same every time, each failure one line with its place."""
+"""Estimators from a Python file: run only when trusted, reproducible, and every failure is one line with its place."""
 
 import re
 import sys

@@ -1,6 +1,6 @@
-"""What all selectors share, proved on its own: the estimate, the probe that asks the objective, and the surrogate.
+"""Tests of the parts that all selectors share: the estimate, the probe that calls the objective, and the surrogate.
 
-The surrogate is tried with a selector that is given its gradient, so that nothing but the hand-over is under test.
+The surrogate is tested with a selector that returns a given gradient.
 """
 
 import math
@@ -19,13 +19,13 @@ DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
 def total(selection: Tensor) -> Tensor:
-    """The square of the sum of a selection's entries, weighted by their place."""
+    """The square of the sum of a selection's entries, weighted by their positions."""
     places = torch.arange(1.0, selection.shape[-1] + 1, dtype=selection.dtype)
     return (selection * places).flatten(-2).sum(dim=-1).square()
 
 
 class Network(nn.Module):
-    """A small trained objective, whose parameters ask for gradients."""
+    """A small trained objective, whose parameters require gradients."""
 
     def __init__(self, slots: int, items: int) -> None:
         super().__init__()
@@ -37,7 +37,7 @@ class Network(nn.Module):
 
 @dataclass(frozen=True)
 class Given(Selector):
-    """Hands over a given gradient, whatever the objective."""
+    """Returns a given gradient for every objective."""
 
     name: ClassVar[str] = "given"
 
@@ -52,7 +52,7 @@ class Given(Selector):
 
 
 def given_selector() -> Given:
-    """One that hands over 4 rows of 2 slots of 3 items."""
+    """Returns a given gradient for 4 rows of 2 slots of 3 items."""
     gradient = torch.randn(4, 2, 3, dtype=torch.float64, generator=generator_from(0))
     return Given(gradient, torch.randn(4, dtype=torch.float64, generator=generator_from(1)))
 
@@ -115,7 +115,7 @@ def test_the_probe_finds_slopes_where_gradients_are_off() -> None:
     with torch.no_grad():
         _, slope = Probe(total, torch.float32).slope(selection)
         assert not torch.is_grad_enabled()
-    # The sum is 12, and its square's slope by an item 2 * 12 times the item's place.
+    # The sum is 12, and the slope of its square along an item is 2 * 12 times the item's position.
     assert slope.tolist() == [[[24.0, 48.0, 72.0]] * 2] * 5
 
 
@@ -209,7 +209,7 @@ def test_rows_are_dead_where_the_whole_gradient_is_exactly_zero() -> None:
     gradient[3] = -0.0
     estimate = Given(gradient, torch.zeros(4))(torch.zeros(4, 2, 3, dtype=torch.float64), total)
     assert estimate.diagnostics["dead"].tolist() == [1.0, 0.0, 0.0, 1.0]
-    # In float16 the tiny entry is zero, and what reaches the logits counts.
+    # In float16 the tiny entry is zero; the gradient of the logits decides.
     rounded = Given(gradient, torch.zeros(4))(torch.zeros(4, 2, 3, dtype=torch.float16), total)
     assert rounded.diagnostics["dead"].tolist() == [1.0, 1.0, 0.0, 1.0]
 
@@ -248,7 +248,7 @@ def test_a_value_keeps_its_own_gradient() -> None:
 
 
 def given_draws() -> list[GivenDraw]:
-    """Every selector of the roster whose estimate is determined by one draw."""
+    """Every registered selector whose estimate is determined by one draw."""
     return [selector for selector in map(make, NAMES) if isinstance(selector, GivenDraw)]
 
 

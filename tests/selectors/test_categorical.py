@@ -1,7 +1,7 @@
-"""What the selectors know of categorical slots: masks, one-hot rows, the laws of the noise, and the Jacobian.
+"""Tests of the functions of categorical slots: masks, one-hot rows, noise distributions, and the Jacobian.
 
-Each law is held against its exact form by a test that a slightly wrong variant of the same law must fail. Derivatives
-are held against automatic differentiation of the function itself, at the same noise.
+Each distribution is compared with its exact form, and a slightly wrong variant must fail the same test. Derivatives are
+compared with automatic differentiation of the function itself, at the same noise.
 """
 
 import math
@@ -31,7 +31,7 @@ DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
 def law_p_value(sample: Tensor, law: str) -> float:
-    """How likely a sample of a law of scipy's is to lie as far from it as this one does (Kolmogorov-Smirnov)."""
+    """The p-value of the Kolmogorov-Smirnov test of a sample and a distribution of scipy."""
     return float(stats.kstest(sample.double().flatten().numpy(), law).pvalue)
 
 
@@ -222,7 +222,7 @@ def test_conditional_noise_is_largest_at_the_given_choice(
     generator = generator_from(seed)
     logits = (scale * torch.randn(20, slots, items, generator=generator)).to(dtype)
     mask = torch.rand(20, slots, items, generator=generator) < 0.7
-    # Any choice, however unlikely: it need not have been drawn.
+    # Any choice is valid, even an unlikely one.
     choice = torch.randint(items, (20, slots), generator=generator)
     mask.scatter_(-1, choice.unsqueeze(-1), True)
     noisy, derivative = conditional_gumbel(masked_logits(logits, mask), choice, generator)
@@ -246,13 +246,13 @@ def right(logits: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def given_any_item(logits: Tensor, generator: torch.Generator) -> Tensor:
-    """Noisy logits given a choice that is no draw from the softmax."""
+    """Noisy logits given a choice that is not a draw from the softmax."""
     choice = torch.randint(logits.shape[-1], logits.shape[:-1], generator=generator)
     return conditional_gumbel(logits, choice, generator)[0]
 
 
 def chosen_noise_weighted(logits: Tensor, generator: torch.Generator) -> Tensor:
-    """The formula with the choice's noise divided by its probability, as the others' is."""
+    """The wrong formula that also divides the choice's noise by its probability."""
     choice = draw(logits, generator).unsqueeze(-1)
     weighted = exponential_noise(logits, generator) / torch.softmax(logits, dim=-1)
     at_choice = weighted.gather(-1, choice)
@@ -260,16 +260,16 @@ def chosen_noise_weighted(logits: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def independent_of_the_choice(logits: Tensor, generator: torch.Generator) -> Tensor:
-    """The formula without the choice's noise in the other items."""
+    """The wrong formula without the choice's noise in the other items."""
     choice = draw(logits, generator).unsqueeze(-1)
     noise = exponential_noise(logits, generator)
     return -(noise / torch.softmax(logits, dim=-1)).scatter(-1, choice, noise.gather(-1, choice)).log()
 
 
 def worst_p_value(noisy: Tensor, log_p: Tensor) -> float:
-    """The least p-value of the noise's own law, of its differences' and of its maximum's.
+    """The lowest p-value for the distributions of the noise, of its differences and of its maximum.
 
-    The differences do not depend on a constant that is added to a row; of independent Gumbels they are logistic.
+    The differences do not depend on a constant that is added to a row. Those of independent Gumbels are logistic.
     """
     noise = noisy - log_p
     items = noise.shape[-1]
@@ -287,12 +287,12 @@ def test_conditional_noise_averages_to_fresh_noise(
 ) -> None:
     log_p = torch.log_softmax(LOGITS[:4], dim=-1)
     noisy = perturb(LOGITS[:4].expand(20_000, 4), generator_from(3))
-    # Eleven tests are made: each of their p-values is uniform where the law holds.
+    # There are eleven tests; each p-value is uniform if the distribution is right.
     assert (worst_p_value(noisy, log_p) > 1e-4) is holds
 
 
 def test_conditional_noise_agrees_with_rejection_sampling() -> None:
-    """Given a choice, and not only over all of them: fresh noise is kept where it led to that choice."""
+    """Compared for each given choice: fresh noise is kept only if it leads to that choice."""
     log_p = torch.log_softmax(LOGITS[:3], dim=-1)
     fresh = log_p + gumbel_noise(log_p.expand(60_000, 3), generator_from(0))
     choice = torch.tensor(1)
@@ -314,7 +314,7 @@ def test_the_conditional_derivative_is_that_at_fixed_noise(seed: int) -> None:
         return conditional_gumbel(value, choice, generator_from(seed))[0]
 
     _, derivative = conditional_gumbel(logits, choice, generator_from(seed))
-    # By the log-probabilities each noisy logit depends on its own alone; by the logits, through all of them.
+    # A noisy logit depends on its own log-probability only, but on all logits.
     by_log_p = torch.diag(derivative)
     by_logits = by_log_p - torch.outer(derivative, torch.softmax(logits, dim=-1))
     jacobian = torch.autograd.functional.jacobian(noisy_at, logits)

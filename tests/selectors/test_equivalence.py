@@ -1,7 +1,7 @@
-"""Every selector is held against its formula: exactly where its draws can be enumerated, statistically elsewhere.
+"""Compares every selector with its formula: exactly if its draws can be enumerated, statistically otherwise.
 
-Statistical claims use fixed generators and a bound of five standard errors on every coordinate, and each is repeated
-with an estimator that is slightly or subtly wrong, which the same bound must reject.
+Statistical tests use fixed generators and a bound of five standard errors on every coordinate. Each is repeated with a
+slightly wrong estimator, which the same bound must reject.
 """
 
 from dataclasses import dataclass, replace
@@ -68,7 +68,7 @@ def test_every_case_has_a_true_gradient_to_miss(case: Case) -> None:
 
 
 def off_by(monkeypatch: pytest.MonkeyPatch, selector: Selector, case: Case, objective: Objective) -> float:
-    """How far the mean over every draw is from the true gradient."""
+    """The distance of the mean over every draw from the true gradient."""
     mean = every_draw(monkeypatch, selector, case, objective)[0].mean
     return float((mean - true_gradient(case.logits, case.allowed, objective)).abs().max())
 
@@ -111,7 +111,7 @@ def test_straight_through_at_another_temperature_is_biased(
 
 @over([ReinMax(), ReinMax(0.5), ReinMax(2.0)])
 class TestReinMax(SlotEquivalence[ReinMax]):
-    """Twice the midpoint's Jacobian, less half the softmax's."""
+    """Twice the Jacobian at the midpoint, minus half the Jacobian of the softmax."""
 
     def slot_gradient(self, selector: ReinMax, slot: Slot) -> Tensor:
         raised = (slot.th / selector.tau).exp()
@@ -122,7 +122,7 @@ class TestReinMax(SlotEquivalence[ReinMax]):
 
 @over([Gapped(), Gapped(gap=0.1), Gapped(gap=3.0, tau=0.5), Gapped(tau=2.0)])
 class TestGapped(SlotEquivalence[Gapped]):
-    """The Jacobian of the softmax of logits that agree with the draw, one logit at a time."""
+    """The Jacobian of the softmax of logits that agree with the draw, computed logit by logit."""
 
     def slot_gradient(self, selector: Gapped, slot: Slot) -> Tensor:
         gradient = torch.zeros_like(slot.z)
@@ -147,7 +147,7 @@ class TestGapped(SlotEquivalence[Gapped]):
     ]
 )
 class TestIntermediateLoss(SlotEquivalence[IntermediateLoss]):
-    """The target, and the slope of minus its divergence from the softmax, by automatic differentiation."""
+    """The target, and the gradient of its negative divergence from the softmax, by automatic differentiation."""
 
     def slot_gradient(self, selector: IntermediateLoss, slot: Slot) -> Tensor:
         target = getattr(self, selector.normaliser)(selector.step, slot)
@@ -214,7 +214,7 @@ def test_reinforce_is_biased_if_a_row_is_in_its_own_baseline(
     mean = torch.zeros_like(logits)
     for joint in all_choices(rows * slots, items).view(-1, rows, slots):
         forced = force(monkeypatch, selector, [joint])
-        # A masked item cannot be drawn: the gradient of a draw that forces one counts for nothing.
+        # A masked item cannot be drawn, so the gradient of a draw that forces one has no weight.
         gradient = gradient_of(selector, logits, objective, allowed)
         mean += forced.probabilities[0].prod() * gradient
     truth = torch.stack([true_gradient(row, allowed, objective) for row in logits])
@@ -261,7 +261,7 @@ class TestLocalExpectation(SlotEquivalence[LocalExpectation], UnbiasedEquivalenc
 
 @over([ScreenedExpectation(1), ScreenedExpectation(2), ScreenedExpectation(1, chunk=1)], SMALL_CASES)
 class TestScreenedExpectation(UnbiasedEquivalence[ScreenedExpectation]):
-    """Each row's values written down item by item: scored, first-order, or first-order and corrected."""
+    """The values of each row, item by item: scored, first-order, or first-order and corrected."""
 
     def plan(self, selector: ScreenedExpectation, case: Case) -> tuple[int, ...]:
         return (1,) if selector.m >= case.items - 1 else (1, 1)
@@ -298,7 +298,7 @@ class TestScreenedExpectation(UnbiasedEquivalence[ScreenedExpectation]):
 
 @over([Exact(), Exact(chunk=1), Exact(chunk=700)])
 class TestExact(UnbiasedEquivalence[Exact]):
-    """The true gradient, whatever is drawn for the score."""
+    """The true gradient, which does not depend on the draw for the score."""
 
     def formula(self, selector: Exact, case: Case, objective: Objective, draws: tuple[Tensor, ...]) -> Enumeration:
         truth = true_gradient(case.logits, case.allowed, objective)
@@ -322,7 +322,7 @@ class TestSoftmax(DrawEquivalence[Softmax]):
 
 @over([Reinforce("batch"), Reinforce("none"), LocalExpectation()], SAMPLED_CASES)
 class TestSampledDraws(SampledEquivalence[Selector]):
-    """The enumerated ones with real draws."""
+    """The enumerated selectors with real draws."""
 
 
 @over([RLOO(2), RLOO(4)], SAMPLED_CASES)
@@ -369,7 +369,7 @@ class TestSampledRebar(SampledEquivalence[Rebar]):
 
 @over([Rebar(1.0, 0.5), Rebar(0.5, 2.0)], [Case(2, 3)])
 class TestBrokenRebar:
-    """What is subtly wrong with REBAR shows in its mean."""
+    """Slightly wrong variants of REBAR have a wrong mean."""
 
     def assert_noticed(self, selector: Rebar, case: Case) -> None:
         objective = case.objective("quadratic")
@@ -397,7 +397,7 @@ class TestBrokenRebar:
 
 
 def exponentials(monkeypatch: pytest.MonkeyPatch, *shapes: tuple[int, ...]) -> list[Tensor]:
-    """Prepares the standard exponential numbers that a selector's noise is made of, in the order of its calls."""
+    """Returns the standard exponential numbers of a selector's noise, in the order of its calls."""
     noises = [
         torch.empty(shape, dtype=torch.float64).exponential_(generator=generator_from(n))
         for n, shape in enumerate(shapes)

@@ -1,7 +1,7 @@
 """Gumbel-softmax: exact one-hot draws from the softmax, and the gradient ``J(y) g / tau`` computed by hand.
 
-Statistical claims use fixed generators and a bound of five standard deviations, and each is repeated with a noise that
-is slightly wrong, which the same test must notice. Gradients are compared in float64 with loops over items.
+Statistical tests use fixed generators and a bound of five standard deviations. Each is repeated with slightly wrong
+noise, which must fail. Gradients are compared in float64 with loops over items.
 """
 
 import math

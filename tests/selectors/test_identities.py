@@ -55,7 +55,7 @@ def polynomial(slots: int, items: int, degree: int, seed: int) -> Objective:
 
 
 def perceptron(slots: int, items: int, seed: int, scale: float = 1.0) -> Objective:
-    """A random network with one hidden layer, whose slots interact and which is no polynomial."""
+    """A random network with one hidden layer: its slots interact, and it is not a polynomial."""
     generator = generator_from(seed)
     inward = 1.5 * torch.randn(slots * items, 16, dtype=torch.float64, generator=generator)
     outward = scale * torch.randn(16, dtype=torch.float64, generator=generator)
@@ -104,7 +104,7 @@ def test_reinmax_averages_first_and_zero_order_estimates() -> None:
 
 
 def same_law(first: Tensor, second: Tensor) -> bool:
-    """Whether no coordinate, and no random combination of coordinates, tells the two samples apart."""
+    """Whether the samples have equal distributions of all coordinates and of random combinations of them."""
     first, second = first.flatten(1), second.flatten(1)
     mixed = torch.randn(first.shape[1], 8, dtype=torch.float64, generator=generator_from(99))
     first, second = torch.cat([first, first @ mixed], dim=1), torch.cat([second, second @ mixed], dim=1)
@@ -152,7 +152,7 @@ def test_gumbel_raos_error_is_below_gumbels_and_falls_with_k(slots: int, items: 
     gumbel, one, two, four, sixteen = error
     assert one == pytest.approx(gumbel, rel=0.05)
     assert sixteen < four < two < one
-    # The draw's own share stays, the noise's is divided by k; the gap between 16 noises and 1 is 15/16 of it.
+    # The draw's part of the variance stays, and the noise's part is divided by k: 16 noises remove 15/16 of it.
     noise_share = (one - sixteen) * 16 / 15
     assert noise_share > 0.05 * one
     assert four == pytest.approx(one - 0.75 * noise_share, rel=0.05)
@@ -215,7 +215,7 @@ def test_screening_every_item_is_local_expectation(items: int) -> None:
 
 @dataclass(frozen=True)
 class Uncorrected(ScreenedExpectation):
-    """Screened expectation that trusts its first-order guesses: the residual is never drawn."""
+    """Screened expectation without the correction: the residual is never drawn."""
 
     def _draw_from(
         self, logits: Tensor, rest: Tensor, chosen: Tensor, p: Tensor, generator: torch.Generator | None

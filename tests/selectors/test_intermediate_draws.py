@@ -33,7 +33,7 @@ def linear(drawn: Tensor) -> Tensor:
 
 
 def multilinear(drawn: Tensor) -> Tensor:
-    """Linear in each dimension given the others, and every dimension interacts with another."""
+    """Linear in each dimension given the others; every dimension interacts with another."""
     return (drawn * drawn.roll(1, dims=-1)).sum(dim=-1) + linear(drawn)
 
 
@@ -51,7 +51,7 @@ def leaf(parameter: Tensor, rows: int) -> Tensor:
 
 @dataclass(frozen=True)
 class Grid:
-    """Points ``(rows, dims)`` that stand for a law, and their weights ``(rows,)``."""
+    """Points ``(rows, dims)`` that represent a distribution, and their weights ``(rows,)``."""
 
     point: Tensor
     weight: Tensor
@@ -156,7 +156,7 @@ SMOOTH = [(polynomial, expected_polynomial), (wave, expected_wave)]
 
 
 def assert_proportional_to_the_step(error: Callable[[float], Tensor]) -> None:
-    """The error of a mean is there, is ten times smaller at a tenth of the step, and vanishes with it."""
+    """The error of a mean is not zero, and is ten times smaller at a tenth of the step."""
     wide, narrow, none = (float(error(step).norm()) for step in (1e-2, 1e-3, SMALL))
     assert narrow > 1e-6
     assert wide / narrow == pytest.approx(10, rel=0.1)
@@ -176,7 +176,7 @@ def test_bernoullis_mean_has_a_closed_form(step: float, monkeypatch: pytest.Monk
     p = torch.sigmoid(LOGITS)
     expected = (torch.sigmoid(LOGITS + step * WEIGHTS) - p) / step
     assert float((bernoulli_mean(monkeypatch, linear, step) - expected).abs().max()) < 1e-12
-    # The slope of a square is 2 where the draw is 1 and nothing where it is 0.
+    # The slope of a square is 2 if the draw is 1, and 0 if it is 0.
     expected = p * (torch.sigmoid(LOGITS + step * 2) - p) / step
     assert float((bernoulli_mean(monkeypatch, square, step) - expected).abs().max()) < 1e-12
 

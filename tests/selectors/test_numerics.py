@@ -1,6 +1,6 @@
-"""What users of other libraries trip over, tried on every selector: precision, masks, shapes, flags, noise and counts.
+"""Tests of every registered selector: precision, masks, shapes, flags, noise and counts of calls.
 
-No selector's formula is under test here; each has its own file. A new selector joins by its name in the registry.
+The formulas of the selectors are tested elsewhere.
 """
 
 from collections.abc import Callable
@@ -65,7 +65,7 @@ seeds = st.integers(0, 10_000)
 
 
 def smooth(selection: Tensor) -> Tensor:
-    """An objective whose slots interact, with values of ordinary size and no symmetry between items or slots."""
+    """An objective with interacting slots, values of ordinary size, and no symmetry between items or slots."""
     slots, items = selection.shape[-2:]
     places = torch.arange(slots * items, dtype=selection.dtype).view(slots, items)
     mixed = (selection * (places + 0.5).sin()).flatten(-2).sum(dim=-1)
@@ -73,13 +73,13 @@ def smooth(selection: Tensor) -> Tensor:
 
 
 def not_differentiable(selection: Tensor) -> Tensor:
-    """A table's look-up, which no gradient goes through."""
+    """A look-up in a table, which has no gradient."""
     with torch.no_grad():
         return selection.argmax(dim=-1).to(selection.dtype).sum(dim=-1).cos()
 
 
 class Listener:
-    """An objective that counts the configurations that it really scores and differentiates, call by call."""
+    """An objective that counts the configurations that it scores and differentiates in each call."""
 
     def __init__(self, objective: Objective) -> None:
         self.objective = objective
@@ -97,7 +97,7 @@ class Listener:
 
 
 class Network(nn.Module):
-    """A small trained objective, left in training mode with parameters that ask for gradients."""
+    """A small trained objective in training mode, whose parameters require gradients."""
 
     def __init__(self, slots: int, items: int) -> None:
         super().__init__()
@@ -114,7 +114,7 @@ def random_logits(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64
 
 
 def random_mask(*shape: int, seed: int = 0) -> Tensor:
-    """A mask that allows about half of the items, at least one per slot, and not the same one everywhere."""
+    """A mask that allows about half of the items, and at least one per slot."""
     generator = generator_from(seed)
     mask = torch.rand(shape, generator=generator) < 0.5
     kept = torch.randint(shape[-1], shape[:-1], generator=generator)
@@ -128,7 +128,7 @@ def estimated(
     mask: Tensor | None = None,
     generator: torch.Generator | None = None,
 ) -> tuple[Estimate, Tensor]:
-    """One estimate, and the gradient that it puts into the logits, in their own memory layout."""
+    """One estimate, and the gradient of the logits in their own memory layout."""
     leaf = logits.detach().requires_grad_()
     estimate = selector(leaf, objective, mask, generator)
     (gradient,) = torch.autograd.grad(estimate.surrogate.sum(), leaf)
@@ -149,7 +149,7 @@ def test_gradients_are_finite_and_in_the_logits_precision(
     assert estimate.surrogate.dtype == estimate.score.dtype == dtype
     assert bool(estimate.surrogate.isfinite().all()) and torch.equal(estimate.surrogate, estimate.score)
     assert estimate.choice.shape == (batch, slots) and estimate.choice.dtype == torch.long
-    # Configurations are asked for in the caller's precision, which is the objective's.
+    # Configurations have the caller's precision, which is that of the objective.
     assert listener.dtypes == {dtype}
 
 
@@ -161,7 +161,7 @@ def test_half_precision_draws_as_float32_does(selector: Selector, dtype: torch.d
     single, expected = estimated(selector, logits.float(), generator=generator_from(1))
     assert torch.equal(half.choice, single.choice)
     error = (gradient.float() - expected).norm() / expected.norm()
-    # Scores are rounded too, and estimators multiply their differences.
+    # Scores are rounded as well, and selectors multiply their differences.
     assert float(error) < (0.02 if dtype == torch.float16 else 0.15)
 
 
@@ -246,7 +246,7 @@ def test_a_mask_of_the_wrong_shape_is_refused(selector: Selector, shape: tuple[i
         selector(torch.zeros(2, 3, 4), smooth, torch.ones(shape, dtype=torch.bool), generator_from(0))
 
 
-# Those whose choice is made by code of their own, and the cheapest of each name.
+# The selectors with their own code for the choice, and the cheapest one of each name.
 DRAWING: list[Selector] = [
     Exact(),
     Softmax(),
@@ -339,7 +339,7 @@ def test_chunks_limit_calls_and_do_not_change_estimates(chunked: Callable[[int],
     assert float((gradient - expected_gradient).abs().max()) < 1e-12
     assert max(in_parts.scored) <= max(chunk, rows)
     assert sum(in_parts.scored) == sum(whole.scored) == estimate.forwards == expected.forwards
-    # No more calls than the bound makes necessary, beyond the draw's own and the last part of the rest.
+    # Only the calls that the bound requires, plus one for the draw and one for the last part.
     per_call = max(1, chunk // rows) * rows
     assert len(in_parts.scored) <= 1 + -(-sum(in_parts.scored) // per_call)
     assert max(whole.scored) > max(chunk, rows) or chunk >= 64
@@ -418,14 +418,14 @@ def test_scores_belong_to_the_choice_if_scores_draws(selector: Selector) -> None
 @every_selector
 def test_rows_are_dead_exactly_where_their_gradient_is_zero(selector: Selector) -> None:
     mask = random_mask(40, 2, 4)
-    # A slot with a single item has nothing to learn; of rows with one such slot, the other may be alive.
+    # A slot with a single item has no gradient; the other slot of the row may have one.
     mask[::4] = torch.tensor([False, True, False, False])
     mask[1::4, 0] = torch.tensor([True, False, False, False])
     estimate, gradient = estimated(selector, random_logits(40, 2, 4), mask=mask, generator=generator_from(0))
     zero = (gradient == 0).flatten(-2).all(dim=-1)
     assert estimate.diagnostics["dead"].tolist() == zero.double().tolist()
     assert not bool(zero.all())
-    # The projection on the simplex rounds, and the faithful form pulls even where there is no choice.
+    # The projection on the simplex has rounding errors, and the faithful form is not zero for a single item.
     if not isinstance(selector, IntermediateLoss) or selector.normaliser == "mirror":
         assert bool(zero[::4].all())
 
@@ -438,7 +438,7 @@ def test_a_slot_s_gradient_sums_to_zero(selector: Selector, slots: int, items: i
     logits = random_logits(20, slots, items, seed=seed)
     _, gradient = estimated(selector, logits, mask=mask, generator=generator_from(seed))
     drift = float(gradient.sum(dim=-1).abs().max())
-    # The form as first published lets the logits drift: this is what is wrong with it.
+    # The form as first published lets the logits drift; this is its error.
     faithful = isinstance(selector, IntermediateLoss) and selector.faithful
     assert (drift < 1e-12 * max(1.0, float(gradient.abs().max()))) is not faithful
     assert not faithful or drift > 0.5

@@ -1,7 +1,7 @@
-"""The published figures that need no training, to the printed digits: every draw is forced, so that nothing is sampled.
+"""The published figures that need no training, to the printed digits.
 
-Means and variances are sums over all configurations, each run through the selector itself and weighted by its
-probability. A short training at the end shows what the figures mean: who reaches an optimum that lies close by.
+Every draw is forced, so that nothing is sampled: means and variances are sums over all configurations, weighted by
+their probability. A short training at the end shows which selectors reach a near optimum.
 """
 
 from typing import Literal
@@ -102,15 +102,15 @@ TARGETS = torch.tensor([0.6, 0.51, 0.48], dtype=torch.float64)
 
 
 def three_bernoullis(selection: Tensor) -> Tensor:
-    """``sum_i (b_i - t_i)^2``, where b_i is whether slot i chose its first item."""
+    """``sum_i (b_i - t_i)^2``, where b_i is 1 if slot i chose its first item."""
     return (selection[..., 0] - TARGETS.to(selection.dtype)).square().sum(dim=-1)
 
 
 def by_shared_logit(
     monkeypatch: pytest.MonkeyPatch, selector: Selector, objective: Objective, draws_per_row: int
 ) -> Enumeration:
-    """The gradient by the one logit eta = 0 that all three slots share, their logits being ``(eta, 0)``."""
-    # (tuples, draws, slots); at eta = 0 every configuration, and so every tuple of them, is as likely as any other.
+    """The gradient along the logit eta = 0 that all three slots share; their logits are ``(eta, 0)``."""
+    # (tuples, draws, slots); at eta = 0 all configurations and all tuples of them are equally likely.
     draws = all_choices(3 * draws_per_row, 2).view(-1, draws_per_row, 3)
     force(monkeypatch, selector, [draws.transpose(0, 1) if draws_per_row > 1 else draws[:, 0]])
     gradient = gradient_of(selector, torch.zeros(len(draws), 3, 2, dtype=torch.float64), objective)
@@ -139,7 +139,7 @@ def test_figure_3_three_bernoullis_that_share_a_logit(
 
 
 def distance_to(target: float) -> Objective:
-    """``-(b - t)^2`` for one slot, where b is whether it chose its first item."""
+    """``-(b - t)^2`` for one slot, where b is 1 if it chose its first item."""
     return lambda selection: -(selection[..., 0, 0] - target).square()
 
 
@@ -151,7 +151,7 @@ def test_figure_4_start_and_optimum_of_a_single_bernoulli(target: float, start: 
 
 
 def trained(selector: Selector, target: float) -> float:
-    """The expected distance that gradient ascent on the selector's estimates ends at, from an even start."""
+    """The expected distance at the end of gradient ascent with the selector's estimates, from equal logits."""
     logits = torch.zeros(1, 2, dtype=torch.float64, requires_grad=True)
     optimiser = torch.optim.SGD([logits], lr=3.0, maximize=True)
     generator = generator_from(0)
@@ -169,7 +169,7 @@ def test_figure_4_unbiased_selectors_reach_the_optimum(selector: Selector) -> No
 
 @pytest.mark.parametrize("selector", [StraightThrough(), Softmax()], ids=repr)
 def test_figure_4_slope_based_selectors_stay_near_the_start(selector: Selector) -> None:
-    # Their gradient vanishes where the probability is the target itself: .45 * .55^2 + .55 * .45^2.
+    # Their gradient is zero where the probability is the target: .45 * .55^2 + .55 * .45^2.
     assert trained(selector, 0.45) == pytest.approx(0.2475, abs=5e-3)
 
 
@@ -188,7 +188,7 @@ def relative_variance(estimates: Enumeration) -> float:
 
 
 def sums_before_normalising(step: float, objective: Objective) -> Tensor:
-    """What the ``sum`` form divides by, for every draw and slot."""
+    """The divisor of the ``sum`` form, for every draw and slot."""
     vertex = vertices(all_choices(*EVEN.shape), EVEN.shape[1]).requires_grad_()
     (slope,) = torch.autograd.grad(objective(vertex).sum(), vertex)
     improvement = slope - (slope * vertex).sum(dim=-1, keepdim=True)
@@ -201,7 +201,7 @@ def test_the_pole_of_sum_gives_it_an_enormous_variance(seed: int, monkeypatch: p
     published = enumerated(monkeypatch, IntermediateLoss(1.0, "sum"), EVEN, objective)
     mirror = enumerated(monkeypatch, IntermediateLoss(1.0), EVEN, objective)
     # Measured: 2,421, 4,901, 6,890 and 3,674 against 0.24, 0.28, 0.31 and 0.15. The published 2,290 to 8,021 come
-    # from a network that is not known.
+    # from an unknown network.
     assert relative_variance(published) > 2_000
     assert relative_variance(published) > 5_000 * relative_variance(mirror)
     by_slot = published.probability[:, None] * (published.gradient - published.mean).square().sum(dim=-1)

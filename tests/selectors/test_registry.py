@@ -1,4 +1,4 @@
-"""The roster: every selector by its name, and what it refuses, in the words that a user reads."""
+"""The registry: every selector by its name, and the messages for wrong options."""
 
 import importlib
 import math
@@ -109,7 +109,7 @@ def test_an_unknown_option_is_refused_with_those_that_there_are(name: str) -> No
     known = ", ".join(OPTIONS[name])
     with pytest.raises(TypeError, match=f"^expected options of '{name}' among {known}, got 'temperature'$"):
         make(name, temperature=1.0)
-    # An attribute of the class, but no field.
+    # An attribute of the class that is not a field.
     with pytest.raises(TypeError, match=f"^expected options of '{name}' among {known}, got 'scores_draws'$"):
         make(name, scores_draws=True)
 
@@ -171,7 +171,7 @@ def test_options_that_are_not_positive_are_refused(name: str, option: str) -> No
 
 def test_every_number_among_the_options_has_its_refusals_tested() -> None:
     numbers = {(name, option) for name, option in EVERY_OPTION if OPTIONS[name][option] in (int, float)}
-    # RLOO compares draws, so needs two of them; REBAR is unbiased for every weight of its control variate.
+    # RLOO needs two draws to compare; REBAR is unbiased for every weight of its control variate.
     assert numbers - set(POSITIVE) == {("rloo", "k"), ("rebar", "eta")}
 
 

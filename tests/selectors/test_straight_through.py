@@ -1,6 +1,6 @@
-"""Straight-through: the law of its draws at the forward temperature, and what it does without noise.
+"""Straight-through: the distribution of its draws at the forward temperature, and its choice without noise.
 
-That its gradient is what it should be for every draw is proved in ``test_equivalence``.
+Its gradient is tested for every draw in ``test_equivalence``.
 """
 
 import math
@@ -60,7 +60,7 @@ def test_without_noise_the_choice_is_the_best_allowed_item() -> None:
     [
         # The slope is 6 for item 1 and 0 for the others; p_n (g_n - mean) with mean 0.5 * 6.
         (1.0, [-0.6, 1.5, -0.9]),
-        # The probabilities' squares are as 4 to 25 to 9, and the mean is 25 / 38 * 6.
+        # The squares of the probabilities are in the ratio 4 : 25 : 9, and the mean is 25 / 38 * 6.
         (0.5, [-600 / 1444, 1950 / 1444, -1350 / 1444]),
     ],
 )
