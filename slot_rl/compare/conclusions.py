@@ -11,7 +11,7 @@ from slot_rl.compare.statistics import RUN_KEY, Results, few_seeds_warning, summ
 from slot_rl.metrics import GUIDED_CALLS
 
 TARGET = "ppo"
-"""The agent whose final optimality the others are timed on, because everybody knows it."""
+"""The well-known agent whose final optimality is the goal of the others."""
 
 WITH_SEARCH = f" + {GUIDED_CALLS} calls"
 """Follows a policy's label in pairs at equal calls: guided search from its answer."""
@@ -22,7 +22,7 @@ class Conclusions:
     """What can be concluded.
 
     Attributes:
-        results: The results that are judged.
+        results: The results.
         threshold: Optimality below which a run counts as a failure.
         summaries: The frames of ``summarise`` for each task (column task), the highest IQM first; with several tasks
             also for "all".
@@ -31,7 +31,7 @@ class Conclusions:
             an answer. They are one family with ``pairs``.
         reaches: When each agent that learns was first as good as PPO at its end, along calls and along seconds.
         break_evens: From how many contexts on each policy costs fewer calls than guided search.
-        warning: What to know before reading on; None if nothing.
+        warning: A warning of too few seeds, or None.
     """
 
     results: Results
@@ -55,11 +55,7 @@ class Conclusions:
 
 
 def conclude(results: Results, threshold: float) -> Conclusions:
-    """Draws the conclusions.
-
-    Args:
-        results: The results.
-        threshold: Optimality below which a run counts as a failure.
+    """Draws the conclusions; a run with an optimality below the threshold counts as a failure.
 
     Raises:
         ValueError: If there are fewer than three seeds, or agents were not run on the same tasks and seeds.

@@ -11,7 +11,7 @@ import pandas as pd
 from numpy.typing import ArrayLike
 from scipy.stats import trim_mean
 
-from slot_rl.compare.statistics import TRIMMED, Columns, Floats, Results
+from slot_rl.compare.statistics import TRIMMED, Floats, Results
 
 Along = Literal["calls", "seconds"]
 """What a learning curve is drawn against: estimator calls in training, or processor seconds."""
@@ -38,11 +38,6 @@ def learning_bands(curves: pd.DataFrame, along: Along, points: int = 200) -> pd.
     each seed counts everywhere, and none is extrapolated. A run that stopped early shortens its agent's curve. If the
     seeds have no range in common (each has a single evaluation), the band is one point: the ends at their median.
     With fewer than four seeds the interquartile mean is the mean.
-
-    Args:
-        curves: The evaluations.
-        along: The column to interpolate along.
-        points: Number of points of each curve.
 
     Returns:
         One row a point: task, agent, seeds (how many), at, value, and the 95 % interval low to high at this point. The
@@ -74,11 +69,7 @@ def profiles(runs: pd.DataFrame, pooled: bool = False) -> pd.DataFrame:
 
 
 def serving_medians(serving: pd.DataFrame) -> pd.DataFrame:
-    """Returns the median over seeds of optimality, for the calls that all seeds of an agent on a task have.
-
-    Returns:
-        One row a number of calls: task, agent, calls, optimality.
-    """
+    """Returns task, agent, calls and the median optimality over seeds, for calls that all seeds of the agent have."""
     seeds = serving.groupby(["task", "agent"])["seed"].transform("nunique")
     points = serving.assign(seeds=seeds).groupby(["task", "agent", "calls"], sort=False)
     medians = points.agg(optimality=("optimality", "median"), have=("seed", "nunique"), seeds=("seeds", "first"))
@@ -154,9 +145,8 @@ def break_evens(results: Results) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=BREAK_EVEN)
 
 
-def _band(task: str, agent: str, seeds: int, at: Floats, value: Floats, low: Floats, high: Floats) -> pd.DataFrame:
-    columns: Columns = dict(zip(BAND, (task, agent, seeds, at, value, low, high), strict=True))
-    return pd.DataFrame(columns)
+def _band(*columns: str | int | Floats) -> pd.DataFrame:
+    return pd.DataFrame(dict(zip(BAND, columns, strict=True)))
 
 
 def _learning_band(task: str, agent: str, evaluations: pd.DataFrame, along: Along, points: int) -> pd.DataFrame:

@@ -4,7 +4,6 @@ In each task the runs are grouped by agent, which is their job type, and average
 of its own, because a workspace filters its runs as a whole. The report has a section for each task.
 
 All of it is built by wandb-workspaces without a network, so a dry run needs no login and writes what would be uploaded.
-Without a dry run nothing is sent unless somebody is logged in.
 """
 
 import json
@@ -54,7 +53,7 @@ class DashboardConfig:
     out: Path | None = None
 
     def __post_init__(self) -> None:
-        """Refuses a file that nothing would be written to."""
+        """Refuses an output file without a dry run."""
         if self.out is not None and not self.dry_run:
             raise ValueError(f"expected --dry-run with --out, got --out {self.out} alone")
 
@@ -81,11 +80,11 @@ class ComparisonDocument:
 
 
 def publish_dashboard(config: DashboardConfig) -> None:
-    """Builds a comparison's dashboard, saves it or writes it down, and prints how to send the runs it shows.
+    """Builds a dashboard, sends it or writes it to a file, and prints how to send the runs that it shows.
 
     Raises:
-        ValueError: If the folder holds no comparison, wandb-workspaces is missing, or nobody is logged in; then nothing
-            was sent. Also if Weights & Biases refuses.
+        ValueError: If the folder holds no comparison, wandb-workspaces is missing, there is no login (then nothing was
+            sent), or Weights & Biases refuses.
     """
     comparison = read_comparison(config.folder)
     project = config.project or comparison.project
@@ -135,7 +134,7 @@ def build_dashboard(comparison: ComparisonDocument, entity: str, project: str) -
     """
     try:
         with warnings.catch_warnings():
-            # The library's validators are of pydantic's old kind. No user of this project can change that.
+            # The library uses old validators of pydantic, which users of this project cannot change.
             warnings.simplefilter("ignore", DeprecationWarning)
             import wandb_workspaces.reports.v2 as wr
             import wandb_workspaces.workspaces as ws
@@ -182,7 +181,7 @@ def _report(wr: Any, comparison: ComparisonDocument, runs: int, place: Mapping[s
 
 
 def _panels(wr: Any, runs: int) -> dict[str, list[Any]]:
-    """Returns new panels by section, because a panel cannot stand in two places."""
+    """Returns new panels by section; one panel cannot be in both a workspace and a report."""
     grouped: dict[str, Any] = {"groupby": GROUPED_BY, "groupby_aggfunc": "mean", "max_runs_to_show": runs}
     curve: dict[str, Any] = {**grouped, "groupby_rangefunc": "stderr", "smoothing_type": "none"}
     panels = {
@@ -274,7 +273,7 @@ def _save(comparison: ComparisonDocument, entity: str, project: str) -> None:
 
 
 def _refused(error: Exception) -> ValueError:
-    # The library raises whatever its layers raise, plain Exception included.
+    # The library raises many kinds of errors, plain Exception included.
     return ValueError(f"expected Weights & Biases to take the dashboard, got {type(error).__name__}: {error}")
 
 

@@ -37,24 +37,19 @@ OVERALL = "all"
 ALPHA = 0.05
 POWER = 0.8
 MOST_SEEDS = 1_000
+TURNED = {"better": "worse", "worse": "better"}
 
 
 @dataclass(frozen=True)
 class Claim:
-    """A claim that one agent is better than another.
-
-    Attributes:
-        better: The agent that is claimed to be better.
-        worse: The other.
-        task: The task; "all" for several together.
-    """
+    """A claim that one agent is better than another on a task ("all" for several together)."""
 
     better: str
     worse: str
     task: str
 
     def __str__(self) -> str:
-        """Returns the claim as it is written."""
+        """Returns the claim in the form that :func:`parse_claim` reads."""
         return f"{self.better}>{self.worse}@{self.task}"
 
 
@@ -129,13 +124,7 @@ def with_verdicts(pairs: pd.DataFrame) -> pd.DataFrame:
 
 
 def power_of_t_test(noncentrality: Floats | float, freedom: Floats | float, alpha: Floats | float = ALPHA) -> Floats:
-    """Returns the power of two-sided t tests, by the noncentral t distribution.
-
-    Args:
-        noncentrality: True effects in standard errors, (tests,).
-        freedom: Degrees of freedom, (tests,).
-        alpha: The tests' levels, (tests,).
-    """
+    """Returns the power of two-sided t tests for true effects in standard errors, by the noncentral t distribution."""
     critical = stdtrit(freedom, 1 - np.asarray(alpha) / 2)
     # Beyond this scipy's series does not converge; the power is 1 long before.
     shift = np.minimum(np.abs(noncentrality), 1e4)
@@ -191,19 +180,17 @@ def verdict_on(claim: Claim, pairs: pd.DataFrame) -> str:
     Raises:
         ValueError: If the pairs do not have the claim's agents and task.
     """
-    turned = {"better": "worse", "worse": "better"}
-    there = pairs[pairs["task"] == claim.task]
-    for first, second, verdict in zip(there["first"], there["second"], there["verdict"], strict=True):
-        if (first, second) == (claim.better, claim.worse):
-            return str(verdict)
-        if (first, second) == (claim.worse, claim.better):
-            return turned.get(str(verdict), str(verdict))
+    verdicts = pairs[pairs["task"] == claim.task].set_index(["first", "second"])["verdict"].to_dict()
+    if (claim.better, claim.worse) in verdicts:
+        return str(verdicts[claim.better, claim.worse])
+    if (claim.worse, claim.better) in verdicts:
+        verdict = str(verdicts[claim.worse, claim.better])
+        return TURNED.get(verdict, verdict)
     known = " ".join(pairs["first"] + ">" + pairs["second"] + "@" + pairs["task"])
     raise ValueError(f"expected a claim about compared agents, got {claim} and comparisons {known}")
 
 
 def _comparison(name: str, tasks: Sequence[_Task], first: str, second: str) -> Columns:
-    """Compares two agents on one task, or on several with equal weights."""
     drawn = [(scores[first].to_numpy(), scores[second].to_numpy(), counts) for scores, counts in tasks]
     differences = [mine - other for mine, other, _ in drawn]
     return {
@@ -232,11 +219,7 @@ def _paired(differences: Sequence[Floats]) -> Columns:
 
 
 def _improvement(tasks: Sequence[tuple[Floats, Floats, Floats]]) -> Columns:
-    """Returns the probability that a run of the first agent beats one of the second.
-
-    Args:
-        tasks: For each task the optimality of either agent, (seeds,), and the resamples' counts, (resamples, seeds).
-    """
+    """Returns the probability that a run of the first agent beats one of the second."""
     drawn, placements, values = [], [], []
     for first, second, times in tasks:
         wins = (first[:, None] > second) + 0.5 * (first[:, None] == second)
@@ -249,7 +232,6 @@ def _improvement(tasks: Sequence[tuple[Floats, Floats, Floats]]) -> Columns:
 
 
 def _verdict(pair: Any) -> str:
-    """Says better, worse, equal, or how many seeds it would take to tell."""
     if pair.equal:
         return "equal on every seed"
     if pair.adjusted_p <= ALPHA:

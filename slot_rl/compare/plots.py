@@ -1,8 +1,7 @@
 """The pictures of a comparison, as PNG files: one panel for each task, and one look for each agent in all pictures.
 
-Every function takes the file, a frame with a column ``task``, and all agents of the comparison in order: an agent's
-look is its place among them. Agents that only the picture knows come after those. Each function returns the figure that
-it saved.
+Every function takes the file, a frame with a column ``task``, and all agents of the comparison in order, which gives
+each agent its look. Agents that are only in the frame come last. Each function returns the figure that it saved.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -29,6 +28,7 @@ DASHES: tuple[Any, ...] = ("-", (0, (4, 1.5)), (0, (1, 1.2)))
 OPTIMALITY = "optimality (0 random, 1 best; stretched towards 1)"
 UPRIGHT = "optimality, stretched towards 1"
 ALONG = {"calls": "estimator calls in training, thousands", "seconds": "processor seconds of training"}
+SIZE = (4.4, 3.7)
 WIDEST_LINEAR = 20.0
 NEAR_BEST = 0.01
 """Shortfall from 1 below which an axis of optimality is straight; beyond it is logarithmic in the shortfall."""
@@ -36,9 +36,8 @@ TICKS = (-10, -3, -1, 0, 0.5, 0.8, 0.9, 0.95, 0.98, 1)
 
 Panels: TypeAlias = list[tuple[Axes, pd.DataFrame]]
 """The axes of each task with the rows that are drawn there."""
-
 Look: TypeAlias = dict[str, Any]
-"""How an agent is drawn: matplotlib's settings of a line with markers."""
+"""Matplotlib's settings of an agent's line and markers."""
 
 
 def looks_of(agents: Iterable[str]) -> dict[str, Look]:
@@ -86,10 +85,7 @@ def draw_performance_profile(path: Path, runs: pd.DataFrame, agents: Sequence[st
 
 
 def draw_interval_chart(path: Path, summaries: pd.DataFrame, agents: Sequence[str] = ()) -> Figure:
-    """Draws the IQM of each agent: a bar from end to end of its interval, with a stroke at the IQM.
-
-    The frame has the columns task, agent, iqm, iqm_low and iqm_high. An agent without a row on a task has no bar there.
-    """
+    """Draws each agent's interval (columns iqm_low, iqm_high) as a bar, with a stroke at the IQM (iqm)."""
     figure, panels, places, looks = _rows(summaries, agents)
     for axes, drawn in panels:
         for row in drawn.to_dict("records"):
@@ -129,10 +125,7 @@ def draw_seed_strip(path: Path, runs: pd.DataFrame, agents: Sequence[str] = ()) 
 
 
 def draw_improvement_matrix(path: Path, pairs: pd.DataFrame, agents: Sequence[str] = ()) -> Figure:
-    """Draws the probability that a run of the row's agent beats a run of the column's, as a colour and a number.
-
-    The frame has the columns task, first, second and improvement, and each pair once. A missing pair has empty cells.
-    """
+    """Draws the probability that a run of the row's agent beats a run of the column's; each pair is given once."""
     names = _shown([*pairs["first"], *pairs["second"]], agents)
     turned = pairs.assign(first=pairs["second"], second=pairs["first"], improvement=1 - pairs["improvement"])
     width = 0.2 + 0.42 * len(names)
@@ -147,22 +140,15 @@ def draw_improvement_matrix(path: Path, pairs: pd.DataFrame, agents: Sequence[st
 
 
 def draw_serving(path: Path, serving: pd.DataFrame, agents: Sequence[str] = ()) -> Figure:
-    """Draws the median over seeds of optimality against estimator calls for each request.
-
-    The calls are on a logarithmic scale from 1 on, with a place for 0. Only calls that all seeds have are drawn.
-    """
-    shown = _shown(serving["agent"], agents)
-    looks = looks_of([*agents, *shown])
-    figure, panels = _panels(serving_medians(serving), (4.4, 3.7), _inches(shown))
-    for axes, drawn in panels:
-        for agent, points in drawn.groupby("agent", sort=False):
-            axes.plot(points["calls"], points["optimality"], **looks[str(agent)])
+    """Draws the median over seeds of optimality against estimator calls (0, then logarithmic from 1) for a request."""
+    medians = serving_medians(serving).rename(columns={"calls": "at", "optimality": "value"})
+    figure, panels = _bands(medians, agents, marked=True)
+    for axes in panels:
         axes.set_xscale("symlog", linthresh=1)
         axes.set_xlim(left=-0.15)
         _stretch(axes, "y")
         axes.xaxis.set_major_formatter(_plain)
-    _name_axes([axes for axes, _ in panels], "estimator calls for each request", f"median {UPRIGHT}")
-    _legend(figure, shown, looks)
+    _name_axes(panels, "estimator calls for each request", f"median {UPRIGHT}")
     return _save(figure, path)
 
 
@@ -186,18 +172,20 @@ def _optimality_at(nearness: Floats) -> Floats:
 
 
 def _bands(bands: pd.DataFrame, agents: Sequence[str], marked: bool) -> tuple[Figure, list[Axes]]:
-    """Returns a figure of lines in their bands, two panels a row, and its axes."""
+    """Returns a figure of lines, in bands if they have columns low and high, two panels a row; and its axes."""
     shown = _shown(bands["agent"], agents)
     looks = looks_of([*agents, *shown])
-    figure, panels = _panels(bands, (4.4, 3.7), _inches(shown))
+    figure, panels = _panels(bands, SIZE, _inches(shown))
     for axes, drawn in panels:
         for agent, band in drawn.groupby("agent", sort=False):
             look = looks[str(agent)]
             line = look if marked else look | {"marker": "", "drawstyle": "steps-post"}
-            # The markers of each agent lie at other places, so that lines on top of each other can be told apart.
-            every = (0.02 + 0.017 * (shown.index(str(agent)) % 10), 0.17) if len(band) > 1 else None
-            area: dict[str, Any] = {"color": look["color"], "step": None if marked else "post"}
-            axes.fill_between(band["at"], band["low"], band["high"], alpha=0.13, linewidth=0, **area)
+            # Agents have markers at different places, so that overlapping lines can be told apart.
+            dense = "low" in band and len(band) > 1
+            every = (0.02 + 0.017 * (shown.index(str(agent)) % 10), 0.17) if dense else None
+            if "low" in band:
+                area: dict[str, Any] = {"color": look["color"], "step": None if marked else "post"}
+                axes.fill_between(band["at"], band["low"], band["high"], alpha=0.13, linewidth=0, **area)
             axes.plot(band["at"], band["value"], markevery=every, **line)
     _legend(figure, shown, looks, marked)
     return figure, [axes for axes, _ in panels]
@@ -271,13 +259,13 @@ def _legend(figure: Figure, shown: Sequence[str], looks: Mapping[str, Look], mar
 
 
 def _shown(drawn: Iterable[str], agents: Sequence[str]) -> list[str]:
-    """Returns the agents in a picture, in the comparison's order, then those that only the picture knows."""
+    """Returns the agents in a picture, in the comparison's order; agents that are not in the comparison come last."""
     every = dict.fromkeys(drawn)
     return [agent for agent in dict.fromkeys([*agents, *every]) if agent in every]
 
 
 def _text(name: str) -> str:
-    return name.replace("$", r"\$")  # A name is no formula.
+    return name.replace("$", r"\$")  # Matplotlib would read a formula.
 
 
 def _plain(number: float, _: object = None) -> str:
@@ -285,5 +273,5 @@ def _plain(number: float, _: object = None) -> str:
 
 
 def _save(figure: Figure, path: Path) -> Figure:
-    figure.savefig(path, bbox_inches="tight")  # Nothing is cut, however long the names are.
+    figure.savefig(path, bbox_inches="tight")  # Long names are not cut.
     return figure

@@ -44,7 +44,7 @@ CAPTIONS = {
 
 @dataclass(frozen=True)
 class Picture:
-    """A picture of the page: a PNG file, and a caption that also readers without the picture understand."""
+    """A picture of the page: a PNG file, and a caption that is clear without the picture."""
 
     path: Path
     caption: str
@@ -66,14 +66,7 @@ class Section:
 
 
 def publish_report(out: Path, found: Conclusions, document: Mapping[str, Any], mode: WandbMode) -> None:
-    """Prints the tables and writes everything: ``report.html`` to open first, and its parts in ``report/``.
-
-    Args:
-        out: The comparison's folder.
-        found: The conclusions.
-        document: The command, its flags and versions.
-        mode: Weights & Biases mode of the comparison's own run.
-    """
+    """Prints the tables; writes ``report.html`` and its parts in ``report/``; tracks both on W&B."""
     folder = out / REPORT
     folder.mkdir(exist_ok=True)
     pictures = draw_pictures(folder, found)
@@ -81,14 +74,13 @@ def publish_report(out: Path, found: Conclusions, document: Mapping[str, Any], m
     for line in [*_lines(report_tables(found, leader_alone=True)), *GLOSSARY, *_notes(found)]:
         say(line)
     write_atomically(folder / "tables.md", "\n".join([*_lines(tables), *GLOSSARY, ""]).encode())
-    frames = {"runs": found.results.runs, **{table.key: table.frame for table in tables}}
-    for name, frame in frames.items():
+    shown = {table.key: table.frame for table in tables}
+    for name, frame in {"runs": found.results.runs, **shown}.items():
         write_atomically(folder / f"{name}.csv", frame.to_csv(index=False).encode())
     write_json(folder / "results.json", {**document, "figures": _figures(found)})
     write_page(out / PAGE, "Agents compared", _sections(found, document, tables, pictures))
-    # What an earlier call tracked of the same folder is out of date.
+    # An earlier call's tracked tables and pictures are out of date.
     shutil.rmtree(out / FOLDER, ignore_errors=True)
-    shown = {table.key: table.frame for table in tables}
     track_comparison(out, time.strftime("%Y%m%d-%H%M%S"), document, shown, [each.path for each in pictures], mode)
     say(f"report: {out / PAGE}")
 
@@ -120,7 +112,7 @@ def draw_pictures(folder: Path, found: Conclusions) -> list[Picture]:
 
 
 def write_page(path: Path, title: str, sections: Sequence[Section]) -> None:
-    """Writes a report as one HTML file, which opens from a disk as well as from a server."""
+    """Writes a report as one HTML file, which needs no server."""
     loader = PackageLoader("slot_rl.compare", ".")
     template = Environment(loader=loader, autoescape=True, trim_blocks=True).get_template(TEMPLATE)
     write_atomically(path, template.render(title=title, sections=sections).encode())
@@ -161,8 +153,7 @@ def _leaders(found: Conclusions) -> Iterator[str]:
     """Says for each task which agent leads, which agents it beats, and what policies gain at equal calls."""
     for task in found.tasks:
         leader = found.summaries[found.summaries["task"] == task].iloc[0]
-        pairs = ranked_pairs(found, task)
-        pairs = pairs[pairs["first"] == leader["agent"]]
+        pairs = ranked_pairs(found, task).query("first == @leader.agent")
         beaten = ", ".join(pairs.loc[pairs["verdict"] == "better", "second"])
         unsure = pairs[pairs["verdict"] != "better"]
         others = ", ".join(unsure["second"] + " (" + unsure["verdict"] + ")")
@@ -186,7 +177,7 @@ def _figures(found: Conclusions) -> dict[str, Any]:
         "runs": found.results.runs,
     }
     # JSON has neither NaN nor infinity.
-    finite = {
-        name: frame.astype(object).mask(frame.isna() | frame.isin([np.inf]), None) for name, frame in frames.items()
+    return {
+        name: frame.astype(object).mask(frame.isna() | frame.isin([np.inf]), None).to_dict("records")
+        for name, frame in frames.items()
     }
-    return {name: frame.to_dict("records") for name, frame in finite.items()}

@@ -10,29 +10,16 @@ from slot_rl.compare.plan import Run
 from slot_rl.compare.runs import SERVING_FILE
 from slot_rl.compare.statistics import LABELS, RUN_KEY, Columns, Results
 from slot_rl.io import METRICS_FILE, SUMMARY, read_json
+from slot_rl.metrics import METRICS
 
-RUN_FIGURES = (
-    "estimator_forwards",
-    "estimator_backwards",
-    "wall_seconds",
-    "cpu_seconds",
-    "optimality",
-    "hit_rate",
-    "true_optimality",
-    "gap",
-    "best_constant_optimality",
-    "searched_optimality",
-    "calls_per_context",
-)
-"""The figures of ``summary.json`` that a comparison shows."""
-
-OF_FAILED_RUNS = ("optimality", "hit_rate", *RUN_FIGURES[:4], "calls_per_context")
-"""The figures that are 0 for a run that failed; it lacks the others."""
+FIGURES = [metric.key for metric in METRICS.values() if metric.format]
+"""The columns of figures: every metric that is a number. A metric without a number format is true or false."""
 
 SERVED_BY = "search"
 """The way of answering that is shown: guided swaps from a policy's answer, or a search from random starts."""
 
-CURVE_COLUMNS = {"budget/forwards": "calls", "time/training_seconds": "seconds", "eval/optimality": "optimality"}
+CURVES = {"estimator_forwards": "calls", "cpu_seconds": "seconds", "optimality": "optimality"}
+CURVE_COLUMNS = {str(METRICS[key].log_key): column for key, column in CURVES.items()}
 """Columns of learning curves by their key in ``metrics.jsonl``."""
 
 
@@ -47,13 +34,13 @@ def read_results(runs: Sequence[Run], out: Path) -> Results:
         raise ValueError(f"expected every run in {out} to have ended, got none of {'; '.join(missing)}")
     well = [run for run in runs if run.state(out) == "finished"]
     try:
-        table = pd.DataFrame([_run_row(run, out) for run in runs], columns=[*LABELS, *RUN_FIGURES])
+        table = pd.DataFrame([_run_row(run, out) for run in runs], columns=[*LABELS, *FIGURES])
         curves = [_learning_curve(run, out) for run in well]
         serving = [_serving_curve(run, out) for run in well]
     except (KeyError, TypeError, IndexError) as error:
         raise ValueError(f"expected whole runs in {out}, got one whose files lack {error}") from error
     return Results(
-        table.assign(**table[list(RUN_FIGURES)].apply(pd.to_numeric)),  # A figure that no run has is NaN.
+        table.assign(**table[FIGURES].apply(pd.to_numeric)),  # A figure that no run has is NaN.
         _joined([curve for curve in curves if curve["calls"].iloc[-1] > 0], ["calls", "seconds", "optimality"]),
         _joined(serving, ["calls", "optimality"]),
     )
@@ -66,14 +53,14 @@ def _labels(run: Run) -> Columns:
 def _run_row(run: Run, out: Path) -> Columns:
     labels = {**_labels(run), "kind": run.agent}
     if run.state(out) == "failed":
-        return {**labels, "failure": run.failure(out), **dict.fromkeys(OF_FAILED_RUNS, 0)}
+        return {**labels, "failure": run.failure(out), **{key: METRICS[key].when_failed for key in FIGURES}}
     summary = read_json(run.folder(out) / SUMMARY)
-    return {**labels, "failure": None, **{name: summary[name] for name in RUN_FIGURES}}
+    return {**labels, "failure": None, **{name: summary[name] for name in FIGURES}}
 
 
 def _learning_curve(run: Run, out: Path) -> pd.DataFrame:
     lines = (run.folder(out) / METRICS_FILE).read_text(encoding="utf-8").splitlines()
-    points = pd.DataFrame([json.loads(line) for line in lines]).dropna(subset="eval/optimality")
+    points = pd.DataFrame([json.loads(line) for line in lines]).dropna(subset=METRICS["optimality"].log_key)
     return points[list(CURVE_COLUMNS)].rename(columns=CURVE_COLUMNS).assign(**_labels(run))
 
 
@@ -83,7 +70,7 @@ def _serving_curve(run: Run, out: Path) -> pd.DataFrame:
 
 
 def _joined(frames: Sequence[pd.DataFrame], columns: list[str]) -> pd.DataFrame:
-    """Returns the frames below one another; those without rows do not shape the columns' types."""
+    """Joins the frames. Empty ones are left out, because they would change the columns' types."""
     filled = [frame for frame in frames if len(frame)]
     ordered = [*RUN_KEY, *columns]
     return pd.concat(filled, ignore_index=True)[ordered] if filled else pd.DataFrame(columns=ordered)

@@ -1,10 +1,8 @@
 """The figures of each agent over its runs: the mean, the interquartile mean (IQM) and others.
 
-A comparison's results are data frames, one row a run. Every statistic reads these frames only, and gives a frame back.
-
 The figures are those of rliable (Agarwal et al. 2021, "Deep Reinforcement Learning at the Edge of the Statistical
 Precipice", NeurIPS). The intervals differ: with ten seeds, the plain percentile bootstrap at 95 % covers the mean in
-90 % of cases only. Here the percentiles lie further out, as in Hesterberg (2015), "What Teachers Should Know About the
+only 90 % of cases. Here the percentiles lie further out, as in Hesterberg (2015), "What Teachers Should Know About the
 Bootstrap", The American Statistician 69(4), section 5.2. Seeds are resampled within each task.
 
 Coverage of the 95 % intervals, measured on 4,000 simulated tables of normal values, with a standard error of .0035:
@@ -45,15 +43,11 @@ LABELS = [*RUN_KEY, "kind", "failure"]
 
 Floats: TypeAlias = NDArray[np.float64]
 Columns: TypeAlias = dict[str, Any]
-"""One row of a frame."""
 
 
 @dataclass(frozen=True)
 class Results:
-    """The results of a comparison.
-
-    A run that failed stays among the runs. It counts as random answers (optimality 0, no hit), because leaving it out
-    would favour agents that fail.
+    """The results of a comparison. A failed run counts as random answers: leaving it out would favour its agent.
 
     Attributes:
         runs: One row a run: task, agent (its label), kind (its name in ``slot_rl.agents.AGENTS``), seed, failure (the
@@ -74,7 +68,7 @@ def summarise(runs: pd.DataFrame, threshold: float, resamples: int = RESAMPLES, 
         runs: The runs of one task or of several, in any order. The tasks are the strata of the bootstrap.
         threshold: Optimality below which a run counts as a failure.
         resamples: Number of bootstrap resamples.
-        seed: Their seed. It is the same for each agent, so that no agent's figures depend on the other agents.
+        seed: Their seed, the same for each agent, so that no agent's figures depend on the other agents.
 
     Returns:
         One row an agent, by name. Columns: agent; tasks, runs, failed (their numbers); iqm (mean of the middle half of
@@ -115,10 +109,8 @@ def checked(runs: pd.DataFrame) -> pd.DataFrame:
         key = tuple(row[name] for name in RUN_KEY)
         raise ValueError(f"expected a finite optimality, got {row['optimality']} of {key}")
     seeds = runs.groupby(["task", "agent"], as_index=False).size()
-    for row in seeds[seeds["size"] < FEWEST_SEEDS].to_dict("records"):
-        raise ValueError(
-            f"expected at least {FEWEST_SEEDS} seeds of {row['agent']!r} on {row['task']!r}, got {row['size']}"
-        )
+    for task, agent, size in seeds[seeds["size"] < FEWEST_SEEDS].itertuples(index=False):
+        raise ValueError(f"expected at least {FEWEST_SEEDS} seeds of {agent!r} on {task!r}, got {size}")
     missing = scores_of(runs).isna()
     for task, seed in missing.index[missing.any(axis=1)]:
         agents = list(missing.columns[missing.loc[(task, seed)]])
@@ -137,15 +129,7 @@ def interval_columns(name: str, value: float, low: float, high: float, method: s
 
 
 def bootstrap_columns(name: str, value: float, drawn: Floats, tail: float, stratified: bool) -> Columns:
-    """Returns the columns of a figure with its bootstrap interval.
-
-    Args:
-        name: The figure's column.
-        value: The figure.
-        drawn: The figure of each resample, (resamples,).
-        tail: Share of resamples to leave out at either end.
-        stratified: Whether the resamples are of several tasks.
-    """
+    """Returns the columns of a figure with its bootstrap interval, without the share ``tail`` at each end."""
     low, high = np.quantile(drawn, (tail, 1 - tail))
     method = "expanded percentile bootstrap"
     return interval_columns(name, value, float(low), float(high), f"stratified {method}" if stratified else method)
@@ -174,12 +158,7 @@ def widened_tail(strata: Sequence[Floats], whole: Sequence[bool]) -> float:
 
 
 def welch_freedom(variances: Floats, sizes: NDArray[np.int_]) -> float:
-    """Returns the degrees of freedom of a sum of strata (Welch 1947, Satterthwaite 1946).
-
-    Args:
-        variances: Each stratum's part of the estimate's variance, (strata,).
-        sizes: Number of values in each stratum, (strata,).
-    """
+    """Returns the degrees of freedom of a sum of strata, from each one's variance (Welch 1947, Satterthwaite 1946)."""
     if not variances.any():
         return float((sizes - 1).sum())
     # Relative to the largest, because squares of tiny variances would be zero.
@@ -193,9 +172,10 @@ def t_quantile(freedom: float) -> float:
 
 
 def _summary(agent: str, rows: pd.DataFrame, threshold: float, resamples: int, seed: int) -> Columns:
-    """Summarises the sorted runs of one agent."""
     strata = [part.to_numpy(np.float64) for _, part in rows.groupby("task")["optimality"]]
-    drawn = _resampled(strata, resamples, np.random.default_rng(seed))
+    generator = np.random.default_rng(seed)
+    parts = [part[generator.integers(0, len(part), (resamples, len(part)))] for part in strata]
+    drawn = np.sort(np.concatenate(parts, axis=1), axis=1)
     optimality, failed = rows["optimality"], rows["failure"].notna()
     figures = [name for name in rows.columns if name not in (*LABELS, "optimality")]
     return {
@@ -213,14 +193,7 @@ def _summary(agent: str, rows: pd.DataFrame, threshold: float, resamples: int, s
 
 
 def _trimmed_mean(name: str, strata: Sequence[Floats], drawn: Floats, trimmed: float) -> Columns:
-    """Returns the trimmed mean of all strata together with its interval.
-
-    Args:
-        name: The figure's column.
-        strata: Each task's values.
-        drawn: Their resamples, (resamples, values of all strata), each sorted.
-        trimmed: Share to trim at either end.
-    """
+    """Returns the trimmed mean of all strata with its interval; ``drawn`` are sorted (resamples, values)."""
     values = np.concatenate(strata)
     centre, cut = float(trim_mean(values, trimmed)), int(trimmed * len(values))
     if all(np.ptp(part) == 0 for part in strata):
@@ -238,9 +211,3 @@ def _trimmed_mean(name: str, strata: Sequence[Floats], drawn: Floats, trimmed: f
     tail = widened_tail(winsorised, whole)
     means = drawn[:, cut : len(values) - cut].mean(axis=1)
     return bootstrap_columns(name, centre, means, tail, stratified=len(strata) > 1)
-
-
-def _resampled(strata: Sequence[Floats], resamples: int, generator: np.random.Generator) -> Floats:
-    """Returns resamples within each stratum, (resamples, values of all strata), each sorted."""
-    drawn = [part[generator.integers(0, len(part), (resamples, len(part)))] for part in strata]
-    return np.sort(np.concatenate(drawn, axis=1), axis=1)

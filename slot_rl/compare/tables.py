@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from slot_rl.compare.conclusions import TARGET, Conclusions
-from slot_rl.compare.differences import OVERALL
+from slot_rl.compare.differences import OVERALL, TURNED
 from slot_rl.console import markdown
 from slot_rl.metrics import GUIDED_CALLS, METRICS, Metric
 
@@ -19,14 +19,7 @@ GLOSSARY = [f"{metric.label}: {metric.meaning}." for metric in OVER_SEEDS]
 
 @dataclass(frozen=True)
 class ReportTable:
-    """A table of the report.
-
-    Attributes:
-        key: Its name in files and on Weights & Biases.
-        section: Heading of the section that it belongs to.
-        caption: Says what the figures are.
-        frame: The cells as they are shown. The first column names the rows.
-    """
+    """A table of the report: its name in files and on W&B, its section's heading, a caption, and the cells as shown."""
 
     key: str
     section: str
@@ -39,7 +32,7 @@ class ReportTable:
             raise ValueError(f"expected columns with names of their own, got {list(self.frame.columns)}")
 
     def lines(self) -> list[str]:
-        """Returns the table in Markdown."""
+        """Returns the caption and the table in Markdown."""
         return [self.caption, "", *markdown(list(self.frame.columns), self.frame.to_numpy().tolist()), ""]
 
 
@@ -120,8 +113,8 @@ def speed_table(found: Conclusions) -> ReportTable:
     caption = (
         f"Estimator calls and seconds of training after which an agent was first as good as {TARGET} at its end, "
         f"divided by what {TARGET} took: medians over seeds, 95 % bootstrap intervals. Above 1, the agent took more. "
-        "The first crossing is optimistic: the agent may fall back afterwards. A run that failed never reaches the "
-        f"goal. A seed on which {TARGET} failed has no goal and is left out."
+        "The agent may get worse again later. A failed run never reaches the goal. "
+        f"Seeds on which {TARGET} failed are left out."
     )
     return ReportTable("speed", "How soon", caption, frame)
 
@@ -141,9 +134,8 @@ def break_even_table(found: Conclusions) -> ReportTable:
         }
     )
     caption = (
-        "When training pays: the number of contexts from which on a policy, with its training, costs fewer estimator "
-        "calls than guided search with answers as good. Calls: of the policy for each answer. All figures are medians "
-        "over the seeds that ended well."
+        "Number of contexts from which on a policy, with its training, costs fewer estimator calls than guided search "
+        "with answers as good. Calls: of the policy for each answer. Medians over the seeds that ended well."
     )
     return ReportTable("break_evens", "When training pays", caption, frame)
 
@@ -162,7 +154,7 @@ def ranked_pairs(found: Conclusions, task: str) -> pd.DataFrame:
         improvement=1 - pairs["improvement"],
         improvement_low=1 - pairs["improvement_high"],
         improvement_high=1 - pairs["improvement_low"],
-        verdict=pairs["verdict"].replace({"better": "worse", "worse": "better"}),
+        verdict=pairs["verdict"].replace(TURNED),
     )
     return pairs.where(~behind, turned).sort_values(["first", "second"], key=lambda names: names.map(order.index))
 
@@ -182,13 +174,13 @@ def _agents_caption(found: Conclusions, task: str, rows: pd.DataFrame) -> str:
     reachable = f" The best constant answer has {constant}." if constant else ""
     return (
         f"{task}: optimality of the estimated score (0 random, 1 best), {runs} runs each. Intervals: {methods}. "
-        f"failed: share of runs that broke down or stayed below the failure threshold {share(found.threshold)}. "
+        f"failed: share of runs that failed or stayed below the failure threshold {share(found.threshold)}. "
         f"gap to 1: mean shortfall. The other columns are means over seeds.{reachable}"
     )
 
 
 def _mean(value: float, metric: Metric) -> str:
-    """Returns a metric's mean over seeds; shares have three decimals, because the last of one run's four is noise."""
+    """Returns a metric's mean over seeds; shares have three decimals, because the fourth is noise."""
     if metric.format == ".4f":
         return share(value)
     return "" if isnan(value) else format(value, metric.format)
@@ -214,7 +206,7 @@ def _intervals(rows: pd.DataFrame, name: str, display: Callable[[float], str]) -
 
 
 def _small(value: float) -> str:
-    """Returns a difference that is told from zero, however small it is."""
+    """Returns a difference; a very small one is not shown as zero."""
     return f"{value:.0e}" if 0 < abs(value) < 0.0005 else share(value)
 
 
@@ -223,5 +215,5 @@ def _ratio(value: float) -> str:
 
 
 def _key(kind: str, task: str) -> str:
-    """Returns a name for files, in which a task's label may hold any sign."""
+    """Returns a file name; a task's label may hold any sign."""
     return "".join(sign if sign.isalnum() or sign in "-_." else "_" for sign in f"{kind}_{task}")

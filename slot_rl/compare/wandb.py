@@ -50,7 +50,7 @@ def track_comparison(
         config: JSON-ready values to show with the run.
         tables: Tables by name, logged as ``tables/<name>``.
         pictures: PNG files, logged as ``pictures/<file name without suffix>``.
-        mode: Whether Weights & Biases writes to disk, sends, or does nothing.
+        mode: The mode of Weights & Biases.
 
     Raises:
         ValueError: If a picture is no PNG file, or two have one name; then nothing was written. Also if Weights &

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from slot_rl.compare.results import RUN_FIGURES, read_results
+from slot_rl.compare.results import FIGURES, read_results
 from tests.helpers.made_up import records
 
 POINT = {"budget/forwards": 5, "time/training_seconds": 0.5, "eval/optimality": 0.25}
@@ -34,7 +34,7 @@ def run_folder(out: Path, agent: str, **files: Any) -> Any:
 
 
 def whole_run(out: Path, agent: str, **figures: Any) -> Any:
-    summary = {name: 1 for name in RUN_FIGURES} | {"agent": agent} | figures
+    summary = {name: 1 for name in FIGURES} | {"agent": agent} | figures
     points = [{"global_step": 0}, POINT, {"train/loss": 1.0}, POINT | {"budget/forwards": 10, "eval/optimality": 0.5}]
     return run_folder(
         out, agent, summary=summary, metrics=points, serving={"draws": [], "search": [[0, 0.5], [2, 0.75]]}
@@ -42,7 +42,7 @@ def whole_run(out: Path, agent: str, **figures: Any) -> Any:
 
 
 def test_folders_become_frames(tmp_path: Path) -> None:
-    untrained = {"summary": dict.fromkeys(RUN_FIGURES, 2), "metrics": [POINT | {"budget/forwards": 0}], "serving": {}}
+    untrained = {"summary": dict.fromkeys(FIGURES, 2), "metrics": [POINT | {"budget/forwards": 0}], "serving": {}}
     runs = [
         whole_run(tmp_path, "gumbel", searched_optimality=0.9, gap=None),
         run_folder(tmp_path, "random", **untrained),
@@ -65,5 +65,5 @@ def test_runs_must_be_there_and_whole(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="expected every run in .* to have ended, got none of task, ppo"):
         read_results([good, missing], tmp_path)
     torn = run_folder(tmp_path, "torn", summary={"agent": "torn"}, metrics=[POINT], serving={})
-    with pytest.raises(ValueError, match="got one whose files lack 'estimator_forwards'"):
+    with pytest.raises(ValueError, match="got one whose files lack 'timesteps'"):
         read_results([good, torn], tmp_path)
