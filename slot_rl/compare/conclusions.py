@@ -87,7 +87,7 @@ def _compared(runs: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
     policies = runs.loc[runs["searched_optimality"].notna(), "agent"].unique()
     rivals = runs.loc[runs["calls_per_context"] == GUIDED_CALLS, "agent"].unique()
     searched = runs[runs["agent"].isin(policies)]
-    # A run that failed has no answer to search from. It counts as random answers here, too.
+    # A failed run has no answer to search from. It counts as random answers here, too.
     optimality = searched["searched_optimality"].fillna(0.0)
     searched = searched.assign(agent=searched["agent"] + WITH_SEARCH, optimality=optimality)
     bare = list(combinations(sorted(runs["agent"].unique()), 2))

@@ -81,14 +81,12 @@ def reach(curves: pd.DataFrame, target: str, agent: str, along: Along = "calls")
 
     For every task and every seed that both agents have, the goal is the target's optimality at its last evaluation. The
     calls (or seconds) at which the agent's curve first reaches the goal, interpolated linearly between evaluations, are
-    divided by those of the target's whole training. If the first evaluation reaches the goal, it counts, although the
-    agent may have been as good before. A curve that never reaches the goal counts as infinite, also with a smaller
-    budget than the target's, and also without any evaluation (a run that failed: one row whose optimality is NaN). A
-    target without an evaluation is no goal.
+    divided by those of the target's whole training. The first evaluation counts if it reaches the goal, although the
+    agent may have been as good before. A curve that never reaches the goal counts as infinite, also one without any
+    evaluation (a failed run: one row whose optimality is NaN). A target without an evaluation sets no goal.
 
-    The ratio is the median over seeds; infinite if one of the two in the middle is. Its interval is the percentile
-    bootstrap of the median: the order statistics that leave at most 2.5 % of the resampled medians outside at each end,
-    without interpolation, so that infinite values are allowed.
+    The ratio is the median over seeds. Its interval is the percentile bootstrap of the median, without interpolation
+    between resampled medians, so that infinite values are allowed.
 
     The first crossing is optimistic: a noisy curve touches the goal before it stays there, and the goal is one noisy
     evaluation. The ratio says when the agent was first as good, not from when on it always is.
@@ -104,7 +102,7 @@ def reach(curves: pd.DataFrame, target: str, agent: str, along: Along = "calls")
         high, seeds (that both have), never (how many of them never reach the goal).
 
     Raises:
-        ValueError: If the target's run took nothing, so that no share of it exists.
+        ValueError: If the target's run took 0 calls (or seconds).
     """
     rows = []
     for task, there in curves.groupby("task", sort=False):
@@ -121,9 +119,8 @@ def reach(curves: pd.DataFrame, target: str, agent: str, along: Along = "calls")
 def break_evens(results: Results) -> pd.DataFrame:
     """Returns from how many contexts on a policy costs fewer estimator calls than guided search with as good answers.
 
-    A policy costs its training once, and nothing for its bare answer. Guided search costs no training, and its calls
-    for every answer. If several agents are guided searches, the best of them at each number of calls counts. All
-    figures are medians over the seeds that ended well.
+    A policy costs its training once, and nothing for its bare answer. Guided search costs its calls for every answer.
+    Of several guided searches, the best at each number of calls counts. Figures are medians over seeds that ended well.
 
     Returns:
         Two rows a policy, or one if they are equal: the bare answer, and the best answer for up to 16 calls, the

@@ -69,7 +69,7 @@ class ComparedTask:
 
 @dataclass(frozen=True)
 class ComparisonDocument:
-    """What a dashboard needs to know of a comparison; ``published`` is None if it has no run of its own."""
+    """What a dashboard shows of a comparison; ``published`` is None if the comparison has no run of its own."""
 
     tasks: tuple[ComparedTask, ...]
     agents: tuple[str, ...]
@@ -184,7 +184,7 @@ def _panels(wr: Any, runs: int) -> dict[str, list[Any]]:
     """Returns new panels by section; one panel cannot be in both a workspace and a report."""
     grouped: dict[str, Any] = {"groupby": GROUPED_BY, "groupby_aggfunc": "mean", "max_runs_to_show": runs}
     curve: dict[str, Any] = {**grouped, "groupby_rangefunc": "stderr", "smoothing_type": "none"}
-    panels = {
+    lines = {
         f"over {axis}": [
             wr.LinePlot(title=f"{metric.name} over {axis}", x=x, y=[metric.log_key], title_x=axis, **curve)
             for metric in CURVES
@@ -197,7 +197,7 @@ def _panels(wr: Any, runs: int) -> dict[str, list[Any]]:
         wr.ScatterPlot(title=f"optimality over {cost.name}", x=wr.SummaryMetric(cost.key), y=optimality, log_x=True)
         for cost in COSTS
     ]
-    return {**panels, "at the end": [*bars, *costs]}
+    return {**lines, "at the end": [*bars, *costs]}
 
 
 def _published(wr: Any, published: Published) -> list[Any]:

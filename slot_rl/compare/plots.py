@@ -133,7 +133,7 @@ def draw_improvement_matrix(path: Path, pairs: pd.DataFrame, agents: Sequence[st
     figure, panels = _panels(pd.concat([pairs, turned]), size, _inches(names) + 1.0, sharey=True)
     for axes, drawn in panels:
         cells = drawn.pivot(index="first", columns="second", values="improvement")
-        _draw_matrix(axes, cells.reindex(index=names, columns=names).to_numpy(), list(map(_text, names)))
+        _draw_matrix(axes, cells.reindex(index=names, columns=names))
     colours, all_axes = panels[0][0].images[0], [axes for axes, _ in panels]
     figure.colorbar(colours, ax=all_axes, label="probability that the row's agent is better", shrink=0.6, aspect=30)
     return _save(figure, path)
@@ -155,7 +155,7 @@ def draw_serving(path: Path, serving: pd.DataFrame, agents: Sequence[str] = ()) 
 def _stretch(axes: Axes, which: Literal["x", "y"]) -> None:
     """Stretches an axis of optimality towards 1, because agents lie close to 1 and random choices far from it."""
     scale: Any = axes.set_xscale if which == "x" else axes.set_yscale
-    scale("function", functions=(_nearness, _optimality_at))
+    scale("function", functions=(_nearness, lambda at: 1 - NEAR_BEST * np.sinh(-at)))
     axis = axes.xaxis if which == "x" else axes.yaxis
     axis.set_major_locator(FixedLocator(TICKS))
     axis.set_minor_locator(NullLocator())
@@ -165,10 +165,6 @@ def _stretch(axes: Axes, which: Literal["x", "y"]) -> None:
 
 def _nearness(optimality: Floats) -> Floats:
     return -np.arcsinh((1 - optimality) / NEAR_BEST)
-
-
-def _optimality_at(nearness: Floats) -> Floats:
-    return 1 - NEAR_BEST * np.sinh(-nearness)
 
 
 def _bands(bands: pd.DataFrame, agents: Sequence[str], marked: bool) -> tuple[Figure, list[Axes]]:
@@ -206,12 +202,13 @@ def _rows(drawn: pd.DataFrame, agents: Sequence[str]) -> tuple[Figure, Panels, d
     return figure, panels, {agent: i for i, agent in enumerate(rows)}, looks_of([*agents, *rows])
 
 
-def _draw_matrix(axes: Axes, cells: Floats, labels: Sequence[str]) -> None:
+def _draw_matrix(axes: Axes, cells: pd.DataFrame) -> None:
     axes.imshow(cells, cmap="coolwarm_r", vmin=0.0, vmax=1.0)
-    for row, column in np.argwhere(~np.isnan(cells)):
-        value = cells[row, column]
-        colour = "white" if abs(value - 0.5) > 0.35 else "black"
-        axes.text(column, row, f"{value:.2f}", ha="center", va="center", fontsize="small", color=colour)
+    labels = list(map(_text, cells.index))
+    for (row, column), value in np.ndenumerate(cells.to_numpy()):
+        if not np.isnan(value):
+            colour = "white" if abs(value - 0.5) > 0.35 else "black"
+            axes.text(column, row, f"{value:.2f}", ha="center", va="center", fontsize="small", color=colour)
     axes.set_xticks(range(len(labels)), labels, rotation=45, ha="right", rotation_mode="anchor")
     axes.set_yticks(range(len(labels)), labels)
     axes.tick_params(length=0)

@@ -137,7 +137,7 @@ def test_the_report_shows_tables_and_pictures(script: Command, folder: Path) -> 
 
 
 class Server:
-    """Stands in for Weights & Biases and keeps what it is sent."""
+    """A fake Weights & Biases server that keeps what it receives."""
 
     app_url = "https://example.org"
 
@@ -155,7 +155,7 @@ class Server:
 
 
 def without_ids(part: Any) -> Any:
-    """Drops what the library draws anew for each panel."""
+    """Removes the random ids of panels."""
     if isinstance(part, dict):
         return {key: without_ids(value) for key, value in part.items() if key not in ("id", "__id__")}
     return [without_ids(child) for child in part] if isinstance(part, list) else part

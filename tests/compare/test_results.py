@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 
 from slot_rl.compare.results import FIGURES, read_results
+from slot_rl.compare.statistics import LABELS
+from slot_rl.metrics import METRICS
 from tests.helpers.made_up import records
 
 POINT = {"budget/forwards": 5, "time/training_seconds": 0.5, "eval/optimality": 0.25}
@@ -50,6 +52,7 @@ def test_folders_become_frames(tmp_path: Path) -> None:
     ]
     found = read_results(runs, tmp_path)
     good, random, broken = records(found.runs)
+    assert {key for key, metric in METRICS.items() if metric.format} == set(found.runs.columns) - set(LABELS)
     assert (good.task, good.agent, good.kind, good.seed) == ("task", "gumbel", "gumbel", 7)
     assert list(found.runs["failure"].isna()) == [True, True, False]
     assert (good.estimator_forwards, good.searched_optimality, random.gap) == (1, 0.9, 2)
