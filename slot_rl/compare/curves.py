@@ -51,10 +51,8 @@ def learning_bands(curves: pd.DataFrame, along: Along, points: int = 200) -> pd.
 def profiles(runs: pd.DataFrame, pooled: bool = False) -> pd.DataFrame:
     """Returns performance profiles: for each agent and task, the share of runs whose optimality is above tau.
 
-    Args:
-        runs: The runs, failed ones too.
-        pooled: Whether all tasks' runs make one profile an agent, of the task :data:`ALL_TASKS`; seeds are resampled
-            within each task.
+    If ``pooled``, all tasks' runs make one profile for each agent, of the task :data:`ALL_TASKS`. Seeds are resampled
+    within each task.
 
     Returns:
         As :func:`learning_bands`, where ``at`` is tau: a little below the worst run, every optimality of a run of the
@@ -90,12 +88,6 @@ def reach(curves: pd.DataFrame, target: str, agent: str, along: Along = "calls")
 
     The first crossing is optimistic: a noisy curve touches the goal before it stays there, and the goal is one noisy
     evaluation. The ratio says when the agent was first as good, not from when on it always is.
-
-    Args:
-        curves: The evaluations.
-        target: The agent whose final optimality is the goal.
-        agent: The agent that is to reach it.
-        along: What is compared.
 
     Returns:
         One row for each task with a seed that both have: task, agent, target, along, ratio, its 95 % interval low to

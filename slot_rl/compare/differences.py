@@ -68,7 +68,7 @@ def compare_pairs(
     Args:
         runs: The runs, in any order.
         pairs: The pairs to compare; every pair by name if None.
-        resamples: Number of bootstrap resamples, for the intervals of the probabilities of improvement.
+        resamples: Number of bootstrap resamples for the probabilities of improvement.
         seed: Their seed.
 
     Returns:
@@ -135,13 +135,10 @@ def power_of_t_test(noncentrality: Floats | float, freedom: Floats | float, alph
 def seeds_for_power(
     effect: ArrayLike, alpha: ArrayLike = ALPHA, least: ArrayLike = 2, freedom: ArrayLike = 1.0
 ) -> Floats:
-    """Returns the fewest seeds, up to 1,000, that give paired t tests 80 % power; NaN where none do.
+    """Returns the fewest seeds, from ``least`` to 1,000, that give paired t tests 80 % power; NaN where none do.
 
-    Args:
-        effect: True differences in standard deviations of the paired difference, (tests,).
-        alpha: The tests' levels.
-        least: Seeds to begin at.
-        freedom: Degrees of freedom for each seed but the first.
+    The effect is the true difference in standard deviations of the paired difference, ``alpha`` is the tests' level,
+    and ``freedom`` is the degrees of freedom for each seed but the first.
     """
     effects, levels, low, each = np.broadcast_arrays(effect, alpha, np.asarray(least, float), freedom)
     high = np.full(low.shape, MOST_SEEDS + 1.0)

@@ -137,9 +137,9 @@ def _sections(
     found: Conclusions, document: Mapping[str, Any], tables: Sequence[ReportTable], pictures: Sequence[Picture]
 ) -> list[Section]:
     first = [*_notes(found), f"Made by: {document['command']}", *_leaders(found)]
-    headings = dict.fromkeys(table.section for table in tables)
     agents, *others = (
-        Section(heading, tables=[table for table in tables if table.section == heading]) for heading in headings
+        Section(heading, tables=[table for table in tables if table.section == heading])
+        for heading in dict.fromkeys(table.section for table in tables)
     )
     return [
         Section("What can be concluded", paragraphs=first),

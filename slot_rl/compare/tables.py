@@ -37,12 +37,7 @@ class ReportTable:
 
 
 def report_tables(found: Conclusions, leader_alone: bool = False) -> list[ReportTable]:
-    """Returns every table of a comparison that has a row.
-
-    Args:
-        found: The conclusions.
-        leader_alone: Whether to leave out pairs without the agent with the highest IQM.
-    """
+    """Returns every table that has a row; ``leader_alone`` leaves out pairs without the agent with the highest IQM."""
     by_task = [
         table
         for task in found.tasks
@@ -89,8 +84,7 @@ def equal_calls_table(found: Conclusions, task: str) -> ReportTable:
     """Returns how guided search from each policy's answer compares with searches of as many calls."""
     pairs = found.at_equal_calls[found.at_equal_calls["task"] == task]
     caption = (
-        f"{task}, at {GUIDED_CALLS} estimator calls each: guided search from a policy's answer against searches from "
-        "random starts."
+        f"{task}, at {GUIDED_CALLS} estimator calls each: guided search from a policy's answer against other searches."
     )
     return ReportTable(_key("equal_calls", task), "At equal calls", caption, _pairs_frame(pairs))
 

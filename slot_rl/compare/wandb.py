@@ -40,9 +40,9 @@ def track_comparison(
 ) -> None:
     """Logs one run with a comparison's tables and pictures; its files go to ``<out>/comparison``.
 
-    The keys of what was logged are written to ``<out>/comparison/published.json``, which dashboards read. A second call
-    adds a second run, and dashboards show the last. An offline run names the files of its tables by their full paths,
-    so it must be synced before the folder moves.
+    The logged keys are written to ``<out>/comparison/published.json``, which dashboards read. A second call adds a
+    second run, and dashboards show the last. An offline run keeps the full paths of its tables' files, so it must be
+    synced before the folder moves.
 
     Args:
         out: The comparison's folder; its name is part of the run's group.
@@ -97,7 +97,7 @@ def sync_command(out: Path, flags: Sequence[str] = ()) -> str | None:
 
 @contextmanager
 def _staging(folder: Path) -> Iterator[None]:
-    """Keeps wandb's copies of tables with the run; by itself it leaves them in the home directory until a sync."""
+    """Keeps wandb's copies of tables with the run; the default place is the home directory."""
     before = os.environ.get("WANDB_DATA_DIR")
     os.environ["WANDB_DATA_DIR"] = str(folder.resolve())
     try:
