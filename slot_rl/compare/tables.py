@@ -84,7 +84,8 @@ def equal_calls_table(found: Conclusions, task: str) -> ReportTable:
     """Returns how guided search from each policy's answer compares with searches of as many calls."""
     pairs = found.at_equal_calls[found.at_equal_calls["task"] == task]
     caption = (
-        f"{task}, at {GUIDED_CALLS} estimator calls each: guided search from a policy's answer against other searches."
+        f"{task}, at {GUIDED_CALLS} estimator calls each: guided search from a policy's answer against searches from "
+        "random starts."
     )
     return ReportTable(_key("equal_calls", task), "At equal calls", caption, _pairs_frame(pairs))
 
