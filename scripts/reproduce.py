@@ -12,7 +12,7 @@ from slot_rl.console import run
 # The benchmarks are a folder of the repository and are not installed with the package.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks.landscapes.command import LandscapesConfig, reproduce_landscapes  # noqa: E402
+from benchmarks.landscapes import LandscapesConfig, reproduce_landscapes  # noqa: E402
 from benchmarks.reproductions.aligner_report import AlignerReportConfig, report_aligner  # noqa: E402
 from benchmarks.reproductions.intermediate_loss_toy import IntermediateLossConfig, reproduce_intermediate_loss  # noqa: E402
 from benchmarks.reproductions.pick_value import PickValueConfig, reproduce_pick_value  # noqa: E402

@@ -6,7 +6,7 @@ from itertools import combinations
 import pandas as pd
 
 from slot_rl.compare.curves import REACH, Along, break_evens, reach
-from slot_rl.compare.differences import OVERALL, compare_pairs
+from slot_rl.compare.differences import OVERALL, PAIR_COLUMNS, compare_pairs
 from slot_rl.compare.statistics import RUN_KEY, Results, few_seeds_warning, summarise
 from slot_rl.metrics import GUIDED_CALLS
 
@@ -92,6 +92,8 @@ def _compared(runs: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
     searched = searched.assign(agent=searched["agent"] + WITH_SEARCH, optimality=optimality)
     bare = list(combinations(sorted(runs["agent"].unique()), 2))
     equal = [(policy + WITH_SEARCH, rival) for policy in policies for rival in rivals]
+    if not bare and not equal:  # A single agent has no pairs.
+        return pd.DataFrame(columns=PAIR_COLUMNS), pd.DataFrame(columns=PAIR_COLUMNS)
     found = compare_pairs(pd.concat([runs, searched]), [*bare, *equal])
     with_search = found["first"].isin([first for first, _ in equal])
     return found[~with_search].reset_index(drop=True), found[with_search].reset_index(drop=True)

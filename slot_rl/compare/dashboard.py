@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from slot_rl.compare.plan import COMPARISON
+from slot_rl.compare.runner import COMPARISON
 from slot_rl.compare.wandb import Published, read_published, sync_command
 from slot_rl.console import say
 from slot_rl.io import check_out, read_json, write_json

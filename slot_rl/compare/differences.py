@@ -53,6 +53,11 @@ class Claim:
         return f"{self.better}>{self.worse}@{self.task}"
 
 
+PAIR_COLUMNS = """task first second seeds difference difference_low difference_high difference_method standard_error
+freedom improvement improvement_low improvement_high improvement_method equal p adjusted_p level seeds_needed
+verdict""".split()
+"""The columns of compared pairs, see :func:`compare_pairs`."""
+
 _Task: TypeAlias = tuple[pd.DataFrame, Floats]
 """The optimality of each seed (rows) by agent (columns), and how often each resample has each seed."""
 

@@ -1,8 +1,8 @@
 """Each agent's options for each environment, as YAML files that also say how they were chosen.
 
-A file holds, for one environment, every agent's trials, that is, options that differ from its defaults; what each trial
-reached in tuning; and the best one. All agents have as many trials, on the same seeds and with the same budget, and a
-comparison refuses the seeds that its presets were tuned on.
+A file holds, for one environment, the trials of every agent (options that differ from its defaults) and the optimality
+that each trial reached in tuning; the best one is used. All agents have the same number of trials, on the same seeds
+and with the same budget. A comparison refuses the seeds that its presets were tuned on.
 """
 
 from collections.abc import Mapping
@@ -18,7 +18,7 @@ from slot_rl.io import write_atomically
 from slot_rl.problems.named import short_name
 
 SHIPPED_PRESETS = Path(__file__).parent / "shipped_presets"
-FORMAT = "slot_rl presets 1"
+PRESETS_FORMAT = "slot_rl presets 1"
 
 
 @dataclass(frozen=True)
@@ -113,7 +113,7 @@ def read_presets(env: str, folder: Path | None = None) -> Presets:
         for agent in presets.agents:
             presets.trials(agent)
     except (yaml.YAMLError, KeyError, TypeError, AttributeError, ValueError) as error:
-        raise ValueError(f"expected presets ({FORMAT}) in {path}, got: {_one_line(error)}") from error
+        raise ValueError(f"expected presets ({PRESETS_FORMAT}) in {path}, got: {_one_line(error)}") from error
     if presets.env != env:
         raise ValueError(f"expected presets of {env} in {path}, got those of {presets.env}")
     return presets
@@ -121,7 +121,7 @@ def read_presets(env: str, folder: Path | None = None) -> Presets:
 
 def write_presets(path: Path, presets: Presets) -> None:
     """Writes a file of presets, whole or not at all."""
-    document: dict[str, Any] = {"format": FORMAT, "env": presets.env, "version": presets.version}
+    document: dict[str, Any] = {"format": PRESETS_FORMAT, "env": presets.env, "version": presets.version}
     if presets.tuning is not None:
         tuning = presets.tuning
         document["tuning"] = {
@@ -144,7 +144,7 @@ def _agent_document(preset: AgentPreset) -> list[dict[str, Any]]:
 
 
 def _from_document(document: Any) -> Presets:
-    if document["format"] != FORMAT:
+    if document["format"] != PRESETS_FORMAT:
         raise ValueError(f"format {document['format']!r}")
     unknown = [name for name in document["agents"] if name not in AGENTS]
     if unknown:

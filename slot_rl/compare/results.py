@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pandas as pd
 
-from slot_rl.compare.plan import Run
-from slot_rl.compare.runs import SERVING_FILE
+from slot_rl.compare.runner import SERVING_FILE
 from slot_rl.compare.statistics import LABELS, RUN_KEY, Columns, Results
+from slot_rl.compare.study import Run
 from slot_rl.io import METRICS_FILE, SUMMARY, read_json
 from slot_rl.metrics import METRICS
 
@@ -51,7 +51,7 @@ def _labels(run: Run) -> Columns:
 
 
 def _run_row(run: Run, out: Path) -> Columns:
-    labels = {**_labels(run), "kind": run.agent}
+    labels = {**_labels(run), "kind": run.kind}
     if run.state(out) == "failed":
         return {**labels, "failure": run.failure(out), **{key: METRICS[key].when_failed for key in FIGURES}}
     summary = read_json(run.folder(out) / SUMMARY)

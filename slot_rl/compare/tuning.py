@@ -1,14 +1,13 @@
-"""Choosing presets: every agent's trials on the tuning seeds, at equal budget, and the best one written down."""
+"""Choosing presets: every agent's trials on the tuning seeds, at equal budget; the best one is written down."""
 
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import fmean
 
 from slot_rl.agents.base import to_json
-from slot_rl.compare.execution import LauncherName, do_runs, make_launcher, opened
-from slot_rl.compare.plan import COMPARISON, Run, Tracking
 from slot_rl.compare.presets import AgentPreset, Presets, Tuning, preset_file, read_presets, write_presets
-from slot_rl.compare.tasks import Task, parse_tasks
+from slot_rl.compare.runner import COMPARISON, LauncherName, do_runs, make_launcher, opened
+from slot_rl.compare.study import Run, Task, Tracking, parse_task
 from slot_rl.console import markdown, say
 from slot_rl.evaluation import EvaluationConfig
 from slot_rl.io import SUMMARY, read_json, write_json
@@ -17,14 +16,14 @@ from slot_rl.provenance import command_line, provenance
 
 @dataclass(frozen=True)
 class TuneConfig:
-    """Tries every trial of an environment's presets and writes down what each reached; the best one is then used.
+    """Runs every trial of an environment's presets and writes down its optimality; the best trial is then used.
 
     Attributes:
         env: Tasks of one environment, ID[,estimator=FOLDER][,truth=FILE][,name=LABEL]; a trial's figure is their mean.
         presets: Folder of presets; the environment's file in it is read and then replaced.
-        out: Where runs go; a second call goes on where the first stopped.
+        out: Where runs go; a second call continues where the first stopped.
         seeds: Training seeds of every trial; no comparison may use them.
-        timesteps: Configurations scored in each run.
+        timesteps: Estimator calls in each run.
         workers: Runs at the same time.
         launcher: Where runs are done.
         trust: Execute the Python files that tasks name as estimators, with all your rights.
@@ -48,14 +47,14 @@ class TuneConfig:
 
 
 def tune(config: TuneConfig) -> Presets:
-    """Runs all trials, prints what they reached, and replaces the environment's file of presets.
+    """Runs all trials, prints their optimality, and replaces the environment's file of presets.
 
     Raises:
         ValueError: If the tasks are of several environments, there are no presets to tune, or a run failed.
     """
-    tasks = parse_tasks(config.env, config.trust)
+    tasks = [parse_task(text, config.trust) for text in config.env]
     envs = {task.env for task in tasks}
-    if len(envs) > 1:
+    if len(envs) != 1:
         raise ValueError(f"expected tasks of one environment, got {', '.join(sorted(envs))}")
     presets = read_presets(tasks[0].env, config.presets)
     if not presets.agents:
@@ -79,7 +78,8 @@ def tune(config: TuneConfig) -> Presets:
 
 
 def _run(config: TuneConfig, task: Task, agent: str, options: dict[str, object], seed: int) -> Run:
-    return Run(task, agent, options, seed, config.timesteps, config.evaluation, Tracking("disabled"))
+    budget = config.timesteps, config.evaluation
+    return Run(task, agent, agent, options, seed, *budget, tracking=Tracking("disabled"))
 
 
 def _tuned(presets: Presets, runs: dict[str, list[list[Run]]], config: TuneConfig) -> Presets:
@@ -105,6 +105,6 @@ def _print(presets: Presets) -> None:
         for i, (trial, score) in enumerate(zip(preset.trials, preset.scores or (), strict=True))
     ]
     seeds = ", ".join(map(str, tuning.seeds))
-    say(f"trials on {presets.env}, {tuning.timesteps:,} calls, seeds {seeds}: mean optimality")
+    say(f"trials on {presets.env}, {tuning.timesteps:,} estimator calls, seeds {seeds}: mean optimality")
     for line in markdown(["agent", "optimality", "", "options"], rows):
         say(line)

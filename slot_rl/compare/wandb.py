@@ -11,7 +11,7 @@ from typing import Any
 import pandas as pd
 
 from slot_rl import __version__
-from slot_rl.compare.plan import RUNS
+from slot_rl.compare.study import RUNS
 from slot_rl.io import read_json, write_json
 from slot_rl.tracking import WandbLabels, WandbMode, start_wandb
 

@@ -1,8 +1,8 @@
-"""Runs on a Ray cluster: the same runs, on as many machines as it has.
+"""Runs on a Ray cluster, on as many machines as it has.
 
-Machines need not share a disk: a run's folder comes back as its files' contents. What a task reads, that is, an
-estimator's folder or a table, must lie at the same path on every machine. Ray itself begins a killed worker's run anew.
-With RAY_ADDRESS set the cluster there is used, otherwise one is started on this machine.
+Machines need not share a disk: a run's folder comes back as the contents of its files. What a task reads, an
+estimator's folder or a table, must be at the same path on every machine. Ray itself repeats a killed worker's run. With
+RAY_ADDRESS set, that cluster is used; otherwise one is started on this machine.
 """
 
 import os
@@ -13,10 +13,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from slot_rl.compare.board import ProgressDisplay
-from slot_rl.compare.launcher import MOST_ATTEMPTS, killed_too_often
-from slot_rl.compare.plan import Run
-from slot_rl.compare.runs import complete, settle, write_failure
+from slot_rl.compare.runner import MOST_ATTEMPTS, ProgressDisplay, complete, killed_too_often, settle, write_failure
+from slot_rl.compare.study import Run
 from slot_rl.training import RunProgress
 
 try:
@@ -41,21 +39,21 @@ class RayLauncher:
             raise ValueError(f"expected workers >= 0 for the ray launcher, got {workers}")
         self._workers = workers
 
-    def launch(self, runs: Sequence[Run], out: Path, board: ProgressDisplay) -> None:
-        """Does every run; see :class:`~slot_rl.compare.launcher.Launcher`."""
+    def launch(self, runs: Sequence[Run], out: Path, display: ProgressDisplay) -> None:
+        """Does every run; see :class:`~slot_rl.compare.runner.Launcher`."""
         started = not ray.is_initialized()
         if started:
             # A cluster knows its own processors.
             processors = None if "RAY_ADDRESS" in os.environ else self._workers or None
             ray.init(num_cpus=processors, include_dashboard=False, log_to_driver=False, configure_logging=False)
         try:
-            _launch(runs, out, board, self._workers or len(runs))
+            _launch(runs, out, display, self._workers or len(runs))
         finally:
             if started:
                 ray.shutdown()
 
 
-def _launch(runs: Sequence[Run], out: Path, board: ProgressDisplay, most: int) -> None:
+def _launch(runs: Sequence[Run], out: Path, display: ProgressDisplay, most: int) -> None:
     mailbox = Queue(actor_options={"num_cpus": 0})
     remote = ray.remote(num_cpus=1, max_retries=MOST_ATTEMPTS - 1)(_files_of)
     by_name, waiting, under_way = {run.name: run for run in runs}, deque(runs), dict[Any, Run]()
@@ -64,25 +62,25 @@ def _launch(runs: Sequence[Run], out: Path, board: ProgressDisplay, most: int) -
             run = waiting.popleft()
             under_way[remote.remote(run, mailbox)] = run
         done, _ = ray.wait(list(under_way), timeout=REPORT_SECONDS)
-        _show(mailbox, by_name, board)
+        _show(mailbox, by_name, display)
         for reference in done:
             run = under_way.pop(reference)
             _take(reference, run, out)
-            board.ended(run, run.failure(out) if run.state(out) == "failed" else None)
+            display.ended(run, run.failure(out) if run.state(out) == "failed" else None)
 
 
-def _show(mailbox: Queue, by_name: dict[str, Run], board: ProgressDisplay) -> None:
-    """Shows what the workers have said since the last time."""
+def _show(mailbox: Queue, by_name: dict[str, Run], display: ProgressDisplay) -> None:
+    """Shows the workers' latest progress."""
     while True:
         try:
             name, progress = mailbox.get_nowait()
         except Empty:
             return
-        board.moved(by_name[name], progress)
+        display.moved(by_name[name], progress)
 
 
 def _take(reference: Any, run: Run, out: Path) -> None:
-    """Writes a run's folder as it came back, or that its workers were killed."""
+    """Writes a run's folder as it came back, or the failure of killed workers."""
     try:
         files: Files = ray.get(reference)
     except (ray.exceptions.WorkerCrashedError, ray.exceptions.NodeDiedError, ray.exceptions.OutOfMemoryError) as error:
@@ -97,7 +95,7 @@ def _take(reference: Any, run: Run, out: Path) -> None:
 
 
 def _files_of(run: Run, mailbox: Queue) -> Files:
-    """Does a run in a folder that is then forgotten, and returns every file of it by its relative path."""
+    """Does a run in a temporary folder and returns the content of its files by their relative paths."""
     import torch
 
     torch.set_num_threads(1)
@@ -109,7 +107,7 @@ def _files_of(run: Run, mailbox: Queue) -> Files:
 
 
 class _Reporter:
-    """Sends progress now and then, without waiting for an answer's sake."""
+    """Sends progress now and then, without waiting for an answer."""
 
     def __init__(self, name: str, mailbox: Queue) -> None:
         self._name, self._mailbox, self._next = name, mailbox, 0.0
