@@ -219,14 +219,18 @@ class Agent(ABC):
         if env is None:
             raise ValueError("expected the environment that the agent was trained in, got none")
         tensors, document = read_agent(Path(path))
+        found = document.get("agent")
+        wanted = getattr(cls, "name", None)  # a selector's agent is named by its options
+        if isinstance(wanted, str) and found != wanted:
+            raise BundleError(f"expected a checkpoint of {wanted!r} in {path}, got {found!r}")
         try:
             options: Any = options_from_json(document.get("options"), defaults or cls.default_options)
         except ValueError as error:
             raise BundleError(f"expected a checkpoint of {cls.__name__} in {path}: {error}") from error
         build: Any = cls  # Stable-Baselines3's own arguments start with a policy class, ours with the environment
         agent: Self = build(env, options, seed=document["seed"], **kwargs)
-        if document.get("agent") != agent.name:
-            raise BundleError(f"expected a checkpoint of {agent.name!r} in {path}, got {document.get('agent')!r}")
+        if found != agent.name:
+            raise BundleError(f"expected a checkpoint of {agent.name!r} in {path}, got {found!r}")
         agent.restore(tensors, document)
         agent.num_timesteps = int(document["num_timesteps"])
         return agent

@@ -156,11 +156,12 @@ class ReferenceAgent(Agent):
         assert self.seed is not None
         return self.search(observation, generator_from(self.seed))
 
-    def learn(self, total_timesteps: int, *args: Any, **kwargs: Any) -> Self:
+    def learn(self, total_timesteps: int, reset_num_timesteps: bool = True) -> Self:
         """Spends up to about ``total_timesteps`` estimator calls before any request; most references spend none."""
         before = self.problem.budget.forwards
         self.prepare(total_timesteps)
-        self.num_timesteps = self.problem.budget.forwards - before
+        earlier = 0 if reset_num_timesteps else self.num_timesteps
+        self.num_timesteps = earlier + self.problem.budget.forwards - before
         return self
 
     def prepare(self, timesteps: int) -> None:  # noqa: B027 (most references prepare nothing)

@@ -17,12 +17,13 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.csv
 import torch
+import yaml
 from scipy import stats
 from torch import Tensor
 
 from benchmarks.reproductions.results import refuse_missing
 from slot_rl.compare.command import CompareConfig, compare
-from slot_rl.compare.runner import COMPARISON
+from slot_rl.compare.runner import COMPARISON, opened
 from slot_rl.console import progress_bar
 from slot_rl.estimators.encoding import TableEncoding
 from slot_rl.estimators.fitting import (
@@ -35,8 +36,8 @@ from slot_rl.estimators.fitting import (
     read_rows,
 )
 from slot_rl.estimators.store import CARD, context_tensor, save_estimator
-from slot_rl.io import check_continued, read_document
-from slot_rl.provenance import versions
+from slot_rl.io import read_document, write_json
+from slot_rl.provenance import provenance, versions
 from slot_rl.seeding import generator_from
 
 STUDY = Path(__file__).parent / "landscapes.yaml"
@@ -171,9 +172,11 @@ class LandscapesConfig:
 
     def __post_init__(self) -> None:
         """Refuses unknown names, missing files, and nothing to do."""
-        for name in self.landscapes:
-            if name not in LANDSCAPES:
-                raise ValueError(f"expected --landscapes to be of {', '.join(LANDSCAPES)}, got {name!r}")
+        labels = yaml.safe_load(STUDY.read_text(encoding="utf-8"))["agents"]
+        for flag, names, known in (("landscapes", self.landscapes, LANDSCAPES), ("agents", self.agents, labels)):
+            for name in names:
+                if name not in known:
+                    raise ValueError(f"expected --{flag} to be of {', '.join(known)}, got {name!r}")
         if self.workers < 1:
             raise ValueError(f"expected workers >= 1, got {self.workers}")
         refuse_missing(self.data, [LANDSCAPES[name].file for name in self.landscapes or LANDSCAPES])
@@ -185,7 +188,6 @@ def reproduce_landscapes(config: LandscapesConfig) -> int:
     Raises:
         ValueError: If the folder of results holds something else, or a landscape is not as expected.
     """
-    check_continued(config.out, COMPARISON)
     names = [name for name in LANDSCAPES if name in (config.landscapes or LANDSCAPES)]
     study = CompareConfig(
         out=config.out,
@@ -197,7 +199,9 @@ def reproduce_landscapes(config: LandscapesConfig) -> int:
         workers=config.workers,
         wandb="disabled",
     )
-    _prepare([LANDSCAPES[name] for name in names], config)
+    with opened(config.out):
+        write_json(config.out / COMPARISON, provenance(config))
+        _prepare([LANDSCAPES[name] for name in names], config)
     return compare(study)
 
 

@@ -350,7 +350,8 @@ def read_study(path: Path, variables: Mapping[str, str], trust: bool = False) ->
         unknown = set(document) - set(STUDY_KEYS)
         if unknown:
             raise ValueError(f"unknown keys {', '.join(map(str, sorted(unknown)))}")
-        found = {key: value for key, value in document.items() if key in ("timesteps", "failure_threshold")}
+        numbers = {"timesteps": int, "failure_threshold": float}
+        found: dict[str, Any] = {key: number(document[key]) for key, number in numbers.items() if key in document}
         found["agents"] = [
             StudyAgent(label, (entry or {}).get("agent", label), (entry or {}).get("options", {}))
             for label, entry in document["agents"].items()
@@ -368,7 +369,8 @@ def read_study(path: Path, variables: Mapping[str, str], trust: bool = False) ->
 
 def _task_of(values: dict[str, Any], trust: bool) -> Task:
     env, timesteps = str(values.pop("env")), values.pop("timesteps", None)
-    return make_task(env, {key: str(value) for key, value in values.items()}, timesteps, trust, {"env": env, **values})
+    budget = None if timesteps is None else int(timesteps)
+    return make_task(env, {key: str(value) for key, value in values.items()}, budget, trust, {"env": env, **values})
 
 
 def _filled(value: Any, variables: Mapping[str, str]) -> Any:

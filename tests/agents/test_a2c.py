@@ -9,10 +9,12 @@ import torch
 from stable_baselines3 import A2C, PPO
 from stable_baselines3.common.vec_env import DummyVecEnv
 
-from slot_rl.agents import AGENTS, POLICY_AGENTS, A2CAgent, PPOAgent, load_agent
-from slot_rl.agents.on_policy import OnPolicyAgent
-from slot_rl.agents.options import A2COptions, PPOOptions, to_json
+from slot_rl.agents import AGENTS, A2CAgent, PPOAgent, load_agent
+from slot_rl.agents.a2c import A2COptions
+from slot_rl.agents.base import to_json
 from slot_rl.agents.policy import as_observation
+from slot_rl.agents.ppo import PPOOptions
+from slot_rl.agents.sb3 import OnPolicyAgent
 from slot_rl.agents.scale import RunningScale
 from slot_rl.envs import SlotsEnv, SlotVecEnv
 from slot_rl.evaluation import Evaluation, EvaluationConfig
@@ -57,14 +59,14 @@ def test_it_reaches_the_bar_of_the_other_black_box_agents_on_slots() -> None:
     problem = make_problem("SlotRL/Slots-v0")
     evaluation = Evaluation(problem, EvaluationConfig(eval_size=200))
     agent = A2CAgent(SlotVecEnv(problem, A2COptions().batch_size, seed=0)).learn(100_000)
-    assert evaluation.judge(agent.choose).optimality >= 0.87
+    assert evaluation.judge(agent.choose).figure("optimality") >= 0.87
     collapsed = next(row for row in evaluation.references if row.name == "best constant")
-    assert collapsed.optimality < 0.57
+    assert collapsed.figure("optimality") < 0.57
 
 
 def test_it_is_the_librarys_own_algorithm_with_our_defaults() -> None:
     agent = build()
-    assert POLICY_AGENTS["a2c"] is AGENTS["a2c"] is A2CAgent
+    assert AGENTS["a2c"].build is A2CAgent
     assert isinstance(agent, A2C) and isinstance(agent, OnPolicyAgent)
     assert A2CAgent.train is OnPolicyAgent.train and A2CAgent.mro().index(OnPolicyAgent) < A2CAgent.mro().index(A2C)
     assert type(agent.policy.optimizer) is torch.optim.Adam
@@ -178,7 +180,7 @@ def test_options_refuse_what_no_training_could_use(arguments: dict[str, Any], me
 
 def test_options_of_another_agent_are_refused_and_ours_are_json() -> None:
     wrong: Any = PPOOptions()
-    with pytest.raises(TypeError, match="expected A2COptions for 'a2c', got PPOOptions"):
+    with pytest.raises(TypeError, match="expected A2COptions for A2CAgent, got PPOOptions"):
         A2CAgent(pick_env(), wrong)
     assert to_json(A2COptions())["normalise_advantage"] is True
 

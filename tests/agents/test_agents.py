@@ -1,6 +1,7 @@
 """What every agent promises: it learns, counts, repeats itself under a seed, and suits Stable-Baselines3's tools."""
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,18 +13,20 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.vec_env import DummyVecEnv, VecMonitor
 
-from slot_rl.agents import AGENTS, GumbelAgent, PolicyAgent, PPOAgent, ReinforceAgent, SlotPolicy, load_agent
-from slot_rl.agents.checkpoint import CheckpointedAgent
-from slot_rl.agents.options import AgentOptions, PPOOptions, ReinforceOptions
+from slot_rl.agents import AGENTS, GumbelAgent, LearningAgent, PPOAgent, ReinforceAgent, SlotPolicy, load_agent
+from slot_rl.agents.ppo import PPOOptions
+from slot_rl.agents.reinforce import ReinforceOptions
+from slot_rl.agents.sb3 import LearningOptions
 from slot_rl.envs import SlotsEnv, SlotVecEnv
 from slot_rl.io import BundleError
 from slot_rl.networks import PointerSize
 from slot_rl.problems import SlotProblem
 from slot_rl.problems.truths import pick_value
+from tests.helpers.options import options_of
 
 SMALL = PointerSize(width=16, hidden=32, rounds=1)
-GumbelOptions = GumbelAgent.options_type
-OPTIONS: dict[str, AgentOptions] = {
+GumbelOptions = partial(options_of, "gumbel")
+OPTIONS: dict[str, LearningOptions] = {
     "gumbel": GumbelOptions(learning_rate=3e-3, batch_size=64, policy=SMALL),
     "reinforce": ReinforceOptions(batch_size=64, policy=SMALL),
     "ppo": PPOOptions(batch_size=128, minibatch_size=64, policy=SMALL),
@@ -35,18 +38,18 @@ def pick_env(num_envs: int = 64, fewest_items: int | None = None) -> SlotVecEnv:
     return SlotVecEnv("SlotRL/PickValue-v0", num_envs, seed=0, fewest_items=fewest_items)
 
 
-def build(name: str, env: Any = None, seed: int = 0) -> PolicyAgent:
+def build(name: str, env: Any = None, seed: int = 0) -> LearningAgent:
     options = OPTIONS[name]
     make: Any = AGENTS[name]
-    agent: PolicyAgent = make(pick_env(options.batch_size) if env is None else env, options, seed=seed)
+    agent: LearningAgent = make(pick_env(options.batch_size) if env is None else env, options, seed=seed)
     return agent
 
 
-def weights(agent: CheckpointedAgent) -> dict[str, torch.Tensor]:
+def weights(agent: LearningAgent) -> dict[str, torch.Tensor]:
     return {key: value.clone() for key, value in agent.policy.state_dict().items()}
 
 
-def mean_score(agent: CheckpointedAgent) -> float:
+def mean_score(agent: LearningAgent) -> float:
     env = pick_env(2000)
     actions, _ = agent.predict(env.reset(), deterministic=True)
     return float(env.step(actions)[1].mean())
@@ -233,10 +236,10 @@ def test_gumbels_score_function_is_reinforces_gradient_and_costs_no_call() -> No
     agent = GumbelAgent(pick_env(64), GumbelOptions(batch_size=64, policy=SMALL, entropy=0.0, max_grad_norm=1e9))
     agent._current_progress_remaining = 0.0
     captured: list[torch.Tensor] = []
-    agent.step = lambda loss: captured.append(loss) or 0.0  # type: ignore[method-assign,func-returns-value]
+    agent.optimizer_step = lambda loss: captured.append(loss) or 0.0  # type: ignore[method-assign,func-returns-value]
     state = agent.generator.get_state()
     agent.update()
-    assert (agent.problem.budget.forwards, agent.num_timesteps) == (64, 64)
+    assert agent.problem.budget.forwards == 64
 
     agent.generator.set_state(state)
     observation = agent.problem.sample(64, agent.generator)
@@ -278,12 +281,21 @@ def test_options_refuse_what_no_training_could_use(kind: Any, arguments: dict[st
         kind(**arguments)
 
 
-@names
-def test_options_of_another_agent_are_refused(name: str) -> None:
-    other = AGENTS["rloo"].options_type()
-    build_any: Any = AGENTS[name]
-    with pytest.raises(TypeError, match=f"expected {AGENTS[name].options_type.__name__} for '{name}', got RLOOOptions"):
-        build_any(pick_env(64), other)
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("gumbel", "expected options with a Gumbel selector, got SelectorOptions"),
+        ("reinforce", "expected ReinforceOptions for ReinforceAgent, got SelectorOptions"),
+        ("ppo", "expected PPOOptions for PPOAgent, got SelectorOptions"),
+    ],
+)
+def test_options_of_another_agent_are_refused(name: str, message: str) -> None:
+    with pytest.raises(TypeError, match=message):
+        AGENTS[name](pick_env(64), options_of("rloo"))
+    # An option in words changes the agent's own; one that it does not have is refused.
+    assert AGENTS[name](pick_env(64), learning_rate=0.5).options == options_of(name, learning_rate=0.5)
+    with pytest.raises(TypeError, match="expected options among .*, got 'calls_per_context'"):
+        AGENTS[name](pick_env(64), calls_per_context=3)
 
 
 def test_reinforce_refuses_episodes_that_go_on() -> None:

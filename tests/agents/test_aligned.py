@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 
 from slot_rl.agents import AGENTS, AlignedAgent, load_agent
-from slot_rl.agents.logged import read_logged
-from slot_rl.agents.options import AlignedOptions
+from slot_rl.agents.aligned import AlignedOptions, study
+from slot_rl.agents.logged import LoggedRows
 from slot_rl.envs import SlotVecEnv
-from slot_rl.estimators.aligner import Aligner, AlignerConfig, fit_aligner, one_swap_pairs, study
+from slot_rl.estimators.aligner import Aligner, AlignerConfig, fit_aligner, one_swap_pairs
 from slot_rl.networks import PointerSize
 from slot_rl.seeding import generator_from
 from slot_rl.selectors.categorical import one_hot
@@ -53,14 +53,14 @@ def test_an_update_steps_down_the_weighted_dissimilarity_of_soft_rows_less_the_e
     agent = build(log, entropy=0.5, weighting="inverse").learn(2 * ROWS + 1)
     agent._current_progress_remaining = 0.5  # half of the bonus is left
     losses: list[Tensor] = []
-    agent.step = lambda loss: losses.append(loss) or 0.0  # type: ignore[method-assign,func-returns-value]
+    agent.optimizer_step = lambda loss: losses.append(loss) or 0.0  # type: ignore[method-assign,func-returns-value]
     state = agent.generator.get_state()
     agent.update()
 
     generator = torch.Generator()
     generator.set_state(state)
     drawn = torch.randint(ROWS, (64,), generator=generator)
-    problem, rows = row_problem(), read_logged(log, row_problem())
+    problem, rows = row_problem(), LoggedRows(*row_problem().read_logged(log))
     behaviour = study(problem, rows.observation, rows.choice)
     swaps = one_swap_pairs(rows.choice, rows.observation.context)
     aligner, _ = fit_aligner(behaviour, swaps, QUICK, generator_from(0))
@@ -138,7 +138,7 @@ def test_what_no_aligner_could_use_is_refused() -> None:
 def test_the_command_line_has_every_flag_of_its_own(script: Command) -> None:
     code, shown, _ = script(ROOT / "scripts" / "train_agent.py", "--agent", "aligned", "--help")
     assert code == 0
-    for flag in ("logged", "weighting", "temperature", "clip", "floor", "aligner-effects", "aligner-steps"):
+    for flag in ("logged", "weighting", "temperature", "clip", "offset", "aligner-effects", "aligner-steps"):
         assert f"--{flag} " in shown
 
 

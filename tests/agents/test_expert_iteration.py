@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from slot_rl.agents import expert_iteration, load_agent
-from slot_rl.agents.expert_iteration import ExpertIterationAgent
-from slot_rl.agents.options import ExpertIterationOptions, Options
+from slot_rl.agents.base import Options
+from slot_rl.agents.expert_iteration import ExpertIterationAgent, ExpertIterationOptions
 from slot_rl.agents.scale import RunningScale
 from slot_rl.envs import SlotVecEnv
 from slot_rl.estimators import EstimatorNet, EstimatorShape
@@ -75,7 +75,7 @@ def give_logits(agent: ExpertIterationAgent, logits: Tensor) -> None:
 def losses_of(agent: ExpertIterationAgent) -> list[Tensor]:
     """Returns a list that gets every loss from now on, in place of an optimiser's step."""
     captured: list[Tensor] = []
-    agent.step = lambda loss: captured.append(loss) or 0.0  # type: ignore[method-assign,func-returns-value]
+    agent.optimizer_step = lambda loss: captured.append(loss) or 0.0  # type: ignore[method-assign,func-returns-value]
     return captured
 
 
@@ -299,5 +299,5 @@ def test_an_environment_without_an_estimator_and_another_agents_options_are_refu
     options = ExpertIterationOptions(policy=SMALL)
     with pytest.raises(ValueError, match="estimator to ask for 'expert_iteration'.*got one without"):
         ExpertIterationAgent(Blind(slot_problem(), 2), options)
-    with pytest.raises(TypeError, match="expected ExpertIterationOptions for 'expert_iteration', got Options"):
+    with pytest.raises(TypeError, match="expected ExpertIterationOptions for ExpertIterationAgent, got Options"):
         ExpertIterationAgent(SlotVecEnv(slot_problem(), 2), Options())

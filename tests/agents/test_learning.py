@@ -6,20 +6,21 @@ from pathlib import Path
 import pytest
 from torch import Tensor
 
-from slot_rl.agents import AGENTS, POLICY_AGENTS, GumbelAgent
-from slot_rl.agents.checkpoint import CheckpointedAgent
+from slot_rl.agents import AGENTS, GumbelAgent
+from slot_rl.agents.sb3 import LearningAgent
 from slot_rl.envs import SlotVecEnv
 from slot_rl.evaluation import Evaluation, EvaluationConfig
 from slot_rl.pretraining import PretrainConfig, pretrain
 from slot_rl.problems import Observation, Problem, make_problem
 from slot_rl.seeding import generator_from
+from tests.helpers.options import options_of
 
 pytestmark = pytest.mark.slow
 
 
-def trained(name: str, problem: Problem, timesteps: int) -> CheckpointedAgent:
-    options = POLICY_AGENTS[name].options_type()
-    build: Callable[..., CheckpointedAgent] = AGENTS[name]
+def trained(name: str, problem: Problem, timesteps: int) -> LearningAgent:
+    options = options_of(name)
+    build: Callable[..., LearningAgent] = AGENTS[name]
     return build(SlotVecEnv(problem, options.batch_size, seed=0), options, seed=0).learn(timesteps)
 
 
@@ -36,9 +37,9 @@ def test_agents_reach_their_bar_on_slots_and_a_collapsed_policy_does_not(name: s
     problem = make_problem("SlotRL/Slots-v0")
     evaluation = Evaluation(problem, EvaluationConfig(eval_size=200))
     agent = trained(name, problem, 150_000)
-    assert evaluation.judge(agent.choose).optimality >= bar
+    assert evaluation.judge(agent.choose).figure("optimality") >= bar
     collapsed = next(row for row in evaluation.references if row.name == "best constant")
-    assert collapsed.optimality < bar - 0.3
+    assert collapsed.figure("optimality") < bar - 0.3
 
 
 def test_gumbel_picks_the_value_where_an_untrained_policy_guesses() -> None:
@@ -61,5 +62,5 @@ def test_on_suzuki_the_policy_uses_its_context_and_without_entropy_it_does_not(
     assert policy.optimality > 0.95
     assert policy.true_score is not None and constant.true_score is not None
     assert policy.true_score > constant.true_score + 10
-    greedy_only = GumbelAgent(SlotVecEnv(problem, 256), GumbelAgent.options_type(entropy=0.0)).learn(200_000)
-    assert evaluation.judge(greedy_only.choose).optimality < 0.95
+    greedy_only = GumbelAgent(SlotVecEnv(problem, 256), options_of("gumbel", entropy=0.0)).learn(200_000)
+    assert evaluation.judge(greedy_only.choose).figure("optimality") < 0.95

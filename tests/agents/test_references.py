@@ -8,14 +8,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.vec_env import VecMonitor
 from torch import Tensor
 
-from slot_rl.agents import AGENTS, REFERENCES, ReferenceAgent, load_agent, references
-from slot_rl.agents.options import Options
-from slot_rl.agents.search_options import CrossEntropyOptions, GeneticOptions, GuidedSearchOptions, LocalSearchOptions
+from slot_rl.agents import AGENTS, load_agent, searches
+from slot_rl.agents.base import Options
+from slot_rl.agents.searches import CrossEntropyOptions, GeneticOptions, GuidedSearchOptions, LocalSearchOptions
 from slot_rl.envs import SlotsEnv, SlotVecEnv
 from slot_rl.envs.episodes import from_arrays
 from slot_rl.estimators import EstimatorNet, EstimatorShape
@@ -32,6 +32,7 @@ from slot_rl.search import (
     search_constant,
 )
 from slot_rl.seeding import generator_from, seeded_initialisation
+from tests.helpers.options import SEARCHES, options_of
 
 ROOT = Path(__file__).resolve().parents[2]
 SIZES = (2, 5, 3)
@@ -42,6 +43,7 @@ OPTIONS: dict[str, Options] = {
     "guided_search": GuidedSearchOptions(calls_per_context=9, calls_per_start=4),
     "genetic": GeneticOptions(calls_per_context=9),
     "cross_entropy": CrossEntropyOptions(calls_per_context=9),
+    "exhaustive_search": Options(),
 }
 COST = {
     "random": (0, 0),
@@ -50,6 +52,7 @@ COST = {
     "guided_search": (9, 9),
     "genetic": (9, 0),
     "cross_entropy": (9, 0),
+    "exhaustive_search": (30, 0),
 }
 
 
@@ -74,17 +77,18 @@ problems = pytest.mark.parametrize("build_problem", PROBLEMS.values(), ids=PROBL
 
 def build(name: str, problem: Problem | None = None, options: Options | None = None, seed: int = 0) -> Any:
     env = SlotVecEnv(slot_problem() if problem is None else problem, 2, seed=0)
-    return REFERENCES[name](env, OPTIONS[name] if options is None else options, seed=seed)
+    return AGENTS[name](env, OPTIONS[name] if options is None else options, seed=seed)
 
 
 def test_every_reference_is_an_agent_with_options_of_its_own() -> None:
     # Nevergrad is optional: test_nevergrad.py tests its agent where it is installed.
-    assert set(REFERENCES) == {*OPTIONS, "nevergrad"}
-    assert all(AGENTS[name] is agent and agent.name == name for name, agent in REFERENCES.items())
+    assert set(SEARCHES) == {*OPTIONS, "nevergrad"}
+    assert all(AGENTS[name].build.name == name for name in SEARCHES)
+    assert not any(isinstance(build(name), BaseAlgorithm) for name in OPTIONS)
     env = SlotVecEnv(slot_problem(), 2)
-    assert REFERENCES["guided_search"](env).options == GuidedSearchOptions(calls_per_context=31, calls_per_start=49)
-    assert REFERENCES["local_search"](env).options == LocalSearchOptions(calls_per_context=31)
-    assert REFERENCES["random"](env).options == REFERENCES["best_constant"](env).options == Options()
+    assert AGENTS["guided_search"](env).options == GuidedSearchOptions(calls_per_context=31, calls_per_start=49)
+    assert AGENTS["local_search"](env).options == LocalSearchOptions(calls_per_context=31)
+    assert AGENTS["random"](env).options == AGENTS["best_constant"](env).options == Options()
 
 
 @names
@@ -94,18 +98,17 @@ def test_answers_are_allowed_repeat_themselves_and_are_counted_to_the_call(
 ) -> None:
     problem = build_problem()
     agent = build(name, problem).learn(200)
-    observation, spent = problem.sample(20, generator_from(1)), problem.budget.forwards
-    assert agent.answering == Budget(0, 0)
+    observation = problem.sample(20, generator_from(1))
+    problem.budget = Budget()
     first = agent.choose(observation)
     forwards, backwards = COST[name]
     assert (agent.calls_per_context, agent.backwards_per_context, agent.policy_parameters) == (forwards, backwards, 0)
-    assert agent.answering == Budget(20 * forwards, 20 * backwards)
+    assert problem.budget == Budget(20 * forwards, 20 * backwards)
     check_choice(problem, observation, first)
     before = torch.get_rng_state()
     assert torch.equal(agent.choose(observation), first)
-    assert agent.answering == Budget(40 * forwards, 40 * backwards)
-    # Nothing of it is spent on the training's budget, nor drawn from the global generator.
-    assert problem.budget == Budget(spent, 0) and torch.equal(torch.get_rng_state(), before)
+    assert problem.budget == Budget(40 * forwards, 40 * backwards)
+    assert torch.equal(torch.get_rng_state(), before)
     if name != "best_constant":
         assert not torch.equal(build(name, problem, seed=1).choose(observation), first)
 
@@ -144,13 +147,13 @@ def test_guided_search_spreads_its_calls_evenly_over_its_starts_and_keeps_the_be
         rounds.append(given)
         return guided_search(problem, observation, start, given)
 
-    monkeypatch.setattr(references, "guided_search", watched)
+    monkeypatch.setattr(searches, "guided_search", watched)
     problem = row_problem()
     observation = problem.sample(6, generator_from(1))
     agent = build("guided_search", problem, options, seed=4)
     choice = agent.choose(observation)
     assert rounds == [share - 1 for share in shares]
-    assert agent.answering == Budget(6 * calls, 6 * calls)
+    assert problem.budget == Budget(6 * calls, 6 * calls)
     generator = generator_from(4)
     runs = [
         guided_search(problem, observation, random_choice(problem, observation, generator), share - 1)
@@ -205,10 +208,10 @@ def test_a_training_that_goes_on_spends_its_own_timesteps_and_not_the_earlier_on
 
 
 @pytest.mark.parametrize("name", ["random", "local_search", "guided_search"])
-def test_whoever_searches_anew_learns_nothing_and_spends_nothing_on_it(name: str) -> None:
+def test_searches_learn_nothing_and_spend_nothing_on_it(name: str) -> None:
     problem = slot_problem()
     agent = build(name, problem).learn(1_000)
-    assert agent.num_timesteps == 0 and problem.budget == agent.answering == Budget(0, 0)
+    assert agent.num_timesteps == 0 and problem.budget == Budget(0, 0)
 
 
 def test_where_a_request_does_not_allow_the_constant_it_gets_the_first_item_that_it_does() -> None:
@@ -324,41 +327,21 @@ def test_a_single_environment_is_enough_and_one_without_a_problem_is_refused(nam
             return super().get_attr(attr_name, indices)
 
     env = SlotsEnv("SlotRL/PickValue-v0")
-    agent = REFERENCES[name](env, OPTIONS[name]).learn(64)
+    agent = AGENTS[name](env, OPTIONS[name]).learn(64)
     assert agent.problem is env.problem
     choice, _ = agent.predict(env.reset(seed=0)[0])
     env.step(choice)
     with pytest.raises(
         ValueError, match=f"expected an environment with an estimator to ask for '{name}' .*got one without"
     ):
-        REFERENCES[name](Blind("SlotRL/PickValue-v0", 2), OPTIONS[name])
-
-
-@names
-def test_callbacks_are_called_once_when_all_is_learned(name: str) -> None:
-    seen: list[tuple[str, int]] = []
-
-    class Looking(BaseCallback):
-        def _on_training_start(self) -> None:
-            seen.append(("start", self.model.num_timesteps))
-
-        def _on_step(self) -> bool:
-            seen.append(("step", self.num_timesteps))
-            return True
-
-        def _on_training_end(self) -> None:
-            seen.append(("end", self.model.num_timesteps))
-
-    agent: ReferenceAgent = build(name, row_problem()).learn(80, callback=Looking())
-    spent = 80 if name == "best_constant" else 0
-    assert seen == [("start", 0), ("step", spent), ("end", spent)] and agent.num_timesteps == spent
+        AGENTS[name](Blind("SlotRL/PickValue-v0", 2), OPTIONS[name])
 
 
 @pytest.mark.parametrize(
     ("name", "other"),
     [
         ("random", LocalSearchOptions()),
-        ("random", AGENTS["gumbel"].options_type()),
+        ("random", options_of("gumbel")),
         ("best_constant", GuidedSearchOptions()),
         ("local_search", GuidedSearchOptions()),
         ("local_search", Options()),
@@ -368,7 +351,7 @@ def test_callbacks_are_called_once_when_all_is_learned(name: str) -> None:
 def test_options_of_another_agent_are_refused_even_where_they_derive_from_the_agents_own(
     name: str, other: Options
 ) -> None:
-    wanted = f"expected {type(OPTIONS[name]).__name__} for '{name}', got {type(other).__name__}"
+    wanted = f"expected {type(OPTIONS[name]).__name__} for {AGENTS[name].build.__name__}, got {type(other).__name__}"
     with pytest.raises(TypeError, match=wanted):
         build(name, options=other)
 

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from slot_rl.agents import AGENTS, ReproductionAgent, load_agent
-from slot_rl.agents.logged import imitation_weights, read_logged
-from slot_rl.agents.options import ReproductionOptions
+from slot_rl.agents.logged import LoggedRows, imitation_weights
+from slot_rl.agents.reproduction import ReproductionOptions
 from slot_rl.agents.scale import RunningScale
 from slot_rl.envs import SlotVecEnv
 from slot_rl.estimators import EstimatorNet, EstimatorShape
@@ -45,7 +45,7 @@ def equal(first: dict[str, Tensor], second: dict[str, Tensor]) -> bool:
 
 
 def test_inverse_weights_are_one_over_the_generated_score_counted_from_the_worst_logged_row() -> None:
-    options = ReproductionOptions(weighting="inverse", floor=0.5)
+    options = ReproductionOptions(weighting="inverse", offset=0.5)
     # In units of 2 above the lowest, -1: 0, 1.5, and below it, which counts as 0.
     generated = torch.tensor([-1.0, 2.0, -9.0])
     found = imitation_weights(options, torch.tensor([5.0, 6.0, 7.0]), generated, lowest=-1.0, unit=2.0)
@@ -74,7 +74,7 @@ def test_an_update_steps_down_the_weighted_cross_entropy_less_the_entropy_bonus(
     agent = build(log, weighting=weighting, entropy=0.5).learn(ROWS + 1)
     agent._current_progress_remaining = 0.5  # half of the bonus is left
     losses: list[Tensor] = []
-    agent.step = lambda loss: losses.append(loss) or 0.0  # type: ignore[method-assign,func-returns-value]
+    agent.optimizer_step = lambda loss: losses.append(loss) or 0.0  # type: ignore[method-assign,func-returns-value]
     state = agent.generator.get_state()
     agent.update()
 
@@ -82,7 +82,7 @@ def test_an_update_steps_down_the_weighted_cross_entropy_less_the_entropy_bonus(
     generator.set_state(state)
     drawn = torch.randint(ROWS, (64,), generator=generator)
     problem, (contexts, choices) = row_problem(), all_rows()
-    observation = read_logged(log, problem).observation
+    observation = LoggedRows(*problem.read_logged(log)).observation
     assert observation.context is not None and torch.equal(observation.context, contexts)
     scores = problem.score(observation, choices)
     logits, _ = agent.policy.point(observation[drawn])
@@ -112,7 +112,7 @@ def test_the_budget_is_each_logged_row_once_and_a_batch_an_update(log: Path) -> 
 def test_the_unit_is_the_spread_of_the_logged_rows_scores(log: Path) -> None:
     agent = build(log).learn(ROWS + 200)
     contexts, choices = all_rows()
-    score = row_problem().score(read_logged(log, row_problem()).observation, choices)
+    score = row_problem().score(LoggedRows(*row_problem().read_logged(log)).observation, choices)
     expected = RunningScale()
     expected.update(score)
     assert agent.scale == expected and agent.scale.unit == pytest.approx(float(score.std()))
@@ -129,7 +129,7 @@ def test_advantage_weights_find_the_good_rows_where_plain_averages_of_the_log_do
 
 def test_the_inverse_loss_learns_a_log_in_which_the_good_rows_are_frequent(log: Path, tmp_path: Path) -> None:
     problem, (_, choices) = row_problem(), all_rows()
-    scores = problem.score(read_logged(log, problem).observation, choices).view(3, -1)
+    scores = problem.score(LoggedRows(*problem.read_logged(log)).observation, choices).view(3, -1)
     header, *lines = log.read_text().splitlines()
     best = [lines[48 * context + int(row)] for context, row in enumerate(scores.argmax(dim=1))]
     good = tmp_path / "good.csv"
@@ -202,8 +202,8 @@ def test_problems_without_rows_or_without_names_are_refused(log: Path) -> None:
 def test_a_log_without_contexts_answers_the_only_request(log: Path) -> None:
     with seeded_initialisation(0):
         net = EstimatorNet(EstimatorShape(3, 4, (8,), (4, 4, 3)))
-    rows = read_logged(log, RowProblem(net, encoding=replace(ENCODING, contexts={})))
-    assert rows.observation.context is not None and rows.observation.context.tolist() == [[0]] * ROWS
+    observation, _ = RowProblem(net, encoding=replace(ENCODING, contexts={})).read_logged(log)
+    assert observation.context is not None and observation.context.tolist() == [[0]] * ROWS
 
 
 def test_a_budget_that_the_logged_rows_exhaust_is_refused_before_any_call(log: Path) -> None:
@@ -218,7 +218,7 @@ def test_a_budget_that_the_logged_rows_exhaust_is_refused_before_any_call(log: P
     [
         ({"weighting": "square"}, "weighting advantage or inverse, got 'square'"),
         ({"temperature": 0.0}, "temperature > 0"),
-        ({"floor": -1.0}, "floor > 0"),
+        ({"offset": -1.0}, "offset > 0"),
         ({"clip": 0.5}, "clip >= 1.*got 0.1, 0.1 and 0.5"),
     ],
 )
@@ -228,4 +228,4 @@ def test_options_refuse_what_no_training_could_use(option: dict[str, Any], messa
 
 
 def test_the_agent_is_on_the_list() -> None:
-    assert AGENTS["reproduction"] is ReproductionAgent
+    assert AGENTS["reproduction"].build is ReproductionAgent

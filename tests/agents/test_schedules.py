@@ -1,16 +1,17 @@
 """Schedules meet their ends and move one way between them, and the options that use them refuse what does not fit."""
 
+from functools import partial
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from slot_rl.agents import POLICY_AGENTS, GumbelAgent
-from slot_rl.agents.options import AgentOptions, AnnealedOptions
+from slot_rl.agents.sb3 import LearningOptions
 from slot_rl.agents.schedules import Constant, Cosine, Exponential, Linear, make_schedule
-from slot_rl.agents.through_estimator import THROUGH_ESTIMATOR
+from slot_rl.agents.selector_agent import SELECTOR_AGENTS, AnnealedSelectorOptions
 from slot_rl.selectors import Gapped, Gumbel, Rebar
+from tests.helpers.options import POLICY_AGENTS, options_of
 
 positive = st.floats(1e-6, 1e6)
 share = st.floats(0.0, 1.0)
@@ -89,16 +90,16 @@ def test_a_schedule_that_cannot_be_is_refused(kind: Any, start: float, end: floa
 
 @pytest.mark.parametrize("name", POLICY_AGENTS)
 def test_the_entropy_bonus_anneals_to_zero_by_default(name: str) -> None:
-    options = POLICY_AGENTS[name].options_type()
+    options = options_of(name)
     assert options.entropy > 0
     assert options.entropy_over_time == Linear(options.entropy, 0.0)
 
 
 def test_the_entropy_bonus_moves_as_it_is_told() -> None:
-    assert AgentOptions(entropy=0.4, entropy_schedule="constant").entropy_over_time == Constant(0.4)
-    assert AgentOptions(entropy=0.4, entropy_end=0.1).entropy_over_time == Linear(0.4, 0.1)
-    assert AgentOptions(entropy=0.4, entropy_schedule="cosine").entropy_over_time == Cosine(0.4, 0.0)
-    falling = AgentOptions(entropy=0.4, entropy_end=0.1, entropy_schedule="exponential").entropy_over_time
+    assert LearningOptions(entropy=0.4, entropy_schedule="constant").entropy_over_time == Constant(0.4)
+    assert LearningOptions(entropy=0.4, entropy_end=0.1).entropy_over_time == Linear(0.4, 0.1)
+    assert LearningOptions(entropy=0.4, entropy_schedule="cosine").entropy_over_time == Cosine(0.4, 0.0)
+    falling = LearningOptions(entropy=0.4, entropy_end=0.1, entropy_schedule="exponential").entropy_over_time
     assert falling.at(0.5) == pytest.approx(0.2)
 
 
@@ -116,21 +117,21 @@ def test_an_entropy_bonus_that_cannot_move_so_is_refused_at_construction(
     arguments: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(ValueError, match=message):
-        AgentOptions(**arguments)
+        LearningOptions(**arguments)
 
 
 def test_a_selectors_temperature_moves_by_its_schedule_and_its_other_options_stay() -> None:
-    soft = AnnealedOptions(selector=Gumbel(tau=4.0, hard=False), tau_end=1.0, tau_schedule="exponential")
+    soft = AnnealedSelectorOptions(selector=Gumbel(tau=4.0, hard=False), tau_end=1.0, tau_schedule="exponential")
     assert [soft.selector_at(done) for done in (0.0, 0.5, 1.0)] == [Gumbel(tau, hard=False) for tau in (4.0, 2.0, 1.0)]
-    gapped = AnnealedOptions(selector=Gapped(gap=3.0, tau=2.0), tau_end=1.0, tau_schedule="linear")
+    gapped = AnnealedSelectorOptions(selector=Gapped(gap=3.0, tau=2.0), tau_end=1.0, tau_schedule="linear")
     assert gapped.selector_at(0.25) == Gapped(gap=3.0, tau=1.75)
-    rebar = AnnealedOptions(selector=Rebar(eta=0.5, tau=1.0), tau_end=3.0, tau_schedule="cosine")
+    rebar = AnnealedSelectorOptions(selector=Rebar(eta=0.5, tau=1.0), tau_end=3.0, tau_schedule="cosine")
     assert [rebar.selector_at(done) for done in (0.0, 1.0)] == [Rebar(0.5, tau=1.0), Rebar(0.5, tau=3.0)]
-    assert AnnealedOptions(selector=Gumbel(tau=2.0)).selector_at(0.7) == Gumbel(tau=2.0)
+    assert AnnealedSelectorOptions(selector=Gumbel(tau=2.0)).selector_at(0.7) == Gumbel(tau=2.0)
 
 
 def test_exactly_the_agents_whose_selector_has_one_temperature_can_anneal_it() -> None:
-    annealed = {name for name, agent in THROUGH_ESTIMATOR.items() if issubclass(agent.options_type, AnnealedOptions)}
+    annealed = {name for name in SELECTOR_AGENTS if isinstance(AGENTS[name].options, AnnealedSelectorOptions)}
     assert annealed == {"gumbel", "gumbel_rao", "softmax", "reinmax", "gapped", "rebar"}
 
 
@@ -146,6 +147,6 @@ def test_exactly_the_agents_whose_selector_has_one_temperature_can_anneal_it() -
     ],
 )
 def test_a_temperature_that_cannot_move_so_is_refused_at_construction(arguments: dict[str, Any], message: str) -> None:
-    kind: Any = GumbelAgent.options_type
+    kind: Any = partial(options_of, "gumbel")
     with pytest.raises(ValueError, match=message):
         kind(**arguments)

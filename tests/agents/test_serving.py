@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from slot_rl.agents import GumbelAgent
-from slot_rl.agents.policy_agent import PolicyAgent
+from slot_rl.agents.sb3 import LearningAgent
 from slot_rl.agents.serving import DEFAULT_CALLS, Mode, Serving, serve
 from slot_rl.envs import SlotVecEnv
 from slot_rl.estimators import EstimatorNet, EstimatorShape
@@ -20,6 +20,7 @@ from slot_rl.problems.truths import pick_value
 from slot_rl.search import guided_search
 from slot_rl.seeding import generator_from, seeded_initialisation
 from slot_rl.selectors.categorical import draw
+from tests.helpers.options import options_of
 
 CONTEXTS = torch.tensor([[0, 0], [0, 1], [1, 0], [1, 2]])
 
@@ -41,8 +42,8 @@ PROBLEMS: dict[str, Callable[[], Problem]] = {
 }
 
 
-def untrained(problem: Problem, seed: int = 0) -> PolicyAgent:
-    options: Any = GumbelAgent.options_type(policy=PointerSize(width=8, hidden=16))
+def untrained(problem: Problem, seed: int = 0) -> LearningAgent:
+    options: Any = options_of("gumbel", policy=PointerSize(width=8, hidden=16))
     return GumbelAgent(SlotVecEnv(problem, 2), options, seed=seed)
 
 

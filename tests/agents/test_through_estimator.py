@@ -7,6 +7,7 @@ import json
 import math
 from collections.abc import Callable
 from dataclasses import asdict, fields
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,11 @@ import torch
 from stable_baselines3.common.callbacks import BaseCallback
 from torch import Tensor
 
-from slot_rl.agents import AGENTS, ReinforceAgent, ThroughEstimatorAgent, load_agent
+from slot_rl.agents import AGENTS, ReinforceAgent, SelectorAgent, load_agent
 from slot_rl.agents import scale as scale_module
-from slot_rl.agents.options import AnnealedOptions, ThroughEstimatorOptions
+from slot_rl.agents.reinforce import ReinforceOptions
 from slot_rl.agents.scale import RunningScale
-from slot_rl.agents.through_estimator import THROUGH_ESTIMATOR
+from slot_rl.agents.selector_agent import SELECTOR_AGENTS, AnnealedSelectorOptions, SelectorOptions
 from slot_rl.envs import SlotVecEnv
 from slot_rl.io import BundleError
 from slot_rl.networks import PointerSize
@@ -28,6 +29,7 @@ from slot_rl.problems.slots import unit_uniform
 from slot_rl.problems.truths import pick_value
 from slot_rl.seeding import generator_from
 from slot_rl.selectors import NAMES, SELECTORS, Estimate, Gumbel, Selector, StraightThrough, make
+from tests.helpers.options import options_of
 
 SMALL = PointerSize(width=16, hidden=32, rounds=1)
 # Of one request with 2 slots of 4 items: 4^2 configurations; 4 draws; a draw and its 2 * 3 swaps, all of which the
@@ -48,17 +50,17 @@ UNUSUAL: dict[str, dict[str, Any]] = {
     "screened_expectation": {"m": 1, "chunk": 8},
     "rebar": {"eta": 0.5, "tau": 0.9},
 }
-names = pytest.mark.parametrize("name", THROUGH_ESTIMATOR)
+names = pytest.mark.parametrize("name", SELECTOR_AGENTS)
 
 
 def small_problem() -> SlotProblem:
     return SlotProblem(pick_value, 2, 4, 1, unit_uniform, truth=pick_value)
 
 
-def build(name: str, seed: int = 0, **options: Any) -> ThroughEstimatorAgent:
-    agent = THROUGH_ESTIMATOR[name]
+def build(name: str, seed: int = 0, **options: Any) -> SelectorAgent:
     settings: dict[str, Any] = {"learning_rate": 1e-2, "batch_size": 64, "policy": SMALL, **options}
-    return agent(SlotVecEnv(small_problem(), 2, seed=0), agent.options_type(**settings), seed=seed)
+    agent: Any = AGENTS[name](SlotVecEnv(small_problem(), 2, seed=0), options_of(name, **settings), seed=seed)
+    return agent
 
 
 def weights(agent: Any) -> dict[str, Tensor]:
@@ -69,28 +71,26 @@ def equal(first: dict[str, Tensor], second: dict[str, Tensor]) -> bool:
     return first.keys() == second.keys() and all(torch.equal(first[key], second[key]) for key in first)
 
 
-def mean_greedy_score(agent: ThroughEstimatorAgent) -> float:
+def mean_greedy_score(agent: SelectorAgent) -> float:
     problem = small_problem()
     observation = problem.sample(2_000, generator_from(99))
     return float(problem.score(observation, agent.choose(observation)).mean())
 
 
-def losses_of(agent: ThroughEstimatorAgent) -> list[Tensor]:
+def losses_of(agent: SelectorAgent) -> list[Tensor]:
     """Returns a list that gets every loss from now on, in place of an optimiser's step."""
     captured: list[Tensor] = []
-    agent.step = lambda loss: captured.append(loss) or 0.0  # type: ignore[method-assign,func-returns-value]
+    agent.optimizer_step = lambda loss: captured.append(loss) or 0.0  # type: ignore[method-assign,func-returns-value]
     return captured
 
 
-def gradient(value: Tensor, agent: ThroughEstimatorAgent) -> Tensor:
+def gradient(value: Tensor, agent: SelectorAgent) -> Tensor:
     """Returns the gradient with respect to the whole pointer network, end to end."""
     parts = torch.autograd.grad(value, list(agent.policy.network.parameters()), retain_graph=True)
     return torch.cat([part.flatten() for part in parts])
 
 
-def replay(
-    agent: ThroughEstimatorAgent, state: Tensor, selector: Selector, unit: float = 1.0
-) -> tuple[Tensor, Estimate]:
+def replay(agent: SelectorAgent, state: Tensor, selector: Selector, unit: float = 1.0) -> tuple[Tensor, Estimate]:
     """Returns the logits of the update that started from a generator's state, and a selector's estimate at them."""
     generator = torch.Generator()
     generator.set_state(state)
@@ -104,14 +104,14 @@ def replay(
 
 def test_every_selector_has_an_agent_with_that_selectors_options() -> None:
     assert set(AGENTS) >= {*NAMES, "ppo"}
-    assert set(THROUGH_ESTIMATOR) == set(NAMES) - {"reinforce"}
+    assert set(SELECTOR_AGENTS) == set(NAMES) - {"reinforce"}
     # Learning from rewards alone, reinforce has no use for the selector of its name.
-    assert AGENTS["reinforce"] is ReinforceAgent
-    assert "selector" not in {option.name for option in fields(ReinforceAgent.options_type)}
-    for name, agent in THROUGH_ESTIMATOR.items():
-        default = agent.options_type()
-        assert AGENTS[name] is agent and agent.name == name
-        assert isinstance(default, ThroughEstimatorOptions)
+    assert AGENTS["reinforce"].build is ReinforceAgent
+    assert "selector" not in {option.name for option in fields(ReinforceOptions)}
+    for name in SELECTOR_AGENTS:
+        default = options_of(name)
+        assert build(name).name == name
+        assert isinstance(default, SelectorOptions)
         assert type(default.selector) is SELECTORS[name]
         assert (default.selector, default.score_function_share) == (
             (Gumbel(tau=0.5), 1.0) if name == "gumbel" else (make(name), 0.0)
@@ -216,16 +216,18 @@ def test_the_score_function_takes_over_in_proportion_to_the_training_done() -> N
         ("straight_through", StraightThrough(tau_forward=2.0)),
     ],
 )
-def test_unbiasing_is_refused_where_the_score_is_not_that_of_a_true_draw(name: str, selector: Selector) -> None:
-    kind: Any = THROUGH_ESTIMATOR[name].options_type
+def test_score_function_shareing_is_refused_where_the_score_is_not_that_of_a_true_draw(
+    name: str, selector: Selector
+) -> None:
+    kind: Any = partial(options_of, name)
     with pytest.raises(ValueError, match=r"score_function_share 0 for .*, which does not score true draws, got 0.5"):
         kind(selector=selector, score_function_share=0.5)
     assert kind(selector=selector, score_function_share=0.0).selector == selector
 
 
-@pytest.mark.parametrize("name", sorted(set(THROUGH_ESTIMATOR) - {"softmax"}))
-def test_unbiasing_is_allowed_for_every_other_selector_as_it_is_by_default(name: str) -> None:
-    kind: Any = THROUGH_ESTIMATOR[name].options_type
+@pytest.mark.parametrize("name", sorted(set(SELECTOR_AGENTS) - {"softmax"}))
+def test_score_function_shareing_is_allowed_for_every_other_selector_as_it_is_by_default(name: str) -> None:
+    kind: Any = partial(options_of, name)
     assert kind(score_function_share=0.5).score_function_share == 0.5
 
 
@@ -246,12 +248,12 @@ def test_the_value_head_is_trained_only_where_the_score_function_needs_it(
 def test_a_checkpoint_keeps_the_selectors_options_and_continues_bit_for_bit(name: str, tmp_path: Path) -> None:
     usual, selector = make(name), make(name, **UNUSUAL[name])
     assert all(getattr(selector, option) != value for option, value in asdict(usual).items())  # type: ignore[call-overload]
-    annealed = issubclass(THROUGH_ESTIMATOR[name].options_type, AnnealedOptions)
+    annealed = isinstance(AGENTS[name].options, AnnealedSelectorOptions)
     moving: dict[str, Any] = {"tau_end": 0.3, "tau_schedule": "cosine"} if annealed else {}
     agent = build(name, selector=selector, score_function_share=0.0, entropy=0.2, entropy_end=0.1, **moving).learn(256)
     agent.save(tmp_path / "checkpoint")
     again = load_agent(tmp_path / "checkpoint", SlotVecEnv(small_problem(), 2))
-    assert isinstance(again, ThroughEstimatorAgent) and type(again) is type(agent)
+    assert isinstance(again, SelectorAgent) and type(again) is type(agent)
     assert again.options == agent.options
     assert again.selector == selector
     assert (again.num_timesteps, again.scale) == (agent.num_timesteps, agent.scale)
@@ -274,7 +276,7 @@ def test_a_manifest_with_a_selector_option_that_there_is_not_is_refused(tmp_path
     assert options.selector == make("rloo", k=5)
     document["options"]["selector"] = {"tau": 0.5}
     path.write_text(json.dumps(document))
-    with pytest.raises(BundleError, match="expected options of RLOOOptions, got: .*'tau'"):
+    with pytest.raises(BundleError, match="expected options of SelectorOptions, got: .*'tau'"):
         load_agent(tmp_path, SlotVecEnv(small_problem(), 2))
 
 
@@ -299,7 +301,7 @@ def test_updates_draw_at_the_temperature_of_their_point_of_the_training(
 
     class Looking(BaseCallback):
         def _on_step(self) -> bool:
-            assert isinstance(self.model, ThroughEstimatorAgent) and isinstance(self.model.selector, Gumbel)
+            assert isinstance(self.model, SelectorAgent) and isinstance(self.model.selector, Gumbel)
             shown.append(self.model.selector.tau)
             return True
 

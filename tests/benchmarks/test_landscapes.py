@@ -1,22 +1,16 @@
-"""The landscapes command on a made-up table, its subsets, and its medians and break-evens by hand."""
+"""The landscapes command on a made-up table: what an estimator sees, and the study that follows."""
 
+import csv
 import json
 from functools import partial
 from itertools import product
-from math import inf
 from pathlib import Path
-from statistics import median
 
 import pytest
 import torch
 
-from benchmarks.landscapes import command, tables
-from benchmarks.landscapes.bars import Bar, best_answer, break_even, calls_needed
-from benchmarks.landscapes.command import LandscapesConfig, reproduce_landscapes
-from benchmarks.landscapes.grounds import split
-from benchmarks.landscapes.medians import Medians, medians_of
-from benchmarks.landscapes.runs import Task, do
-from benchmarks.landscapes.tables import Landscape, LowerHalf, PerContext, Share
+from benchmarks import landscapes
+from benchmarks.landscapes import Landscape, LowerHalf, PerContext, Share, prepare, split
 from slot_rl.estimators.fitting import TableFit, TableRows
 from slot_rl.seeding import generator_from
 from tests.conftest import Command
@@ -24,13 +18,28 @@ from tests.conftest import Command
 SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "reproduce.py"
 FAST = TableFit(epochs=5, patience=5, batch_size=32, learning_rate=1e-2, dim=4, hidden=(16,))
 TINY = Landscape("tiny", "tiny.csv", "y", ("u",), PerContext(40), 600, FAST)
-AGENTS = ("gumbel", "reproduction", "guided_search_400", "estimator_argmax")
+STUDY = """timesteps: 600
+serving: {policies: [2, 4], searches: [1, 4]}
+agents:
+  gumbel:
+  reproduction:
+  guided_search_8: {agent: guided_search, options: {calls_per_context: 8}}
+  exhaustive_search:
+tasks:
+  - env: SlotRL/Rows-v0
+    name: tiny
+    truth: "{data}/tiny.csv"
+    estimator: "{out}/estimators/tiny"
+    logged: "{out}/estimators/tiny/logged.csv"
+"""
 
 
 @pytest.fixture
 def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with a full factorial of three features in two contexts, the only landscape that is known."""
-    monkeypatch.setattr(command, "LANDSCAPES", {"tiny": TINY})
+    monkeypatch.setattr(landscapes, "LANDSCAPES", {"tiny": TINY})
+    monkeypatch.setattr(landscapes, "STUDY", tmp_path / "study.yaml")
+    (tmp_path / "study.yaml").write_text(STUDY)
     rows = [
         f"{u},{a},{b},{c},{(2 * a - 3) * (1 if u == 'hot' else -1) + 3 * b - c}"
         for u, a, b, c in product(["hot", "cold"], range(4), range(4), range(5))
@@ -41,75 +50,56 @@ def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
-def flags(data: Path, out: Path, *more: object) -> list[object]:
-    return ["landscapes", "--data", data, "--out", out, "--workers", 1, "--seeds", 2, "--agents", *AGENTS, *more]
-
-
-def test_the_command_runs_resumes_and_prints_medians(
-    data: Path, tmp_path: Path, script: Command, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    done: list[str] = []
-
-    def counted(task: Task) -> None:
-        done.append(task.path.stem)
-        do(task)
-
-    monkeypatch.setattr(command, "do", counted)
+def test_the_command_runs_resumes_and_reports(data: Path, tmp_path: Path, script: Command) -> None:
     run, out = partial(script, SCRIPT), tmp_path / "out"
-    code, shown, error = run(*flags(data, out))
+    flags = ("landscapes", "--data", data, "--out", out, "--workers", 1)
+    code, shown, error = run(*flags)
     assert code == 0, error
-    assert len(done) == 7 == len(set(done))
-    (out / "runs" / "tiny__gumbel__s1.json").unlink()
-    again, shown_again, error = run(*flags(data, out))
-    assert again == 0 and done[7:] == ["tiny__gumbel__s1"], error
-    assert run(*flags(data, out, "--force"))[0] == 0 and len(done) == 15
-    files = [json.loads((out / "runs" / f"tiny__gumbel__s{seed}.json").read_text()) for seed in (0, 1)]
-    optimality, hits = (median(file["figures"][name] for file in files) for name in ("optimality", "hit_rate"))
-    for text in (shown, shown_again, (out / "table.md").read_text()):
-        (row,) = [line for line in text.splitlines() if line.startswith("| gumbel ")]
-        assert [cell.strip() for cell in row.split("|")][2:4] == [f"{optimality:.3f}", f"{hits:.3f}"]
-        assert max(map(len, [line for line in text.splitlines() if line.startswith("|")])) <= 100
-    results = json.loads((out / "results.json").read_text())["figures"]
-    assert results["medians"]["tiny"]["gumbel"]["figures"]["optimality"] == optimality
-    assert files[0]["figures"]["forwards"] >= 600
-    assert files[0]["curves"]["search"][0] == [0, pytest.approx(files[0]["figures"]["optimality"])]
-    assert results["runs"]["tiny"]["estimator_argmax"][0]["figures"]["hit_rate"] == 1.0
-    assert (out / "picture.png").read_bytes().startswith(b"\x89PNG")
+    assert "exhaustive_search" in shown and "guided_search_8" in shown
+    runs = sorted((out / "runs").iterdir())
+    assert len(runs) == 4 * 3
+    written = {path: path.stat().st_mtime_ns for path in out.rglob("*") if path.name in ("summary.json", "card.json")}
+    assert len(written) == 13
+    again, _, error = run(*flags)
+    assert again == 0, error
+    assert {path: path.stat().st_mtime_ns for path in written} == written
+    with open(out / "report" / "runs.csv", encoding="utf-8") as file:
+        table = list(csv.DictReader(file))
+    # The seeds and budgets are the study's; the estimator's own optimum hits it for every request.
+    assert {row["seed"] for row in table} == {"0", "1", "2"}
+    assert all(float(row["hit_rate"]) == 1.0 for row in table if row["agent"] == "exhaustive_search")
+    logged = [json.loads((path / "config.json").read_text())["options"].get("logged") for path in runs]
+    assert sum(str(out / "estimators" / "tiny" / "logged.csv") == path for path in logged) == 3
 
 
-def test_a_changed_setting_is_run_anew(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    config = LandscapesConfig(data, agents=("gumbel",), seeds=1, workers=1, out=tmp_path / "out")
-    reproduce_landscapes(config)
-    (ground,) = config.grounds()
-    (task,) = config.tasks(ground)["gumbel"]
-    assert task.is_done()
-    monkeypatch.setattr(
-        command, "LANDSCAPES", {"tiny": Landscape("tiny", "tiny.csv", "y", ("u",), PerContext(40), 500)}
-    )
-    (ground,) = config.grounds()
-    assert not config.tasks(ground)["gumbel"][0].is_done()
+def test_an_estimator_is_fitted_once_and_again_when_changed(data: Path, tmp_path: Path) -> None:
+    card = tmp_path / "estimators" / "tiny" / landscapes.CARD
+    prepare(TINY, data, tmp_path)
+    first = card.stat().st_mtime_ns
+    prepare(TINY, data, tmp_path)
+    assert card.stat().st_mtime_ns == first
+    document = json.loads(card.read_text())["card"]
+    assert (document["seen_rows"], document["held_rows"]) == (80, 80)
+    prepare(Landscape("tiny", "tiny.csv", "y", ("u",), PerContext(30), 600, FAST), data, tmp_path)
+    assert json.loads(card.read_text())["card"]["seen_rows"] == 60
 
 
-@pytest.mark.slow
-def test_workers_change_no_figure(data: Path, tmp_path: Path) -> None:
-    found = []
-    for workers in (1, 2):
-        out = tmp_path / str(workers)
-        reproduce_landscapes(LandscapesConfig(data, agents=("ppo",), seeds=2, workers=workers, out=out))
-        files = sorted((out / "runs").iterdir())
-        runs = [json.loads(file.read_text()) for file in files]
-        for one in runs:
-            del one["figures"]["seconds"], one["figures"]["cpu_seconds"]
-        found.append(runs)
-    assert found[0] == found[1] and len(found[0]) == 2
+def test_the_shipped_study_and_its_landscapes_agree() -> None:
+    tasks = landscapes.STUDY.read_text()
+    for name, landscape in landscapes.LANDSCAPES.items():
+        assert f'name: {name}, truth: "{{data}}/{landscape.file}"' in tasks
+        budget = "timesteps: 400_000, " if landscape.calls == 400_000 else ""
+        assert f'{budget}estimator: "{{out}}/estimators/{name}"' in tasks
 
 
-def test_refusals(data: Path, tmp_path: Path, script: Command) -> None:
+def test_bad_input_is_refused_before_any_fit(data: Path, tmp_path: Path, script: Command) -> None:
     run = partial(script, SCRIPT, "landscapes")
     code, _, error = run("--data", tmp_path / "nowhere")
     assert code == 2 and "expected tiny.csv in --data FOLDER" in error
-    code, _, error = run("--data", data, "--agents", "nobody")
-    assert code == 2 and "expected --agents to be of" in error
+    for flag, name, known in (("--landscapes", "moon", "tiny"), ("--agents", "nobody", "gumbel, reproduction")):
+        code, _, error = run("--data", data, flag, name, "--out", tmp_path / "out")
+        assert code == 2 and f"expected {flag} to be of {known}" in " ".join(error.split())
+    assert not (tmp_path / "out").exists()
     taken = tmp_path / "taken"
     taken.mkdir()
     (taken / "precious").write_text("")
@@ -141,41 +131,9 @@ def test_the_lower_half_is_the_lower_half() -> None:
 
 
 @pytest.mark.parametrize("subset, seen", [(PerContext(5), 15), (Share(0.3), 18), (LowerHalf(), 30)])
-def test_held_out_rows_are_all_others(subset: tables.Subset, seen: int) -> None:
+def test_held_out_rows_are_all_others(subset: landscapes.Subset, seen: int) -> None:
     landscape = Landscape("made up", "none.csv", "y", ("u",), subset)
     parts = split(table(), landscape, generator_from(0))
     numbers = [part.features.squeeze(1).tolist() for part in parts]
     assert len(numbers[0]) == seen
     assert sorted(numbers[0] + numbers[1]) == list(range(60))
-
-
-def test_medians_by_hand() -> None:
-    runs = [
-        {"figures": {"optimality": a, "gap": gap}, "curves": {"draws": [[0, a], [4, b]]}}
-        for a, b, gap in [(0.1, 0.9, None), (0.4, 0.5, 1.0), (0.3, 0.7, 2.0)]
-    ]
-    found = medians_of(runs)
-    assert found.figures == {"optimality": 0.3, "gap": None}
-    assert found.curves == {"draws": [(0, 0.3), (4, 0.7)]} and found.seeds == 3
-
-
-def test_break_even_by_hand() -> None:
-    guided = [(1, 0.1), (10, 0.5), (1000, 0.9)]
-    assert calls_needed(guided, 0.7) == pytest.approx(100)
-    assert calls_needed(guided, 0.05) == 1
-    assert calls_needed(guided, 0.95) == inf
-    policy = Medians({"forwards": 400_000.0}, {"draws": [(0, 0.7), (4, 0.8)], "search": [(0, 0.7), (2, 0.8)]}, 3)
-    assert best_answer(policy, 0) == (0, 0.7) and best_answer(policy, 16) == (2, 0.8) and best_answer(None, 16) is None
-    assert break_even("l", "p", policy, (0, 0.7), guided).contexts == pytest.approx(4_000)
-    assert break_even("l", "p", policy, (20, 0.7), guided).contexts == pytest.approx(5_000)
-    assert break_even("l", "p", policy, (100, 0.69), guided).contexts == inf
-    beyond = break_even("l", "p", policy, (200, 0.95), guided)
-    assert beyond.guided_calls == inf and beyond.contexts == pytest.approx(500)
-
-
-def test_verdicts() -> None:
-    assert Bar("", 0.98, 0.98).verdict == "met"
-    assert Bar("", 0.98, 0.97).verdict == "missed by 0.010"
-    assert Bar("", 0.8, 0.72, at_most=True).verdict == "met"
-    assert Bar("", 0.0, 0.25, at_most=True).verdict == "missed by 0.250"
-    assert Bar("", 0.8, None).verdict == "not measured"

@@ -4,8 +4,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from slot_rl.agents.options import to_json
 
+from slot_rl.agents.base import to_json
 from slot_rl.compare.presets import (
     SHIPPED_PRESETS,
     AgentPreset,

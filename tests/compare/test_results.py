@@ -27,6 +27,7 @@ def run_folder(out: Path, agent: str, **files: Any) -> Any:
     return SimpleNamespace(
         task=SimpleNamespace(label="task"),
         agent=agent,
+        kind=agent,
         seed=7,
         title=f"task, {agent}",
         folder=lambda out: folder,

@@ -5,7 +5,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from slot_rl.agents.checkpoint import CheckpointedAgent
+from slot_rl.agents.sb3 import LearningAgent
 from slot_rl.estimators import EstimatorNet, EstimatorShape
 from slot_rl.estimators.encoding import TableEncoding
 from slot_rl.problems import Observation, RowProblem
@@ -44,7 +44,7 @@ def write_log(path: Path) -> Path:
     return path
 
 
-def optimality(agent: CheckpointedAgent) -> float:
+def optimality(agent: LearningAgent) -> float:
     """0 for random choices, 1 for the best row of every context."""
     problem = row_problem()
     observation = Observation(context=torch.arange(3).unsqueeze(1))

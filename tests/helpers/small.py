@@ -4,12 +4,11 @@ import json
 from pathlib import Path
 from typing import Any
 
-from slot_rl.agents import AGENTS
-from slot_rl.agents.options import to_json
-from slot_rl.compare.plan import Run, Tracking
-from slot_rl.compare.tasks import Task, parse_task
+from slot_rl.agents.base import to_json
+from slot_rl.compare.study import Run, Task, Tracking, parse_task
 from slot_rl.evaluation import EvaluationConfig
 from slot_rl.networks import PointerSize
+from tests.helpers.options import options_of
 
 PICK_VALUE = parse_task("SlotRL/PickValue-v0")
 SMALL: dict[str, dict[str, Any]] = {
@@ -21,8 +20,9 @@ SMALL: dict[str, dict[str, Any]] = {
 
 
 def run(agent: str = "gumbel", seed: int = 0, task: Task = PICK_VALUE, timesteps: int = 2_000, **changes: Any) -> Run:
-    options = to_json(AGENTS[agent].options_type(**(SMALL[agent] | changes)))
-    return Run(task, agent, options, seed, timesteps, EvaluationConfig(eval_size=40), Tracking("disabled"))
+    options = to_json(options_of(agent, **(SMALL[agent] | changes)))
+    evaluation, tracking = EvaluationConfig(eval_size=40), Tracking("disabled")
+    return Run(task, agent, agent, options, seed, timesteps, evaluation, tracking=tracking)
 
 
 def contents(folder: Path) -> dict[str, Any]:

@@ -6,11 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from slot_rl.compare.execution import do_runs, opened
-from slot_rl.compare.local_launcher import LocalLauncher
-from slot_rl.compare.plan import COMPARISON
-from slot_rl.compare.runs import complete, write_failure
-from slot_rl.compare.tasks import parse_task, parse_tasks
+from slot_rl.compare.runner import COMPARISON, LocalLauncher, complete, do_runs, opened, write_failure
+from slot_rl.compare.study import Study, StudyAgent, Tracking, parse_task, read_study
 from slot_rl.evaluation import EvaluationConfig
 from tests.helpers.small import PICK_VALUE, run
 
@@ -37,10 +34,9 @@ def test_a_task_that_reads_otherwise_is_refused(text: str) -> None:
 def test_missing_tables_and_equal_labels_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="expected a table in truth=.*got no such file"):
         parse_task(f"SlotRL/Rows-v0,truth={tmp_path}/none.csv")
-    with pytest.raises(ValueError, match="labels of their own"):
-        parse_tasks(("SlotRL/Slots-v0", "SlotRL/Slots-v0"))
-    with pytest.raises(ValueError, match="labels of their own"):
-        parse_tasks(())
+    for tasks in ([PICK_VALUE, PICK_VALUE], []):
+        with pytest.raises(ValueError, match="labels of their own"):
+            Study(tasks, [StudyAgent("random", "random")], range(3), 100)
 
 
 def test_a_label_that_a_dashboard_could_not_filter_on_is_refused() -> None:
@@ -69,7 +65,7 @@ def test_a_run_is_named_by_all_that_its_result_depends_on() -> None:
 def test_a_finished_run_is_not_repeated_and_a_failed_one_only_when_asked(tmp_path: Path) -> None:
     finished, failed = run("random"), run("random", seed=1)
     with opened(tmp_path):
-        complete(finished, tmp_path, lambda done, note: None)
+        complete(finished, tmp_path, lambda progress: None)
         write_failure(failed.folder(tmp_path), "it broke\ndown")
         before = (finished.folder(tmp_path) / "summary.json").stat().st_mtime_ns
         do_runs([finished, failed], tmp_path, LocalLauncher(1))
@@ -94,3 +90,83 @@ def test_a_folder_is_one_commands_alone_and_nothing_else_is_touched(tmp_path: Pa
     with pytest.raises(ValueError, match="expected a new folder for --out"), opened(taken):
         pass
     assert [path.name for path in taken.iterdir()] == ["thesis.txt"]
+
+
+STUDY = """timesteps: 500
+seeds: 3
+first_seed: 7
+failure_threshold: 0.5
+serving: {policies: [2], searches: [1, 4]}
+agents:
+  random:
+  few_calls: {agent: guided_search, options: {calls_per_context: 3}}
+  reproduction:
+tasks:
+  - {env: SlotRL/PickValue-v0, name: pick}
+  - {env: SlotRL/Rows-v0, logged: "{data}/rows.csv", timesteps: 900}
+"""
+
+
+def test_a_study_is_read_from_yaml(tmp_path: Path) -> None:
+    (tmp_path / "rows.csv").write_text("a,b\n")
+    path = tmp_path / "study.yaml"
+    path.write_text(STUDY)
+    found = read_study(path, {"data": str(tmp_path)})
+    study = Study(**found)
+    assert (list(study.seeds), study.timesteps, study.failure_threshold) == ([7, 8, 9], 500, 0.5)
+    assert study.serving.policies == (2,) and study.serving.searches == (1, 4)
+    assert study.agents[1] == StudyAgent("few_calls", "guided_search", {"calls_per_context": 3})
+    assert [(task.label, task.timesteps) for task in study.tasks] == [("pick", None), ("Rows-v0", 900)]
+    assert study.tasks[1].logged == tmp_path / "rows.csv"
+
+
+def test_a_studys_runs_have_their_options_and_budgets(tmp_path: Path) -> None:
+    path = tmp_path / "study.yaml"
+    path.write_text(
+        "agents: {random: , few: {agent: guided_search, options: {calls_per_context: 3}}}\n"
+        "tasks: [{env: SlotRL/PickValue-v0, timesteps: 50}]\n"
+        "timesteps: 100\n"
+        "seeds: 3\n"
+    )
+    runs = Study(**read_study(path, {})).runs(Tracking("disabled"))
+    assert [(run.agent, run.kind, run.seed) for run in runs[:2]] == [
+        ("random", "random", 100),
+        ("few", "guided_search", 100),
+    ]
+    assert len(runs) == 6 and all(run.timesteps == 50 for run in runs)
+    assert runs[1].options["calls_per_context"] == 3
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (("seeds: 3", "sedes: 3"), "unknown keys sedes"),
+        (("seeds: 3", "seeds: many"), "many"),
+        (("timesteps: 500", "timesteps: many"), "many"),
+        (("failure_threshold: 0.5", "failure_threshold: low"), "low"),
+        (("agents:", "- agents:"), "while parsing"),
+        (("{data}", "{elsewhere}"), "elsewhere"),
+        (("policies: [2]", "policy: [2]"), "policy"),
+        (("env: SlotRL/PickValue-v0, name: pick", "name: pick"), "env"),
+        (("name: pick", "label: pick"), "expected --env ID"),
+        (("name: pick", "name: [a, b]}, {"), "env"),
+        (("  random:", "  random: [1]"), "list"),
+        (("timesteps: 900", "timesteps: few"), "few"),
+    ],
+)
+def test_a_bad_study_is_refused(change: tuple[str, str], message: str, tmp_path: Path) -> None:
+    (tmp_path / "rows.csv").write_text("a,b\n")
+    path = tmp_path / "study.yaml"
+    assert change[0] in STUDY
+    path.write_text(STUDY.replace(*change))
+    with pytest.raises(ValueError, match=f"expected a study in .*{message}"):
+        read_study(path, {"data": str(tmp_path)})
+
+
+def test_no_study_file_and_unknown_agents_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="got no such file"):
+        read_study(tmp_path / "none.yaml", {})
+    with pytest.raises(ValueError, match="got nobody"):
+        Study([PICK_VALUE], [StudyAgent("who", "nobody")], range(3), 100)
+    with pytest.raises(ValueError, match="at least"):
+        Study([PICK_VALUE], [StudyAgent("random", "random")], range(1), 100)

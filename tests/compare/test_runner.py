@@ -11,20 +11,15 @@ from typing import Any
 
 import pytest
 
-from slot_rl.compare.board import ProgressDisplay
-from slot_rl.compare.execution import make_launcher
-from slot_rl.compare.launcher import MOST_ATTEMPTS
-from slot_rl.compare.local_launcher import LocalLauncher
-from slot_rl.compare.plan import Run
-from slot_rl.compare.runs import complete
-from slot_rl.compare.tasks import parse_task
+from slot_rl.compare.runner import MOST_ATTEMPTS, LocalLauncher, ProgressDisplay, complete, make_launcher
+from slot_rl.compare.study import Run, parse_task
 from tests.helpers.small import all_contents, contents, run
 
 RUNS = [run(agent, seed) for seed in (0, 1) for agent in ("gumbel", "ppo", "guided_search")]
 
 
 class Recorder(ProgressDisplay):
-    """A board that remembers what it was told."""
+    """A display that remembers what it was told."""
 
     def __init__(self, total: int) -> None:
         super().__init__(total)
@@ -41,10 +36,10 @@ class Recorder(ProgressDisplay):
 
 
 def launch(runs: list[Run], out: Path, workers: int, name: Any = "local") -> Recorder:
-    board = Recorder(len(runs))
-    with board:
-        make_launcher(name, workers).launch(runs, out, board)
-    return board
+    display = Recorder(len(runs))
+    with display:
+        make_launcher(name, workers).launch(runs, out, display)
+    return display
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +47,7 @@ def serial(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """Returns what the runs find one after the other in this process."""
     out = tmp_path_factory.mktemp("serial")
     for each in RUNS:
-        complete(each, out, lambda done, note: None)
+        complete(each, out, lambda progress: None)
     return all_contents(out)
 
 
@@ -60,9 +55,9 @@ def serial(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     "workers", [pytest.param(1, marks=pytest.mark.slow), 2, pytest.param(3, marks=pytest.mark.slow)]
 )
 def test_results_are_those_of_a_serial_run(workers: int, serial: dict[str, Any], tmp_path: Path) -> None:
-    board = launch(RUNS, tmp_path, workers)
+    display = launch(RUNS, tmp_path, workers)
     assert all_contents(tmp_path) == serial
-    assert sorted(board.ends) == sorted((each.name, None) for each in RUNS)
+    assert sorted(display.ends) == sorted((each.name, None) for each in RUNS)
 
 
 class Killer(threading.Thread):
@@ -94,11 +89,11 @@ def a_worker() -> int | None:
     return children[0].pid if children else None
 
 
-def test_a_killed_workers_run_begins_anew(serial: dict[str, Any], tmp_path: Path) -> None:
+def test_a_killed_workers_run_begins_again(serial: dict[str, Any], tmp_path: Path) -> None:
     killer = Killer(lambda: any((tmp_path / "runs").glob(".*/metrics.jsonl")), a_worker)
-    board = launch(RUNS, tmp_path, 2)
+    display = launch(RUNS, tmp_path, 2)
     killer.join()
-    assert board.restarts and all("exit code -9" in why for why in board.restarts)
+    assert display.restarts and all("exit code -9" in why for why in display.restarts)
     assert {folder.name for folder in (tmp_path / "runs").iterdir() if not folder.name.startswith(".")} == set(serial)
     assert {each.name: contents(each.folder(tmp_path)) for each in RUNS} == serial
 
@@ -116,11 +111,11 @@ def test_a_run_that_kills_every_worker_has_failed_and_the_others_go_on(tmp_path:
     )
     task = parse_task(f"SlotRL/PickValue-v0,estimator={deadly}:build", trust=True)
     bad, good = run(task=task), run()
-    board = launch([bad, good], tmp_path, 1)
-    assert len(board.restarts) == MOST_ATTEMPTS - 1
+    display = launch([bad, good], tmp_path, 1)
+    assert len(display.restarts) == MOST_ATTEMPTS - 1
     assert (bad.state(tmp_path), good.state(tmp_path)) == ("failed", "finished")
     assert "its worker was killed 3 times, the last time with exit code -9" in bad.failure(tmp_path)
-    assert dict(board.ends)[bad.name] == bad.failure(tmp_path)
+    assert dict(display.ends)[bad.name] == bad.failure(tmp_path)
 
 
 def test_a_run_that_raises_has_failed_in_words(tmp_path: Path) -> None:
@@ -134,7 +129,7 @@ def test_a_run_that_raises_has_failed_in_words(tmp_path: Path) -> None:
         "    return Broken()\n"
     )
     each = run(task=parse_task(f"SlotRL/PickValue-v0,estimator={broken}:build", trust=True))
-    complete(each, tmp_path, lambda done, note: None)
+    complete(each, tmp_path, lambda progress: None)
     assert each.state(tmp_path) == "failed"
     assert each.failure(tmp_path).startswith(("NonFiniteScore: ", "ValueError: "))
     assert not list((tmp_path / "runs").glob(".*"))
@@ -150,11 +145,11 @@ def test_no_workers_are_refused(workers: int) -> None:
 def test_ray_gives_the_same_also_when_a_worker_is_killed(serial: dict[str, Any], tmp_path: Path) -> None:
     pytest.importorskip("ray")
     killer = Killer(lambda: True, busy_ray_worker)
-    board = launch(RUNS, tmp_path, 2, "ray")
+    display = launch(RUNS, tmp_path, 2, "ray")
     killer.join()
     assert killer.killed is not None
     assert all_contents(tmp_path) == serial
-    assert sorted(board.ends) == sorted((each.name, None) for each in RUNS)
+    assert sorted(display.ends) == sorted((each.name, None) for each in RUNS)
 
 
 def busy_ray_worker() -> int | None:
