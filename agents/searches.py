@@ -23,7 +23,7 @@ from slot_rl.search import (
     check_fit,
     configurations,
     cross_entropy_search,
-    enumerate_landscape,
+    exhaustive_search,
     genetic_search,
     guided_search,
     local_search,
@@ -247,7 +247,7 @@ class ExhaustiveSearchAgent(ReferenceAgent):
 
     def search(self, observation: Observation, generator: torch.Generator) -> Tensor:
         """Enumerates; raises ValueError if a request has too many configurations."""
-        return enumerate_landscape(self.problem, observation, self.problem.score).choice
+        return exhaustive_search(self.problem, observation).choice
 
 
 class SearchAgent(ReferenceAgent):

@@ -1,17 +1,23 @@
-"""Floor 1: search, which is the oracle, the rival and the partner of a policy."""
+"""Searches: what a policy is compared with, and what helps it to learn and to answer."""
 
-from slot_rl.search.allowed import allowed_items
+from slot_rl.search.base import SearchResult, allowed_items, best_of, random_choice
 from slot_rl.search.constant import search_constant
 from slot_rl.search.cross_entropy import check_fit, cross_entropy_search
-from slot_rl.search.enumeration import MOST_CONFIGURATIONS, Landscape, configurations, enumerate_landscape
+from slot_rl.search.enumeration import (
+    MOST_CONFIGURATIONS,
+    EnumerationResult,
+    configurations,
+    enumerate_landscape,
+    exhaustive_search,
+)
 from slot_rl.search.genetic import check_breeding, genetic_search
-from slot_rl.search.guided import SearchResult, best_of, guided_search, random_choice, restarted_search
+from slot_rl.search.guided import guided_search, restarted_search
 from slot_rl.search.sweeps import local_search
 
 __all__ = [
     "MOST_CONFIGURATIONS",
     "SearchResult",
-    "Landscape",
+    "EnumerationResult",
     "allowed_items",
     "best_of",
     "check_breeding",
@@ -19,6 +25,7 @@ __all__ = [
     "configurations",
     "cross_entropy_search",
     "enumerate_landscape",
+    "exhaustive_search",
     "genetic_search",
     "guided_search",
     "local_search",

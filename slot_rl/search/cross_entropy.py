@@ -18,8 +18,7 @@ import torch
 from torch import Tensor
 
 from slot_rl.problems.base import Observation, Problem
-from slot_rl.search.allowed import allowed_items
-from slot_rl.search.guided import SearchResult, best_of
+from slot_rl.search.base import SearchResult, allowed_items, best_of
 
 MOST_DRAWS = 128
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from slot_rl.problems.base import Observation, Problem
+from slot_rl.search.base import SearchResult, best_of
 
 ScoreChoice = Callable[[Observation, Tensor], Tensor]
 MOST_CONFIGURATIONS = 200_000
@@ -15,7 +16,7 @@ _CHUNK = 65_536
 
 
 @dataclass(frozen=True)
-class Landscape:
+class EnumerationResult:
     """What enumerating every configuration of every request shows.
 
     Attributes:
@@ -38,7 +39,7 @@ def configurations(problem: Problem) -> int:
     return prod(problem.sizes)
 
 
-def enumerate_landscape(problem: Problem, observation: Observation, score: ScoreChoice) -> Landscape:
+def enumerate_landscape(problem: Problem, observation: Observation, score: ScoreChoice) -> EnumerationResult:
     """Scores every configuration of every request.
 
     Args:
@@ -53,18 +54,11 @@ def enumerate_landscape(problem: Problem, observation: Observation, score: Score
         ValueError: If a request has more than :data:`MOST_CONFIGURATIONS` configurations, or no configuration is
             allowed in all of them.
     """
-    if configurations(problem) > MOST_CONFIGURATIONS:
-        raise ValueError(
-            f"expected at most {MOST_CONFIGURATIONS:,} configurations to enumerate, got {configurations(problem):,}"
-        )
     batch = len(observation)
     best, choice = torch.full((batch,), -torch.inf), torch.zeros(batch, problem.slots, dtype=torch.long)
     total, count = torch.zeros(batch, dtype=torch.float64), torch.zeros(batch, dtype=torch.float64)
     top_constant, constant = -torch.inf, choice[0]
-    for block in _blocks(problem, batch):
-        rows = block.unsqueeze(1).expand(-1, batch, -1)
-        scores = score(observation, rows)
-        allowed = _allowed(problem, observation, rows)
+    for block, scores, allowed in _scored_blocks(problem, observation, score):
         total += torch.where(allowed, scores, 0.0).double().sum(dim=0)
         count += allowed.sum(dim=0)
         scores = torch.where(allowed, scores, -torch.inf)
@@ -78,7 +72,33 @@ def enumerate_landscape(problem: Problem, observation: Observation, score: Score
     if top_constant == -torch.inf:
         raise ValueError("expected a configuration that all requests allow, got none")
     constant_scores = score(observation, constant.expand(batch, -1))
-    return Landscape(best, choice, (total / count).float(), constant, constant_scores)
+    return EnumerationResult(best, choice, (total / count).float(), constant, constant_scores)
+
+
+def exhaustive_search(problem: Problem, observation: Observation) -> SearchResult:
+    """Returns the best of all configurations of every request.
+
+    Raises:
+        ValueError: If a request has more than :data:`MOST_CONFIGURATIONS` configurations.
+    """
+    found: list[SearchResult] = []
+    for block, scores, allowed in _scored_blocks(problem, observation, problem.score):
+        best, where = torch.where(allowed, scores, -torch.inf).max(dim=0)
+        found = [best_of([*found, SearchResult(block[where], best)])]
+    return found[0]
+
+
+def _scored_blocks(
+    problem: Problem, observation: Observation, score: ScoreChoice
+) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """Yields configurations ``(block, slots)``, their scores and whether they are allowed, ``(block, batch)``."""
+    if configurations(problem) > MOST_CONFIGURATIONS:
+        raise ValueError(
+            f"expected at most {MOST_CONFIGURATIONS:,} configurations to enumerate, got {configurations(problem):,}"
+        )
+    for block in _blocks(problem, len(observation)):
+        rows = block.unsqueeze(1).expand(-1, len(observation), -1)
+        yield block, score(observation, rows), _allowed(problem, observation, rows)
 
 
 def _blocks(problem: Problem, batch: int) -> Iterator[Tensor]:

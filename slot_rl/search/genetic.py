@@ -21,8 +21,7 @@ import torch
 from torch import Tensor
 
 from slot_rl.problems.base import Observation, Problem
-from slot_rl.search.allowed import allowed_items
-from slot_rl.search.guided import SearchResult, random_choice
+from slot_rl.search.base import SearchResult, allowed_items, random_choice
 
 FEWEST_ROWS, MOST_ROWS = 4, 32
 

@@ -5,38 +5,12 @@ the most promising ones that have not failed yet and takes the best of them if i
 tried again until the configuration changes.
 """
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor
 
 from slot_rl.problems.base import Observation, Problem
+from slot_rl.search.base import SearchResult, best_of, random_choice
 from slot_rl.selectors.categorical import one_hot, swap_effects
-
-
-@dataclass(frozen=True)
-class SearchResult:
-    """What a search found.
-
-    Attributes:
-        choice: Long tensor of shape ``(batch, slots)``.
-        score: The estimator's score of the choice, of shape ``(batch,)``.
-        slope: The score's gradient there, ``(batch, slots, items)``; None where the search did not ask for it.
-    """
-
-    choice: Tensor
-    score: Tensor
-    slope: Tensor | None = None
-
-
-def random_choice(problem: Problem, observation: Observation, generator: torch.Generator) -> Tensor:
-    """Draws one allowed item per slot, uniformly: long tensor of shape ``(batch, slots)``."""
-    weights = torch.ones(len(observation), problem.slots, problem.items)
-    mask = problem.mask(observation)
-    if mask is not None:
-        weights = weights * mask
-    draws = torch.multinomial(weights.flatten(0, 1), 1, generator=generator)
-    return draws.view(len(observation), problem.slots)
 
 
 def guided_search(
@@ -103,13 +77,6 @@ def restarted_search(
             for _ in range(restarts)
         ]
     )
-
-
-def best_of(runs: list[SearchResult]) -> SearchResult:
-    """Returns each row's best among several searches of the same requests."""
-    score, best = torch.stack([run.score for run in runs]).max(dim=0)
-    choices = torch.stack([run.choice for run in runs])
-    return SearchResult(choices[best, torch.arange(len(best))], score)
 
 
 def _try(

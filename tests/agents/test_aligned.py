@@ -144,5 +144,5 @@ def test_the_command_line_has_every_flag_of_its_own(script: Command) -> None:
 
 def test_the_smallest_batch_is_of_two_rows_and_the_agent_is_on_the_list(log: Path) -> None:
     assert build(log, batch_size=2).update_size == 4
-    assert AGENTS["aligned"] is AlignedAgent
+    assert AGENTS["aligned"].build is AlignedAgent
     assert len(all_rows()[0]) == ROWS

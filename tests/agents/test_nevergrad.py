@@ -18,7 +18,7 @@ from slot_rl.problems import Budget, Observation, Problem, check_choice, make_pr
 from slot_rl.problems.slots import unit_uniform
 from slot_rl.problems.truths import pick_value
 from slot_rl.search import best_of, enumerate_landscape, random_choice
-from slot_rl.search.guided import SearchResult
+from slot_rl.search.base import SearchResult
 from slot_rl.seeding import generator_from
 from tests.conftest import ROOT, Command
 from tests.helpers.rugged import CheckedRows, Watched, arbitrary_mask, row_problem

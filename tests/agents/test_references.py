@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from slot_rl.envs import SlotsEnv, SlotVecEnv
 from slot_rl.envs.episodes import from_arrays
 from slot_rl.estimators import EstimatorNet, EstimatorShape
 from slot_rl.io import BundleError
-from slot_rl.problems import Budget, Observation, Problem, RowProblem, SlotProblem, check_choice
+from slot_rl.problems import Budget, Observation, Problem, RowProblem, SlotProblem, check_choice, make_problem
 from slot_rl.problems.slots import unit_uniform
 from slot_rl.problems.truths import pick_value
 from slot_rl.search import (
@@ -52,7 +53,6 @@ COST = {
     "guided_search": (9, 9),
     "genetic": (9, 0),
     "cross_entropy": (9, 0),
-    "exhaustive_search": (30, 0),
 }
 
 
@@ -101,7 +101,7 @@ def test_answers_are_allowed_repeat_themselves_and_are_counted_to_the_call(
     observation = problem.sample(20, generator_from(1))
     problem.budget = Budget()
     first = agent.choose(observation)
-    forwards, backwards = COST[name]
+    forwards, backwards = COST.get(name, (prod(problem.sizes), 0))
     assert (agent.calls_per_context, agent.backwards_per_context, agent.policy_parameters) == (forwards, backwards, 0)
     assert problem.budget == Budget(20 * forwards, 20 * backwards)
     check_choice(problem, observation, first)
@@ -109,8 +109,28 @@ def test_answers_are_allowed_repeat_themselves_and_are_counted_to_the_call(
     assert torch.equal(agent.choose(observation), first)
     assert problem.budget == Budget(40 * forwards, 40 * backwards)
     assert torch.equal(torch.get_rng_state(), before)
-    if name != "best_constant":
+    if name not in ("best_constant", "exhaustive_search"):
         assert not torch.equal(build(name, problem, seed=1).choose(observation), first)
+
+
+@problems
+def test_exhaustive_search_finds_the_best_of_enumeration(build_problem: Callable[[], Problem]) -> None:
+    problem = build_problem()
+    observation = problem.sample(15, generator_from(1))
+    agent = build("exhaustive_search", problem)
+    score = problem.score(observation, agent.choose(observation))
+    drawn = [random_choice(problem, observation, generator_from(seed)) for seed in range(300)]
+    scores = torch.stack([problem.score(observation, choice) for choice in drawn])
+    assert bool((score >= scores.max(dim=0).values).all()) and bool((score > scores.mean(dim=0)).any())
+    if observation.mask is None:
+        torch.testing.assert_close(score, enumerate_landscape(problem, observation, problem.score).best)
+
+
+def test_exhaustive_search_refuses_too_many_configurations() -> None:
+    problem = make_problem("SlotRL/SlotsLarge-v0")
+    agent = AGENTS["exhaustive_search"](problem)
+    with pytest.raises(ValueError, match="expected at most 200,000 configurations to enumerate, got"):
+        agent.choose(problem.sample(2, generator_from(0)))
 
 
 @problems
@@ -327,7 +347,7 @@ def test_a_single_environment_is_enough_and_one_without_a_problem_is_refused(nam
             return super().get_attr(attr_name, indices)
 
     env = SlotsEnv("SlotRL/PickValue-v0")
-    agent = AGENTS[name](env, OPTIONS[name]).learn(64)
+    agent: Any = AGENTS[name](env, OPTIONS[name]).learn(64)
     assert agent.problem is env.problem
     choice, _ = agent.predict(env.reset(seed=0)[0])
     env.step(choice)

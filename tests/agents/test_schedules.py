@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from slot_rl.agents import AGENTS
 from slot_rl.agents.sb3 import LearningOptions
 from slot_rl.agents.schedules import Constant, Cosine, Exponential, Linear, make_schedule
 from slot_rl.agents.selector_agent import SELECTOR_AGENTS, AnnealedSelectorOptions

@@ -59,7 +59,8 @@ def small_problem() -> SlotProblem:
 
 def build(name: str, seed: int = 0, **options: Any) -> SelectorAgent:
     settings: dict[str, Any] = {"learning_rate": 1e-2, "batch_size": 64, "policy": SMALL, **options}
-    agent: Any = AGENTS[name](SlotVecEnv(small_problem(), 2, seed=0), options_of(name, **settings), seed=seed)
+    agent = AGENTS[name](SlotVecEnv(small_problem(), 2, seed=0), options_of(name, **settings), seed=seed)
+    assert isinstance(agent, SelectorAgent)
     return agent
 
 

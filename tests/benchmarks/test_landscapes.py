@@ -12,6 +12,7 @@ import torch
 from benchmarks import landscapes
 from benchmarks.landscapes import Landscape, LowerHalf, PerContext, Share, prepare, split
 from slot_rl.estimators.fitting import TableFit, TableRows
+from slot_rl.estimators.store import CARD
 from slot_rl.seeding import generator_from
 from tests.conftest import Command
 
@@ -19,6 +20,7 @@ SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "reproduce.py"
 FAST = TableFit(epochs=5, patience=5, batch_size=32, learning_rate=1e-2, dim=4, hidden=(16,))
 TINY = Landscape("tiny", "tiny.csv", "y", ("u",), PerContext(40), 600, FAST)
 STUDY = """timesteps: 600
+first_seed: 0
 serving: {policies: [2, 4], searches: [1, 4]}
 agents:
   gumbel:
@@ -73,7 +75,7 @@ def test_the_command_runs_resumes_and_reports(data: Path, tmp_path: Path, script
 
 
 def test_an_estimator_is_fitted_once_and_again_when_changed(data: Path, tmp_path: Path) -> None:
-    card = tmp_path / "estimators" / "tiny" / landscapes.CARD
+    card = tmp_path / "estimators" / "tiny" / CARD
     prepare(TINY, data, tmp_path)
     first = card.stat().st_mtime_ns
     prepare(TINY, data, tmp_path)

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from slot_rl.problems import Budget, make_problem
 from slot_rl.search import best_of, cross_entropy, cross_entropy_search, enumerate_landscape, random_choice
-from slot_rl.search.guided import SearchResult
+from slot_rl.search.base import SearchResult
 from slot_rl.seeding import generator_from
 from tests.helpers.rugged import check_paid, requests, slot_problem
 

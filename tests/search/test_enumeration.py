@@ -9,7 +9,7 @@ from torch import Tensor
 import slot_rl.search.enumeration as module
 from slot_rl.estimators import EstimatorNet, EstimatorShape
 from slot_rl.problems import Observation, Problem, RowProblem, SlotProblem
-from slot_rl.search import Landscape, configurations, enumerate_landscape
+from slot_rl.search import EnumerationResult, configurations, enumerate_landscape
 from slot_rl.seeding import generator_from, seeded_initialisation
 
 
@@ -31,7 +31,7 @@ def allowed_items(problem: Problem, observation: Observation, row: int, slot: in
     return [int(n) for n in observation.mask[row, slot].nonzero().flatten()]
 
 
-def brute_force(problem: Problem, observation: Observation, truth: bool = False) -> Landscape:
+def brute_force(problem: Problem, observation: Observation, truth: bool = False) -> EnumerationResult:
     """The landscape by nested loops."""
     ask = problem.true_score if truth else problem.score
     best, choices, means = [], [], []
@@ -47,7 +47,7 @@ def brute_force(problem: Problem, observation: Observation, truth: bool = False)
         means.append(sum(found.values()) / len(found))
     common = [one for one in scores[0] if all(one in found for found in scores)]
     constant = max(common, key=lambda one: sum(found[one] for found in scores))
-    return Landscape(
+    return EnumerationResult(
         torch.tensor(best),
         torch.tensor(choices),
         torch.tensor(means),
@@ -56,7 +56,7 @@ def brute_force(problem: Problem, observation: Observation, truth: bool = False)
     )
 
 
-def assert_same(found: Landscape, expected: Landscape) -> None:
+def assert_same(found: EnumerationResult, expected: EnumerationResult) -> None:
     assert torch.equal(found.choice, expected.choice)
     assert torch.equal(found.constant, expected.constant)
     torch.testing.assert_close(found.best, expected.best, atol=1e-5, rtol=1e-5)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from slot_rl.problems import Budget, Observation, Problem, make_problem
 from slot_rl.search import allowed_items, best_of, enumerate_landscape, genetic, genetic_search, random_choice
-from slot_rl.search.guided import SearchResult
+from slot_rl.search.base import SearchResult
 from slot_rl.seeding import generator_from
 from tests.helpers.rugged import SIZES, arbitrary_mask, check_paid, requests, row_problem, slot_problem
 
