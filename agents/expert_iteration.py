@@ -1,7 +1,7 @@
 """Expert iteration: draw a row from the policy, improve it by guided swaps, and learn many times from the result.
 
 A good row is reproduced; a bad one is improved first. One backward pass ranks all swaps of a row, and the most
-promising ones are tried, so a better row costs a few estimator calls. Found rows are remembered and used again, so
+promising ones are tried, so a better row costs a few estimator calls. Good rows are remembered and used again, so
 gradient steps are many and calls are few.
 
 The loss has two weighted terms. ``imitate`` raises the row's probability by cross-entropy; it averages over equally
@@ -70,7 +70,7 @@ class ExpertIterationAgent(OneStepAgent):
     """Learns from its own draws after guided swaps have improved them.
 
     Attributes:
-        replay: The rows found, to learn from. A checkpoint does not hold it: a continued training fills it anew.
+        replay: The rows found, to learn from. A checkpoint does not hold it: a continued training fills it again.
     """
 
     name = "expert_iteration"
@@ -110,8 +110,8 @@ class ExpertIterationAgent(OneStepAgent):
     def _improve(self, observation: Observation) -> SearchResult:
         with torch.no_grad():
             start = draw(self.policy.point(observation)[0], self.generator)
-        anew = torch.rand(len(start), 1, generator=self.generator) < self.options.explore
-        start = torch.where(anew, random_choice(self.problem, observation, self.generator), start)
+        restarted = torch.rand(len(start), 1, generator=self.generator) < self.options.explore
+        start = torch.where(restarted, random_choice(self.problem, observation, self.generator), start)
         return guided_search(self.problem, observation, start, self.options.swaps)
 
     def _learn(self) -> dict[str, float]:

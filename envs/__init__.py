@@ -1,4 +1,4 @@
-"""Floor 2: faces of a problem, as gymnasium Env, gymnasium VectorEnv and Stable-Baselines3 VecEnv.
+"""Environments around a problem, as gymnasium Env, gymnasium VectorEnv and Stable-Baselines3 VecEnv.
 
 The classes load on first use, so that importing the package stays light.
 """

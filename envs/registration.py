@@ -2,12 +2,12 @@
 
 from gymnasium.envs.registration import register, registry
 
-IDS = ("SlotRL/Slots-v0", "SlotRL/SlotsLarge-v0", "SlotRL/PickValue-v0", "SlotRL/Rows-v0")
+ENV_IDS = ("SlotRL/Slots-v0", "SlotRL/SlotsLarge-v0", "SlotRL/PickValue-v0", "SlotRL/Rows-v0")
 
 
 def register_envs() -> None:
     """Registers every id once; a second call changes nothing."""
-    for env_id in IDS:
+    for env_id in ENV_IDS:
         if env_id not in registry:
             register(
                 id=env_id,

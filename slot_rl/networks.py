@@ -59,7 +59,7 @@ class PointerNetwork(nn.Module):
         self.slots, width = slots, size.width
         # A fixed catalogue would only swell every observation; not persistent, since it is the problem's, not learned.
         self.register_buffer("catalogue", catalogue, persistent=False)
-        # Different features' embeddings live in unrelated spaces, hence a projection for each.
+        # Different features' embeddings live in unrelated spaces, so each has a projection.
         self.embed: nn.Module = nn.Linear(dim, width) if catalogue is None else _PerSlotLinear(slots, dim, width)
         self.items = nn.Sequential(nn.SiLU(), nn.Linear(width, width), nn.SiLU())
         self.context_tables = nn.ModuleList(nn.Embedding(categories, slots * width) for categories in contexts)

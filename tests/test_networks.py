@@ -61,7 +61,7 @@ def test_permuting_the_candidates_permutes_the_logits(
     assert_close(permuted_latent, latent)
 
 
-def test_logits_do_depend_on_the_candidates_on_the_slot_and_on_the_company() -> None:
+def test_logits_depend_on_candidates_slot_and_company() -> None:
     network = pointer().requires_grad_(False)
     candidates = normal(1, 5, 4)
     logits, latent = network(candidates, None, None)
@@ -98,7 +98,7 @@ def test_one_set_of_weights_serves_lists_of_any_length(items: int) -> None:
     assert {name: tuple(value.shape) for name, value in network.state_dict().items()} == weights
 
 
-def test_a_short_list_scores_alike_alone_and_as_the_unmasked_part_of_a_long_one() -> None:
+def test_a_short_list_scores_as_part_of_a_long_one() -> None:
     network = pointer()
     candidates = normal(2, 1000, 4)
     mask = (torch.arange(1000) < 8).expand(2, 3, 1000)
@@ -108,7 +108,7 @@ def test_a_short_list_scores_alike_alone_and_as_the_unmasked_part_of_a_long_one(
     assert_close(padded_latent, alone_latent)
 
 
-def test_the_number_of_parameters_is_the_sum_of_the_layers_and_has_no_items_in_it() -> None:
+def test_the_parameters_are_those_of_the_layers() -> None:
     slots, dim, width, hidden, rounds = 3, 4, 8, 12, 2
     dense = width * width + width
     joint = 2 * slots * width + (slots * width * hidden + hidden) + (hidden * slots * width + slots * width)
@@ -132,7 +132,7 @@ def test_masked_items_do_not_change_the_logits_of_others(real: int, junk: int, s
     assert_close(padded_latent, latent)
 
 
-def test_an_item_masked_for_one_slot_only_still_reaches_the_others() -> None:
+def test_an_item_masked_for_one_slot_reaches_the_others() -> None:
     network = pointer(size=PointerSize(8, 12, 1)).requires_grad_(False)
     candidates = normal(1, 4, 4)
     mask = torch.ones(1, 3, 4, dtype=torch.bool)
@@ -143,7 +143,7 @@ def test_an_item_masked_for_one_slot_only_still_reaches_the_others() -> None:
     assert float((first - second).abs().max()) > 1e-4
 
 
-def test_a_fixed_catalogue_answers_each_context_with_logits_of_its_own() -> None:
+def test_a_fixed_catalogue_answers_each_context() -> None:
     network = catalogue_pointer().requires_grad_(False)
     contexts = torch.cartesian_prod(torch.arange(2), torch.arange(3))
     logits, latent = network(None, None, contexts)
@@ -170,7 +170,7 @@ def test_permuting_one_slots_catalogue_permutes_its_logits_alone() -> None:
     assert_close(permuted_latent, latent)
 
 
-def test_the_padding_of_a_fixed_catalogue_does_not_change_other_logits() -> None:
+def test_padding_does_not_change_other_logits() -> None:
     network = catalogue_pointer()
     contexts = torch.tensor([[0, 1], [1, 2]])
     mask = torch.ones(3, 6, dtype=torch.bool)
@@ -183,7 +183,7 @@ def test_the_padding_of_a_fixed_catalogue_does_not_change_other_logits() -> None
     assert_close(other_latent, latent)
 
 
-def test_a_fixed_catalogue_equal_for_all_slots_scores_as_given_candidates_do() -> None:
+def test_a_fixed_catalogue_scores_as_candidates_do() -> None:
     shared = normal(5, 4, seed=3)
     given_net = pointer()
     fixed = pointer(contexts=(2,), catalogue=shared.expand(3, 5, 4).clone())
@@ -230,7 +230,7 @@ def test_the_cost_is_exactly_linear_in_the_number_of_items(fixed: bool) -> None:
     assert costs[0] - per_forty == rounds * (queries + joint) + queries
 
 
-def test_the_count_of_operations_would_show_items_that_look_at_items() -> None:
+def test_the_count_of_operations_sees_item_pairs() -> None:
     costs = []
     for items in (40, 80, 120):
         with FlopCounterMode(display=False) as counter:
@@ -269,7 +269,7 @@ def test_weights_come_from_the_seed_alone() -> None:
     assert not torch.equal(first["start"], other["start"])
 
 
-def test_without_candidates_and_catalogue_there_is_nothing_to_point_at() -> None:
+def test_candidates_or_a_catalogue_are_needed() -> None:
     with pytest.raises(ValueError, match="expected candidates in the observation, got none and no fixed catalogue"):
         pointer()(None, None, None)
 

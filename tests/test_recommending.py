@@ -115,7 +115,7 @@ def problem_with_truth(home: Path) -> RowProblem:
 
 
 @pytest.mark.parametrize("suffix", [".csv", ".parquet"])
-def test_rows_come_out_in_order_with_exact_text_and_the_scores_of_estimator_and_table(
+def test_rows_come_out_in_order_with_exact_text(
     suffix: str, recommend: Command, asked: list[Cells], home: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / f"out{suffix}"
@@ -141,7 +141,7 @@ def test_rows_come_out_in_order_with_exact_text_and_the_scores_of_estimator_and_
     assert len({tuple(row.items()) for row in rows}) == len(set(asked)) == 9
 
 
-def test_a_csv_and_a_parquet_file_of_the_same_contexts_have_the_same_answers(
+def test_csv_and_parquet_have_the_same_answers(
     recommend: Command, script: Command, asked: list[Cells], home: Path, tmp_path: Path
 ) -> None:
     table = pa.table({"heat": [h for h, _ in asked], "solvent": [s for _, s in asked], "id": range(len(asked))})
@@ -152,9 +152,7 @@ def test_a_csv_and_a_parquet_file_of_the_same_contexts_have_the_same_answers(
     assert (tmp_path / "from_csv.csv").read_bytes() == (tmp_path / "other.csv").read_bytes()
 
 
-def test_the_table_at_the_end_says_what_was_done_and_what_it_was_worth(
-    recommend: Command, asked: list[Cells], home: Path, tmp_path: Path
-) -> None:
+def test_the_table_at_the_end_is_right(recommend: Command, asked: list[Cells], home: Path, tmp_path: Path) -> None:
     out = tmp_path / "out.parquet"
     shown = recommend("--out", out, "--truth", home / "table.csv")[1]
     rows, table = read(out), measured()
@@ -198,9 +196,7 @@ def test_the_calls_are_those_that_were_asked_for(
     assert ("to report its score" in shown) is (flags == "--calls 0")
 
 
-def test_more_calls_never_lower_a_context_and_a_seed_repeats_the_file(
-    recommend: Command, asked: list[Cells], tmp_path: Path
-) -> None:
+def test_more_calls_never_lower_a_context(recommend: Command, asked: list[Cells], tmp_path: Path) -> None:
     def scores(name: str, *flags: object) -> list[float]:
         assert recommend("--out", tmp_path / name, *flags)[0] == 0
         return [float(row["estimated_score"]) for row in read(tmp_path / name)]
@@ -228,9 +224,7 @@ def test_where_pieces_end_changes_nothing(
         assert (tmp_path / "pieces.csv").read_bytes() == (tmp_path / "whole.csv").read_bytes()
 
 
-def test_a_context_has_one_answer_wherever_it_stands_and_however_often(
-    recommend: Command, asked: list[Cells], tmp_path: Path
-) -> None:
+def test_a_context_has_one_answer_everywhere(recommend: Command, asked: list[Cells], tmp_path: Path) -> None:
     assert recommend("--out", tmp_path / "first.csv", "--mode", "draws")[0] == 0
     answers: dict[Cells, dict[str, Any]] = {(row["heat"], row["solvent"]): row for row in read(tmp_path / "first.csv")}
     backwards = sorted(set(asked), reverse=True)
@@ -239,7 +233,7 @@ def test_a_context_has_one_answer_wherever_it_stands_and_however_often(
     assert read(tmp_path / "second.csv") == [answers[pair] for pair in backwards]
 
 
-def test_an_unknown_context_is_an_error_that_names_row_column_and_value(
+def test_an_unknown_context_names_row_column_and_value(
     recommend: Command, asked: list[Cells], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rows = [["hot", "NA"]] * 5 + [["hot", "na"], ["HOT", "NA"]]
@@ -254,9 +248,7 @@ def test_an_unknown_context_is_an_error_that_names_row_column_and_value(
     assert others(tmp_path) == set()
 
 
-def test_unknown_contexts_are_left_out_and_counted_where_that_is_wanted(
-    recommend: Command, asked: list[Cells], tmp_path: Path
-) -> None:
+def test_unknown_contexts_can_be_left_out_and_counted(recommend: Command, asked: list[Cells], tmp_path: Path) -> None:
     rows = [["hot", "NA"], ["hot", "na"], ["", "1.0"], ["HOT", "?"], ["hot", "1.0"]]
     write_csv(tmp_path / "asked.csv", ["heat", "solvent"], rows)
     code, shown, _ = recommend("--out", tmp_path / "out.csv", "--unknown", "skip")
@@ -290,7 +282,7 @@ def test_an_earlier_file_stays_unless_it_may_be_replaced(
 
 @pytest.mark.parametrize("failure", [KeyboardInterrupt(), OSError("no space left")])
 @pytest.mark.parametrize("suffix", [".csv", ".parquet"])
-def test_whoever_stops_it_while_it_writes_finds_the_earlier_file_whole_and_no_half_one(
+def test_an_interrupted_write_leaves_the_earlier_file(
     suffix: str,
     failure: BaseException,
     recommend: Command,
@@ -388,9 +380,7 @@ def test_without_contexts_one_row_is_written(script: Command, home: Path, tmp_pa
     assert row["base"] in BASE and row["ligand"] in LIGAND
 
 
-def test_an_agent_that_searches_is_served_as_it_is_and_its_own_calls_are_counted(
-    script: Command, home: Path, asked: list[Cells], tmp_path: Path
-) -> None:
+def test_a_search_is_served_with_its_own_calls(script: Command, home: Path, asked: list[Cells], tmp_path: Path) -> None:
     run = quick(tmp_path / "searched", env="SlotRL/Rows-v0", estimator=str(home / "estimator"))
     train("guided_search", run, GuidedSearchOptions(calls_per_context=11))
     flags = [tmp_path / "searched", "--contexts", tmp_path / "asked.csv"]

@@ -1,4 +1,4 @@
-"""Floor 1: problems, that is requests to answer and a frozen estimator that scores the answers."""
+"""Problems: requests to answer, and a frozen estimator that scores the answers."""
 
 from slot_rl.problems.base import (
     Budget,

@@ -32,7 +32,7 @@ class NonFiniteScore(ArithmeticError):
     def __init__(
         self, what: str, bad: int, observation: "Observation", rows: Tensor, score: Tensor, of: int | None = None
     ) -> None:
-        """Keeps the batch, so that whoever catches this can save it for a look.
+        """Keeps the batch, so that a handler can save it.
 
         Args:
             what: What is not finite, ``"scores"``, ``"latents"`` or ``"gradients"``.

@@ -49,7 +49,7 @@ class ContextRows:
         Raises:
             ValueError: If there is no row.
         """
-        # TemporaryFile has no name and thus cannot be left behind.
+        # TemporaryFile has no name and so cannot be left behind.
         self._file: IO[bytes] = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 (closed in close)
         self.skipped = 0
         try:

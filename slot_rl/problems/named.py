@@ -54,7 +54,25 @@ SYNTHETIC = {
         "slots-large-v0", 12, 64, 8, lambda: PairwiseTruth(12, 8, 0.5, 0.12), TruthFit(8000, 1024, 3e-3)
     ),
 }
-IDS = (*SYNTHETIC, PICK_VALUE, ROWS)
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """The arguments of :func:`make_problem`.
+
+    Attributes:
+        env_id: The id.
+        estimator: Folder or ``path.py:function``; None for the problem's own.
+        truth: Table with the ground truth.
+        fewest_items: Shortest list of candidates.
+        trust: Whether a ``path.py`` may be executed.
+    """
+
+    env_id: str
+    estimator: str | Path | None = None
+    truth: str | Path | None = None
+    fewest_items: int | None = None
+    trust: bool = False
 
 
 def short_name(env: str) -> str:
@@ -89,26 +107,7 @@ def make_problem(
     """
     if env_id not in IDS:
         raise ValueError(f"expected one of {', '.join(IDS)}, got {env_id!r}")
-    if env_id == ROWS:
-        _refuse(env_id, fewest_items=fewest_items)
-        return _rows(estimator, truth, trust)
-    _refuse(env_id, truth=truth)
-    if env_id == PICK_VALUE:
-        if estimator is not None and parse_reference(estimator) is None:
-            _refuse(env_id, estimator=estimator)
-        score = pick_value if estimator is None else _vector_score(env_id, estimator, trust, EstimatorShape(4, 1))
-        return SlotProblem(score, 4, 8, 1, unit_uniform, fewest_items, pick_value, env_id)
-    synthetic = SYNTHETIC[env_id]
-    return SlotProblem(
-        _vector_score(env_id, estimator or SHIPPED / synthetic.shipped, trust, synthetic.shape),
-        synthetic.slots,
-        synthetic.items,
-        synthetic.dim,
-        standard_normal,
-        fewest_items,
-        synthetic.truth(),
-        env_id,
-    )
+    return BUILDERS[env_id](Arguments(env_id, estimator, truth, fewest_items, trust))
 
 
 def estimator_hash(env_id: str, estimator: str | Path | None) -> str | None:
@@ -135,7 +134,25 @@ def resolved_estimator(estimator: str | Path) -> str:
     return str(Path(estimator).resolve() if reference is None else reference.resolved())
 
 
-def _rows(estimator: str | Path | None, truth: str | Path | None, trust: bool) -> RowProblem:
+def _synthetic(asked: Arguments) -> SlotProblem:
+    _refuse(asked.env_id, truth=asked.truth)
+    known = SYNTHETIC[asked.env_id]
+    score = _vector_score(asked, asked.estimator or SHIPPED / known.shipped, known.shape)
+    sizes = (known.slots, known.items, known.dim)
+    return SlotProblem(score, *sizes, standard_normal, asked.fewest_items, known.truth(), asked.env_id)
+
+
+def _pick_value(asked: Arguments) -> SlotProblem:
+    _refuse(asked.env_id, truth=asked.truth)
+    if asked.estimator is not None and parse_reference(asked.estimator) is None:
+        _refuse(asked.env_id, estimator=asked.estimator)
+    score = pick_value if asked.estimator is None else _vector_score(asked, asked.estimator, EstimatorShape(4, 1))
+    return SlotProblem(score, 4, 8, 1, unit_uniform, asked.fewest_items, pick_value, asked.env_id)
+
+
+def _rows(asked: Arguments) -> RowProblem:
+    _refuse(asked.env_id, fewest_items=asked.fewest_items)
+    estimator, truth = asked.estimator, asked.truth
     if estimator is None:
         raise ValueError(f"expected estimator=FOLDER for {ROWS} (written by pretrain_estimator.py), got none")
     reference = parse_reference(estimator)
@@ -145,18 +162,18 @@ def _rows(estimator: str | Path | None, truth: str | Path | None, trust: bool) -
             raise ValueError(f"expected an estimator of a table for {ROWS}, got {estimator}, an estimator of vectors")
         found = RowEstimator(stored.net, stored.encoding, stored.contexts)
     else:
-        found = load_row_estimator(_trusted(reference, trust))
+        found = load_row_estimator(_trusted(reference, asked.trust))
     table = None if truth is None else TruthTable.read(Path(truth), found.encoding)
     return RowProblem(found.module, found.contexts, table, ROWS, found.encoding)
 
 
-def _vector_score(env_id: str, estimator: str | Path, trust: bool, shape: EstimatorShape) -> Score:
+def _vector_score(asked: Arguments, estimator: str | Path, shape: EstimatorShape) -> Score:
     reference = parse_reference(estimator)
     if reference is None:
         stored = load_estimator(Path(estimator))
-        _check_shape(env_id, stored, shape)
+        _check_shape(asked.env_id, stored, shape)
         return stored.net
-    return load_vector_score(_trusted(reference, trust), shape.slots, shape.dim)
+    return load_vector_score(_trusted(reference, asked.trust), shape.slots, shape.dim)
 
 
 def _trusted(reference: Reference, trust: bool) -> Reference:
@@ -177,3 +194,12 @@ def _refuse(env_id: str, **options: object) -> None:
     for name, value in options.items():
         if value is not None:
             raise ValueError(f"expected no {name} for {env_id}, got {value!r}")
+
+
+BUILDERS: dict[str, Callable[[Arguments], Problem]] = {
+    **dict.fromkeys(SYNTHETIC, _synthetic),
+    PICK_VALUE: _pick_value,
+    ROWS: _rows,
+}
+"""What builds each problem, by its id."""
+IDS = tuple(BUILDERS)

@@ -1,6 +1,6 @@
 """The best constant: one configuration for every request, found by coordinate sweeps where enumeration is too large.
 
-It is what a policy that ignores its observation can reach at best, and thus the bar that a policy must clear to have
+It is what a policy that ignores its observation can reach at best, and so the bar that a policy must clear to have
 learned anything about its requests.
 """
 

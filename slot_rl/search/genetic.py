@@ -89,7 +89,7 @@ def genetic_search(
 
 @dataclass(frozen=True)
 class _Items:
-    """The items of each slot, numbered anew so that the allowed ones come first; all ``(batch, slots, items)``.
+    """The items of each slot, numbered again so that the allowed ones come first; all ``(batch, slots, items)``.
 
     Attributes:
         order: The items in their new order.

@@ -1,6 +1,6 @@
 """Plain local search: coordinate sweeps that score every item of one slot after another, and need no gradient.
 
-A row whose last S slots brought nothing stands on a local optimum and starts anew at random. Each row's calls are its
+A row whose last S slots brought nothing stands on a local optimum and starts again at random. Each row's calls are its
 own: whatever does not fit into the budget any more is not scored.
 """
 

@@ -45,7 +45,7 @@ def mean_score(agent: A2CAgent) -> float:
     return float(env.step(actions)[1].mean())
 
 
-def test_it_learns_and_random_rows_and_an_untrained_one_stay_below() -> None:
+def test_it_learns_and_random_rows_stay_below() -> None:
     problem = make_problem("SlotRL/PickValue-v0")
     observation = problem.sample(2000, generator_from(0))
     at_random = float(problem.score(observation, random_choice(problem, observation, generator_from(0))).mean())
@@ -55,7 +55,7 @@ def test_it_learns_and_random_rows_and_an_untrained_one_stay_below() -> None:
 
 
 @pytest.mark.slow
-def test_it_reaches_the_bar_of_the_other_black_box_agents_on_slots() -> None:
+def test_it_reaches_its_bar_on_slots() -> None:
     problem = make_problem("SlotRL/Slots-v0")
     evaluation = Evaluation(problem, EvaluationConfig(eval_size=200))
     agent = A2CAgent(SlotVecEnv(problem, A2COptions().batch_size, seed=0)).learn(100_000)
@@ -78,7 +78,7 @@ def test_it_is_the_librarys_own_algorithm_with_our_defaults() -> None:
 
 
 @pytest.mark.parametrize("normalise", [True, False])
-def test_its_step_follows_the_policy_gradient_with_standardised_scores_by_hand(normalise: bool) -> None:
+def test_its_step_follows_the_policy_gradient_by_hand(normalise: bool) -> None:
     options = A2COptions(
         batch_size=64,
         policy=SMALL,
@@ -114,7 +114,7 @@ def test_its_step_follows_the_policy_gradient_with_standardised_scores_by_hand(n
     torch.testing.assert_close(step, wanted, atol=1e-5, rtol=1e-4)
 
 
-def test_timesteps_are_the_configurations_that_the_problem_counted() -> None:
+def test_timesteps_are_the_problems_calls() -> None:
     env = pick_env()
     agent = build(env=env).learn(1_000)
     assert agent.num_timesteps == 1_024 and env.problem.budget == Budget(1_024, 0)
@@ -126,7 +126,7 @@ def test_padded_items_are_never_chosen_in_training() -> None:
     assert build(env=pick_env(fewest_items=1)).learn(2_000).num_timesteps >= 2_000
 
 
-def test_same_seed_gives_the_same_weights_and_another_seed_others() -> None:
+def test_a_seed_repeats_its_weights() -> None:
     first, second, other = (weights(build(seed=seed).learn(512)) for seed in (3, 3, 4))
     assert all(torch.equal(first[key], second[key]) for key in first)
     assert not torch.equal(first["network.query.weight"], other["network.query.weight"])
@@ -147,7 +147,7 @@ def test_step_size_and_entropy_bonus_anneal(monkeypatch: pytest.MonkeyPatch) -> 
     assert np.allclose([bonus for _, bonus in seen], 0.2 + 0.2 * left)
 
 
-def test_a_checkpoint_restores_predictions_optimiser_and_statistics(tmp_path: Path) -> None:
+def test_a_checkpoint_restores_the_agent(tmp_path: Path) -> None:
     agent = build().learn(512)
     agent.save(tmp_path)
     again = load_agent(tmp_path, pick_env())

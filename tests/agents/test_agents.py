@@ -65,7 +65,7 @@ def test_agent_learns_and_an_untrained_one_does_not(name: str) -> None:
 
 
 @names
-def test_timesteps_are_the_configurations_that_the_problem_counted(name: str) -> None:
+def test_timesteps_are_the_problems_calls(name: str) -> None:
     env = pick_env(OPTIONS[name].batch_size)
     agent = build(name, env).learn(1_000)
     assert agent.num_timesteps == env.problem.budget.forwards >= 1_000
@@ -89,7 +89,7 @@ def test_no_agent_scores_without_being_counted(name: str) -> None:
 
 
 @names
-def test_same_seed_gives_the_same_weights_and_another_seed_others(name: str) -> None:
+def test_a_seed_repeats_its_weights(name: str) -> None:
     first, second, other = (weights(build(name, seed=seed).learn(512)) for seed in (3, 3, 4))
     assert all(torch.equal(first[key], second[key]) for key in first)
     assert not torch.equal(first["network.query.weight"], other["network.query.weight"])
@@ -104,7 +104,7 @@ def test_our_agents_leave_the_global_generators_alone(name: str) -> None:
 
 
 @names
-def test_a_checkpoint_restores_predictions_and_continues_bit_for_bit(name: str, tmp_path: Path) -> None:
+def test_a_checkpoint_continues_bit_for_bit(name: str, tmp_path: Path) -> None:
     agent = build(name).learn(512)
     agent.save(tmp_path / "checkpoint")
     assert sorted(p.suffix for p in (tmp_path / "checkpoint").iterdir()) == [".json", ".safetensors"]
@@ -121,7 +121,7 @@ def test_a_checkpoint_restores_predictions_and_continues_bit_for_bit(name: str, 
         assert all(torch.equal(first[key], second[key]) for key in first)
 
 
-def test_a_checkpoint_of_another_agent_environment_or_file_is_refused(tmp_path: Path) -> None:
+def test_a_foreign_checkpoint_is_refused(tmp_path: Path) -> None:
     build("gumbel").save(tmp_path / "checkpoint")
     with pytest.raises(BundleError, match="expected a checkpoint of 'reinforce'.*got 'gumbel'"):
         ReinforceAgent.load(tmp_path / "checkpoint", pick_env())
@@ -187,7 +187,7 @@ def test_padded_items_are_never_chosen_in_training(name: str) -> None:
     assert all(seen)
 
 
-def test_gumbel_says_so_when_there_is_no_estimator_to_differentiate() -> None:
+def test_gumbel_needs_an_estimator() -> None:
     class Blind(SlotVecEnv):
         def get_attr(self, attr_name: str, indices: Any = None) -> list[Any]:
             if attr_name == "problem":
@@ -231,7 +231,7 @@ def test_one_coefficient_suits_estimators_of_any_scale() -> None:
     assert all(torch.allclose(plain[key], shifted[key], atol=1e-4) for key in plain)
 
 
-def test_gumbels_score_function_is_reinforces_gradient_and_costs_no_call() -> None:
+def test_gumbels_score_function_is_reinforces_gradient() -> None:
     # With nothing left of the training and no entropy bonus, one update of gumbel is one of REINFORCE on its draws.
     agent = GumbelAgent(pick_env(64), GumbelOptions(batch_size=64, policy=SMALL, entropy=0.0, max_grad_norm=1e9))
     agent._current_progress_remaining = 0.0

@@ -49,7 +49,7 @@ def equal(first: dict[str, Tensor], second: dict[str, Tensor]) -> bool:
     return first.keys() == second.keys() and all(torch.equal(first[key], second[key]) for key in first)
 
 
-def test_an_update_steps_down_the_weighted_dissimilarity_of_soft_rows_less_the_entropy_bonus(log: Path) -> None:
+def test_an_update_follows_the_weighted_dissimilarity(log: Path) -> None:
     agent = build(log, entropy=0.5, weighting="inverse").learn(2 * ROWS + 1)
     agent._current_progress_remaining = 0.5  # half of the bonus is left
     losses: list[Tensor] = []
@@ -79,7 +79,7 @@ def test_an_update_steps_down_the_weighted_dissimilarity_of_soft_rows_less_the_e
     assert torch.allclose(found, wanted, rtol=1e-3, atol=1e-6)
 
 
-def test_the_budget_is_two_calls_a_logged_row_and_a_greedy_and_a_soft_row_for_each_drawn_one(log: Path) -> None:
+def test_the_budget_is_two_calls_for_each_row(log: Path) -> None:
     agent = build(log).learn(1_000)
     updates = -(-(1_000 - 2 * ROWS) // 128)
     assert agent.update_size == 128
@@ -93,9 +93,7 @@ def test_it_learns_where_equal_weights_do_not(log: Path) -> None:
     assert optimality(build(log)) < 0.5
 
 
-def test_a_checkpoint_needs_neither_log_nor_aligner_and_a_continued_training_fits_the_same_one(
-    log: Path, tmp_path: Path
-) -> None:
+def test_a_checkpoint_needs_neither_log_nor_aligner(log: Path, tmp_path: Path) -> None:
     agent = build(log).learn(800)
     agent.save(tmp_path / "checkpoint")
     text = log.read_text()
@@ -111,19 +109,19 @@ def test_a_checkpoint_needs_neither_log_nor_aligner_and_a_continued_training_fit
     assert equal(again.aligner.state_dict(), agent.aligner.state_dict())
 
 
-def test_the_same_seed_gives_the_same_weights_and_another_seed_others(log: Path) -> None:
+def test_a_seed_repeats_its_weights(log: Path) -> None:
     before = torch.get_rng_state()
     first, again, other = (weights(build(log, seed).learn(800)) for seed in (3, 3, 4))
     assert equal(first, again) and not torch.equal(first["network.query.weight"], other["network.query.weight"])
     assert torch.equal(before, torch.get_rng_state())
 
 
-def test_learning_without_logged_rows_is_refused_when_the_agent_is_built() -> None:
+def test_missing_logged_rows_are_refused() -> None:
     with pytest.raises(ValueError, match="expected --logged FILE with rows to imitate for 'aligned', got none"):
         build(None)
 
 
-def test_a_budget_that_the_logged_rows_exhaust_is_refused_before_any_call(log: Path) -> None:
+def test_a_budget_that_the_logged_rows_exhaust_is_refused(log: Path) -> None:
     agent = build(log)
     with pytest.raises(ValueError, match=f"the {2 * ROWS} calls that scoring {ROWS} logged rows takes for 'aligned'"):
         agent.learn(2 * ROWS)
@@ -142,7 +140,7 @@ def test_the_command_line_has_every_flag_of_its_own(script: Command) -> None:
         assert f"--{flag} " in shown
 
 
-def test_the_smallest_batch_is_of_two_rows_and_the_agent_is_on_the_list(log: Path) -> None:
+def test_the_smallest_batch_has_two_rows(log: Path) -> None:
     assert build(log, batch_size=2).update_size == 4
     assert AGENTS["aligned"].build is AlignedAgent
     assert len(all_rows()[0]) == ROWS

@@ -85,7 +85,7 @@ def hit_rate(agent: ExpertIterationAgent, problem: Problem) -> float:
     return float((problem.score(observation, agent.choose(observation)) >= best - 1e-4).double().mean())
 
 
-def test_every_context_gets_its_best_row_and_without_swaps_and_exploration_it_does_not() -> None:
+def test_every_context_gets_its_best_row_only_with_swaps() -> None:
     # Measured: 1.0 for seeds 0 and 1; 0 and 0.25 before the training; 0.5 and 0.25 without.
     problem = row_problem()
     settings: dict[str, Any] = {"seed": 1, "steps": 8}
@@ -124,7 +124,7 @@ def enumerate_best(problem: SlotProblem, observation: Observation) -> Tensor:
 
 
 @pytest.mark.parametrize(("swaps", "requests"), [(0, 64), (1, 32), (7, 8), (20, 3), (63, 2), (200, 2)])
-def test_timesteps_are_the_problems_forwards_and_every_one_is_differentiated(swaps: int, requests: int) -> None:
+def test_timesteps_are_calls_and_each_is_differentiated(swaps: int, requests: int) -> None:
     problem = slot_problem()
     agent = build(problem, swaps=swaps, steps=1)
     assert agent.update_size == requests * (1 + swaps)
@@ -156,7 +156,7 @@ def test_the_loss_is_that_of_a_calculation_by_hand(imitate: float, sharpen: floa
     assert figures["train/entropy"] == pytest.approx(nats, rel=1e-5)
 
 
-def test_sharpening_without_swaps_follows_the_straight_through_gradient_of_the_policys_own_draws() -> None:
+def test_sharpening_follows_the_straight_through_gradient() -> None:
     problem = row_problem()
     agent = build(problem, swaps=0, explore=0.0, imitate=0.0, sharpen=1.0, entropy=0.0, steps=1)
     captured = losses_of(agent)
@@ -179,9 +179,7 @@ def test_sharpening_without_swaps_follows_the_straight_through_gradient_of_the_p
 
 
 @pytest.mark.parametrize("explore", [0.0, 0.25, 1.0])
-def test_a_share_of_the_searches_starts_at_random_and_the_rest_at_the_policys_draws(
-    explore: float, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_searches_start_at_random_or_at_the_policys_draws(explore: float, monkeypatch: pytest.MonkeyPatch) -> None:
     starts: list[Tensor] = []
 
     def watched(problem: Problem, observation: Observation, start: Tensor, rounds: int) -> SearchResult:
@@ -199,7 +197,7 @@ def test_a_share_of_the_searches_starts_at_random_and_the_rest_at_the_policys_dr
     assert abs(moved - 2_000 * explore * 15 / 16) <= (0 if explore == 0 else 5 * 22)
 
 
-def test_an_update_takes_its_steps_on_what_is_remembered_and_reports_what_was_found() -> None:
+def test_an_update_learns_from_what_is_remembered() -> None:
     agent = build(steps=3, step_size=5, replay_size=20)
     drawn: list[int] = []
     sample, added = agent.replay.sample, list[SearchResult]()
@@ -216,7 +214,7 @@ def test_an_update_takes_its_steps_on_what_is_remembered_and_reports_what_was_fo
 
 
 @pytest.mark.parametrize("kind", ["slots", "varying slots", "rows"])
-def test_the_same_seed_gives_the_same_weights_and_another_seed_others(kind: str) -> None:
+def test_a_seed_repeats_its_weights(kind: str) -> None:
     def trained(seed: int) -> dict[str, Tensor]:
         problem = row_problem() if kind == "rows" else slot_problem(1 if kind == "varying slots" else None)
         return weights(build(problem, seed=seed).learn(128))
@@ -228,7 +226,7 @@ def test_the_same_seed_gives_the_same_weights_and_another_seed_others(kind: str)
     assert torch.equal(before, torch.get_rng_state())
 
 
-def test_a_checkpoint_holds_all_but_the_replay_with_which_it_continues_bit_for_bit(tmp_path: Path) -> None:
+def test_a_checkpoint_without_replay_continues_bit_for_bit(tmp_path: Path) -> None:
     agent = build(entropy=0.2, swaps=3, sharpen=0.5).learn(128)
     agent.save(tmp_path)
     again, empty = (load_agent(tmp_path, SlotVecEnv(slot_problem(), 2)) for _ in range(2))
@@ -257,7 +255,7 @@ def test_a_checkpoint_of_another_problem_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("fewest_items", [1, 2])
-def test_masked_items_are_neither_tried_without_need_nor_remembered(fewest_items: int) -> None:
+def test_masked_items_are_neither_tried_nor_remembered(fewest_items: int) -> None:
     problem = SlotProblem(lambda vectors: -vectors.square().sum(dim=(-1, -2)), 2, 4, 1, fewest_items=fewest_items)
     # The padding is zero, the best there would be.
     agent = build(problem, explore=0.5).learn(256)
@@ -289,7 +287,7 @@ def test_options_that_no_training_could_use_are_refused(arguments: dict[str, Any
         ExpertIterationOptions(**{**EXPERT, **arguments})
 
 
-def test_an_environment_without_an_estimator_and_another_agents_options_are_refused() -> None:
+def test_bad_environments_and_options_are_refused() -> None:
     class Blind(SlotVecEnv):
         def get_attr(self, attr_name: str, indices: Any = None) -> list[Any]:
             if attr_name == "problem":

@@ -34,7 +34,7 @@ def share_of_best_slots(choose: Callable[[Observation], Tensor]) -> float:
 
 
 @pytest.mark.parametrize(("name", "bar"), [("gumbel", 0.91), ("reinforce", 0.88), ("ppo", 0.87)])
-def test_agents_reach_their_bar_on_slots_and_a_collapsed_policy_does_not(name: str, bar: float) -> None:
+def test_agents_reach_their_bar_and_a_collapsed_policy_does_not(name: str, bar: float) -> None:
     problem = make_problem("SlotRL/Slots-v0")
     evaluation = Evaluation(problem, EvaluationConfig(eval_size=200))
     agent = trained(name, problem, 150_000)
@@ -43,16 +43,14 @@ def test_agents_reach_their_bar_on_slots_and_a_collapsed_policy_does_not(name: s
     assert collapsed.figure("optimality") < bar - 0.3
 
 
-def test_gumbel_picks_the_value_where_an_untrained_policy_guesses() -> None:
+def test_gumbel_picks_the_value_and_an_untrained_policy_does_not() -> None:
     problem = make_problem("SlotRL/PickValue-v0")
     assert share_of_best_slots(trained("gumbel", problem, 200_000).choose) >= 0.95
     untrained = GumbelAgent(SlotVecEnv(problem, 2))
     assert share_of_best_slots(untrained.choose) < 0.3
 
 
-def test_on_suzuki_the_policy_uses_its_context_and_without_entropy_it_does_not(
-    tmp_path: Path, landscape: Callable[[str], Path]
-) -> None:
+def test_on_suzuki_the_policy_uses_its_context(tmp_path: Path, landscape: Callable[[str], Path]) -> None:
     table = landscape("suzuki.csv")
     out = tmp_path / "suzuki"
     pretrain(PretrainConfig(table=table, score="yield", context=("electrophile", "nucleophile"), out=out))

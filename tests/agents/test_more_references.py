@@ -33,7 +33,7 @@ def build(name: str, problem: Problem, options: Options | None = None, seed: int
     return AGENTS[name](SlotVecEnv(problem, 2, seed=0), options, seed=seed)
 
 
-def test_they_stand_among_the_references_and_their_defaults_are_those_of_every_search() -> None:
+def test_their_defaults_are_those_of_every_search() -> None:
     problem = slot_problem()
     assert build("genetic", problem).options == GeneticOptions(31, None, 3, 1.0)
     assert build("cross_entropy", problem).options == CrossEntropyOptions(31, None, 0.1, 0.3)
@@ -43,7 +43,7 @@ def test_they_stand_among_the_references_and_their_defaults_are_those_of_every_s
         assert (agent.calls_per_context, agent.backwards_per_context) == (31, 0)
 
 
-def test_answers_are_those_of_the_searches_of_that_seed_and_those_flags() -> None:
+def test_answers_are_those_of_the_searches() -> None:
     problem = slot_problem()
     observation = problem.sample(15, generator_from(1))
     bred = genetic_search(problem, observation, 17, generator_from(5), 6, 2, 0.5).choice
@@ -139,7 +139,7 @@ def test_options_of_another_agent_are_refused(name: str, other: Options, wanted:
         ),
     ],
 )
-def test_a_whole_run_takes_the_flags_and_reports_the_cost_of_an_answer(
+def test_a_whole_run_takes_the_flags(
     name: str,
     flags: tuple[object, ...],
     options: dict[str, Any],

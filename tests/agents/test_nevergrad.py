@@ -67,9 +67,7 @@ def test_without_the_package_building_it_says_what_to_install(monkeypatch: pytes
         load_nevergrad()
 
 
-def test_a_package_that_is_there_and_lacks_something_itself_is_not_called_missing(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_a_broken_package_is_not_called_missing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (tmp_path / "nevergrad.py").write_text("import no_such_dependency_of_it\n")
     monkeypatch.delitem(sys.modules, "nevergrad", raising=False)
     monkeypatch.syspath_prepend(tmp_path)
@@ -100,7 +98,7 @@ def test_answers_are_the_best_of_exactly_as_many_allowed_rows(kind: Any, ng: Any
 
 
 @kinds
-def test_rows_of_short_vocabularies_are_searched_within_their_sizes(kind: Any, ng: Any) -> None:
+def test_short_vocabularies_are_searched_within_their_sizes(kind: Any, ng: Any) -> None:
     problem = row_problem(0, CheckedRows)
     observation = problem.evaluation_observations(4, generator_from(0))
     # Nearly all of 30 rows are seen in 200 calls; a choice's distribution may settle before.
@@ -111,9 +109,7 @@ def test_rows_of_short_vocabularies_are_searched_within_their_sizes(kind: Any, n
 
 
 @kinds
-def test_the_same_seed_gives_the_same_answers_another_seed_others_and_nothing_outside_changes(
-    kind: Any, ng: Any
-) -> None:
+def test_a_seed_repeats_its_answers_and_nothing_else_changes(kind: Any, ng: Any) -> None:
     problem = slot_problem()
     observation = problem.sample(10, generator_from(1))
     before, numpy_before = torch.get_rng_state(), np.random.get_state()[1].copy()  # type: ignore[index]  # noqa: NPY002
@@ -146,7 +142,7 @@ def test_the_array_names_every_item_alike(ng: Any) -> None:
         assert shares.shape == (size,) and np.allclose(shares, 1 / size, atol=0.06)
 
 
-def test_slots_of_one_size_are_one_variable_and_slots_of_several_sizes_a_tuple_of_them(ng: Any) -> None:
+def test_slots_of_one_size_are_one_variable(ng: Any) -> None:
     for kind, categorical in (("choice", ng.p.Choice), ("transition", ng.p.TransitionChoice)):
         same = variables(ng, kind, [4, 4, 4])
         assert type(same) is categorical and len(same) == 4 and len(same.value) == 3
@@ -182,7 +178,7 @@ def test_a_slots_numbers_count_its_allowed_items_from_the_first(ng: Any, monkeyp
     assert told == [-float(problem.score(observation, choice))] * 2
 
 
-def test_optimizers_and_variables_that_there_are_none_of_are_refused(ng: Any) -> None:
+def test_unknown_optimizers_and_variables_are_refused(ng: Any) -> None:
     message = r"expected --optimizer among the \d+ names in nevergrad.optimizers.registry, got 'Newton'"
     with pytest.raises(ValueError, match=message):
         build(slot_problem(), NevergradOptions(optimizer="Newton"))
@@ -207,7 +203,7 @@ def test_other_optimizers_do_as_well(optimizer: str, ng: Any) -> None:
     assert problem.budget == Budget(24, 0)
 
 
-def test_a_checkpoint_answers_as_the_agent_did_and_predict_as_choose_does(ng: Any, tmp_path: Path) -> None:
+def test_a_checkpoint_answers_as_the_agent_did(ng: Any, tmp_path: Path) -> None:
     problem = slot_problem()
     agent = build(problem, NevergradOptions(5, "PortfolioDiscreteOnePlusOne", "transition"), seed=7).learn(100)
     assert agent.num_timesteps == 0 and problem.budget == Budget(0, 0)

@@ -93,9 +93,7 @@ def test_every_reference_is_an_agent_with_options_of_its_own() -> None:
 
 @names
 @problems
-def test_answers_are_allowed_repeat_themselves_and_are_counted_to_the_call(
-    name: str, build_problem: Callable[[], Problem]
-) -> None:
+def test_answers_are_allowed_repeated_and_counted(name: str, build_problem: Callable[[], Problem]) -> None:
     problem = build_problem()
     agent = build(name, problem).learn(200)
     observation = problem.sample(20, generator_from(1))
@@ -134,7 +132,7 @@ def test_exhaustive_search_refuses_too_many_configurations() -> None:
 
 
 @problems
-def test_random_and_local_search_answer_as_the_searches_of_that_seed_do(build_problem: Callable[[], Problem]) -> None:
+def test_random_and_local_search_answer_as_the_functions_do(build_problem: Callable[[], Problem]) -> None:
     problem = build_problem()
     observation = problem.sample(15, generator_from(1))
     drawn = random_choice(problem, observation, generator_from(5))
@@ -156,7 +154,7 @@ def test_random_and_local_search_answer_as_the_searches_of_that_seed_do(build_pr
         (5, 1, [1] * 5),
     ],
 )
-def test_guided_search_spreads_its_calls_evenly_over_its_starts_and_keeps_the_best(
+def test_guided_search_divides_its_calls_among_its_starts(
     calls: int, per_start: int, shares: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     options = GuidedSearchOptions(calls_per_context=calls, calls_per_start=per_start)
@@ -182,7 +180,7 @@ def test_guided_search_spreads_its_calls_evenly_over_its_starts_and_keeps_the_be
     assert torch.equal(choice, best_of(runs).choice)
 
 
-def test_the_best_constant_is_that_of_enumeration_where_sweeps_can_find_it() -> None:
+def test_the_best_constant_is_that_of_enumeration() -> None:
     exact = 0
     for seed in range(6):
         problem = row_problem(seed)
@@ -211,14 +209,14 @@ def test_the_best_constant_of_independent_slots_is_exact() -> None:
 
 
 @pytest.mark.parametrize(("timesteps", "spent"), [(80, 80), (1_000, 960), (79, 60), (20, 20), (1, 20)])
-def test_the_best_constant_spends_no_more_than_it_may_but_for_a_first_request(timesteps: int, spent: int) -> None:
+def test_the_best_constant_stays_within_its_budget(timesteps: int, spent: int) -> None:
     # Two sweeps over 2 + 5 + 3 items cost 20 calls a request, and there are four requests; the rest goes into starts.
     problem = row_problem()
     agent = build("best_constant", problem).learn(timesteps)
     assert agent.num_timesteps == spent and problem.budget == Budget(spent, 0)
 
 
-def test_a_training_that_goes_on_spends_its_own_timesteps_and_not_the_earlier_ones_again() -> None:
+def test_a_continued_training_spends_its_own_timesteps() -> None:
     problem = row_problem()
     agent = build("best_constant", problem).learn(40)
     agent.learn(40, reset_num_timesteps=False)
@@ -234,7 +232,7 @@ def test_searches_learn_nothing_and_spend_nothing_on_it(name: str) -> None:
     assert agent.num_timesteps == 0 and problem.budget == Budget(0, 0)
 
 
-def test_where_a_request_does_not_allow_the_constant_it_gets_the_first_item_that_it_does() -> None:
+def test_a_masked_constant_becomes_the_first_allowed_item() -> None:
     problem = slot_problem(fewest_items=1)
     agent = build("best_constant", problem)
     agent.constant = torch.tensor([4, 0, 2])
@@ -284,9 +282,7 @@ def test_a_constant_that_is_no_choice_of_the_problem_is_refused(constant: Tensor
         load_agent(tmp_path, SlotVecEnv(row_problem(), 2))
 
 
-def test_a_checkpoint_without_the_constant_or_with_other_options_is_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_bad_constants_checkpoint_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     env = SlotVecEnv(row_problem(), 2)
     agent = build("best_constant", row_problem())
     monkeypatch.setattr(agent, "state", lambda: ({"another": torch.zeros(3, dtype=torch.long)}, {}))
@@ -305,9 +301,7 @@ def test_a_checkpoint_without_the_constant_or_with_other_options_is_refused(
 
 @names
 @problems
-def test_predict_answers_one_observation_and_a_batch_as_choose_does(
-    name: str, build_problem: Callable[[], Problem]
-) -> None:
+def test_predict_answers_as_choose_does(name: str, build_problem: Callable[[], Problem]) -> None:
     problem = build_problem()
     agent = build(name, problem).learn(100)
     batch = SlotVecEnv(problem, 6, seed=3).reset()
@@ -339,7 +333,7 @@ def test_evaluate_policy_gives_the_scores_of_the_answers(name: str, build_proble
 
 
 @names
-def test_a_single_environment_is_enough_and_one_without_a_problem_is_refused(name: str) -> None:
+def test_an_environment_without_a_problem_is_refused(name: str) -> None:
     class Blind(SlotVecEnv):
         def get_attr(self, attr_name: str, indices: Any = None) -> list[Any]:
             if attr_name == "problem":
@@ -368,9 +362,7 @@ def test_a_single_environment_is_enough_and_one_without_a_problem_is_refused(nam
         ("guided_search", LocalSearchOptions()),
     ],
 )
-def test_options_of_another_agent_are_refused_even_where_they_derive_from_the_agents_own(
-    name: str, other: Options
-) -> None:
+def test_options_of_another_agent_are_refused(name: str, other: Options) -> None:
     wanted = f"expected {type(OPTIONS[name]).__name__} for {AGENTS[name].build.__name__}, got {type(other).__name__}"
     with pytest.raises(TypeError, match=wanted):
         build(name, options=other)
@@ -389,9 +381,7 @@ def test_answers_and_starts_without_a_call_are_refused(kind: Any, arguments: dic
         kind(**arguments)
 
 
-def test_a_whole_run_leaves_its_cost_per_answer_and_is_judged_again_alike(
-    script: Callable[..., tuple[int, str, str]], tmp_path: Path
-) -> None:
+def test_a_whole_run_is_judged_again_alike(script: Callable[..., tuple[int, str, str]], tmp_path: Path) -> None:
     out, flags = tmp_path / "run", ("--env", "SlotRL/PickValue-v0", "--timesteps", 1000, "--eval-size", 20)
     code, _, errors = script(
         ROOT / "scripts" / "train_agent.py",

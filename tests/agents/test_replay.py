@@ -63,7 +63,7 @@ def kept_requests(replay: Replay) -> set[int]:
     return set(choice[:, 0].tolist())
 
 
-def test_of_new_requests_the_latest_are_kept_whatever_their_scores() -> None:
+def test_of_new_requests_the_latest_are_kept() -> None:
     replay = Replay(5)
     add_requests(replay, [1, 2, 3])
     assert (len(replay), kept_requests(replay)) == (3, {1, 2, 3})
@@ -90,7 +90,7 @@ def test_the_ring_holds_the_end_of_the_list_of_all_that_came(capacity: int, batc
         assert kept_requests(replay) == set(came[-capacity:])
 
 
-def test_a_context_keeps_its_best_row_within_a_batch_and_between_them() -> None:
+def test_a_context_keeps_its_best_row() -> None:
     replay = Replay(10)
     add(replay, [(1, 0.5, 100), (2, 3.0, 101), (1, 2.0, 102), (1, 1.0, 103)])
     assert (len(replay), kept(replay)) == (2, {1: 102, 2: 101})
@@ -101,7 +101,7 @@ def test_a_context_keeps_its_best_row_within_a_batch_and_between_them() -> None:
     assert (len(replay), kept(replay)) == (3, {1: 105, 2: 101, 3: 106})
 
 
-def test_a_new_context_takes_the_place_of_the_oldest_and_owes_nothing_to_its_score() -> None:
+def test_a_new_context_replaces_the_oldest() -> None:
     replay = Replay(2)
     add(replay, [(1, 9.0, 100), (2, 8.0, 101)])
     add(replay, [(3, -5.0, 102)])
@@ -115,7 +115,7 @@ def test_a_new_context_takes_the_place_of_the_oldest_and_owes_nothing_to_its_sco
     assert (len(replay), kept(replay)) == (2, {1: 105, 4: 106})
 
 
-def test_new_contexts_that_evict_one_another_within_a_batch_do_not_inherit_scores() -> None:
+def test_new_contexts_in_a_batch_do_not_inherit_scores() -> None:
     replay = Replay(1)
     add(replay, [(1, 5.0, 100), (2, 1.0, 101)])
     assert kept(replay) == {2: 101}
@@ -131,9 +131,7 @@ def test_new_contexts_that_evict_one_another_within_a_batch_do_not_inherit_score
     st.integers(1, 4),
     st.lists(st.lists(st.tuples(st.integers(0, 5), st.integers(-3, 3)), min_size=1, max_size=6), max_size=6),
 )
-def test_contexts_are_kept_as_by_a_dictionary_that_forgets_its_oldest_key(
-    capacity: int, batches: list[list[tuple[int, int]]]
-) -> None:
+def test_contexts_are_kept_as_by_a_dictionary(capacity: int, batches: list[list[tuple[int, int]]]) -> None:
     replay, memory, number = Replay(capacity), dict[int, tuple[int, int]](), 0
     for batch in batches:
         rows: list[Row] = []
@@ -149,7 +147,7 @@ def test_contexts_are_kept_as_by_a_dictionary_that_forgets_its_oldest_key(
         assert kept(replay) == {context: best for context, (_, best) in memory.items()}
 
 
-def test_draws_are_uniform_with_replacement_and_follow_their_generator() -> None:
+def test_draws_are_uniform_and_follow_their_generator() -> None:
     replay = Replay(100)
     add_requests(replay, [0, 1, 2, 3])
     choice = replay.sample(8_000, generator_from(1))[1].choice

@@ -44,7 +44,7 @@ def equal(first: dict[str, Tensor], second: dict[str, Tensor]) -> bool:
     return first.keys() == second.keys() and all(torch.equal(first[key], second[key]) for key in first)
 
 
-def test_inverse_weights_are_one_over_the_generated_score_counted_from_the_worst_logged_row() -> None:
+def test_inverse_weights_by_hand() -> None:
     options = ReproductionOptions(weighting="inverse", offset=0.5)
     # In units of 2 above the lowest, -1: 0, 1.5, and below it, which counts as 0.
     generated = torch.tensor([-1.0, 2.0, -9.0])
@@ -53,7 +53,7 @@ def test_inverse_weights_are_one_over_the_generated_score_counted_from_the_worst
     assert found.tolist() == pytest.approx([3 * one / sum(raw) for one in raw])
 
 
-def test_advantage_weights_are_exponential_up_to_the_clip_with_mean_one() -> None:
+def test_advantage_weights_by_hand() -> None:
     options = ReproductionOptions(temperature=0.5, clip=4.0)
     logged, generated = torch.tensor([3.0, 1.0, 0.0]), torch.tensor([1.0, 1.0, 1.0])
     found = imitation_weights(options, logged, generated, lowest=0.0, unit=2.0)
@@ -62,7 +62,7 @@ def test_advantage_weights_are_exponential_up_to_the_clip_with_mean_one() -> Non
     assert found.tolist() == pytest.approx([3 * one / sum(raw) for one in raw])
 
 
-def test_weights_stay_finite_where_the_policy_is_far_above_or_below_every_logged_row() -> None:
+def test_weights_stay_finite_at_extremes() -> None:
     for generated in (1e6, -1e6):
         for options in (ReproductionOptions(), ReproductionOptions(weighting="inverse")):
             found = imitation_weights(options, torch.tensor([1.0, 2.0]), torch.full((2,), generated), 1.0, 1.0)
@@ -70,7 +70,7 @@ def test_weights_stay_finite_where_the_policy_is_far_above_or_below_every_logged
 
 
 @pytest.mark.parametrize("weighting", ["advantage", "inverse"])
-def test_an_update_steps_down_the_weighted_cross_entropy_less_the_entropy_bonus(weighting: str, log: Path) -> None:
+def test_an_update_follows_the_weighted_cross_entropy(weighting: str, log: Path) -> None:
     agent = build(log, weighting=weighting, entropy=0.5).learn(ROWS + 1)
     agent._current_progress_remaining = 0.5  # half of the bonus is left
     losses: list[Tensor] = []
@@ -100,7 +100,7 @@ def test_an_update_steps_down_the_weighted_cross_entropy_less_the_entropy_bonus(
     assert torch.allclose(found, wanted, rtol=1e-3, atol=1e-6)
 
 
-def test_the_budget_is_each_logged_row_once_and_a_batch_an_update(log: Path) -> None:
+def test_the_budget_is_each_row_once_and_a_batch_an_update(log: Path) -> None:
     agent = build(log).learn(1_000)
     updates = -(-(1_000 - ROWS) // 64)
     assert agent.num_timesteps == agent.problem.budget.forwards == ROWS + 64 * updates
@@ -118,7 +118,7 @@ def test_the_unit_is_the_spread_of_the_logged_rows_scores(log: Path) -> None:
     assert agent.scale == expected and agent.scale.unit == pytest.approx(float(score.std()))
 
 
-def test_advantage_weights_find_the_good_rows_where_plain_averages_of_the_log_do_not(log: Path) -> None:
+def test_advantage_weights_find_the_good_rows(log: Path) -> None:
     assert optimality(build(log).learn(10_000)) > 0.95
     # Equal weights, and weights that only know the request, lead to the log's average, in which all rows are as
     # frequent: what is left of a policy is chance.
@@ -127,7 +127,7 @@ def test_advantage_weights_find_the_good_rows_where_plain_averages_of_the_log_do
     assert optimality(build(log)) < 0.7
 
 
-def test_the_inverse_loss_learns_a_log_in_which_the_good_rows_are_frequent(log: Path, tmp_path: Path) -> None:
+def test_the_inverse_loss_learns_where_good_rows_are_frequent(log: Path, tmp_path: Path) -> None:
     problem, (_, choices) = row_problem(), all_rows()
     scores = problem.score(LoggedRows(*problem.read_logged(log)).observation, choices).view(3, -1)
     header, *lines = log.read_text().splitlines()
@@ -137,14 +137,14 @@ def test_the_inverse_loss_learns_a_log_in_which_the_good_rows_are_frequent(log: 
     assert optimality(build(good, weighting="inverse").learn(10_000)) == pytest.approx(1.0, abs=1e-5)
 
 
-def test_the_same_seed_gives_the_same_weights_and_another_seed_others(log: Path) -> None:
+def test_a_seed_repeats_its_weights(log: Path) -> None:
     before = torch.get_rng_state()
     first, again, other = (weights(build(log, seed).learn(600)) for seed in (3, 3, 4))
     assert equal(first, again) and not torch.equal(first["network.query.weight"], other["network.query.weight"])
     assert torch.equal(before, torch.get_rng_state())
 
 
-def test_a_checkpoint_answers_without_the_logged_file_and_continues_with_it(log: Path, tmp_path: Path) -> None:
+def test_a_checkpoint_answers_without_the_logged_file(log: Path, tmp_path: Path) -> None:
     agent = build(log).learn(600)
     agent.save(tmp_path / "checkpoint")
     text = log.read_text()
@@ -164,7 +164,7 @@ def test_a_checkpoint_answers_without_the_logged_file_and_continues_with_it(log:
     assert again.num_timesteps == before + ROWS + 64 and again.problem.budget.forwards == ROWS + 64
 
 
-def test_learning_without_logged_rows_is_refused_when_the_agent_is_built() -> None:
+def test_missing_logged_rows_are_refused() -> None:
     with pytest.raises(ValueError, match="expected --logged FILE with rows to imitate for 'reproduction', got none"):
         build(None)
 
@@ -179,7 +179,7 @@ def test_learning_without_logged_rows_is_refused_when_the_agent_is_built() -> No
         (lambda text: text.splitlines()[0] + "\n", "expected rows in .*, got a header alone"),
     ],
 )
-def test_a_log_that_does_not_fit_the_estimator_is_refused_by_name(
+def test_a_log_that_does_not_fit_the_estimator_is_refused(
     change: Callable[[str], str], message: str, log: Path
 ) -> None:
     changed = change(log.read_text())
@@ -206,7 +206,7 @@ def test_a_log_without_contexts_answers_the_only_request(log: Path) -> None:
     assert observation.context is not None and observation.context.tolist() == [[0]] * ROWS
 
 
-def test_a_budget_that_the_logged_rows_exhaust_is_refused_before_any_call(log: Path) -> None:
+def test_a_budget_that_the_logged_rows_exhaust_is_refused(log: Path) -> None:
     agent = build(log)
     with pytest.raises(ValueError, match=f"the {ROWS} calls that scoring {ROWS} logged rows takes .*, got {ROWS}"):
         agent.learn(ROWS)

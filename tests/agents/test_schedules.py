@@ -28,7 +28,7 @@ def test_both_ends_are_met_exactly(shape: Any, start: float, end: float) -> None
 
 @examples
 @given(shape=shapes, start=positive, end=positive, one=share, other=share)
-def test_a_schedule_moves_from_its_start_to_its_end_and_never_back(
+def test_a_schedule_moves_from_start_to_end_and_never_back(
     shape: Any, start: float, end: float, one: float, other: float
 ) -> None:
     schedule, direction = shape(start, end), 1 if end >= start else -1
@@ -40,9 +40,7 @@ def test_a_schedule_moves_from_its_start_to_its_end_and_never_back(
 
 @examples
 @given(shape=shapes, start=positive, end=positive, done=share)
-def test_a_schedule_run_backwards_is_the_schedule_between_swapped_ends(
-    shape: Any, start: float, end: float, done: float
-) -> None:
+def test_a_reversed_schedule_has_swapped_ends(shape: Any, start: float, end: float, done: float) -> None:
     forwards, backwards = shape(start, end).at(done), shape(end, start).at(1 - done)
     assert forwards == pytest.approx(backwards, abs=1e-9 * max(start, end))
 
@@ -114,14 +112,12 @@ def test_the_entropy_bonus_moves_as_it_is_told() -> None:
         ({"entropy_schedule": "stepwise"}, "a schedule among constant, .* got 'stepwise'"),
     ],
 )
-def test_an_entropy_bonus_that_cannot_move_so_is_refused_at_construction(
-    arguments: dict[str, Any], message: str
-) -> None:
+def test_an_impossible_entropy_bonus_is_refused(arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         LearningOptions(**arguments)
 
 
-def test_a_selectors_temperature_moves_by_its_schedule_and_its_other_options_stay() -> None:
+def test_a_temperature_moves_and_other_options_stay() -> None:
     soft = AnnealedSelectorOptions(selector=Gumbel(tau=4.0, hard=False), tau_end=1.0, tau_schedule="exponential")
     assert [soft.selector_at(done) for done in (0.0, 0.5, 1.0)] == [Gumbel(tau, hard=False) for tau in (4.0, 2.0, 1.0)]
     gapped = AnnealedSelectorOptions(selector=Gapped(gap=3.0, tau=2.0), tau_end=1.0, tau_schedule="linear")
@@ -131,7 +127,7 @@ def test_a_selectors_temperature_moves_by_its_schedule_and_its_other_options_sta
     assert AnnealedSelectorOptions(selector=Gumbel(tau=2.0)).selector_at(0.7) == Gumbel(tau=2.0)
 
 
-def test_exactly_the_agents_whose_selector_has_one_temperature_can_anneal_it() -> None:
+def test_agents_with_one_temperature_can_anneal_it() -> None:
     annealed = {name for name in SELECTOR_AGENTS if isinstance(AGENTS[name].options, AnnealedSelectorOptions)}
     assert annealed == {"gumbel", "gumbel_rao", "softmax", "reinmax", "gapped", "rebar"}
 
@@ -147,7 +143,7 @@ def test_exactly_the_agents_whose_selector_has_one_temperature_can_anneal_it() -
         ({"tau_end": 0.1, "tau_schedule": "sudden"}, "a schedule among constant, .* got 'sudden'"),
     ],
 )
-def test_a_temperature_that_cannot_move_so_is_refused_at_construction(arguments: dict[str, Any], message: str) -> None:
+def test_an_impossible_temperature_is_refused(arguments: dict[str, Any], message: str) -> None:
     kind: Any = partial(options_of, "gumbel")
     with pytest.raises(ValueError, match=message):
         kind(**arguments)

@@ -131,9 +131,7 @@ def test_each_agent_learns_and_an_untrained_one_does_not(name: str) -> None:
 
 @names
 @pytest.mark.parametrize("batch_size", [64, 12])
-def test_timesteps_are_the_problems_forwards_and_requests_are_as_many_as_they_pay_for(
-    name: str, batch_size: int
-) -> None:
+def test_timesteps_are_calls_and_pay_for_the_requests(name: str, batch_size: int) -> None:
     agent = build(name, batch_size=batch_size)
     drawn: list[int] = []
     sample = agent.problem.sample
@@ -156,9 +154,7 @@ def test_timesteps_are_the_problems_forwards_and_requests_are_as_many_as_they_pa
 
 @pytest.mark.parametrize("earlier", [0, 3])
 @pytest.mark.parametrize("name", ["reinmax", "rloo"])
-def test_an_update_follows_the_selectors_mean_estimate_over_the_running_scale_and_the_entropy_bonus(
-    name: str, earlier: int
-) -> None:
+def test_an_update_follows_the_selectors_mean_estimate(name: str, earlier: int) -> None:
     agent = build(name, entropy=4.0)
     for _ in range(earlier):
         agent.update()
@@ -178,7 +174,7 @@ def test_an_update_follows_the_selectors_mean_estimate_over_the_running_scale_an
     assert (found - gain / agent.scale.unit).norm() > 0.03 * found.norm()
 
 
-def test_a_step_that_means_something_in_units_of_score_is_taken_in_running_standard_deviations() -> None:
+def test_a_step_in_units_of_score_is_scaled() -> None:
     agent = build("intermediate_loss", entropy=0.0, selector=make("intermediate_loss", step=5.0))
     agent.update()
     captured, state, unit = losses_of(agent), agent.generator.get_state(), agent.scale.unit
@@ -192,7 +188,7 @@ def test_a_step_that_means_something_in_units_of_score_is_taken_in_running_stand
     assert (found - unscaled).norm() > 0.3 * found.norm()
 
 
-def test_the_score_function_takes_over_in_proportion_to_the_training_done() -> None:
+def test_the_score_function_takes_over_as_training_ends() -> None:
     def at(done: float, score_function_share: float) -> Tensor:
         agent = build("reinmax", entropy=0.0, score_function_share=score_function_share, value_coefficient=0.0)
         agent._current_progress_remaining = 1 - done
@@ -217,9 +213,7 @@ def test_the_score_function_takes_over_in_proportion_to_the_training_done() -> N
         ("straight_through", StraightThrough(tau_forward=2.0)),
     ],
 )
-def test_score_function_shareing_is_refused_where_the_score_is_not_that_of_a_true_draw(
-    name: str, selector: Selector
-) -> None:
+def test_a_score_function_share_needs_true_draws(name: str, selector: Selector) -> None:
     kind: Any = partial(options_of, name)
     with pytest.raises(ValueError, match=r"score_function_share 0 for .*, which does not score true draws, got 0.5"):
         kind(selector=selector, score_function_share=0.5)
@@ -227,15 +221,13 @@ def test_score_function_shareing_is_refused_where_the_score_is_not_that_of_a_tru
 
 
 @pytest.mark.parametrize("name", sorted(set(SELECTOR_AGENTS) - {"softmax"}))
-def test_score_function_shareing_is_allowed_for_every_other_selector_as_it_is_by_default(name: str) -> None:
+def test_a_score_function_share_suits_other_selectors(name: str) -> None:
     kind: Any = partial(options_of, name)
     assert kind(score_function_share=0.5).score_function_share == 0.5
 
 
 @pytest.mark.parametrize(("score_function_share", "trained"), [(0.0, False), (1.0, True)])
-def test_the_value_head_is_trained_only_where_the_score_function_needs_it(
-    score_function_share: float, trained: bool
-) -> None:
+def test_the_value_head_is_trained_only_where_needed(score_function_share: float, trained: bool) -> None:
     agent = build("rloo", score_function_share=score_function_share)
     before = weights(agent)
     after = weights(agent.learn(256))
@@ -246,7 +238,7 @@ def test_the_value_head_is_trained_only_where_the_score_function_needs_it(
 
 
 @names
-def test_a_checkpoint_keeps_the_selectors_options_and_continues_bit_for_bit(name: str, tmp_path: Path) -> None:
+def test_a_checkpoint_continues_bit_for_bit(name: str, tmp_path: Path) -> None:
     usual, selector = make(name), make(name, **UNUSUAL[name])
     assert all(getattr(selector, option) != value for option, value in asdict(usual).items())  # type: ignore[call-overload]
     annealed = isinstance(AGENTS[name].options, AnnealedSelectorOptions)
@@ -266,7 +258,7 @@ def test_a_checkpoint_keeps_the_selectors_options_and_continues_bit_for_bit(name
     assert not equal(weights(again), saved)
 
 
-def test_a_manifest_with_a_selector_option_that_there_is_not_is_refused(tmp_path: Path) -> None:
+def test_an_unknown_selector_option_in_a_manifest_is_refused(tmp_path: Path) -> None:
     build("rloo").save(tmp_path)
     path = tmp_path / "manifest.json"
     document = json.loads(path.read_text())
@@ -289,7 +281,7 @@ def test_a_manifest_with_a_selector_option_that_there_is_not_is_refused(tmp_path
         ({}, lambda done: 1.0),
     ],
 )
-def test_updates_draw_at_the_temperature_of_their_point_of_the_training(
+def test_updates_draw_at_the_present_temperature(
     moving: dict[str, Any], tau: Callable[[float], float], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     used: list[float] = []
@@ -312,7 +304,7 @@ def test_updates_draw_at_the_temperature_of_their_point_of_the_training(
 
 
 @names
-def test_the_same_seed_gives_the_same_weights_and_another_seed_others(name: str) -> None:
+def test_a_seed_repeats_its_weights(name: str) -> None:
     first, second, other = (weights(build(name, seed=seed).learn(256)) for seed in (3, 3, 4))
     assert equal(first, second)
     assert not any(torch.equal(first[key], other[key]) for key in ("network.query.weight", "network.start"))
@@ -341,7 +333,7 @@ def test_the_running_scale_forgets_the_start_of_the_training() -> None:
     assert abs(scale.mean) < 0.1 and scale.unit == pytest.approx(1.0, abs=0.1)
 
 
-def test_the_running_scale_is_right_for_batches_of_two_rows_where_a_mean_of_deviations_is_not(
+def test_the_running_scale_is_right_for_small_batches(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     # A shorter memory, so that few batches do.

@@ -53,9 +53,7 @@ def pairs(out: Path) -> Any:
     return json.loads((out / "report" / "results.json").read_text())["figures"]["pairs"]
 
 
-def test_a_comparison_leaves_a_report_and_a_dashboard_of_every_run(
-    flags: list[str], tmp_path: Path, script: Command
-) -> None:
+def test_a_comparison_leaves_a_report_and_a_dashboard(flags: list[str], tmp_path: Path, script: Command) -> None:
     compare = partial(script, SCRIPT, *flags, "--wandb", "offline")
     code, output, _ = compare("--assert", "guided_search>random")
     assert code == 0 and "guided_search>random@PickValue-v0: established" in output
@@ -138,7 +136,7 @@ def kill_at_random(process: subprocess.Popen[bytes], seconds: float, dice: rando
 
 
 @pytest.mark.slow
-def test_killing_workers_and_the_command_at_random_times_changes_nothing(flags: list[str], tmp_path: Path) -> None:
+def test_kills_at_random_times_change_nothing(flags: list[str], tmp_path: Path) -> None:
     log, begun = tmp_path / "log.txt", time.monotonic()
     longer = [*flags, "--timesteps", "20000"]
     assert start([*longer, "--out", str(tmp_path / "undisturbed")], log).wait(300) == 0, log.read_text()
@@ -169,7 +167,7 @@ def test_ctrl_c_keeps_what_is_finished_and_says_so(flags: list[str], tmp_path: P
     [
         (["--seeds", "2"], "expected --seeds of at least 3 to conclude anything, got 2"),
         (["--first-seed", "0"], r"not tuned on, got \[0, 1\]"),
-        (["--agents", "gumbel", "nobody"], "expected --agents to name two or more of .*got gumbel, nobody"),
+        (["--agents", "gumbel", "nobody"], "expected --agents to name some of .*got nobody"),
         (["--agents", "gumbel"], "two or more"),
         (["--env", "SlotRL/Nowhere-v0"], "expected one of SlotRL/Slots-v0"),
         (["--env", "SlotRL/Rows-v0"], "expected estimator=FOLDER"),

@@ -48,7 +48,7 @@ def test_an_agent_without_a_preset_has_its_defaults(tmp_path: Path) -> None:
     assert to_json(presets.options("guided_search"))["calls_per_context"] == 31
 
 
-def test_the_first_of_equals_is_chosen_and_the_first_before_a_tuning() -> None:
+def test_the_first_of_equals_is_chosen() -> None:
     assert AgentPreset(({}, {"entropy": 0.1}), (0.5, 0.5)).chosen == 0
     assert AgentPreset(({}, {"entropy": 0.1})).chosen == 0
 

@@ -99,7 +99,7 @@ def test_a_killed_workers_run_begins_again(serial: dict[str, Any], tmp_path: Pat
 
 
 @pytest.mark.slow
-def test_a_run_that_kills_every_worker_has_failed_and_the_others_go_on(tmp_path: Path) -> None:
+def test_a_run_that_kills_every_worker_has_failed(tmp_path: Path) -> None:
     deadly = tmp_path / "deadly.py"
     deadly.write_text(
         "import os, signal, torch\n"

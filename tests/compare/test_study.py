@@ -62,7 +62,7 @@ def test_a_run_is_named_by_all_that_its_result_depends_on() -> None:
     assert run(task=replace(PICK_VALUE, label="another")).name == first.name
 
 
-def test_a_finished_run_is_not_repeated_and_a_failed_one_only_when_asked(tmp_path: Path) -> None:
+def test_a_failed_run_is_repeated_only_when_asked(tmp_path: Path) -> None:
     finished, failed = run("random"), run("random", seed=1)
     with opened(tmp_path):
         complete(finished, tmp_path, lambda progress: None)
@@ -76,7 +76,7 @@ def test_a_finished_run_is_not_repeated_and_a_failed_one_only_when_asked(tmp_pat
         assert (finished.folder(tmp_path) / "summary.json").stat().st_mtime_ns == before
 
 
-def test_a_folder_is_one_commands_alone_and_nothing_else_is_touched(tmp_path: Path) -> None:
+def test_a_folder_belongs_to_one_command(tmp_path: Path) -> None:
     with opened(tmp_path / "new"):
         (tmp_path / "new" / COMPARISON).write_text("{}")
         with pytest.raises(ValueError, match="for this command alone"), opened(tmp_path / "new"):

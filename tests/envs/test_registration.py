@@ -10,7 +10,7 @@ import pytest
 from gymnasium.envs.registration import EnvSpec, registry
 
 from slot_rl.envs import SlotsEnv
-from slot_rl.envs.registration import IDS, register_envs
+from slot_rl.envs.registration import ENV_IDS, register_envs
 from slot_rl.problems import named
 
 
@@ -29,8 +29,8 @@ def interpreted(code: str, folder: Path) -> str:
 
 
 def test_the_ids_are_those_of_the_problems() -> None:
-    assert IDS == named.IDS
-    assert set(IDS) <= set(registry)
+    assert ENV_IDS == named.IDS
+    assert set(ENV_IDS) <= set(registry)
 
 
 def test_importing_the_package_loads_nothing_heavy(tmp_path: Path) -> None:
@@ -40,7 +40,7 @@ def test_importing_the_package_loads_nothing_heavy(tmp_path: Path) -> None:
     assert not {"torch", "stable_baselines3", "wandb", "matplotlib", "scipy", "pyarrow"} & loaded
 
 
-def test_a_fresh_interpreter_makes_an_environment_beside_a_foreign_envs_folder(tmp_path: Path) -> None:
+def test_a_fresh_interpreter_ignores_a_foreign_envs_folder(tmp_path: Path) -> None:
     (tmp_path / "envs").mkdir()
     (tmp_path / "envs" / "__init__.py").write_text("MINE = True\n")
     (tmp_path / "agents").mkdir()
@@ -63,10 +63,10 @@ def test_registering_again_changes_nothing() -> None:
     before = dict(registry)
     register_envs()
     assert dict(registry) == before
-    assert all(registry[env_id] is before[env_id] for env_id in IDS)
+    assert all(registry[env_id] is before[env_id] for env_id in ENV_IDS)
 
 
-@pytest.mark.parametrize("env_id", IDS)
+@pytest.mark.parametrize("env_id", ENV_IDS)
 def test_a_spec_names_entry_points_and_survives_json(env_id: str) -> None:
     spec = gym.spec(env_id)
     assert spec.entry_point == "slot_rl.envs.single:SlotsEnv"
@@ -76,7 +76,7 @@ def test_a_spec_names_entry_points_and_survives_json(env_id: str) -> None:
     assert EnvSpec.from_json(spec.to_json()) == spec
 
 
-def test_an_environments_own_spec_survives_json_and_makes_it_again() -> None:
+def test_an_environments_spec_survives_json() -> None:
     env = gym.make("SlotRL/Slots-v0", fewest_items=5)
     assert env.spec is not None
     text = env.spec.to_json()

@@ -128,7 +128,7 @@ def test_each_step_scores_one_configuration() -> None:
     assert (env.problem.budget.forwards, env.problem.budget.backwards) == (5, 0)
 
 
-def test_the_mask_is_where_items_are_and_nothing_masked_can_be_chosen() -> None:
+def test_nothing_masked_can_be_chosen() -> None:
     env = SlotsEnv(SLOTS, fewest_items=5)
     counts = set()
     for episode in range(40):
@@ -246,9 +246,7 @@ def test_episodes_leave_the_global_generators_alone() -> None:
 
 
 @pytest.mark.parametrize(("env_id", "options"), CASES)
-def test_making_an_environment_leaves_the_global_generators_alone(
-    env_id: str, options: dict[str, Any], estimator_of_rows: Path
-) -> None:
+def test_the_global_generators_are_left_alone(env_id: str, options: dict[str, Any], estimator_of_rows: Path) -> None:
     before = global_states()
     made(env_id, options, estimator_of_rows)
     assert global_states() == before

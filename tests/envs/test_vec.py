@@ -56,7 +56,7 @@ def test_rewards_of_pick_value_by_hand() -> None:
 
 
 @pytest.mark.parametrize("count", [1, 99, 100, 101, 250])
-def test_the_last_hundred_infos_carry_an_episode_and_the_others_are_one_empty_dict(count: int) -> None:
+def test_only_the_last_hundred_infos_carry_an_episode(count: int) -> None:
     env = SlotVecEnv(PICK, count, seed=0)
     env.reset()
     _, rewards, _, infos = env.step(zeros(count))

@@ -51,7 +51,7 @@ def test_the_ids_are_these() -> None:
 
 
 @pytest.mark.parametrize("env_id", SIZES)
-def test_slot_problems_have_their_sizes_their_name_and_a_fresh_budget(env_id: str) -> None:
+def test_slot_problems_have_sizes_name_and_budget(env_id: str) -> None:
     slots, items, dim = SIZES[env_id]
     problem = make_problem(env_id)
     assert isinstance(problem, SlotProblem)
@@ -109,7 +109,7 @@ def test_rows_come_from_the_folder_and_the_truth_from_the_table(rows_folder: Pat
     assert not make_problem("SlotRL/Rows-v0", rows_folder).has_truth
 
 
-def test_the_hash_is_that_of_the_weights_of_the_shipped_estimator_unless_another_is_named(tmp_path: Path) -> None:
+def test_the_hash_is_that_of_the_estimators_weights(tmp_path: Path) -> None:
     assert estimator_hash("SlotRL/PickValue-v0", None) is None
     assert estimator_hash("SlotRL/Slots-v0", None) == load_shipped("slots-v0").sha256
     folder = vector_folder(tmp_path / "mine", EstimatorShape(4, 4, (8,)))
@@ -118,9 +118,7 @@ def test_the_hash_is_that_of_the_weights_of_the_shipped_estimator_unless_another
         estimator_hash("SlotRL/Rows-v0", "nowhere")
 
 
-def test_the_hash_of_a_python_file_is_its_contents_and_nothing_is_executed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_python_file_is_hashed_and_not_executed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     Path("mine.py").write_text("raise SystemExit")
     expected = hashlib.sha256(b"raise SystemExit").hexdigest()
@@ -159,9 +157,7 @@ def test_an_estimator_of_other_sizes_is_refused(tmp_path: Path, slots: int, dim:
         make_problem("SlotRL/Slots-v0", folder)
 
 
-def test_an_estimator_of_a_table_is_refused_for_vectors_and_the_other_way_round(
-    rows_folder: Path, tmp_path: Path
-) -> None:
+def test_estimators_of_the_other_kind_are_refused(rows_folder: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="expected an estimator of 4 vectors of length 4 .*, got .*vocabulary="):
         make_problem("SlotRL/Slots-v0", rows_folder)
     folder = vector_folder(tmp_path / "vectors", EstimatorShape(4, 4, (8,)))

@@ -61,7 +61,7 @@ def total(vectors: Tensor) -> Tensor:
 @pytest.mark.parametrize("build", PROBLEMS.values(), ids=PROBLEMS)
 @settings(max_examples=25, deadline=None, derandomize=True)
 @given(st.lists(st.integers(1, 4), max_size=2), st.integers(1, 9), st.integers(0, 10_000), st.booleans())
-def test_a_choice_and_its_one_hot_rows_have_bit_for_bit_the_same_score(
+def test_a_choice_and_its_one_hot_rows_score_alike(
     build: Callable[[], Problem], leading: list[int], batch: int, seed: int, with_gradient: bool
 ) -> None:
     problem = build()
@@ -88,7 +88,7 @@ def test_leading_dimensions_are_scored_as_their_parts_are(build: Callable[[], Pr
 
 
 @pytest.mark.parametrize("build", PROBLEMS.values(), ids=PROBLEMS)
-def test_the_budget_counts_every_forward_and_only_the_backwards_that_are_run(build: Callable[[], Problem]) -> None:
+def test_the_budget_counts_forwards_and_backwards(build: Callable[[], Problem]) -> None:
     problem = build()
     assert problem.budget == Budget(0, 0)
     observation = problem.sample(4, generator_from(0))
@@ -112,7 +112,7 @@ def test_the_budget_counts_every_forward_and_only_the_backwards_that_are_run(bui
 
 
 @pytest.mark.parametrize("build", PROBLEMS.values(), ids=PROBLEMS)
-def test_a_latent_is_the_estimators_own_and_is_counted_as_a_score_is(build: Callable[[], Problem]) -> None:
+def test_a_latent_is_the_estimators_own_and_is_counted(build: Callable[[], Problem]) -> None:
     problem = build()
     observation = problem.sample(4, generator_from(0))
     choice = draw_choice(problem, (3, 4), 0)
@@ -188,7 +188,7 @@ def test_without_a_truth_there_is_no_true_score() -> None:
 
 
 @pytest.mark.parametrize("build", PROBLEMS.values(), ids=PROBLEMS)
-def test_a_fresh_budget_is_apart_from_the_old_one_in_both_directions(build: Callable[[], Problem]) -> None:
+def test_a_fresh_budget_is_apart_from_the_old_one(build: Callable[[], Problem]) -> None:
     problem = build()
     observation = problem.sample(4, generator_from(0))
     rows = one_hot(draw_choice(problem, (4,), 0), problem.items, torch.float32).requires_grad_()
@@ -203,7 +203,7 @@ def test_a_fresh_budget_is_apart_from_the_old_one_in_both_directions(build: Call
     assert (twin.budget, problem.budget) == (Budget(4, 4), Budget(4, 4))
 
 
-def test_the_callers_module_stays_as_it_was_and_later_changes_to_it_do_not_matter() -> None:
+def test_the_callers_module_stays_as_it_was() -> None:
     module = net(EstimatorShape(3, 2, (16,))).train()
     module.body[0].eval()
     module.head.bias.requires_grad_(False)
@@ -239,7 +239,7 @@ def test_a_row_problem_keeps_its_own_copy_of_the_vocabulary() -> None:
     assert torch.equal(problem.score(observation, choice), before)
 
 
-def test_frozen_copies_are_in_eval_mode_and_cannot_be_trained_while_functions_pass_as_they_are() -> None:
+def test_frozen_copies_are_in_eval_mode_and_not_trainable() -> None:
     module = nn.Sequential(nn.Linear(2, 1), nn.Dropout(0.5)).train()
     copied = frozen(module)
     assert copied is not module
@@ -285,7 +285,7 @@ def test_a_score_that_is_not_finite_is_caught_with_its_batch(value: float) -> No
     assert torch.equal(problem.score(observation, torch.tensor([[0], [1], [1]])), torch.tensor([1.0, 3.0, 5.0]))
 
 
-def test_a_gradient_that_is_not_finite_is_caught_although_the_score_is() -> None:
+def test_a_gradient_that_is_not_finite_is_caught() -> None:
     problem = SlotProblem(lambda vectors: vectors.square().sum(dim=(-1, -2)).sqrt(), 2, 2, 1)
     observation = Observation(torch.tensor([[[3.0], [4.0]], [[0.0], [1.0]], [[6.0], [8.0]]]))
     choice = torch.tensor([[0, 1], [0, 0], [1, 1]])
@@ -305,7 +305,7 @@ def test_a_gradient_that_is_not_finite_is_caught_although_the_score_is() -> None
     torch.testing.assert_close(fine.grad[0], torch.tensor([[9.0, 12.0], [12.0, 16.0]]) / 5)
 
 
-def test_an_infinite_gradient_of_one_row_does_not_hide_behind_leading_dimensions() -> None:
+def test_an_infinite_gradient_in_one_row_is_caught() -> None:
     problem = SlotProblem(lambda vectors: vectors.sum(dim=(-1, -2)).sqrt(), 1, 2, 1)
     observation = Observation(torch.tensor([[[0.0], [4.0]], [[1.0], [9.0]]]))
     rows = one_hot(torch.tensor([[[1], [0]], [[0], [1]]]), 2, torch.float32).requires_grad_()
@@ -314,7 +314,7 @@ def test_an_infinite_gradient_of_one_row_does_not_hide_behind_leading_dimensions
         score.sum().backward()
 
 
-def test_a_gradient_of_which_a_single_entry_is_infinite_is_caught() -> None:
+def test_a_single_infinite_gradient_entry_is_caught() -> None:
     problem = SlotProblem(lambda vectors: vectors[..., 0, 0].sqrt() + vectors[..., 1, 1], 2, 2, 2)
     observation = Observation(torch.tensor([[[0.0, 1.0], [4.0, 1.0]]]))
     rows = one_hot(torch.tensor([[0, 1]]), 2, torch.float32).requires_grad_()
@@ -323,7 +323,7 @@ def test_a_gradient_of_which_a_single_entry_is_infinite_is_caught() -> None:
         score.sum().backward()
 
 
-def test_an_estimator_that_gives_no_gradient_is_refused_where_one_is_wanted() -> None:
+def test_an_estimator_without_a_gradient_is_refused() -> None:
     problem = SlotProblem(lambda vectors: total(vectors.detach()), 2, 3, 1, name="numpy-like")
     observation = problem.sample(2, generator_from(0))
     rows = one_hot(torch.zeros(2, 2, dtype=torch.long), 3, torch.float32)
@@ -345,7 +345,7 @@ def test_sizes_below_one_are_refused(sizes: tuple[int, ...]) -> None:
         Bare()
 
 
-def test_observations_hold_only_what_varies_and_can_be_cut_by_rows() -> None:
+def test_observations_can_be_cut_by_rows() -> None:
     candidates, mask = torch.arange(12.0).view(3, 2, 2), torch.ones(3, 1, 2, dtype=torch.bool)
     observation = Observation(candidates, mask)
     assert list(observation.tensors()) == ["candidates", "mask"]
@@ -411,7 +411,7 @@ class WithCircle(SlotProblem):
 
 
 @pytest.mark.parametrize("ask", ["score_selection", "latent", "a hook in a circle"])
-def test_what_was_differentiated_is_freed_at_once_and_not_by_the_garbage_collector(ask: str) -> None:
+def test_what_was_differentiated_is_freed_at_once(ask: str) -> None:
     problem = WithCircle(total, 3, 5, 2) if ask == "a hook in a circle" else slot_problem()
     observation = problem.sample(4, generator_from(0))
     gc.collect()

@@ -39,14 +39,14 @@ def test_scores_are_the_networks_on_the_rows_looked_up_by_hand(contexts: Tensor 
         assert float(scores[row]) == pytest.approx(expected, abs=1e-6)
 
 
-def test_contexts_change_the_score_only_where_the_estimator_has_them() -> None:
+def test_contexts_change_the_score_where_there_are_some() -> None:
     problem = RowProblem(make_net(contexts=(2, 3)), CONTEXTS)
     choice = torch.zeros(4, 3, dtype=torch.long)
     scores = problem.score(Observation(context=CONTEXTS), choice)
     assert len(set(scores.tolist())) == 4
 
 
-def test_without_contexts_there_is_a_single_one_so_that_no_observation_is_empty() -> None:
+def test_without_contexts_there_is_a_single_one() -> None:
     problem = RowProblem(make_net())
     assert problem.contexts.tolist() == [[0]] and problem.context_sizes == (1,)
     observation = problem.sample(3, generator_from(0))
@@ -72,7 +72,7 @@ def test_evaluation_lists_every_context_once(most: int) -> None:
     assert listed is not None and torch.equal(listed, CONTEXTS)
 
 
-def test_evaluation_draws_without_replacement_where_there_are_too_many_contexts() -> None:
+def test_evaluation_draws_without_replacement() -> None:
     problem = RowProblem(make_net(contexts=(2, 3)), CONTEXTS)
     seen = set()
     for seed in range(20):
@@ -179,7 +179,7 @@ def test_contexts_of_the_wrong_shape_are_refused(contexts: Tensor | None, found:
 
 
 @pytest.mark.parametrize("row", [[2, 0], [0, 3], [-1, 0]])
-def test_context_categories_that_the_estimator_does_not_know_are_refused(row: list[int]) -> None:
+def test_unknown_context_categories_are_refused(row: list[int]) -> None:
     contexts = torch.cat([CONTEXTS, torch.tensor([row])])
     found = contexts.amax(dim=0).tolist()
     with pytest.raises(ValueError) as caught:
@@ -210,7 +210,7 @@ def make_foreign(contexts: tuple[int, ...] = ()) -> Foreign:
 
 
 @pytest.mark.parametrize("contexts", [None, CONTEXTS])
-def test_somebodys_module_scores_choices_and_rows_as_it_scores_indices(contexts: Tensor | None) -> None:
+def test_a_users_module_scores_choices_rows_and_indices(contexts: Tensor | None) -> None:
     module = make_foreign(() if contexts is None else (2, 3))
     problem = RowProblem(module, contexts, sizes=[2, 4, 3])
     assert (problem.sizes, problem.context_sizes) == ((2, 4, 3), (1,) if contexts is None else (2, 3))
@@ -252,7 +252,7 @@ def test_the_candidates_of_somebodys_module_are_one_hot_rows() -> None:
     assert torch.equal(problem.gather(observation, items)[:, 0, 0], torch.eye(4))
 
 
-def test_sizes_come_from_the_encoding_or_from_the_contexts_that_occur() -> None:
+def test_sizes_come_from_the_encoding_or_the_contexts() -> None:
     features = {"a": ("u", "v"), "b": ("p", "q", "r", "s"), "c": ("x", "y", "z")}
     encoding = TableEncoding("score", features, {"k": ("l", "m"), "n": ("1", "2", "3", "4")})
     problem = RowProblem(make_foreign((2, 4)), CONTEXTS, encoding=encoding)
@@ -286,9 +286,7 @@ def test_sizes_come_from_the_encoding_or_from_the_contexts_that_occur() -> None:
         ),
     ],
 )
-def test_a_module_and_sizes_that_do_not_fit_are_refused_at_the_door(
-    arguments: dict[str, Any], error: type[Exception], message: str
-) -> None:
+def test_a_module_with_wrong_sizes_is_refused(arguments: dict[str, Any], error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=re.escape(message)):
         RowProblem(make_foreign(), **arguments)
 

@@ -33,7 +33,7 @@ def test_candidates_have_the_law_that_was_asked_for() -> None:
     assert torch.equal(normal, standard_normal((1000, 50, 4), generator_from(0)))
 
 
-def test_draws_repeat_under_a_generator_and_leave_the_global_one_alone() -> None:
+def test_draws_repeat_under_a_generator() -> None:
     problem = SlotProblem(total, 2, 5, 3, fewest_items=1)
     before = torch.get_rng_state()
     first, second, other = (problem.sample(6, generator_from(seed)).tensors() for seed in (1, 1, 2))
@@ -53,9 +53,7 @@ def test_lists_of_one_length_have_no_mask() -> None:
 
 @settings(max_examples=40, deadline=None, derandomize=True)
 @given(st.integers(1, 4), st.integers(2, 9), st.data(), st.integers(1, 40), st.integers(0, 10_000))
-def test_lists_of_varying_length_are_padded_with_zeros_and_masked(
-    slots: int, items: int, data: st.DataObject, batch: int, seed: int
-) -> None:
+def test_short_lists_are_padded_and_masked(slots: int, items: int, data: st.DataObject, batch: int, seed: int) -> None:
     fewest = data.draw(st.integers(1, items - 1))
     problem = SlotProblem(total, slots, items, 3, fewest_items=fewest)
     observation = problem.sample(batch, generator_from(seed))
@@ -165,7 +163,7 @@ def distances(vectors: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize("estimator", [Distances(), distances], ids=["module", "function"])
-def test_any_callable_on_vectors_is_an_estimator_also_in_an_environment(estimator: Callable[[Tensor], Tensor]) -> None:
+def test_any_callable_on_vectors_is_an_estimator(estimator: Callable[[Tensor], Tensor]) -> None:
     problem = SlotProblem(estimator, 2, 3, 2, name="mine")
     env = SlotVecEnv(problem, 4, seed=0)
     candidates = env.reset()["candidates"]

@@ -77,7 +77,7 @@ def gapped() -> TruthTable:
 EVERY = torch.arange(3).view(3, 1, 1).expand(3, 4, 1), torch.arange(4).unsqueeze(1)
 
 
-def test_a_gap_scores_its_contexts_minimum_and_an_empty_context_the_tables() -> None:
+def test_a_gap_scores_its_contexts_minimum() -> None:
     table = gapped()
     assert table(*EVERY).T.tolist() == [[10, 30, 15], [-4, -4, -2], [7, 7, 7], [-4, -4, -4]]
     assert (table.minimum, table.maximum) == (-4.0, 30.0)
@@ -97,12 +97,12 @@ def test_duplicates_are_averaged_before_scores_are_normalised() -> None:
     assert table.normalised(torch.tensor([[0], [1], [2]]), None).tolist() == pytest.approx([0.2, 0.0, 1.0])
 
 
-def test_scores_of_opposite_extremes_are_normalised_without_overflow() -> None:
+def test_opposite_extremes_are_normalised_without_overflow() -> None:
     table = TruthTable(torch.tensor([[0], [1], [2]]), no_contexts(3), torch.tensor([-3e38, 0.0, 3e38]), (3,))
     assert table.normalised(torch.tensor([[0], [1], [2]]), None).tolist() == [0.0, 0.5, 1.0]
 
 
-def test_choices_may_have_leading_dimensions_beside_one_context_per_request() -> None:
+def test_choices_may_have_leading_dimensions() -> None:
     features, contexts = torch.tensor([[0], [1], [0], [1]]), torch.tensor([[0], [0], [1], [1]])
     table = TruthTable(features, contexts, torch.tensor([1.0, 2.0, 3.0, 4.0]), (2, 2))
     choice = torch.tensor([[[0], [0]], [[1], [0]], [[1], [1]]])
@@ -111,12 +111,12 @@ def test_choices_may_have_leading_dimensions_beside_one_context_per_request() ->
     assert table.measured(choice, context).all()
 
 
-def test_a_problem_without_contexts_ignores_the_one_that_its_observations_carry() -> None:
+def test_a_problem_without_contexts_ignores_them() -> None:
     table = TruthTable(torch.tensor([[0], [1]]), no_contexts(2), torch.tensor([1.0, 2.0]), (2,))
     assert table(torch.tensor([[1]]), torch.tensor([[0]])).tolist() == [2.0]
 
 
-def test_too_many_combinations_are_refused_and_exactly_the_limit_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_too_many_combinations_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     assert module.MOST_CELLS == 100_000_000
     monkeypatch.setattr(module, "MOST_CELLS", 1200)
     features, score = torch.tensor([[0, 0]]), torch.tensor([1.0])
@@ -160,7 +160,7 @@ def test_a_real_landscape_with_gaps_scores_its_minimum_there(landscape: Callable
 
 
 @pytest.mark.slow
-def test_every_factor_of_a_real_landscape_is_normalised_by_its_own_scores(landscape: Callable[[str], Path]) -> None:
+def test_every_factor_is_normalised_by_its_own_scores(landscape: Callable[[str], Path]) -> None:
     path = landscape("tfbind_factors.parquet")
     encoding = encoding_of(path, "score", ("factor",))
     table = TruthTable.read(path, encoding)

@@ -24,7 +24,7 @@ def looped_pairwise(rows: list[list[float]], u: list[list[float]], w: list[list[
     ("slots", "dim", "linear_scale", "pair_scale", "seed"),
     [(4, 4, 1.0, 0.5, 0), (12, 8, 0.5, 0.12, 0), (2, 3, 2.0, 1.0, 7), (1, 2, 1.0, 1.0, 0)],
 )
-def test_the_pairwise_truth_is_the_sum_over_slots_and_ordered_pairs(
+def test_the_pairwise_truth_sums_slots_and_ordered_pairs(
     slots: int, dim: int, linear_scale: float, pair_scale: float, seed: int
 ) -> None:
     truth = PairwiseTruth(slots, dim, linear_scale, pair_scale, seed)
@@ -60,7 +60,7 @@ def test_a_slot_does_not_interact_with_itself() -> None:
     assert float(truth(alone)) != 0.0
 
 
-def test_the_parameters_have_the_asked_scales_and_come_from_the_seed_alone() -> None:
+def test_the_parameters_have_their_scales_and_seed() -> None:
     before = torch.get_rng_state()
     truth, again, other = (PairwiseTruth(20, 20, 2.0, 0.25, seed) for seed in (3, 3, 4))
     assert torch.equal(torch.get_rng_state(), before)
@@ -73,7 +73,7 @@ def test_the_parameters_have_the_asked_scales_and_come_from_the_seed_alone() -> 
     assert list(truth.parameters()) == []
 
 
-def test_the_saturating_truth_is_the_squashed_pairwise_one_with_a_ripple() -> None:
+def test_the_saturating_truth_is_squashed_and_rippled() -> None:
     pairwise = PairwiseTruth(3, 2, 1.0, 0.5)
     truth = SaturatingTruth(pairwise)
     vectors = torch.randn(50, 3, 2, generator=generator_from(0))

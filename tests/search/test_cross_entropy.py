@@ -36,7 +36,7 @@ def watch_probabilities(monkeypatch: pytest.MonkeyPatch) -> list[Tensor]:
     st.floats(0.01, 1),
     st.integers(0, 10_000),
 )
-def test_every_request_pays_exactly_its_calls_for_allowed_rows_and_gets_the_best_of_them(
+def test_every_request_pays_exactly_its_calls(
     batch: int,
     calls: int,
     sizes: tuple[int, int, bool],
@@ -95,7 +95,7 @@ def test_probabilities_move_as_slow_loops_over_the_elites_say(
                     expected[item] = (1 - smoothing) * expected[item] + smoothing * share
 
 
-def test_without_smoothing_a_single_elite_is_repeated_and_with_it_every_allowed_item_stays_possible(
+def test_smoothing_keeps_every_allowed_item_possible(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     seen = watch_probabilities(monkeypatch)
@@ -113,7 +113,7 @@ def test_without_smoothing_a_single_elite_is_repeated_and_with_it_every_allowed_
     assert all(bool((p.sum(dim=-1) - 1).abs().max() < 1e-5) for p in seen)
 
 
-def test_enough_calls_find_the_best_of_a_rugged_problem_and_few_do_not() -> None:
+def test_enough_calls_find_the_best_of_a_rugged_problem() -> None:
     problem = slot_problem()
     observation = problem.sample(30, generator_from(3))
     best = enumerate_landscape(problem, observation, problem.score).best
@@ -124,7 +124,7 @@ def test_enough_calls_find_the_best_of_a_rugged_problem_and_few_do_not() -> None
 
 
 @pytest.mark.parametrize("calls", [31, pytest.param(200, marks=pytest.mark.slow)])
-def test_it_beats_as_many_random_rows_and_what_makes_it_do_so_is_the_fit_to_the_elites(calls: int) -> None:
+def test_the_fit_to_the_elites_beats_random_rows(calls: int) -> None:
     problem = make_problem("SlotRL/SlotsLarge-v0")
     observation, generator = problem.sample(200, generator_from(11)), generator_from(0)
     rows = [random_choice(problem, observation, generator) for _ in range(calls)]

@@ -97,7 +97,7 @@ def test_the_truth_can_be_enumerated_in_the_estimators_place() -> None:
     assert problem.budget.forwards == 0
 
 
-def test_every_configuration_is_scored_once_and_the_constant_once_more() -> None:
+def test_every_configuration_is_scored_once() -> None:
     problem = row_problem()
     observation = problem.evaluation_observations(10, generator_from(0))
     assert configurations(problem) == 30
@@ -124,14 +124,14 @@ def test_a_constant_must_be_allowed_in_every_request() -> None:
     assert found.choice.tolist() == [[1], [0]]
 
 
-def test_requests_without_a_common_configuration_have_no_constant() -> None:
+def test_without_a_common_configuration_there_is_no_constant() -> None:
     problem = SlotProblem(lambda vectors: vectors.sum(dim=(-1, -2)), 1, 2, 1)
     mask = torch.tensor([[[True, False]], [[False, True]]])
     with pytest.raises(ValueError, match="expected .*, got "):
         enumerate_landscape(problem, Observation(torch.zeros(2, 2, 1), mask), problem.score)
 
 
-def test_too_many_configurations_are_refused_before_any_is_scored(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_too_many_configurations_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     assert module.MOST_CONFIGURATIONS == 200_000
     problem = slot_problem()
     observation = problem.sample(1, generator_from(0))

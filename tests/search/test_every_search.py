@@ -20,9 +20,7 @@ each_search = pytest.mark.parametrize("search", [local_search, genetic_search, c
 @each_search
 @settings(max_examples=20, deadline=None, derandomize=True)
 @given(batch=st.integers(1, 4), calls=st.integers(1, 60), seed=st.integers(0, 10_000))
-def test_the_padding_of_short_vocabularies_is_neither_scored_nor_chosen(
-    search: Search, batch: int, calls: int, seed: int
-) -> None:
+def test_padding_is_neither_scored_nor_chosen(search: Search, batch: int, calls: int, seed: int) -> None:
     problem = row_problem(seed % 5, CheckedRows)
     observation = problem.sample(batch, generator_from(seed))
     check_choice(problem, observation, search(problem, observation, calls, generator_from(seed)).choice)
@@ -30,7 +28,7 @@ def test_the_padding_of_short_vocabularies_is_neither_scored_nor_chosen(
 
 
 @each_search
-def test_the_same_seed_gives_the_same_answers_another_seed_others_and_nothing_outside_changes(search: Search) -> None:
+def test_a_seed_repeats_its_answers_and_nothing_else_changes(search: Search) -> None:
     problem = slot_problem()
     observation = problem.sample(30, generator_from(0))
     kept, before = problem.candidates(observation).clone(), torch.get_rng_state()

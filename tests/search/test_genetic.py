@@ -26,7 +26,7 @@ from tests.helpers.rugged import SIZES, arbitrary_mask, check_paid, requests, ro
     st.floats(0, 9),
     st.integers(0, 10_000),
 )
-def test_every_request_pays_exactly_its_calls_for_allowed_rows_and_gets_the_best_of_them(
+def test_every_request_pays_exactly_its_calls(
     batch: int,
     calls: int,
     sizes: tuple[int, int, bool],
@@ -58,7 +58,7 @@ def test_every_request_pays_exactly_its_calls_for_allowed_rows_and_gets_the_best
         (100_000, None, [32, 16]),
     ],
 )
-def test_a_generation_breeds_half_the_population_and_the_last_one_is_cut_short(
+def test_a_generation_breeds_half_the_population(
     calls: int, population: int | None, shares: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     problem = slot_problem()
@@ -90,7 +90,7 @@ def test_more_generations_never_end_lower() -> None:
     assert float(runs[-1].mean()) > float(runs[0].mean()) + 0.1
 
 
-def test_enough_calls_find_the_best_of_a_rugged_problem_and_few_do_not() -> None:
+def test_enough_calls_find_the_best_of_a_rugged_problem() -> None:
     problem = slot_problem()
     observation = problem.sample(30, generator_from(3))
     best = enumerate_landscape(problem, observation, problem.score).best
@@ -112,7 +112,7 @@ def test_it_beats_as_many_random_rows(calls: int) -> None:
     assert float(margin.mean()) > 3 * float(margin.std()) / 48**0.5
 
 
-def test_a_child_without_a_mutation_mutates_in_one_slot_if_any_slot_has_another_item() -> None:
+def test_a_child_always_mutates_where_it_can() -> None:
     allowed = arbitrary_mask(40, 4, 5, 3)
     allowed[0] = torch.eye(5, dtype=torch.bool)[:4]
     allowed[1, :3] = torch.eye(5, dtype=torch.bool)[:3]
@@ -128,7 +128,7 @@ def test_a_child_without_a_mutation_mutates_in_one_slot_if_any_slot_has_another_
     assert bool(allowed.unsqueeze(1).expand(-1, 50, -1, -1).gather(3, children.unsqueeze(3)).all())
 
 
-def test_mutations_are_as_many_as_asked_for_and_spread_evenly_over_the_other_allowed_items() -> None:
+def test_mutations_are_spread_evenly_over_other_items() -> None:
     allowed = torch.tensor([[True, False, True, True, True, False]] * 4).unsqueeze(0)
     rows = torch.full((1, 40_000, 4), 2)
     children = genetic._mutated(rows, genetic._Items.of(allowed), 2.0, generator_from(0))
@@ -141,7 +141,7 @@ def test_mutations_are_as_many_as_asked_for_and_spread_evenly_over_the_other_all
     assert bool((every != 2).all())
 
 
-def test_parents_win_tournaments_and_children_take_each_slot_from_either() -> None:
+def test_parents_win_tournaments_and_children_mix_them() -> None:
     rows = torch.tensor([[[0, 0, 0, 0], [1, 1, 1, 1], [2, 2, 2, 2]]])
     scores = torch.tensor([[1.0, 3.0, 2.0]])
     # The best of three wins unless it does not enter: 1 - (2/3) ** k; an entrant may enter twice.
@@ -155,7 +155,7 @@ def test_parents_win_tournaments_and_children_take_each_slot_from_either() -> No
         assert float(halves[2]) == pytest.approx(one * 6 / 16, abs=0.012)
 
 
-def test_the_best_survive_and_a_row_counts_once_unless_too_few_are_left() -> None:
+def test_the_best_survive_and_a_row_counts_once() -> None:
     rows = torch.tensor([[[0, 1], [1, 1], [0, 1], [2, 0]], [[0, 0], [0, 0], [0, 0], [1, 0]]])
     scores = torch.tensor([[5.0, 2.0, 5.0, 3.0], [4.0, 4.0, 4.0, 1.0]])
     kept, values = genetic._survivors(rows, scores, 3)

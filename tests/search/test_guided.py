@@ -63,7 +63,7 @@ def one_row_search(
 
 @pytest.mark.parametrize("masked", [False, True])
 @pytest.mark.parametrize("rounds", [0, 1, 2, 3, 5, 8, 30])
-def test_each_row_of_a_slot_problem_takes_the_path_of_the_slow_search(masked: bool, rounds: int) -> None:
+def test_slot_problems_take_the_path_of_the_slow_search(masked: bool, rounds: int) -> None:
     problem, net = rugged(), rugged_net(EstimatorShape(3, 2, (16, 16)), 0)
     candidates = problem.candidates(problem.sample(12, generator_from(1)))
     mask = torch.ones(12, 3, 4, dtype=torch.bool)
@@ -83,7 +83,7 @@ def test_each_row_of_a_slot_problem_takes_the_path_of_the_slow_search(masked: bo
 
 
 @pytest.mark.parametrize("rounds", [0, 1, 2, 3, 5, 8, 30])
-def test_each_context_of_a_row_problem_takes_the_path_of_the_slow_search(rounds: int) -> None:
+def test_row_problems_take_the_path_of_the_slow_search(rounds: int) -> None:
     problem, net = row_problem(), rugged_row_net()
     observation = problem.evaluation_observations(4, generator_from(0))
     start = random_choice(problem, observation, generator_from(3))
@@ -104,7 +104,7 @@ def test_each_context_of_a_row_problem_takes_the_path_of_the_slow_search(rounds:
     assert torch.equal(found.choice, start) is (rounds == 0)
 
 
-def test_swaps_that_failed_are_not_repeated_until_the_configuration_changes() -> None:
+def test_failed_swaps_are_not_repeated_too_early() -> None:
     asked: list[list[int]] = []
 
     class Watched(SlotProblem):
@@ -122,9 +122,7 @@ def test_swaps_that_failed_are_not_repeated_until_the_configuration_changes() ->
 
 @settings(max_examples=60, deadline=None, derandomize=True)
 @given(st.integers(1, 6), st.integers(0, 12), st.booleans(), st.integers(0, 10_000))
-def test_the_budget_is_exactly_one_forward_and_backward_per_row_and_round(
-    batch: int, rounds: int, masked: bool, seed: int
-) -> None:
+def test_a_row_and_round_is_one_forward_and_backward(batch: int, rounds: int, masked: bool, seed: int) -> None:
     problem = rugged(seed=seed % 5)
     observation = problem.sample(batch, generator_from(seed))
     if masked:
@@ -136,9 +134,7 @@ def test_the_budget_is_exactly_one_forward_and_backward_per_row_and_round(
 
 @settings(max_examples=100, deadline=None, derandomize=True)
 @given(st.integers(1, 6), st.integers(0, 15), st.integers(1, 3), st.integers(1, 5), st.integers(0, 10_000))
-def test_the_search_never_ends_below_its_start_nor_on_a_masked_item(
-    batch: int, rounds: int, slots: int, items: int, seed: int
-) -> None:
+def test_the_search_never_ends_below_its_start(batch: int, rounds: int, slots: int, items: int, seed: int) -> None:
     problem = rugged(slots, items, seed=seed % 5)
     candidates = problem.sample(batch, generator_from(seed)).candidates
     observation = Observation(candidates, arbitrary_mask(batch, slots, items, seed))
@@ -149,7 +145,7 @@ def test_the_search_never_ends_below_its_start_nor_on_a_masked_item(
     torch.testing.assert_close(problem.score(observation, found.choice), found.score, atol=1e-4, rtol=1e-4)
 
 
-def test_a_masked_first_item_is_not_taken_when_no_swap_is_left_to_try() -> None:
+def test_a_masked_first_item_is_not_taken() -> None:
     problem = SlotProblem(lambda vectors: vectors.sum(dim=(-1, -2)), 1, 2, 1)
     observation = Observation(torch.tensor([[[9.0], [1.0]]]), torch.tensor([[[False, True]]]))
     found = guided_search(problem, observation, torch.tensor([[1]]), 1)
@@ -158,7 +154,7 @@ def test_a_masked_first_item_is_not_taken_when_no_swap_is_left_to_try() -> None:
 
 @pytest.mark.parametrize("masked", [False, True])
 @pytest.mark.parametrize("seed", range(5))
-def test_as_many_rounds_as_slots_find_the_optimum_of_a_separable_problem(masked: bool, seed: int) -> None:
+def test_slots_many_rounds_solve_a_separable_problem(masked: bool, seed: int) -> None:
     slots, items, batch = 4, 6, 10
     problem = linear(slots, items, 3, seed)
     observation = problem.sample(batch, generator_from(seed))
@@ -192,7 +188,7 @@ def test_restarts_never_do_worse_than_any_single_search(kind: str) -> None:
     assert len(set(scores.argmax(dim=0).tolist())) > 1
 
 
-def test_a_search_leaves_the_start_the_global_generator_and_the_gradient_mode_alone() -> None:
+def test_a_search_leaves_its_surroundings_alone() -> None:
     problem = rugged()
     observation = problem.sample(5, generator_from(0))
     start = random_choice(problem, observation, generator_from(1))
@@ -220,7 +216,7 @@ def test_random_choices_are_uniform_over_the_allowed_items() -> None:
         assert float((counts[options] - 60_000 * share).abs().max()) < 5 * deviation
 
 
-def test_random_choices_stay_within_short_vocabularies_and_repeat_under_a_generator() -> None:
+def test_random_choices_stay_within_short_vocabularies() -> None:
     problem = row_problem()
     observation = problem.sample(20_000, generator_from(0))
     choice = random_choice(problem, observation, generator_from(1))
@@ -272,7 +268,7 @@ def slow_rounds(
         ("rows", 99),
     ],
 )
-def test_rounds_of_several_swaps_take_the_path_and_cost_of_the_slow_search(kind: str, proposals: int) -> None:
+def test_several_swaps_take_the_path_of_the_slow_search(kind: str, proposals: int) -> None:
     problem: Problem = row_problem() if kind == "rows" else rugged()
     observation = problem.sample(8, generator_from(1))
     if kind == "masked slots":
@@ -297,7 +293,7 @@ def test_rounds_of_several_swaps_take_the_path_and_cost_of_the_slow_search(kind:
 
 
 @pytest.mark.parametrize("proposals", [12, 13, 1_000])
-def test_as_many_proposals_as_swaps_find_the_best_single_swap_in_one_round(proposals: int) -> None:
+def test_all_swaps_at_once_find_the_best_one(proposals: int) -> None:
     problem = rugged()
     observation = problem.sample(20, generator_from(4))
     start = random_choice(problem, observation, generator_from(5))
@@ -317,7 +313,7 @@ def test_as_many_proposals_as_swaps_find_the_best_single_swap_in_one_round(propo
     assert improved >= 15 and missed >= 3
 
 
-def test_several_swaps_that_failed_are_not_scored_again_until_the_configuration_changes() -> None:
+def test_several_failed_swaps_are_not_scored_again() -> None:
     asked: list[list[int]] = []
 
     class Watched(SlotProblem):
@@ -345,7 +341,7 @@ def test_several_swaps_that_failed_are_not_scored_again_until_the_configuration_
     st.integers(1, 5),
     st.integers(0, 10_000),
 )
-def test_with_several_proposals_the_search_ends_neither_below_its_start_nor_on_a_masked_item(
+def test_several_proposals_never_end_below_the_start(
     batch: int, rounds: int, proposals: int, slots: int, items: int, seed: int
 ) -> None:
     problem = rugged(slots, items, seed=seed % 5)
@@ -362,7 +358,7 @@ def test_with_several_proposals_the_search_ends_neither_below_its_start_nor_on_a
     torch.testing.assert_close(problem.score(observation, found.choice), found.score, atol=1e-4, rtol=1e-4)
 
 
-def test_a_masked_item_that_would_score_best_does_not_hide_the_allowed_ones() -> None:
+def test_a_masked_item_does_not_hide_the_allowed_ones() -> None:
     problem = SlotProblem(lambda vectors: vectors.sum(dim=(-1, -2)), 1, 3, 1)
     observation = Observation(torch.tensor([[[9.0], [1.0], [2.0]]]), torch.tensor([[[False, True, True]]]))
     found = guided_search(problem, observation, torch.tensor([[1]]), 1, 3)
@@ -394,7 +390,7 @@ def test_the_best_of_several_searches_is_each_rows_own_best() -> None:
 
 @pytest.mark.parametrize("proposals", [1, 3])
 @pytest.mark.parametrize("rounds", [0, 1, 2, 6])
-def test_the_slope_that_is_returned_is_that_of_the_configuration_that_is_returned(rounds: int, proposals: int) -> None:
+def test_the_slope_belongs_to_the_returned_configuration(rounds: int, proposals: int) -> None:
     problem = rugged()
     observation = problem.sample(12, generator_from(1))
     found = guided_search(
