@@ -305,7 +305,7 @@ def _print(title: str, found: list[SelectorFigures]) -> None:
         [one.name, f"{one.forwards:,}", str(one.backwards), f"{one.milliseconds:.4f}", f"{one.dead:.0%}"]
         for one in found
     ]
-    print_table("cost of one estimate", ["", "forwards", "backwards", "ms", "dead"], cost)
+    print_table("cost of one estimate", ["", "estimator calls", "backward passes", "ms", "dead"], cost)
 
 
 def recommendation(found: list[SelectorFigures], calls: int) -> str:

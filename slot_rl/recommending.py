@@ -126,10 +126,10 @@ class _Answering:
     def calls(self, unit: str, requests: int) -> dict[str, str]:
         """Says what the answers to so many requests have cost each."""
         budget = self.problem.budget
-        spent = f"{budget.forwards / requests:g} forwards, {budget.backwards / requests:g} backwards"
+        spent = f"{budget.forwards / requests:g} estimator calls, {budget.backwards / requests:g} backward passes"
         figures = {f"calls per {unit}": spent}
         if self.serving.mode == "pass":
-            figures["to report its score"] = "1 forward"
+            figures["to report its score"] = "1 estimator call"
         return figures
 
 

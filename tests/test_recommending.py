@@ -167,13 +167,13 @@ def test_the_table_at_the_end_is_right(recommend: Command, asked: list[Cells], h
     expected = {
         "rows": "41",
         "distinct contexts": "9",
-        "estimated score": f"{sum(estimated) / 41:.4f}",
+        "score": f"{sum(estimated) / 41:.4f}",
         "true score": f"{sum(true) / 41:.4f}",
-        "true score, normalised": f"{sum(shares) / 41:.4f}",
-        "true score, worst": f"{min(shares):.4f}",
-        "estimated minus true": f"{(sum(estimated) - sum(true)) / 41:.4f}",
-        "share of answers measured": f"{sum(known) / 41:.4f}",
-        "calls per context": "4 forwards, 4 backwards",
+        "true normalised": f"{sum(shares) / 41:.4f}",
+        "true worst": f"{min(shares):.4f}",
+        "gap": f"{(sum(estimated) - sum(true)) / 41:.4f}",
+        "measured share": f"{sum(known) / 41:.4f}",
+        "calls per context": "4 estimator calls, 4 backward passes",
     }
     for name, value in expected.items():
         assert any(name in line and f" {value} " in line for line in shown.splitlines()), (name, value, shown)
@@ -182,10 +182,10 @@ def test_the_table_at_the_end_is_right(recommend: Command, asked: list[Cells], h
 @pytest.mark.parametrize(
     ("flags", "calls"),
     [
-        ("--calls 0", "0 forwards, 0 backwards"),
-        ("--calls 9", "9 forwards, 9 backwards"),
-        ("--mode draws --calls 6", "6 forwards, 0 backwards"),
-        ("--mode draws", "4 forwards, 0 backwards"),
+        ("--calls 0", "0 estimator calls, 0 backward passes"),
+        ("--calls 9", "9 estimator calls, 9 backward passes"),
+        ("--mode draws --calls 6", "6 estimator calls, 0 backward passes"),
+        ("--mode draws", "4 estimator calls, 0 backward passes"),
     ],
 )
 def test_the_calls_are_those_that_were_asked_for(
@@ -385,9 +385,9 @@ def test_a_search_is_served_with_its_own_calls(script: Command, home: Path, aske
     train("guided_search", run, GuidedSearchOptions(calls_per_context=11))
     flags = [tmp_path / "searched", "--contexts", tmp_path / "asked.csv"]
     code, shown, errors = script(SCRIPT, *flags, "--out", tmp_path / "out.csv")
-    assert code == 0 and "11 forwards, 11 backwards" in shown and "to report its score" in shown
+    assert code == 0 and "11 estimator calls, 11 backward passes" in shown and "to report its score" in shown
     code, shown, errors = script(SCRIPT, *flags, "--out", tmp_path / "more.csv", "--calls", 5)
-    assert code == 0 and "16 forwards, 16 backwards" in shown
+    assert code == 0 and "16 estimator calls, 16 backward passes" in shown
     code, shown, errors = script(SCRIPT, *flags, "--out", tmp_path / "draws.csv", "--mode", "draws")
     assert code == 2 and "an agent with a policy for draws" in errors
 
@@ -397,7 +397,7 @@ def test_requests_with_candidates_come_and_go_as_tensors(script: Command, home: 
     safetensors.torch.save_file(observation.tensors(), tmp_path / "requests.safetensors")
     flags = ["--contexts", tmp_path / "requests.safetensors", "--out", tmp_path / "out.safetensors"]
     code, shown, errors = script(SCRIPT, home / "slots", *flags)
-    assert (code, errors) == (0, "") and "4 forwards, 4 backwards" in shown
+    assert (code, errors) == (0, "") and "4 estimator calls, 4 backward passes" in shown
     found = safetensors.torch.load_file(tmp_path / "out.safetensors")
     assert {name: tuple(part.shape) for name, part in found.items()} == {
         "choice": (1_500, 4),
