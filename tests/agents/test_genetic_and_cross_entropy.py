@@ -1,6 +1,6 @@
 """The genetic algorithm and the cross-entropy method as agents: their flags reach the searches, bad ones are refused.
 
-What every reference promises, ``test_references.py`` tests of these two as well.
+``test_searches.py`` tests of these two as well what every search promises.
 """
 
 import json
