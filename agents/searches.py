@@ -20,6 +20,7 @@ from slot_rl.problems import Observation, Problem, make_problem
 from slot_rl.search import (
     best_of,
     check_breeding,
+    check_enumerable,
     check_fit,
     configurations,
     cross_entropy_search,
@@ -240,13 +241,18 @@ class ExhaustiveSearchAgent(ReferenceAgent):
 
     name = "exhaustive_search"
 
+    def __init__(self, env: Any, options: Any = None, seed: int = 0, **changes: Any) -> None:
+        """Builds the agent; raises ValueError if a request has too many configurations."""
+        super().__init__(env, options, seed, **changes)
+        check_enumerable(self.problem)
+
     @property
     def calls_per_context(self) -> int:
         """One estimator call for each configuration."""
         return configurations(self.problem)
 
     def search(self, observation: Observation, generator: torch.Generator) -> Tensor:
-        """Enumerates; raises ValueError if a request has too many configurations."""
+        """Scores all configurations."""
         return exhaustive_search(self.problem, observation).choice
 
 

@@ -91,6 +91,8 @@ class CompareConfig:
                     f"expected no --presets with --study, whose agents say their options, got {self.presets}"
                 )
             pairs = [text.partition("=") for text in self.variables]
+            if not all(name and sign for name, sign, _ in pairs):
+                raise ValueError(f"expected --set NAME=VALUE, got {' '.join(self.variables)}")
             found = read_study(self.study, {name: value for name, _, value in pairs}, self.trust)
             found["agents"] = _chosen("--agents", self.agents, found["agents"])
             found["tasks"] = _chosen("--env", self.env, found["tasks"])

@@ -362,8 +362,8 @@ def read_study(path: Path, variables: Mapping[str, str], trust: bool = False) ->
         serving = document.get("serving", {})
         found["serving"] = ServingCalls(**{name: tuple(calls) for name, calls in serving.items()})
     except (yaml.YAMLError, KeyError, TypeError, AttributeError, ValueError) as error:
-        missing = f"no {error}" if isinstance(error, KeyError) else str(error)
-        raise ValueError(f"expected a study in {path}, got: {' '.join(missing.split())}") from error
+        found_instead = f"no key {error}" if isinstance(error, KeyError) else str(error)
+        raise ValueError(f"expected a study in {path}, got: {' '.join(found_instead.split())}") from error
     return found
 
 
@@ -379,4 +379,9 @@ def _filled(value: Any, variables: Mapping[str, str]) -> Any:
         return {key: _filled(part, variables) for key, part in value.items()}
     if isinstance(value, list):
         return [_filled(part, variables) for part in value]
-    return value.format_map(variables) if isinstance(value, str) else value
+    if not isinstance(value, str):
+        return value
+    try:
+        return value.format_map(variables)
+    except KeyError as error:
+        raise ValueError(f"no value for {{{error.args[0]}}}; --set {error.args[0]}=VALUE gives one") from error

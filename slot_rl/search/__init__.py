@@ -6,6 +6,7 @@ from slot_rl.search.cross_entropy import check_fit, cross_entropy_search
 from slot_rl.search.enumeration import (
     MOST_CONFIGURATIONS,
     EnumerationResult,
+    check_enumerable,
     configurations,
     enumerate_landscape,
     exhaustive_search,
@@ -21,6 +22,7 @@ __all__ = [
     "allowed_items",
     "best_of",
     "check_breeding",
+    "check_enumerable",
     "check_fit",
     "configurations",
     "cross_entropy_search",

@@ -39,6 +39,14 @@ def configurations(problem: Problem) -> int:
     return prod(problem.sizes)
 
 
+def check_enumerable(problem: Problem) -> None:
+    """Raises ValueError if a request has more than :data:`MOST_CONFIGURATIONS` configurations."""
+    if configurations(problem) > MOST_CONFIGURATIONS:
+        raise ValueError(
+            f"expected at most {MOST_CONFIGURATIONS:,} configurations to enumerate, got {configurations(problem):,}"
+        )
+
+
 def enumerate_landscape(problem: Problem, observation: Observation, score: ScoreChoice) -> EnumerationResult:
     """Scores every configuration of every request.
 
@@ -92,10 +100,7 @@ def _scored_blocks(
     problem: Problem, observation: Observation, score: ScoreChoice
 ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
     """Yields configurations ``(block, slots)``, their scores and whether they are allowed, ``(block, batch)``."""
-    if configurations(problem) > MOST_CONFIGURATIONS:
-        raise ValueError(
-            f"expected at most {MOST_CONFIGURATIONS:,} configurations to enumerate, got {configurations(problem):,}"
-        )
+    check_enumerable(problem)
     for block in _blocks(problem, len(observation)):
         rows = block.unsqueeze(1).expand(-1, len(observation), -1)
         yield block, score(observation, rows), _allowed(problem, observation, rows)

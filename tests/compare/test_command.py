@@ -174,6 +174,7 @@ def test_ctrl_c_keeps_what_is_finished_and_says_so(flags: list[str], tmp_path: P
         (["--assert", "gumbel>nobody"], "expected a claim about agents of"),
         (["--assert", "gumbel"], "expected a claim such as"),
         (["--workers", "0"], "expected workers >= 1"),
+        (["--study", "nowhere.yaml"], "expected no --presets with --study"),
         (["--timesteps", "0"], "expected timesteps >= 1"),
         (["--presets", "nowhere"], "expected a folder of presets"),
     ],
