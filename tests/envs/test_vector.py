@@ -123,6 +123,10 @@ def test_final_observations_are_those_that_were_answered() -> None:
         before = after
 
 
+@pytest.mark.skipif(
+    gym.__version__.startswith(("1.1", "1.2")),
+    reason="that wrapper resets its sums too early with AutoresetMode.SAME_STEP",
+)
 def test_episode_statistics_are_recorded_by_gymnasiums_wrapper() -> None:
     env = RecordEpisodeStatistics(SlotsVectorEnv(SLOTS, 3))
     env.reset(seed=0)
