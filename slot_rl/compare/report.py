@@ -101,8 +101,9 @@ def draw_pictures(folder: Path, found: Conclusions) -> list[Picture]:
     plots.draw_interval_chart(files["intervals"], found.summaries, agents)
     plots.draw_seed_strip(files["seeds"], results.runs, agents)
     plots.draw_performance_profile(files["profile"], results.runs, agents)
-    in_order = pd.concat([found.pairs[found.pairs["task"] == task] for task in found.tasks])
-    plots.draw_improvement_matrix(files["improvement"], in_order, agents)
+    if len(found.pairs):
+        in_order = pd.concat([found.pairs[found.pairs["task"] == task] for task in found.tasks])
+        plots.draw_improvement_matrix(files["improvement"], in_order, agents)
     if len(results.curves):
         plots.draw_learning_curves(files["learning_calls"], results.curves, "calls", agents)
         plots.draw_learning_curves(files["learning_seconds"], results.curves, "seconds", agents)
@@ -151,7 +152,7 @@ def _sections(
 
 def _leaders(found: Conclusions) -> Iterator[str]:
     """Says for each task which agent leads, which agents it beats, and what policies gain at equal calls."""
-    for task in found.tasks:
+    for task in found.tasks if len(found.agents) > 1 else ():
         leader = found.summaries[found.summaries["task"] == task].iloc[0]
         pairs = ranked_pairs(found, task).query("first == @leader.agent")
         beaten = ", ".join(pairs.loc[pairs["verdict"] == "better", "second"])

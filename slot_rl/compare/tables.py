@@ -71,7 +71,7 @@ def pairs_table(found: Conclusions, task: str, leader_alone: bool = False) -> Re
     """Returns which agent of each pair is better on a task; arguments as in :func:`report_tables`."""
     pairs = ranked_pairs(found, task)
     if leader_alone:
-        pairs = pairs[pairs["first"] == pairs["first"].iloc[0]]
+        pairs = pairs[pairs["first"].isin(pairs["first"].head(1))]
     caption = (
         f"{task}: paired differences of optimality on the same seeds, with t intervals. P(improvement): probability "
         "that a run of the first agent beats a run of the second. p is adjusted by Holm's procedure over every pair "

@@ -162,6 +162,23 @@ def test_ctrl_c_keeps_what_is_finished_and_says_so(flags: list[str], tmp_path: P
     assert not list((tmp_path / "out" / "runs").glob(".*"))
 
 
+def test_a_study_of_one_agent_has_a_report(tmp_path: Path, script: Command) -> None:
+    study, out = tmp_path / "study.yaml", tmp_path / "out"
+    study.write_text(
+        "agents: {random: , few: {agent: guided_search, options: {calls_per_context: 2}}}\n"
+        "tasks: [{env: SlotRL/PickValue-v0}]\ntimesteps: 100\nseeds: 3\n"
+    )
+    flags = ("--study", study, "--eval-size", 20, "--wandb", "disabled", "--workers", 1, "--out", out)
+    code, shown, errors = script(SCRIPT, *flags, "--agents", "few")
+    assert code == 0, errors
+    assert (out / "report.html").is_file() and "| few" in shown
+    assert {row["agent"] for row in long_table(out)} == {"few"}
+    code, _, errors = script(SCRIPT, *flags, "--agents", "nobody")
+    assert code == 2 and "expected --agents to be of random, few, got 'nobody'" in errors
+    code, _, errors = script(SCRIPT, *flags, "--set", "data")
+    assert code == 2 and "expected --set NAME=VALUE, got data" in errors
+
+
 @pytest.mark.parametrize(
     "changes, message",
     [

@@ -9,6 +9,7 @@ import pytest
 from slot_rl.compare.runner import COMPARISON, LocalLauncher, complete, do_runs, opened, write_failure
 from slot_rl.compare.study import Study, StudyAgent, Tracking, parse_task, read_study
 from slot_rl.evaluation import EvaluationConfig
+from tests.conftest import ROOT
 from tests.helpers.small import PICK_VALUE, run
 
 
@@ -170,3 +171,13 @@ def test_no_study_file_and_unknown_agents_are_refused(tmp_path: Path) -> None:
         Study([PICK_VALUE], [StudyAgent("who", "nobody")], range(3), 100)
     with pytest.raises(ValueError, match="at least"):
         Study([PICK_VALUE], [StudyAgent("random", "random")], range(1), 100)
+
+
+def test_the_study_of_the_documentation_is_one(tmp_path: Path) -> None:
+    page = (ROOT / "docs" / "comparing.md").read_text(encoding="utf-8")
+    (text,) = re.findall(r"```yaml\n(.*?)```", page, flags=re.DOTALL)
+    (tmp_path / "study.yaml").write_text(text)
+    (tmp_path / "suzuki.csv").write_text("a,y\n")
+    study = Study(**read_study(tmp_path / "study.yaml", {"fitted": str(tmp_path), "data": str(tmp_path)}))
+    assert [agent.label for agent in study.agents] == ["gumbel", "gumbel_no_entropy", "guided_search_400"]
+    assert [(task.label, task.timesteps) for task in study.tasks] == [("Slots-v0", None), ("suzuki", 50_000)]
