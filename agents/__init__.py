@@ -47,10 +47,11 @@ class AgentKind:
             TypeError: If the options are another agent's.
         """
         given = self.options if options is None else options
-        for name, default in vars(self.options).items():
-            # A selector's agent is known by its selector.
-            if name == "selector" and type(getattr(given, name, None)) is not type(default):
-                raise TypeError(f"expected options with a {type(default).__name__} selector, got {given}")
+        # A selector's agent is known by its selector.
+        default = getattr(self.options, "selector", None)
+        selector = changes.get("selector", getattr(given, "selector", None))
+        if default is not None and type(selector) is not type(default):
+            raise TypeError(f"expected options with a {type(default).__name__} selector, got {changes or given}")
         agent: Agent = self.build(env, given, seed=seed, **changes)
         return agent
 

@@ -110,6 +110,7 @@ class Metric:
         table: For a metric of answers, which every competitor has: the printed table with its column; "none" if no
             table has it. None for a metric of the run.
         dashboard: How dashboards draw it.
+        printed: Whether the last printed table of a run has it.
     """
 
     key: str
@@ -122,6 +123,7 @@ class Metric:
     when_failed: float | None = None
     table: Literal["competitors", "truth", "none"] | None = None
     dashboard: tuple[Literal["curve", "bar", "cost"], ...] = ()
+    printed: bool = False
 
     @property
     def name(self) -> str:
@@ -157,6 +159,7 @@ _ENTRIES = (
         over_seeds=True,
         when_failed=0,
         dashboard=("cost",),
+        printed=True,
     ),
     Metric(
         "estimator_backwards",
@@ -167,6 +170,7 @@ _ENTRIES = (
         log_key="budget/backwards",
         over_seeds=True,
         when_failed=0,
+        printed=True,
     ),
     Metric(
         "wall_seconds",
@@ -176,6 +180,7 @@ _ENTRIES = (
         ".1f",
         when_failed=0,
         dashboard=("cost",),
+        printed=True,
     ),
     Metric(
         "cpu_seconds",
@@ -194,18 +199,21 @@ _ENTRIES = (
         lambda scores, _: scores.score,
         log_key="eval/score",
         table="competitors",
+        printed=True,
     ),
     Metric(
         "random_score",
         "random score",
         "mean score of random choices, exact if enumerated",
         lambda run: run.evaluation.random_score,
+        printed=True,
     ),
     Metric(
         "best_score",
         "best score",
         "mean of the requests' best scores, or of the best known ones",
         lambda run: run.evaluation.best_score,
+        printed=True,
     ),
     Metric(
         "best_is_exact",
@@ -223,6 +231,7 @@ _ENTRIES = (
         when_failed=0.0,
         table="competitors",
         dashboard=("curve", "bar"),
+        printed=True,
     ),
     Metric(
         "hit_rate",
@@ -234,6 +243,7 @@ _ENTRIES = (
         when_failed=0.0,
         table="competitors",
         dashboard=("curve", "bar"),
+        printed=True,
     ),
     Metric(
         "true_score",
@@ -243,6 +253,7 @@ _ENTRIES = (
         log_key="eval/true_score",
         table="truth",
         dashboard=("curve",),
+        printed=True,
     ),
     Metric(
         "true_optimality",
@@ -252,6 +263,7 @@ _ENTRIES = (
         over_seeds=True,
         table="none",
         dashboard=("bar",),
+        printed=True,
     ),
     Metric(
         "true_normalised",
@@ -274,6 +286,7 @@ _ENTRIES = (
         "share of answers that the table has measured; tables only",
         lambda scores, _: scores.mean(scores.measured),
         table="truth",
+        printed=True,
     ),
     Metric(
         "best_constant_optimality",

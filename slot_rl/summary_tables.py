@@ -10,20 +10,6 @@ from slot_rl.evaluation import Choose, Evaluation, Row
 from slot_rl.metrics import METRICS, OF_ANSWERS
 
 MOST_CONTEXTS = 24
-SHOWN = (
-    "score",
-    "random_score",
-    "best_score",
-    "optimality",
-    "hit_rate",
-    "true_score",
-    "true_optimality",
-    "estimator_forwards",
-    "estimator_backwards",
-    "wall_seconds",
-    "measured_share",
-)
-"""The figures of a run that are printed last."""
 
 
 def print_judgement(summary: dict[str, Any], rows: Sequence[Row]) -> None:
@@ -32,7 +18,7 @@ def print_judgement(summary: dict[str, Any], rows: Sequence[Row]) -> None:
     costs = [["" if cost is None else str(cost) for cost in (row.calls, row.backwards)] for row in rows]
     _print_rows(title, rows, "competitors", ["calls", "backwards"], costs)
     _print_rows("against the truth", rows, "truth", [], [[] for _ in rows])
-    figures = {METRICS[key].name: METRICS[key].text(summary[key]) for key in SHOWN}
+    figures = {metric.name: metric.text(summary[key]) for key, metric in METRICS.items() if metric.printed}
     if not summary["best_is_exact"]:
         figures = {("best known score" if name == "best score" else name): text for name, text in figures.items()}
     if summary["measured_share"] is None:

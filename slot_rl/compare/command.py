@@ -12,7 +12,7 @@ from slot_rl.compare.differences import parse_claim
 from slot_rl.compare.report import print_claims, publish_report
 from slot_rl.compare.results import read_results
 from slot_rl.compare.runner import COMPARISON, LauncherName, do_runs, make_launcher, opened
-from slot_rl.compare.study import Study, StudyAgent, Tracking, parse_task, read_study
+from slot_rl.compare.study import DEFAULT_SEEDS, Study, StudyAgent, Tracking, parse_task, read_study
 from slot_rl.compare.wandb import sync_command
 from slot_rl.console import say
 from slot_rl.evaluation import EvaluationConfig
@@ -82,7 +82,7 @@ class CompareConfig:
             found: dict[str, Any] = {
                 "agents": [StudyAgent(name, name) for name in self.agents],
                 "tasks": [parse_task(text, self.trust) for text in self.env],
-                "seeds": range(100, 110),
+                "seeds": DEFAULT_SEEDS,
                 "presets": self.presets,
             }
         else:

@@ -28,7 +28,7 @@ class Tuning:
     Attributes:
         tasks: The tasks, as the command line named them.
         seeds: Training seeds of every trial.
-        timesteps: Configurations scored in each run of a trial.
+        timesteps: Estimator calls in each run of a trial.
         command: The command that chose.
     """
 

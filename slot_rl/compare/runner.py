@@ -83,10 +83,8 @@ class ProgressDisplay:
         if run.name not in self._bars:
             title = run.title if len(run.title) <= WIDEST_TITLE else f"{run.title[: WIDEST_TITLE - 1]}…"
             self._bars[run.name] = self._progress.add_task(title, total=run.timesteps, note="")
-        figures = {} if progress.row is None else progress.row.figures
-        note = progress.phase or "".join(
-            f"optimality {value:.3f}" for key, value in figures.items() if key == "optimality"
-        )
+        optimality = "" if progress.row is None else f"optimality {progress.row.figures['optimality']:.3f}"
+        note = progress.phase or optimality
         self._progress.update(self._bars[run.name], completed=progress.calls, note=note)
 
     def restarted(self, run: Run, why: str) -> None:

@@ -35,6 +35,9 @@ SHAPELESS = ("python", "wandb")
 """Versions that shape no result."""
 STUDY_KEYS = ("agents", "tasks", "timesteps", "seeds", "first_seed", "failure_threshold", "serving")
 
+DEFAULT_SEEDS = range(100, 110)
+"""Not the seeds that the shipped presets were tuned on."""
+
 State = Literal["finished", "failed", "open"]
 
 
@@ -357,8 +360,8 @@ def read_study(path: Path, variables: Mapping[str, str], trust: bool = False) ->
             for label, entry in document["agents"].items()
         ]
         found["tasks"] = [_task_of(dict(task), trust) for task in document["tasks"]]
-        first = int(document.get("first_seed", 100))
-        found["seeds"] = range(first, first + int(document.get("seeds", 10)))
+        first = int(document.get("first_seed", DEFAULT_SEEDS.start))
+        found["seeds"] = range(first, first + int(document.get("seeds", len(DEFAULT_SEEDS))))
         serving = document.get("serving", {})
         found["serving"] = ServingCalls(**{name: tuple(calls) for name, calls in serving.items()})
     except (yaml.YAMLError, KeyError, TypeError, AttributeError, ValueError) as error:

@@ -292,6 +292,9 @@ def test_options_refuse_what_no_training_could_use(kind: Any, arguments: dict[st
 def test_options_of_another_agent_are_refused(name: str, message: str) -> None:
     with pytest.raises(TypeError, match=message):
         AGENTS[name](pick_env(64), options_of("rloo"))
+    if name == "gumbel":
+        with pytest.raises(TypeError, match="expected options with a Gumbel selector, got .*RLOO"):
+            AGENTS[name](pick_env(64), selector=options_of("rloo").selector)
     # An option in words changes the agent's own; one that it does not have is refused.
     assert AGENTS[name](pick_env(64), learning_rate=0.5).options == options_of(name, learning_rate=0.5)
     with pytest.raises(TypeError, match="expected options among .*, got 'calls_per_context'"):
