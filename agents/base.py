@@ -13,7 +13,6 @@ from torch import Tensor
 from typing_extensions import Self
 
 from slot_rl.agents.policy import SlotPolicy
-from slot_rl.envs.episodes import from_arrays
 from slot_rl.io import BundleError, read_bundle, write_bundle
 from slot_rl.problems import Observation, Problem
 
@@ -177,7 +176,7 @@ class Agent(ABC):
         spaces: Any = self.observation_space
         single = all(np.ndim(part) == len(spaces[name].shape) for name, part in observation.items())
         arrays = {name: np.asarray(part)[None] if single else np.asarray(part) for name, part in observation.items()}
-        choice = self.answer(from_arrays(arrays))
+        choice = self.answer(Observation.of(arrays))
         return choice[0] if single else choice
 
     def save(self, path: Any, exclude: Any = None, include: Any = None) -> None:

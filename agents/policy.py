@@ -16,10 +16,13 @@ from torch import Tensor, nn
 
 from slot_rl.networks import PointerNetwork, PointerSize
 from slot_rl.problems import Observation, Problem
+from slot_rl.seeding import generator_from
 from slot_rl.selectors import masked_logits
 from slot_rl.selectors.categorical import gumbel_noise
 
 VALUE_HIDDEN = 64
+UNIT_REQUESTS = 1_024
+"""Requests from which the units of context vectors are taken."""
 
 
 def entropy_of(logits: Tensor) -> Tensor:
@@ -94,6 +97,7 @@ class SlotPolicy(ActorCriticPolicy):
         lr_schedule: Schedule,
         size: PointerSize | None = None,
         catalogue: Tensor | None = None,
+        context_vectors: Tensor | None = None,
         **kwargs: Any,
     ) -> None:
         """Builds the policy.
@@ -104,6 +108,7 @@ class SlotPolicy(ActorCriticPolicy):
             lr_schedule: Step size by remaining progress.
             size: Sizes of the pointer network; the default sizes if None.
             catalogue: Fixed candidates ``(slots, items, dim)`` where observations bring none; one-hot rows if None.
+            context_vectors: Some requests' context vectors ``(requests, context_dim)``, whose units the network takes.
             kwargs: Further arguments of ``ActorCriticPolicy``.
 
         Raises:
@@ -115,7 +120,7 @@ class SlotPolicy(ActorCriticPolicy):
                 f"got {observation_space} and {action_space}"
             )
         self._size = size or PointerSize()
-        self._catalogue = catalogue
+        self._catalogue, self._context_vectors = catalogue, context_vectors
         super().__init__(observation_space, action_space, lr_schedule, **kwargs)
 
     def _build(self, lr_schedule: Schedule) -> None:
@@ -134,7 +139,11 @@ class SlotPolicy(ActorCriticPolicy):
             catalogue = torch.eye(items).expand(len(sizes), -1, -1) if catalogue is None else catalogue
             dim = catalogue.shape[-1]
         contexts = tuple(int(n) for n in parts["context"].nvec) if "context" in parts else ()  # type: ignore[attr-defined]
-        self.network = PointerNetwork(len(sizes), dim, contexts, self._size, catalogue)
+        numbers = [parts[name].shape if name in parts else (0,) for name in ("context_vector", "slot_features")]
+        context_dim, slot_dim = (int(shape[-1]) for shape in numbers if shape is not None)
+        self.network = PointerNetwork(len(sizes), dim, contexts, self._size, catalogue, context_dim, slot_dim)
+        if self._context_vectors is not None:
+            self.network.standardise_contexts(self._context_vectors)
         self.value_head = nn.Sequential(
             nn.Linear(self.network.latent_dim, VALUE_HIDDEN), nn.SiLU(), nn.Linear(VALUE_HIDDEN, 1)
         )
@@ -144,7 +153,8 @@ class SlotPolicy(ActorCriticPolicy):
     def point(self, observation: Observation) -> tuple[Tensor, Tensor]:
         """Returns masked logits ``(batch, slots, items)`` and the latent ``(batch, latent_dim)``."""
         mask = self.padding if observation.mask is None else observation.mask
-        logits, latent = self.network(observation.candidates, mask, observation.context)
+        given = observation.context, observation.context_vector, observation.slot_features
+        logits, latent = self.network(observation.candidates, mask, *given)
         return masked_logits(logits, mask), latent
 
     def forward(self, obs: PyTorchObs, deterministic: bool = False) -> tuple[Tensor, Tensor, Tensor]:
@@ -176,14 +186,18 @@ def as_observation(obs: PyTorchObs) -> Observation:
     """Returns Stable-Baselines3's dict of tensors as an observation; its buffers hold everything as float32."""
     if not isinstance(obs, dict):
         raise TypeError(f"expected a dict observation, got {type(obs).__name__}")
-    candidates, mask, context = obs.get("candidates"), obs.get("mask"), obs.get("context")
-    return Observation(
-        None if candidates is None else candidates.float(),
-        None if mask is None else mask != 0,
-        None if context is None else context.long(),
-    )
+    return Observation.of(obs)
 
 
 def policy_kwargs(problem: Problem | None, size: PointerSize) -> dict[str, Any]:
-    """Returns the arguments that fit :class:`SlotPolicy` to a problem: sizes, and candidates that never vary."""
-    return {"size": size, "catalogue": None if problem is None else problem.catalogue}
+    """Returns the arguments that fit :class:`SlotPolicy` to a problem: sizes, fixed candidates, contexts' units."""
+    if problem is None:
+        return {"size": size}
+    known = (
+        problem.sample(UNIT_REQUESTS, generator_from(0)) if "context_vector" in problem.observation_parts() else None
+    )
+    return {
+        "size": size,
+        "catalogue": problem.catalogue,
+        "context_vectors": None if known is None else known.context_vector,
+    }

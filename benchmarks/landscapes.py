@@ -22,7 +22,7 @@ from scipy import stats
 from torch import Tensor
 
 from benchmarks.reproductions.results import refuse_missing
-from slot_rl.compare.command import CompareConfig, compare
+from slot_rl.compare.command import CompareConfig, run_comparison
 from slot_rl.compare.runner import COMPARISON, opened
 from slot_rl.console import progress_bar
 from slot_rl.estimators.encoding import TableEncoding
@@ -202,7 +202,7 @@ def reproduce_landscapes(config: LandscapesConfig) -> int:
     with opened(config.out):
         write_json(config.out / COMPARISON, provenance(config))
         _prepare([LANDSCAPES[name] for name in names], config)
-    return compare(study)
+    return run_comparison(study)
 
 
 def _prepare(landscapes: Sequence[Landscape], config: LandscapesConfig) -> None:

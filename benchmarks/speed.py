@@ -22,6 +22,7 @@ from torch.nn import functional
 from slot_rl.console import print_table, progress_bar
 from slot_rl.envs import SlotsEnv, SlotsVectorEnv, SlotVecEnv
 from slot_rl.problems import make_problem
+from slot_rl.problems.named import own_env
 from slot_rl.search import random_choice
 from slot_rl.seeding import generator_from
 from slot_rl.selectors import NAMES, Objective, Selector, make
@@ -63,11 +64,20 @@ class EnvBenchmark(SelectorBenchmark):
 
     Attributes:
         env: The environment's id.
+        problem: Your own problem, path.py:function with --trust; its env is SlotRL/Own-v0.
+        trust: Execute the Python file of the problem, with all your rights.
     """
 
     repeats: int = 15
     seconds: float = 0.3
     env: str = "SlotRL/Slots-v0"
+    problem: str | None = None
+    trust: bool = False
+
+    def __post_init__(self) -> None:
+        """Refuses an empty measurement; an own problem has its own env."""
+        super().__post_init__()
+        object.__setattr__(self, "env", own_env(self.env, self.problem, EnvBenchmark.env))
 
 
 def benchmark_env(config: EnvBenchmark) -> dict[str, float]:
@@ -93,7 +103,8 @@ def benchmark_env(config: EnvBenchmark) -> dict[str, float]:
 
 
 def _environment_steps(config: EnvBenchmark) -> dict[str, Callable[[], Any]]:
-    problem, generator = make_problem(config.env), generator_from(0)
+    problem = make_problem(config.env, problem=config.problem, trust=config.trust)
+    generator = generator_from(0)
     observation = problem.sample(config.batch, generator)
     choice = random_choice(problem, observation, generator)
     vector, vec = SlotsVectorEnv(problem, config.batch), SlotVecEnv(problem, config.batch)

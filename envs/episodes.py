@@ -31,7 +31,7 @@ def as_problem(problem: Problem | str, options: Mapping[str, Any]) -> Problem:
 
 
 def observation_space(problem: Problem) -> spaces.Dict:
-    """Returns the space of a single observation: ``candidates``, ``mask`` and ``context`` as far as they vary."""
+    """Returns the space of a single observation, with the parts that vary; see :class:`Observation`."""
     return spaces.Dict({name: _space(part) for name, part in problem.observation_parts().items()})
 
 
@@ -53,16 +53,6 @@ def to_arrays(observation: Observation) -> Arrays:
     if "mask" in arrays:
         arrays["mask"] = arrays["mask"].view(np.int8)  # gymnasium's MultiBinary holds int8
     return arrays
-
-
-def from_arrays(arrays: Mapping[str, npt.NDArray[Any]]) -> Observation:
-    """Returns the observation of a batch of arrays; the inverse of :func:`to_arrays`."""
-    candidates, mask, context = (arrays.get(name) for name in ("candidates", "mask", "context"))
-    return Observation(
-        None if candidates is None else torch.as_tensor(np.asarray(candidates, dtype=np.float32)),
-        None if mask is None else torch.as_tensor(np.asarray(mask) != 0),
-        None if context is None else torch.as_tensor(np.asarray(context, dtype=np.int64)),
-    )
 
 
 @dataclass
@@ -147,4 +137,4 @@ class Episodes:
                 raise ValueError(
                     f"expected {name!r} below {space.nvec.tolist()} in the given observation, got {arrays[name]}"
                 )
-        return from_arrays({name: np.array(part) for name, part in arrays.items()})
+        return Observation.of({name: np.array(part) for name, part in arrays.items()})

@@ -2,7 +2,7 @@
 
 from gymnasium.envs.registration import register, registry
 
-ENV_IDS = ("SlotRL/Slots-v0", "SlotRL/SlotsLarge-v0", "SlotRL/PickValue-v0", "SlotRL/Rows-v0")
+ENV_IDS = ("SlotRL/Slots-v0", "SlotRL/SlotsLarge-v0", "SlotRL/PickValue-v0", "SlotRL/Rows-v0", "SlotRL/Own-v0")
 
 
 def register_envs() -> None:

@@ -4,13 +4,13 @@ import sys
 
 import tyro
 
-from slot_rl.compare.command import CompareConfig, compare
+from slot_rl.compare.command import CompareConfig, run_comparison
 from slot_rl.console import run
 
 
 def main() -> int:
     """Parses the flags and compares."""
-    return compare(tyro.cli(CompareConfig, description=__doc__, config=(tyro.conf.OmitArgPrefixes,)))
+    return run_comparison(tyro.cli(CompareConfig, description=__doc__, config=(tyro.conf.OmitArgPrefixes,)))
 
 
 if __name__ == "__main__":

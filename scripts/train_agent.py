@@ -10,8 +10,8 @@ import tyro
 
 from slot_rl.agents import AGENTS
 from slot_rl.compare.presets import read_presets
-from slot_rl.console import run
-from slot_rl.training import RunConfig, TrainFlags, train
+from slot_rl.console import INTERRUPTED, run
+from slot_rl.training import RunConfig, TrainFlags, train_run
 
 
 def main() -> int:
@@ -31,7 +31,8 @@ def main() -> int:
         "--preset uses the options that were tuned for the environment as the agent's defaults.",
         config=(tyro.conf.OmitArgPrefixes,),
     )
-    return train(chosen.agent, flags.run, flags.agent)
+    _, _, summary = train_run(chosen.agent, flags.run, flags.agent)
+    return 0 if summary["status"] == "finished" else INTERRUPTED
 
 
 if __name__ == "__main__":

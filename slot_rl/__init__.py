@@ -4,8 +4,26 @@ Importing the package registers its environments with Gymnasium and nothing more
 load where they are used.
 """
 
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from slot_rl.envs.registration import register_envs
 
+if TYPE_CHECKING:
+    from slot_rl.problems import Observation, Problem, RowProblem, SlotProblem, make_problem
+    from slot_rl.runs import TrainedRun, load, train
+
 __version__ = "0.1.0"
+__all__ = ["Observation", "Problem", "RowProblem", "SlotProblem", "TrainedRun", "load", "make_problem", "train"]
+
+_HOMES = {"train": "runs", "load": "runs", "TrainedRun": "runs"}
 
 register_envs()
+
+
+def __getattr__(name: str) -> Any:
+    if name == "compare":
+        return import_module("slot_rl.compare")
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOMES.get(name, 'problems')}"), name)

@@ -25,7 +25,7 @@ from slot_rl.envs import SlotVecEnv
 from slot_rl.io import CHECKPOINT, check_free, fresh_folder, read_config, write_json
 from slot_rl.plots import Point, plot_bias_and_variance
 from slot_rl.problems import Observation, Problem, make_problem
-from slot_rl.problems.named import ROWS
+from slot_rl.problems.named import ROWS, own_env
 from slot_rl.provenance import provenance
 from slot_rl.reevaluation import problem_of_run
 from slot_rl.seeding import generator_from
@@ -44,7 +44,8 @@ class DiagnosisConfig:
         env: The environment's id. If left out, that of the policy's run; SlotRL/Rows-v0 for an estimator without a
             policy; SlotRL/Slots-v0 without both.
         estimator: Folder of a pretrained estimator, or path.py:function with --trust.
-        trust: Execute the Python file of the estimator, with all your rights.
+        problem: Your own problem, path.py:function with --trust; its env is SlotRL/Own-v0.
+        trust: Execute the Python file of the estimator or the problem, with all your rights.
         policy: Run folder of a trained agent whose logits are used; without one, logits are random normal numbers.
         spread: Standard deviation of the logits without a policy.
         requests: Number of requests; fewer if the problem has fewer.
@@ -60,6 +61,7 @@ class DiagnosisConfig:
 
     env: str | None = None
     estimator: str | None = None
+    problem: str | None = None
     trust: bool = False
     policy: Path | None = None
     spread: float = 1.0
@@ -81,12 +83,13 @@ class DiagnosisConfig:
                 f"{self.requests}, {self.calls}, {self.limit}, {self.draws}, {self.reference_draws} and {self.spread}"
             )
 
-    def problem(self) -> Problem:
+    def make_problem(self) -> Problem:
         """Builds the problem."""
         if self.policy is not None and self.env is None:
-            return problem_of_run(read_config(self.policy), self.estimator, trust=self.trust)
+            return problem_of_run(read_config(self.policy), self.estimator, trust=self.trust, problem=self.problem)
         default = "SlotRL/Slots-v0" if self.estimator is None else ROWS
-        return make_problem(self.env or default, estimator=self.estimator, trust=self.trust)
+        env = own_env(self.env or default, self.problem, default)
+        return make_problem(env, self.estimator, trust=self.trust, problem=self.problem)
 
 
 @dataclass(frozen=True)
@@ -194,7 +197,7 @@ def diagnose(config: DiagnosisConfig) -> list[SelectorFigures]:
 
 
 def _setup(config: DiagnosisConfig) -> Setup:
-    problem = config.problem()
+    problem = config.make_problem()
     generator = generator_from(config.seed)
     observation = problem.evaluation_observations(config.requests, generator)
     if config.policy is not None:

@@ -22,11 +22,13 @@ class PointerSize:
         width: Length of queries and keys.
         hidden: Width of the layer through which the slots see one another.
         rounds: How often each slot looks at its tentative pick and at the other slots.
+        context: Whether the policy sees the request's context; without it, a control that must do worse.
     """
 
     width: int = 64
     hidden: int = 256
     rounds: int = 1
+    context: bool = True
 
     def __post_init__(self) -> None:
         """Refuses sizes below 1."""
@@ -42,9 +44,18 @@ class PointerNetwork(nn.Module):
     """
 
     catalogue: Tensor | None
+    context_mean: Tensor
+    context_spread: Tensor
 
     def __init__(
-        self, slots: int, dim: int, contexts: tuple[int, ...], size: PointerSize, catalogue: Tensor | None = None
+        self,
+        slots: int,
+        dim: int,
+        contexts: tuple[int, ...],
+        size: PointerSize,
+        catalogue: Tensor | None = None,
+        context_dim: int = 0,
+        slot_dim: int = 0,
     ) -> None:
         """Builds the network; weights come from the global generator (see ``slot_rl.seeding``).
 
@@ -54,28 +65,51 @@ class PointerNetwork(nn.Module):
             contexts: Categories of each context column.
             size: Widths and depth.
             catalogue: Fixed candidates of shape ``(slots, items, dim)``; None if observations bring theirs.
+            context_dim: Length of a request's context vector; 0 if there is none.
+            slot_dim: Numbers that describe each slot of a request; 0 if there are none.
         """
         super().__init__()
         self.slots, width = slots, size.width
+        contexts, context_dim = (contexts, context_dim) if size.context else ((), 0)
         # A fixed catalogue would only swell every observation; not persistent, since it is the problem's, not learned.
         self.register_buffer("catalogue", catalogue, persistent=False)
         # Different features' embeddings live in unrelated spaces, so each has a projection.
         self.embed: nn.Module = nn.Linear(dim, width) if catalogue is None else _PerSlotLinear(slots, dim, width)
         self.items = nn.Sequential(nn.SiLU(), nn.Linear(width, width), nn.SiLU())
         self.context_tables = nn.ModuleList(nn.Embedding(categories, slots * width) for categories in contexts)
+        self.context_body = None if context_dim == 0 else _context_body(context_dim, size.hidden, slots * width)
+        self.register_buffer("context_mean", torch.zeros(context_dim))
+        self.register_buffer("context_spread", torch.ones(context_dim))
+        self.slot_body = None if slot_dim == 0 else nn.Linear(slot_dim, width)
         self.start = nn.Parameter(torch.randn(slots, width))
         self.rounds = nn.ModuleList(_Round(slots, size) for _ in range(size.rounds))
         self.query = nn.Linear(width, width)
         self.key = nn.Linear(width, width)
         self.latent_dim = slots * width
 
-    def forward(self, candidates: Tensor | None, mask: Tensor | None, context: Tensor | None) -> tuple[Tensor, Tensor]:
+    def standardise_contexts(self, vectors: Tensor) -> None:
+        """Takes mean and spread of context vectors ``(requests, context_dim)``, so that their units do not matter."""
+        if self.context_body is not None:
+            self.context_mean.copy_(vectors.mean(dim=0))
+            spread = vectors.std(dim=0)
+            self.context_spread.copy_(torch.where(spread > 0, spread, 1.0))
+
+    def forward(
+        self,
+        candidates: Tensor | None,
+        mask: Tensor | None,
+        context: Tensor | None,
+        context_vector: Tensor | None = None,
+        slot_features: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
         """Points.
 
         Args:
             candidates: Tensor of shape ``(batch, items, dim)``; None for a fixed catalogue.
             mask: Boolean tensor that broadcasts to ``(batch, slots, items)``, true where allowed; or None.
             context: Long tensor of shape ``(batch, columns)``; or None.
+            context_vector: Float tensor of shape ``(batch, context_dim)``; or None.
+            slot_features: Float tensor of shape ``(batch, slots, slot_dim)``; or None.
 
         Returns:
             Logits of shape ``(batch, slots, items)``, not masked, and the latent ``(batch, latent_dim)``.
@@ -86,19 +120,38 @@ class PointerNetwork(nn.Module):
         vectors = self.catalogue if candidates is None else candidates
         if vectors is None:
             raise ValueError("expected candidates in the observation, got none and no fixed catalogue")
-        requests = context if candidates is None else candidates
+        requests = next((part for part in (candidates, context, context_vector) if part is not None), None)
         if requests is None or (context is None and len(self.context_tables)):
             raise ValueError("expected a context in the observation, got none")
         items = self.items(self.embed(vectors))
-        batch = len(requests)
-        slots = self.start.expand(batch, -1, -1)
-        for column, table in enumerate(self.context_tables):
-            assert context is not None
-            slots = slots + table(context[:, column]).view(batch, self.slots, -1)
+        slots = self._start(len(requests), context, context_vector, slot_features)
         for look in self.rounds:
             slots = look(slots, items, mask, candidates is None)
         logits = _affinity(self.query(slots), self.key(items), candidates is None)
         return logits, slots.flatten(1)
+
+    def _start(
+        self, batch: int, context: Tensor | None, context_vector: Tensor | None, slot_features: Tensor | None
+    ) -> Tensor:
+        """Returns what each slot knows before it sees the items, ``(batch, slots, width)``."""
+        slots = self.start.expand(batch, -1, -1)
+        for column, table in enumerate(self.context_tables):
+            assert context is not None
+            slots = slots + table(context[:, column]).view(batch, self.slots, -1)
+        if self.context_body is not None:
+            if context_vector is None:
+                raise ValueError("expected a context vector in the observation, got none")
+            standardised = (context_vector - self.context_mean) / self.context_spread
+            slots = slots + self.context_body(standardised).view(batch, self.slots, -1)
+        if self.slot_body is not None:
+            if slot_features is None:
+                raise ValueError("expected slot features in the observation, got none")
+            slots = slots + self.slot_body(slot_features)
+        return slots
+
+
+def _context_body(dim: int, hidden: int, out: int) -> nn.Sequential:
+    return nn.Sequential(nn.Linear(dim, hidden), nn.SiLU(), nn.Linear(hidden, out))
 
 
 class _Round(nn.Module):

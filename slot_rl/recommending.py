@@ -44,7 +44,8 @@ class RecommendConfig:
             with as many backwards; 4 if left out.
         truth: Table with the true scores.
         estimator: Folder or path.py:function of the estimator, if it has moved since the training; it must be the same.
-        trust: Execute the Python file that the run's estimator is, with all your rights.
+        problem: path.py:function of your own problem, if it has moved; it must be the same.
+        trust: Execute the Python file that the run's problem or estimator is, with all your rights.
         unknown: What a context that the estimator does not know is: an error, or a row to leave out.
         force: Replace the file that is already there.
         seed: Seeds the draws.
@@ -57,6 +58,7 @@ class RecommendConfig:
     calls: int | None = None
     truth: Path | None = None
     estimator: str | None = None
+    problem: str | None = None
     trust: bool = False
     unknown: Literal["error", "skip"] = "error"
     force: bool = False
@@ -77,7 +79,7 @@ def recommend(config: RecommendConfig) -> None:
     start = time.perf_counter()
     document = read_config(config.run)
     # The truth of the training may be gone, and no recommendation needs it.
-    problem = problem_of_run({**document, "truth": None}, config.estimator, config.truth, config.trust)
+    problem = problem_of_run({**document, "truth": None}, config.estimator, config.truth, config.trust, config.problem)
     check_out(config.out, config.force, problem.request_suffixes, (config.contexts, config.truth))
     agent = load_agent(config.run / CHECKPOINT, SlotVecEnv(problem, 2))
     answer = _Answering(agent, problem, Serving.of(agent, config.mode, config.calls), config.seed)

@@ -10,7 +10,7 @@ from slot_rl.envs import SlotVecEnv
 from slot_rl.evaluation import Evaluation, EvaluationConfig, judge
 from slot_rl.io import CHECKPOINT, SERVING, SUMMARY, read_config, read_json
 from slot_rl.problems import Budget, Problem, make_problem
-from slot_rl.problems.named import estimator_hash
+from slot_rl.problems.named import estimator_hash, own_reference
 from slot_rl.serving_curves import report_serving
 from slot_rl.summary_tables import print_contexts, print_judgement
 
@@ -24,6 +24,7 @@ class ReevaluationConfig:
         estimator: Folder or path.py:function of the estimator, if it has moved since the training; it must be the same.
         trust: Execute the Python file that the run's estimator is, with all your rights.
         truth: Table with the true scores, if it has moved or the training had none.
+        problem: path.py:function of your own problem, if it has moved; it must be the same.
         serving: Also print and draw how answers improve with more estimator calls, beside search from random starts.
     """
 
@@ -31,6 +32,7 @@ class ReevaluationConfig:
     estimator: str | None = None
     trust: bool = False
     truth: Path | None = None
+    problem: str | None = None
     serving: bool = False
 
 
@@ -45,7 +47,7 @@ def reevaluate(config: ReevaluationConfig) -> dict[str, Any]:
     """
     document = read_config(config.run)
     try:
-        problem = problem_of_run(document, config.estimator, config.truth, config.trust)
+        problem = problem_of_run(document, config.estimator, config.truth, config.trust, config.problem)
         requests = EvaluationConfig(**document["evaluation"])
     except (KeyError, TypeError) as error:
         raise ValueError(f"expected the config of a run in {config.run}, got one that lacks or adds {error}") from error
@@ -69,7 +71,11 @@ def reevaluate(config: ReevaluationConfig) -> dict[str, Any]:
 
 
 def problem_of_run(
-    document: dict[str, Any], estimator: str | None = None, truth: Path | None = None, trust: bool = False
+    document: dict[str, Any],
+    estimator: str | None = None,
+    truth: Path | None = None,
+    trust: bool = False,
+    problem: str | None = None,
 ) -> Problem:
     """Builds the problem that a run was trained on.
 
@@ -78,21 +84,27 @@ def problem_of_run(
         estimator: Folder or path.py:function of the estimator, if it has moved.
         truth: Table with the true scores, if it has moved.
         trust: Whether a path.py may be executed.
+        problem: path.py:function of the user's own problem, if it has moved.
 
     Raises:
-        ValueError: If the document lacks something, or the estimator is another one than the run's.
+        ValueError: If the document lacks something, or the estimator or the own problem is another one than the run's.
     """
     missing = {"env", "estimator", "estimator_sha256", "truth"} - document.keys()
     if missing:
         raise ValueError(f"expected the config of a run, got one without {', '.join(sorted(missing))}")
-    env_id, estimator = document["env"], estimator or document["estimator"]
-    found = estimator_hash(env_id, estimator)
-    if found is not None and found != document["estimator_sha256"]:
+    env_id, estimator, problem = document["env"], estimator or document["estimator"], problem or document.get("problem")
+    _refuse_another("the estimator", estimator_hash(env_id, estimator), document["estimator_sha256"], estimator)
+    if problem is not None:
+        _refuse_another("the problem", own_reference(problem).sha256(), document.get("problem_sha256"), problem)
+    return make_problem(env_id, estimator, truth or document["truth"], trust=trust, problem=problem)
+
+
+def _refuse_another(what: str, found: str | None, expected: object, source: str | None) -> None:
+    if found is not None and found != expected:
         raise ValueError(
-            f"expected the estimator {str(document['estimator_sha256'])[:12]} that the run was trained with, "
-            f"got {found[:12]} in {estimator or 'this version of slot_rl'}"
+            f"expected {what} {str(expected)[:12]} that the run was trained with, "
+            f"got {found[:12]} in {source or 'this version of slot_rl'}"
         )
-    return make_problem(env_id, estimator=estimator, truth=truth or document["truth"], trust=trust)
 
 
 def _summary(run: Path) -> dict[str, Any]:

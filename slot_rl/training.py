@@ -16,7 +16,7 @@ from stable_baselines3.common.logger import Logger
 from slot_rl import __version__
 from slot_rl.agents import Agent, LearningAgent, Options, make_agent
 from slot_rl.agents.base import to_json
-from slot_rl.console import INTERRUPTED, console, progress_bar, say
+from slot_rl.console import console, progress_bar, say
 from slot_rl.evaluation import Evaluation, EvaluationConfig, Row, judge
 from slot_rl.io import (
     BAD_BATCH,
@@ -32,7 +32,7 @@ from slot_rl.io import (
 from slot_rl.metrics import METRICS, POLICY_WITH_SEARCH
 from slot_rl.plots import plot_learning_curve
 from slot_rl.problems import Budget, NonFiniteScore, Problem, make_problem
-from slot_rl.problems.named import estimator_hash, resolved_estimator
+from slot_rl.problems.named import own_env, sources
 from slot_rl.provenance import command_line, versions
 from slot_rl.summary_tables import print_judgement
 from slot_rl.tracking import RunIdentity, Tracker, TrackerWriter, WandbMode, wandb_mode
@@ -51,6 +51,7 @@ class RunConfig:
         estimator: Folder of a pretrained estimator, or path.py:function with --trust; needed by SlotRL/Rows-v0.
         trust: Execute the Python file that --estimator names, with all your rights.
         truth: Table with the true scores, for SlotRL/Rows-v0.
+        problem: Your own problem, path.py:function with --trust; its env is SlotRL/Own-v0.
         timesteps: Estimator calls in training.
         seed: Seeds weights, requests and draws.
         out: The run's folder; runs/<env>__<agent>__s<seed>__<time> if left out.
@@ -63,6 +64,7 @@ class RunConfig:
     estimator: str | None = None
     trust: bool = False
     truth: Path | None = None
+    problem: str | None = None
     timesteps: int = 500_000
     seed: int = 0
     out: Path | None = None
@@ -71,13 +73,14 @@ class RunConfig:
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
 
     def __post_init__(self) -> None:
-        """Refuses an empty training and a seed that no generator takes."""
+        """Refuses an empty training and a seed that no generator takes; an own problem has its own env."""
+        object.__setattr__(self, "env", own_env(self.env, self.problem, RunConfig.env))
         if self.timesteps < 1 or not 0 <= self.seed < 2**32:
             raise ValueError(f"expected timesteps >= 1 and 0 <= seed < 2**32, got {self.timesteps} and {self.seed}")
 
-    def problem(self) -> Problem:
+    def make_problem(self) -> Problem:
         """Builds the problem."""
-        return make_problem(self.env, estimator=self.estimator, truth=self.truth, trust=self.trust)
+        return make_problem(self.env, self.estimator, self.truth, trust=self.trust, problem=self.problem)
 
 
 @dataclass(frozen=True)
@@ -203,16 +206,19 @@ def stopping(callback: EvaluationCallback) -> Iterator[None]:
         restore()
 
 
-def train(agent_name: str, run: RunConfig, options: Options) -> int:
+def train_run(
+    agent_name: str, run: RunConfig, options: Options, problem: Problem | None = None
+) -> tuple[Path, Agent, dict[str, Any]]:
     """Trains an agent and leaves a run folder.
 
     Args:
         agent_name: A name in ``slot_rl.agents.AGENTS``.
         run: What is trained, for how long, and where the results go.
         options: The agent's own options.
+        problem: The problem, if it is built already.
 
     Returns:
-        The exit code: 0, or 130 after Ctrl-C.
+        The run folder, the agent, and the contents of ``summary.json``.
 
     Raises:
         ValueError: If the input is bad; then nothing was written. Also if the estimator answers NaN or infinity; then
@@ -223,7 +229,7 @@ def train(agent_name: str, run: RunConfig, options: Options) -> int:
     identity = RunIdentity(run.env, agent_name, run.seed, run.timesteps, stamp, __version__)
     folder = run.out or Path("runs", identity.name)
     check_free(folder, run.force, CONFIG)
-    problem = run.problem()
+    problem = problem or run.make_problem()
     with console.status("measuring the competitors"):
         evaluation = Evaluation(problem, run.evaluation)
     agent = make_agent(agent_name, problem, options, run.seed)
@@ -245,7 +251,7 @@ def train(agent_name: str, run: RunConfig, options: Options) -> int:
         summary, rows = train_and_judge(agent, identity, evaluation, tracker, folder, report)
     print_judgement(summary, rows)
     say(f"run: {folder}")
-    return 0 if summary["status"] == "finished" else INTERRUPTED
+    return folder, agent, summary
 
 
 def train_and_judge(
@@ -311,12 +317,9 @@ def _config_document(agent_name: str, run: RunConfig, options: Options) -> dict[
     return {
         "command": command_line(),
         "agent": agent_name,
-        "env": run.env,
         "budget": run.timesteps,
         "seed": run.seed,
-        "estimator": None if run.estimator is None else resolved_estimator(run.estimator),
-        "estimator_sha256": estimator_hash(run.env, run.estimator),
-        "truth": None if run.truth is None else str(run.truth.resolve()),
+        **sources(run.env, run.estimator, run.truth, run.problem),
         "evaluation": asdict(run.evaluation),
         "options": to_json(options),
         "versions": versions(),

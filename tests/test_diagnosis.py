@@ -37,7 +37,7 @@ from slot_rl.problems import Observation, Problem, RowProblem, SlotProblem, make
 from slot_rl.seeding import generator_from, seeded_initialisation
 from slot_rl.selectors import NAMES, RLOO, LocalExpectation, Selector, StraightThrough, make
 from slot_rl.selectors.base import Probe, RawEstimate
-from slot_rl.training import RunConfig, train
+from slot_rl.training import RunConfig, train_run
 from tests.conftest import Command
 
 SCRIPT = Path(__file__).resolve().parents[1] / "scripts" / "diagnose_gradients.py"
@@ -515,7 +515,7 @@ def policy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     settings = RunConfig(
         "SlotRL/PickValue-v0", timesteps=1_280, out=out, wandb="disabled", evaluation=EvaluationConfig(eval_size=2)
     )
-    assert train("gumbel", settings, options) == 0
+    assert train_run("gumbel", settings, options)[2]["status"] == "finished"
     return out
 
 

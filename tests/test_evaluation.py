@@ -24,7 +24,7 @@ from slot_rl.reevaluation import ReevaluationConfig, reevaluate
 from slot_rl.search import enumerate_landscape, random_choice
 from slot_rl.seeding import generator_from, seeded_initialisation
 from slot_rl.summary_tables import MOST_CONTEXTS, print_contexts
-from slot_rl.training import RunConfig, train
+from slot_rl.training import RunConfig, train_run
 from tests.conftest import ROOT, Command
 
 SMALL = EvaluationConfig(eval_seed=0, eval_size=50)
@@ -231,7 +231,7 @@ def test_a_run_without_a_truth_is_held_against_one_later(script: Command, tmp_pa
     pretrain(PretrainConfig(table=table, score="y", context=("u",), out=out, fit=fast))
     run = RunConfig("SlotRL/Rows-v0", str(out), timesteps=128, out=tmp_path / "run", wandb="disabled")
     options = changed(GumbelAgent.default_options, {"batch_size": 64, "policy": PointerSize(8, 16)})
-    train("gumbel", run, options)
+    train_run("gumbel", run, options)
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
     assert [summary[name] for name in TRUTH] == [None] * 5
     evaluate = ROOT / "scripts" / "evaluate_agent.py"
@@ -243,7 +243,7 @@ def test_a_run_without_a_truth_is_held_against_one_later(script: Command, tmp_pa
     assert max(map(len, shown.splitlines())) <= 100
     assert all(shown.count(f" {name} ") >= 2 for name in ("policy, one pass", "random", "best constant", "best"))
     # A training with the truth sums its agent up in the same words.
-    train("gumbel", replace(run, out=tmp_path / "knowing", truth=table), options)
+    train_run("gumbel", replace(run, out=tmp_path / "knowing", truth=table), options)
     summary = json.loads((tmp_path / "knowing" / "summary.json").read_text())
     later = reevaluate(ReevaluationConfig(tmp_path / "run", truth=table))
     assert None not in [summary[name] for name in TRUTH]

@@ -32,7 +32,7 @@ from slot_rl.problems.context_rows import ContextRows
 from slot_rl.problems.truths import pick_value
 from slot_rl.reevaluation import problem_of_run
 from slot_rl.seeding import generator_from
-from slot_rl.training import RunConfig, train
+from slot_rl.training import RunConfig, train_run
 from tests.conftest import ROOT, Command
 
 SCRIPT = ROOT / "scripts" / "recommend.py"
@@ -73,11 +73,11 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     table = write_csv(home / "table.csv", [*COLUMNS, "y"], [[*cells, score] for cells, score in measured().items()])
     out = home / "estimator"
     pretrain(PretrainConfig(table=table, score="y", context=("heat", "solvent"), out=out, fit=FAST))
-    train("gumbel", quick(home / "run", env="SlotRL/Rows-v0", estimator=str(out), truth=table), OPTIONS)
+    train_run("gumbel", quick(home / "run", env="SlotRL/Rows-v0", estimator=str(out), truth=table), OPTIONS)
     plain = home / "estimator without context"
     pretrain(PretrainConfig(table=table, score="y", features=("base", "ligand"), out=plain, fit=FAST))
-    train("gumbel", quick(home / "plain", env="SlotRL/Rows-v0", estimator=str(plain)), OPTIONS)
-    train("gumbel", quick(home / "slots", env="SlotRL/PickValue-v0"), OPTIONS)
+    train_run("gumbel", quick(home / "plain", env="SlotRL/Rows-v0", estimator=str(plain)), OPTIONS)
+    train_run("gumbel", quick(home / "slots", env="SlotRL/PickValue-v0"), OPTIONS)
     return home
 
 
@@ -382,7 +382,7 @@ def test_without_contexts_one_row_is_written(script: Command, home: Path, tmp_pa
 
 def test_a_search_is_served_with_its_own_calls(script: Command, home: Path, asked: list[Cells], tmp_path: Path) -> None:
     run = quick(tmp_path / "searched", env="SlotRL/Rows-v0", estimator=str(home / "estimator"))
-    train("guided_search", run, GuidedSearchOptions(calls_per_context=11))
+    train_run("guided_search", run, GuidedSearchOptions(calls_per_context=11))
     flags = [tmp_path / "searched", "--contexts", tmp_path / "asked.csv"]
     code, shown, errors = script(SCRIPT, *flags, "--out", tmp_path / "out.csv")
     assert code == 0 and "11 estimator calls, 11 backward passes" in shown and "to report its score" in shown

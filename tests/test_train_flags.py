@@ -32,11 +32,11 @@ def trained(script: ModuleType, monkeypatch: pytest.MonkeyPatch) -> list[tuple[s
     """What ``train`` would have been called with."""
     calls: list[tuple[str, Any, Any]] = []
 
-    def record(*arguments: Any) -> int:
+    def record(*arguments: Any) -> tuple[None, None, dict[str, str]]:
         calls.append(arguments)
-        return 0
+        return None, None, {"status": "finished"}
 
-    monkeypatch.setattr(script, "train", record)
+    monkeypatch.setattr(script, "train_run", record)
     return calls
 
 

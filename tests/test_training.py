@@ -26,7 +26,7 @@ from slot_rl.networks import PointerSize
 from slot_rl.problems import SlotProblem
 from slot_rl.problems.truths import pick_value
 from slot_rl.reevaluation import ReevaluationConfig, reevaluate
-from slot_rl.training import EvaluationCallback, RunConfig, train
+from slot_rl.training import EvaluationCallback, RunConfig, train_run
 from tests.conftest import ROOT, Command
 
 SCRIPTS = ROOT / "scripts"
@@ -62,7 +62,7 @@ def without_time(points: list[dict[str, Any]]) -> list[dict[str, Any]]:
 @pytest.mark.parametrize("agent", sorted(OPTIONS))
 def test_a_run_folder_holds_what_the_contract_names(agent: str, tmp_path: Path) -> None:
     out = tmp_path / "run"
-    assert train(agent, config(out), OPTIONS[agent]) == 0
+    assert train_run(agent, config(out), OPTIONS[agent])[2]["status"] == "finished"
     assert {p.name for p in out.iterdir()} == {
         "checkpoint",
         "config.json",
@@ -90,51 +90,51 @@ def test_a_run_folder_holds_what_the_contract_names(agent: str, tmp_path: Path) 
 @pytest.mark.parametrize("agent", sorted(OPTIONS))
 def test_the_same_seed_gives_the_same_metrics(agent: str, tmp_path: Path) -> None:
     for name in ("first", "second"):
-        train(agent, config(tmp_path / name), OPTIONS[agent])
+        train_run(agent, config(tmp_path / name), OPTIONS[agent])
     first, second = (without_time(metrics(tmp_path / name)) for name in ("first", "second"))
     assert first == second
-    train(agent, config(tmp_path / "other", seed=1), OPTIONS[agent])
+    train_run(agent, config(tmp_path / "other", seed=1), OPTIONS[agent])
     assert first != without_time(metrics(tmp_path / "other"))
     summary = json.loads((tmp_path / "first" / "summary.json").read_text())
     assert reevaluate(ReevaluationConfig(tmp_path / "first")) == summary
 
 
 def test_time_stands_in_keys_of_its_own(tmp_path: Path) -> None:
-    train("gumbel", config(tmp_path / "run"), OPTIONS["gumbel"])
+    train_run("gumbel", config(tmp_path / "run"), OPTIONS["gumbel"])
     seconds = {key for point in metrics(tmp_path / "run") for key in point if "time" in key or "fps" in key}
     assert seconds == {"time/fps", "time/time_elapsed", "time/training_seconds"}
 
 
 def test_an_existing_run_is_not_overwritten_without_force(tmp_path: Path) -> None:
     out = tmp_path / "run"
-    train("gumbel", config(out), OPTIONS["gumbel"])
+    train_run("gumbel", config(out), OPTIONS["gumbel"])
     before = (out / "summary.json").read_bytes()
     with pytest.raises(ValueError, match=r"expected a new folder for --out, got .*--force"):
-        train("gumbel", config(out, seed=1), OPTIONS["gumbel"])
+        train_run("gumbel", config(out, seed=1), OPTIONS["gumbel"])
     assert (out / "summary.json").read_bytes() == before
-    train("gumbel", config(out, seed=1, force=True), OPTIONS["gumbel"])
+    train_run("gumbel", config(out, seed=1, force=True), OPTIONS["gumbel"])
     assert json.loads((out / "summary.json").read_text())["seed"] == 1
 
 
 def test_force_never_deletes_a_folder_that_is_no_run(tmp_path: Path) -> None:
     (tmp_path / "thesis.txt").write_text("precious")
     with pytest.raises(ValueError, match=r"expected --force to replace a folder with config.json"):
-        train("gumbel", config(tmp_path, force=True), OPTIONS["gumbel"])
+        train_run("gumbel", config(tmp_path, force=True), OPTIONS["gumbel"])
     assert (tmp_path / "thesis.txt").read_text() == "precious"
 
 
 def test_bad_input_with_force_leaves_the_earlier_run_whole(tmp_path: Path) -> None:
     out = tmp_path / "run"
-    train("gumbel", config(out), OPTIONS["gumbel"])
+    train_run("gumbel", config(out), OPTIONS["gumbel"])
     before = {p: p.read_bytes() for p in out.rglob("*") if p.is_file()}
     with pytest.raises(ValueError, match="expected estimator=FOLDER"):
-        train("gumbel", config(out, env="SlotRL/Rows-v0", force=True), OPTIONS["gumbel"])
+        train_run("gumbel", config(out, env="SlotRL/Rows-v0", force=True), OPTIONS["gumbel"])
     assert {p: p.read_bytes() for p in out.rglob("*") if p.is_file()} == before
 
 
 def test_a_run_that_cannot_start_leaves_the_earlier_one_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     out = tmp_path / "run"
-    train("gumbel", config(out), OPTIONS["gumbel"])
+    train_run("gumbel", config(out), OPTIONS["gumbel"])
     before = {p: p.read_bytes() for p in out.rglob("*") if p.is_file()}
 
     def refuse(*arguments: object) -> None:
@@ -142,24 +142,23 @@ def test_a_run_that_cannot_start_leaves_the_earlier_one_whole(tmp_path: Path, mo
 
     monkeypatch.setattr(training, "Tracker", refuse)
     with pytest.raises(ValueError, match="Weights & Biases"):
-        train("gumbel", config(out, force=True), OPTIONS["gumbel"])
+        train_run("gumbel", config(out, force=True), OPTIONS["gumbel"])
     assert {p: p.read_bytes() for p in out.rglob("*") if p.is_file()} == before
     with pytest.raises(ValueError, match="Weights & Biases"):
-        train("gumbel", config(tmp_path / "other"), OPTIONS["gumbel"])
+        train_run("gumbel", config(tmp_path / "other"), OPTIONS["gumbel"])
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
 
 
-def test_a_nan_score_stops_the_run_and_saves_the_batch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_nan_score_stops_the_run_and_saves_the_batch(tmp_path: Path) -> None:
     def breaks_rarely(vectors: torch.Tensor) -> torch.Tensor:
         score = pick_value(vectors)
         return torch.where((vectors > 0.9995).any(dim=-1).any(dim=-1), torch.nan, score)
 
     problem = SlotProblem(breaks_rarely, 4, 8, 1, lambda shape, g: torch.rand(shape, generator=g), name="breaks")
-    monkeypatch.setattr(RunConfig, "problem", lambda self: problem)
     out = tmp_path / "run"
     settings = config(out, timesteps=100_000, evaluation=EvaluationConfig(eval_size=2))
     with pytest.raises(ValueError, match=r"expected finite scores from the estimator, got \d+ of 64 NaN.*bad_batch"):
-        train("gumbel", settings, OPTIONS["gumbel"])
+        train_run("gumbel", settings, OPTIONS["gumbel"], problem)
     assert {p.name for p in out.iterdir()} == {"bad_batch.safetensors", "config.json", "metrics.jsonl"}
     batch = safetensors.torch.load_file(out / "bad_batch.safetensors")
     bad = batch["score"].isnan()
@@ -177,7 +176,7 @@ def test_an_interrupt_leaves_a_whole_checkpoint_and_says_so(tmp_path: Path, monk
     monkeypatch.setattr(training, "EvaluationCallback", Interrupting)
     before = signal.getsignal(signal.SIGINT)
     out = tmp_path / "run"
-    assert train("gumbel", config(out, timesteps=100_000), OPTIONS["gumbel"]) == 130
+    assert train_run("gumbel", config(out, timesteps=100_000), OPTIONS["gumbel"])[2]["status"] == "interrupted"
     assert signal.getsignal(signal.SIGINT) is before
     summary = json.loads((out / "summary.json").read_text())
     assert (summary["status"], summary["timesteps"]) == ("interrupted", 640)
@@ -188,7 +187,7 @@ def test_evaluating_refuses_what_is_no_whole_run(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="expected a run folder with config.json"):
         reevaluate(ReevaluationConfig(tmp_path))
     out = tmp_path / "run"
-    train("gumbel", config(out), OPTIONS["gumbel"])
+    train_run("gumbel", config(out), OPTIONS["gumbel"])
     (weights,) = (out / "checkpoint").glob("*.safetensors")
     data = bytearray(weights.read_bytes())
     data[-1] ^= 1
@@ -206,7 +205,7 @@ def test_evaluating_refuses_what_is_no_whole_run(tmp_path: Path) -> None:
 def test_evaluating_refuses_another_estimator(tmp_path: Path) -> None:
     out = tmp_path / "run"
     settings = config(out, env="SlotRL/Slots-v0", timesteps=64, evaluation=EvaluationConfig(eval_size=2))
-    train("gumbel", settings, OPTIONS["gumbel"])
+    train_run("gumbel", settings, OPTIONS["gumbel"])
     document = json.loads((out / "config.json").read_text())
     document["estimator_sha256"] = "0" * 64
     (out / "config.json").write_text(json.dumps(document))
@@ -228,7 +227,7 @@ def test_evaluating_refuses_another_estimator(tmp_path: Path) -> None:
 def test_bad_input_is_refused_before_anything_is_written(changes: dict[str, Any], message: str, tmp_path: Path) -> None:
     out = tmp_path / "run"
     with pytest.raises(ValueError, match=message):
-        train("gumbel", config(out, **changes), OPTIONS["gumbel"])
+        train_run("gumbel", config(out, **changes), OPTIONS["gumbel"])
     assert not out.exists()
 
 
@@ -253,7 +252,7 @@ def test_a_callback_error_is_not_mistaken_for_an_interrupt(tmp_path: Path, monke
     assert issubclass(Broken, BaseCallback)
     monkeypatch.setattr(training, "EvaluationCallback", Broken)
     with pytest.raises(RuntimeError, match="bug"):
-        train("gumbel", config(tmp_path / "run"), OPTIONS["gumbel"])
+        train_run("gumbel", config(tmp_path / "run"), OPTIONS["gumbel"])
     assert not (tmp_path / "run" / "summary.json").exists()
 
 

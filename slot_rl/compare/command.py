@@ -1,22 +1,32 @@
 """The command: do the runs that are not done yet, and report on all of them."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 import tyro
 
-from slot_rl.compare.conclusions import conclude
+from slot_rl.compare.conclusions import Conclusions, conclude
 from slot_rl.compare.differences import parse_claim
 from slot_rl.compare.report import print_claims, publish_report
 from slot_rl.compare.results import read_results
-from slot_rl.compare.runner import COMPARISON, LauncherName, do_runs, make_launcher, opened
-from slot_rl.compare.study import DEFAULT_SEEDS, Study, StudyAgent, Tracking, parse_task, read_study
+from slot_rl.compare.runner import (
+    COMPARISON,
+    InProcessLauncher,
+    Launcher,
+    LauncherName,
+    do_runs,
+    make_launcher,
+    opened,
+)
+from slot_rl.compare.study import DEFAULT_SEEDS, Study, StudyAgent, Task, Tracking, parse_task, read_study
 from slot_rl.compare.wandb import sync_command
 from slot_rl.console import say
 from slot_rl.evaluation import EvaluationConfig
 from slot_rl.io import write_json
+from slot_rl.problems import Problem
+from slot_rl.problems.named import OWN
 from slot_rl.provenance import provenance
 from slot_rl.tracking import PROJECT, WandbMode, check_tensorboard, run_group, wandb_mode
 
@@ -32,8 +42,9 @@ class CompareConfig:
         out: Where everything goes; runs that are finished there are not repeated.
         agents: The agents by name; with ppo among them, the others are timed on its final score. With --study, some of
             its labels.
-        env: Tasks, each ID[,estimator=FOLDER][,truth=FILE][,logged=FILE][,name=LABEL]. With --study, some of its
-            labels.
+        env: Tasks, each ID[,estimator=FOLDER][,truth=FILE][,logged=FILE][,problem=FILE.py:FUNCTION][,name=LABEL]. With
+            --study, some of its labels.
+        problem: Tasks of your own, each FILE.py:FUNCTION[,name=LABEL], with --trust.
         study: A YAML file with agents, tasks and settings, in place of --agents and --env; flags below overrule it.
         variables: Values for the names in braces in the study's texts, each NAME=VALUE.
         timesteps: Estimator calls in each training; 200,000 if left out.
@@ -54,6 +65,7 @@ class CompareConfig:
     out: Path
     agents: tuple[str, ...] = ()
     env: tuple[str, ...] = ()
+    problem: tuple[str, ...] = ()
     study: Path | None = None
     variables: Annotated[tuple[str, ...], tyro.conf.arg(name="set")] = ()
     timesteps: int | None = None
@@ -70,8 +82,11 @@ class CompareConfig:
     trust: bool = False
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
 
-    def resolved(self) -> Study:
+    def resolved(self, tasks: Sequence[Task] = ()) -> Study:
         """Returns the study that the flags and the file describe.
+
+        Args:
+            tasks: Tasks to use in place of ``env`` and ``problem``.
 
         Raises:
             ValueError: If they contradict each other, or describe none.
@@ -81,14 +96,15 @@ class CompareConfig:
                 raise ValueError(f"expected --agents with two or more agents, got {', '.join(self.agents) or 'none'}")
             found: dict[str, Any] = {
                 "agents": [StudyAgent(name, name) for name in self.agents],
-                "tasks": [parse_task(text, self.trust) for text in self.env],
+                "tasks": tasks or [parse_task(text, self.trust) for text in (*self.env, *self.problem)],
                 "seeds": DEFAULT_SEEDS,
                 "presets": self.presets,
             }
         else:
-            if self.presets is not None:
+            if self.presets is not None or self.problem:
                 raise ValueError(
-                    f"expected no --presets with --study, whose agents say their options, got {self.presets}"
+                    "expected no --presets and --problem with --study, whose agents say their options and whose tasks "
+                    f"their problem, got {self.presets} and {', '.join(self.problem) or 'none'}"
                 )
             pairs = [text.partition("=") for text in self.variables]
             if not all(name and sign for name, sign, _ in pairs):
@@ -116,7 +132,7 @@ def _chosen(flag: str, labels: Sequence[str], entries: Sequence[Any]) -> list[An
     return [entry for entry in entries if not labels or entry.label in labels]
 
 
-def compare(config: CompareConfig) -> int:
+def run_comparison(config: CompareConfig) -> int:
     """Does what is not done yet, reports on everything, and checks the claims.
 
     Returns:
@@ -125,13 +141,58 @@ def compare(config: CompareConfig) -> int:
     Raises:
         ValueError: If the input is bad; then nothing was run.
     """
-    mode = wandb_mode(config.wandb)
-    if config.tensorboard:
-        check_tensorboard()
     study = config.resolved()
     agents = [agent.label for agent in study.agents]
     claims = [parse_claim(text, agents, [task.label for task in study.tasks]) for text in config.claims]
+    found = _compared(config, study, make_launcher(config.launcher, config.workers))
+    return 0 if print_claims(claims, found) else UNESTABLISHED
+
+
+def compare_problems(
+    problems: Problem | str | Sequence[Problem | str] | Mapping[str, Problem | str],
+    agents: Sequence[str],
+    *,
+    out: Path | str,
+    **settings: Any,
+) -> Conclusions:
+    """Compares agents on problems, as ``compare_agents.py`` does; ``slot_rl.compare`` is this function.
+
+    Args:
+        problems: What to compare on, perhaps by label: built problems, or tasks as at the command line (an id,
+            ``path.py:function``, each with ``,key=value``). With a built problem, runs are done in this process and
+            are never continued by another call.
+        agents: The agents' names.
+        out: Where everything goes; runs that are finished there are not repeated.
+        settings: Further fields of :class:`CompareConfig`, for example ``seeds=3``, ``timesteps=50_000``.
+
+    Returns:
+        The conclusions; ``.summaries`` and ``.pairs`` are data frames.
+
+    Raises:
+        TypeError: If a setting is unknown.
+        ValueError: If the input is bad; then nothing was run.
+    """
+    given = [problems] if isinstance(problems, Problem | str) else problems
+    labelled = given if isinstance(given, Mapping) else {f"own {i}" if i else "own": one for i, one in enumerate(given)}
+    config = CompareConfig(out=Path(out), agents=tuple(agents), **settings)
+    named = isinstance(given, Mapping)
+    tasks = [
+        Task(label, OWN, built=one) if isinstance(one, Problem) else _task(one, label if named else None, config.trust)
+        for label, one in labelled.items()
+    ]
     launcher = make_launcher(config.launcher, config.workers)
+    here = any(task.built is not None for task in tasks)
+    return _compared(config, config.resolved(tasks), InProcessLauncher() if here else launcher)
+
+
+def _task(text: str, label: str | None, trust: bool) -> Task:
+    return parse_task(text if label is None else f"{text},name={label}", trust)
+
+
+def _compared(config: CompareConfig, study: Study, launcher: Launcher) -> Conclusions:
+    mode = wandb_mode(config.wandb)
+    if config.tensorboard:
+        check_tensorboard()
     runs = study.runs(Tracking(mode, config.tensorboard))
     with opened(config.out):
         document = _document(config, study)
@@ -142,7 +203,7 @@ def compare(config: CompareConfig) -> int:
     sync = sync_command(config.out)
     if sync is not None:
         say(f"to send it to Weights & Biases: {sync}")
-    return 0 if print_claims(claims, found) else UNESTABLISHED
+    return found
 
 
 def _document(config: CompareConfig, study: Study) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from multiprocessing import get_context
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
@@ -187,17 +188,17 @@ def complete(run: Run, out: Path, report: Report) -> None:
     Raises:
         Interrupted: If the run was asked to stop.
     """
-    partial = run.partial_folder(out)
-    partial.mkdir(parents=True)
+    folder = run.partial_folder(out)
+    folder.mkdir(parents=True)
     try:
-        _perform(run, partial, report)
+        _perform(run, folder, report)
     except (KeyboardInterrupt, Interrupted):
-        shutil.rmtree(partial)
+        shutil.rmtree(folder)
         raise
     # A comparison goes on without a run that failed, and names it: whatever the reason, it is part of the result.
     except Exception as error:
-        write_failure(partial, f"{type(error).__name__}: {error}", traceback.format_exc())
-    settle(partial, run.folder(out))
+        write_failure(folder, f"{type(error).__name__}: {error}", traceback.format_exc())
+    settle(folder, run.folder(out))
 
 
 def settle(partial: Path, folder: Path) -> None:
@@ -220,15 +221,14 @@ def killed_too_often(code: object) -> str:
 
 def _clear_partial(out: Path) -> None:
     """Removes what killed runs left."""
-    for partial in (out / RUNS).glob(f".*{PARTIAL}"):
-        shutil.rmtree(partial, ignore_errors=True)
+    for left in (out / RUNS).glob(f".*{PARTIAL}"):
+        shutil.rmtree(left, ignore_errors=True)
 
 
 def _perform(run: Run, folder: Path, report: Report) -> None:
     report(RunProgress(0, "preparing"))
     task = run.task
-    places = {"task": task.label, "estimator": task.estimator, "truth": None if task.truth is None else str(task.truth)}
-    config = {**run.document, "options": run.options, **places, "versions": versions()}
+    config = {**run.document, "options": run.options, **task.places(), "versions": versions()}
     write_json(folder / CONFIG, config)
     evaluation = evaluation_on(task, run.evaluation)
     options = options_from_json(run.options, AGENTS[run.kind].options)
@@ -267,6 +267,16 @@ class _Worker:
         # The parent's copy of the worker's end must go, or the worker's death would not close the pipe.
         theirs.close()
         return cls(process, ours)
+
+
+class InProcessLauncher:
+    """Does runs one after the other in this process, for problems that exist only here."""
+
+    def launch(self, runs: Sequence[Run], out: Path, display: ProgressDisplay) -> None:
+        """Does every run; see :class:`Launcher`."""
+        for run in runs:
+            complete(run, out, partial(display.moved, run))
+            display.ended(run, run.failure(out) if run.state(out) == "failed" else None)
 
 
 class LocalLauncher:

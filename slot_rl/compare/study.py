@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property, lru_cache
 from pathlib import Path
+from secrets import token_hex
 from typing import Any, Literal
 
 import yaml
@@ -20,14 +21,15 @@ from slot_rl.agents import AGENTS, make_agent
 from slot_rl.agents.base import options_from_json, to_json
 from slot_rl.compare.presets import read_presets
 from slot_rl.compare.statistics import FEWEST_SEEDS
+from slot_rl.estimators.trusted import parse_reference
 from slot_rl.evaluation import Evaluation, EvaluationConfig
 from slot_rl.io import SUMMARY, read_json
 from slot_rl.problems import Problem, make_problem
-from slot_rl.problems.named import estimator_hash, resolved_estimator, short_name
+from slot_rl.problems.named import OWN, estimator_hash, own_reference, resolved_estimator, short_name
 from slot_rl.provenance import versions
 from slot_rl.tracking import WandbMode
 
-TASK_KEYS = ("estimator", "truth", "logged", "name")
+TASK_KEYS = ("estimator", "truth", "logged", "problem", "name")
 FORBIDDEN = "=<>@"
 """Characters with a meaning in a dashboard's filters, in a group's name, or in a claim."""
 RUNS, FAILURE, PARTIAL = "runs", "failure.json", ".partial"
@@ -37,6 +39,9 @@ STUDY_KEYS = ("agents", "tasks", "timesteps", "seeds", "first_seed", "failure_th
 
 DEFAULT_SEEDS = range(100, 110)
 """Not the seeds that the shipped presets were tuned on."""
+
+_PROCESS = token_hex(8)
+"""Tells problems that were built in this process from those of any other."""
 
 State = Literal["finished", "failed", "open"]
 
@@ -53,6 +58,8 @@ class Task:
         logged: Table with rows to imitate, for agents that do.
         timesteps: Estimator calls of each training; the study's if None.
         trust: Whether a path.py may be executed.
+        problem: path.py:function of the user's own problem.
+        built: The problem itself, if it exists in this process only; its runs are never continued by another call.
     """
 
     label: str
@@ -62,18 +69,31 @@ class Task:
     logged: Path | None = None
     timesteps: int | None = None
     trust: bool = False
+    problem: str | None = None
+    built: Problem | None = None
 
-    def problem(self) -> Problem:
+    def make_problem(self) -> Problem:
         """Builds the problem."""
-        return make_problem(self.env, estimator=self.estimator, truth=self.truth, trust=self.trust)
+        if self.built is not None:
+            return self.built.with_fresh_budget()
+        return make_problem(self.env, self.estimator, self.truth, trust=self.trust, problem=self.problem)
 
     def document(self) -> dict[str, Any]:
         """Returns what a run's result depends on: contents, not places."""
+        own = {} if self.problem is None else {"problem_sha256": own_reference(self.problem).sha256()}
+        if self.built is not None:
+            own = {"problem_in_memory": f"{_PROCESS} {id(self.built)}"}
         return {
             "env": self.env,
             "estimator_sha256": estimator_hash(self.env, self.estimator),
             "truth_sha256": None if self.truth is None else _hash_of(self.truth),
+            **own,
         }
+
+    def places(self) -> dict[str, Any]:
+        """Returns where its files are, which changes no result."""
+        truth = None if self.truth is None else str(self.truth)
+        return {"task": self.label, "problem": self.problem, "estimator": self.estimator, "truth": truth}
 
 
 def make_task(
@@ -92,29 +112,35 @@ def make_task(
         ValueError: If a key is unknown, a value is empty, a file is missing, or the label is not usable.
     """
     if not all(key in TASK_KEYS and value for key, value in values.items()):
-        expected = "ID[,estimator=FOLDER][,truth=FILE][,logged=FILE][,name=LABEL]"
+        expected = "ID[,estimator=FOLDER][,truth=FILE][,logged=FILE][,problem=FILE.py:FUNCTION][,name=LABEL]"
         raise ValueError(f"expected --env {expected}, got {source or values!r}")
     estimator = values.get("estimator")
     files = {key: Path(values[key]) for key in ("truth", "logged") if key in values}
     for key, path in files.items():
         if not path.is_file():
             raise ValueError(f"expected a table in {key}={path}, got no such file")
-    short = short_name(env)
-    label = values.get("name", short if estimator is None else f"{short} {Path(estimator.rpartition(':')[2]).name}")
+    short, own = short_name(env), values.get("problem")
+    by_default = short if estimator is None else f"{short} {Path(estimator.rpartition(':')[2]).name}"
+    label = values.get("name", by_default if own is None else own_reference(own).path.stem)
     if not set(FORBIDDEN).isdisjoint(label):
         raise ValueError(f"expected a label without any of {FORBIDDEN}, got {label!r}; name=LABEL gives another")
-    paths = {key: path.resolve() for key, path in files.items()}
+    paths: dict[str, Any] = {key: path.resolve() for key, path in files.items()}
     folder = None if estimator is None else resolved_estimator(estimator)
-    return Task(label, env, folder, **paths, timesteps=timesteps, trust=trust)
+    problem = None if own is None else str(own_reference(own).resolved())
+    return Task(label, env, folder, **paths, timesteps=timesteps, trust=trust, problem=problem)
 
 
 def parse_task(text: str, trust: bool = False) -> Task:
-    """Reads a task from the command line: ``ID[,estimator=FOLDER][,truth=FILE][,logged=FILE][,name=LABEL]``.
+    """Reads a task from the command line: ``ID[,KEY=VALUE]...`` with the keys :data:`TASK_KEYS`.
+
+    ``path.py:function`` in place of the id is the task of this own problem.
 
     Raises:
         ValueError: If it reads otherwise; see :func:`make_task`.
     """
     env, *rest = text.split(",")
+    if parse_reference(env) is not None:
+        env, rest = OWN, [f"problem={env}", *rest]
     pairs = [part.partition("=") for part in rest]
     values = {key: value for key, _, value in pairs}
     if len(values) < len(rest):
@@ -125,7 +151,7 @@ def parse_task(text: str, trust: bool = False) -> Task:
 @lru_cache(maxsize=2)
 def evaluation_on(task: Task, config: EvaluationConfig) -> Evaluation:
     """Returns a task's evaluation; a process that runs many agents on a task measures its references once."""
-    return Evaluation(task.problem(), config)
+    return Evaluation(task.make_problem(), config)
 
 
 @lru_cache
@@ -326,7 +352,7 @@ class Study:
 
     def _refuse_misfits(self, task: Task, options: Mapping[str, dict[str, Any]], timesteps: int) -> None:
         """Builds every agent once, so that a misfit is reported now and not after an hour."""
-        problem = task.problem()
+        problem = task.make_problem()
         for agent in self.agents:
             built = options_from_json(options[agent.label], AGENTS[agent.kind].options)
             make_agent(agent.kind, problem, built).check_timesteps(timesteps)

@@ -20,6 +20,7 @@ class TuneConfig:
 
     Attributes:
         env: Tasks of one environment, ID[,estimator=FOLDER][,truth=FILE][,name=LABEL]; a trial's figure is their mean.
+        problem: Tasks of your own, each FILE.py:FUNCTION[,name=LABEL], with --trust; all tasks are of one environment.
         presets: Folder of presets; the environment's file in it is read and then replaced.
         out: Where runs go; a second call continues where the first stopped.
         seeds: Training seeds of every trial; no comparison may use them.
@@ -30,9 +31,10 @@ class TuneConfig:
         evaluation: The requests to judge on.
     """
 
-    env: tuple[str, ...]
     presets: Path
     out: Path
+    env: tuple[str, ...] = ()
+    problem: tuple[str, ...] = ()
     seeds: tuple[int, ...] = (0, 1)
     timesteps: int = 100_000
     workers: int = 2
@@ -52,7 +54,7 @@ def tune(config: TuneConfig) -> Presets:
     Raises:
         ValueError: If the tasks are of several environments, there are no presets to tune, or a run failed.
     """
-    tasks = [parse_task(text, config.trust) for text in config.env]
+    tasks = [parse_task(text, config.trust) for text in (*config.env, *config.problem)]
     envs = {task.env for task in tasks}
     if len(envs) != 1:
         raise ValueError(f"expected tasks of one environment, got {', '.join(sorted(envs))}")
@@ -85,7 +87,7 @@ def _run(config: TuneConfig, task: Task, agent: str, options: dict[str, object],
 def _tuned(presets: Presets, runs: dict[str, list[list[Run]]], config: TuneConfig) -> Presets:
     scores = {name: tuple(_score(trial, config.out) for trial in each) for name, each in runs.items()}
     agents = {name: AgentPreset(preset.trials, scores[name]) for name, preset in presets.agents.items()}
-    tuning = Tuning(config.env, config.seeds, config.timesteps, command_line())
+    tuning = Tuning((*config.env, *config.problem), config.seeds, config.timesteps, command_line())
     return replace(presets, version=presets.version + 1, tuning=tuning, agents=agents)
 
 

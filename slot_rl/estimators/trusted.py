@@ -88,23 +88,28 @@ def parse_reference(estimator: str | Path) -> Reference | None:
     return None
 
 
-def load_trusted(reference: Reference) -> Any:
+def load_trusted(reference: Reference, what: str = "an estimator") -> Any:
     """Executes a Python file, calls one of its functions without arguments, and returns the result.
 
-    The global generator has a fixed seed during the call, so that random weights are the same every time.
+    The global generator has a fixed seed during the call, so that random weights are the same every time. The file may
+    import files beside it.
+
+    Args:
+        reference: The function.
+        what: What it builds, for messages.
 
     Raises:
         ValueError: If there is no such file or function, or the code raises an error.
     """
     content = reference.read()
     with seeded_initialisation(0):
-        with _blaming(reference, "build an estimator"):
+        with _blaming(reference, f"build {what}"):
             module = _executed(content, reference.path.resolve())
         build = getattr(module, reference.function, None)
         if not callable(build):
             found = "no such name" if build is None else f"{type(build).__name__}, which cannot be called"
             raise ValueError(f"expected a function {reference.function} in {reference.path}, got {found}")
-        with _blaming(reference, "build an estimator"):
+        with _blaming(reference, f"build {what}"):
             return build()
 
 
@@ -143,6 +148,8 @@ def _executed(content: bytes, path: Path) -> ModuleType:
     spec = spec_from_file_location(name, path)
     assert spec is not None
     module = sys.modules[name] = module_from_spec(spec)
+    if str(path.parent) not in sys.path:
+        sys.path.append(str(path.parent))  # last, so that it cannot hide an installed module
     exec(compile(content, str(path), "exec"), module.__dict__)
     return module
 

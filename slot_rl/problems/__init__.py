@@ -3,14 +3,13 @@
 from slot_rl.problems.base import (
     Budget,
     NonFiniteScore,
-    Observation,
-    ObservationPart,
     Problem,
     RequestNames,
     TrueScores,
     check_choice,
 )
 from slot_rl.problems.named import IDS, make_problem
+from slot_rl.problems.observation import Observation, ObservationPart
 from slot_rl.problems.requests import Answers, Requests
 from slot_rl.problems.rows import RowProblem
 from slot_rl.problems.slots import SlotProblem

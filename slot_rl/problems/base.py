@@ -8,14 +8,15 @@ choice is the same number for an agent that learns through the estimator and for
 import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from slot_rl.estimators.freezing import Score, frozen
+from slot_rl.problems.observation import Observation, ObservationPart
 from slot_rl.problems.requests import Requests
 from slot_rl.selectors.categorical import one_hot
 
@@ -30,7 +31,7 @@ class NonFiniteScore(ArithmeticError):
     """
 
     def __init__(
-        self, what: str, bad: int, observation: "Observation", rows: Tensor, score: Tensor, of: int | None = None
+        self, what: str, bad: int, observation: Observation, rows: Tensor, score: Tensor, of: int | None = None
     ) -> None:
         """Keeps the batch, so that a handler can save it.
 
@@ -45,49 +46,6 @@ class NonFiniteScore(ArithmeticError):
         of = score.numel() if of is None else of
         super().__init__(f"expected finite {what} from the estimator, got {bad} of {of} NaN or infinite")
         self.observation, self.rows, self.score = observation, rows.detach(), score.detach()
-
-
-@dataclass(frozen=True)
-class Observation:
-    """A batch of requests; what does not vary between requests is None.
-
-    Attributes:
-        candidates: Float tensor of shape ``(batch, items, dim)``, or None where the candidates are fixed.
-        mask: Boolean tensor of shape ``(batch, slots, items)``, true where an item may be chosen, or None.
-        context: Long tensor of shape ``(batch, columns)``, or None.
-    """
-
-    candidates: Tensor | None = None
-    mask: Tensor | None = None
-    context: Tensor | None = None
-
-    def tensors(self) -> dict[str, Tensor]:
-        """Returns the parts that vary, by name."""
-        parts = {field.name: getattr(self, field.name) for field in fields(self)}
-        return {name: part for name, part in parts.items() if part is not None}
-
-    def __len__(self) -> int:
-        """Returns the batch size."""
-        return len(next(iter(self.tensors().values())))
-
-    def __getitem__(self, rows: Any) -> "Observation":
-        """Returns the observations of some rows: a slice, a boolean mask or an index tensor."""
-        return replace(self, **{name: part[rows] for name, part in self.tensors().items()})
-
-
-@dataclass(frozen=True)
-class ObservationPart:
-    """What one part of an observation holds, without the batch dimension.
-
-    Attributes:
-        shape: Its shape for a single request.
-        kind: Real numbers, booleans, or category indices.
-        sizes: The number of categories of each entry; empty for the other kinds.
-    """
-
-    shape: tuple[int, ...]
-    kind: Literal["real", "boolean", "categories"]
-    sizes: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -168,6 +126,14 @@ class Problem(ABC):
     def catalogue(self) -> Tensor | None:
         """Fixed candidates ``(slots, items, dim)`` that observations do not carry; None where requests bring theirs."""
         return None
+
+    def with_items(self, items: int) -> "Problem":
+        """Returns the same problem for requests with up to ``items`` candidates, with a budget of its own.
+
+        Raises:
+            ValueError: If requests of this kind of problem do not bring candidates.
+        """
+        raise ValueError(f"expected a problem whose requests bring candidates, got {self.name}")
 
     @abstractmethod
     def observation_parts(self) -> dict[str, ObservationPart]:

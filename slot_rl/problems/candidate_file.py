@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from slot_rl.io import write_atomically
-from slot_rl.problems.base import Observation
+from slot_rl.problems.observation import Observation
 from slot_rl.problems.requests import TRUE, Answers, Requests
 
 

@@ -20,7 +20,7 @@ from torch import Tensor
 from slot_rl.estimators.encoding import TableEncoding, refuse_unknown
 from slot_rl.estimators.table import stream_table
 from slot_rl.io import whole_file
-from slot_rl.problems.base import Observation
+from slot_rl.problems.observation import Observation
 from slot_rl.problems.requests import ESTIMATED, TRUE, Answers, Requests
 
 READ_ROWS = WRITE_ROWS = 65_536

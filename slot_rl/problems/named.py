@@ -8,7 +8,14 @@ from slot_rl.estimators.fitting import TruthFit
 from slot_rl.estimators.freezing import Score
 from slot_rl.estimators.net import EstimatorShape
 from slot_rl.estimators.store import CARD, SHIPPED, StoredEstimator, load_estimator
-from slot_rl.estimators.trusted import Reference, RowEstimator, load_row_estimator, load_vector_score, parse_reference
+from slot_rl.estimators.trusted import (
+    Reference,
+    RowEstimator,
+    load_row_estimator,
+    load_trusted,
+    load_vector_score,
+    parse_reference,
+)
 from slot_rl.io import read_document, weights_hash
 from slot_rl.problems.base import Problem
 from slot_rl.problems.rows import RowProblem
@@ -16,7 +23,7 @@ from slot_rl.problems.slots import SlotProblem, standard_normal, unit_uniform
 from slot_rl.problems.truth_table import TruthTable
 from slot_rl.problems.truths import PairwiseTruth, SaturatingTruth, pick_value
 
-ROWS = "SlotRL/Rows-v0"
+ROWS, OWN = "SlotRL/Rows-v0", "SlotRL/Own-v0"
 PICK_VALUE = "SlotRL/PickValue-v0"
 
 
@@ -66,6 +73,7 @@ class Arguments:
         truth: Table with the ground truth.
         fewest_items: Shortest list of candidates.
         trust: Whether a ``path.py`` may be executed.
+        problem: ``path.py:function`` of a function that builds the user's own problem.
     """
 
     env_id: str
@@ -73,6 +81,7 @@ class Arguments:
     truth: str | Path | None = None
     fewest_items: int | None = None
     trust: bool = False
+    problem: str | Path | None = None
 
 
 def short_name(env: str) -> str:
@@ -86,16 +95,18 @@ def make_problem(
     truth: str | Path | None = None,
     fewest_items: int | None = None,
     trust: bool = False,
+    problem: str | Path | None = None,
 ) -> Problem:
     """Builds a problem by its id.
 
     Args:
-        env_id: One of :data:`IDS`.
+        env_id: One of :data:`IDS`, or ``path.py:function`` for ``SlotRL/Own-v0`` with this ``problem``.
         estimator: Folder of a pretrained estimator, or ``path.py:function`` (see ``slot_rl.estimators.trusted``);
             needed by ``SlotRL/Rows-v0``, an alternative to their own for the other problems.
         truth: Table with the ground truth, for ``SlotRL/Rows-v0``.
         fewest_items: Shortest list of candidates, for slot problems whose lists shall vary in length.
         trust: Whether a ``path.py`` may be executed.
+        problem: ``path.py:function`` of a function that builds a problem, for ``SlotRL/Own-v0``.
 
     Returns:
         The problem, with a fresh budget.
@@ -105,9 +116,25 @@ def make_problem(
         ValueError: If the id is unknown, an argument is missing or has no meaning for this problem, or the estimator is
             code that is not trusted, fails, or builds something else.
     """
+    if problem is None and parse_reference(env_id) is not None:
+        env_id, problem = OWN, env_id
     if env_id not in IDS:
-        raise ValueError(f"expected one of {', '.join(IDS)}, got {env_id!r}")
-    return BUILDERS[env_id](Arguments(env_id, estimator, truth, fewest_items, trust))
+        raise ValueError(f"expected one of {', '.join(IDS)}, or path.py:function, got {env_id!r}")
+    if env_id != OWN:
+        _refuse(env_id, problem=problem)
+    return BUILDERS[env_id](Arguments(env_id, estimator, truth, fewest_items, trust, problem))
+
+
+def own_reference(problem: str | Path) -> Reference:
+    """Returns the reference of a user's own problem.
+
+    Raises:
+        ValueError: If it is not ``path.py:function``.
+    """
+    reference = parse_reference(problem)
+    if reference is None:
+        raise ValueError(f"expected problem path.py:function for {OWN}, got {str(problem)!r}")
+    return reference
 
 
 def estimator_hash(env_id: str, estimator: str | Path | None) -> str | None:
@@ -132,6 +159,34 @@ def resolved_estimator(estimator: str | Path) -> str:
     """Returns the same folder or ``path.py:function``, for any working directory."""
     reference = parse_reference(estimator)
     return str(Path(estimator).resolve() if reference is None else reference.resolved())
+
+
+def own_env(env: str, problem: str | None, default: str) -> str:
+    """Returns the env to use: ``SlotRL/Own-v0`` with a user's own problem, otherwise the one given.
+
+    Raises:
+        ValueError: If another env than the default is given together with an own problem.
+    """
+    if problem is None:
+        return env
+    if env not in (default, OWN):
+        raise ValueError(f"expected either --env or --problem, got {env} and {problem}")
+    return OWN
+
+
+def sources(
+    env: str, estimator: str | Path | None, truth: Path | None, problem: str | Path | None
+) -> dict[str, str | None]:
+    """Returns from what :func:`make_problem` builds a problem, with the hashes of code and weights, ready for JSON."""
+    own = None if problem is None else own_reference(problem)
+    return {
+        "env": env,
+        "problem": None if own is None else str(own.resolved()),
+        "problem_sha256": None if own is None else own.sha256(),
+        "estimator": None if estimator is None else resolved_estimator(estimator),
+        "estimator_sha256": estimator_hash(env, estimator),
+        "truth": None if truth is None else str(truth.resolve()),
+    }
 
 
 def _synthetic(asked: Arguments) -> SlotProblem:
@@ -167,6 +222,18 @@ def _rows(asked: Arguments) -> RowProblem:
     return RowProblem(found.module, found.contexts, table, ROWS, found.encoding)
 
 
+def _own(asked: Arguments) -> Problem:
+    _refuse(asked.env_id, estimator=asked.estimator, truth=asked.truth, fewest_items=asked.fewest_items)
+    if asked.problem is None:
+        raise ValueError(f"expected --problem path.py:function (problem=...) for {OWN}, got none")
+    reference = _trusted(own_reference(asked.problem), asked.trust)
+    found = load_trusted(reference, "a problem")
+    if not isinstance(found, Problem):
+        raise ValueError(f"expected {reference} to return a Problem, got {type(found).__name__}")
+    found.name = OWN
+    return found
+
+
 def _vector_score(asked: Arguments, estimator: str | Path, shape: EstimatorShape) -> Score:
     reference = parse_reference(estimator)
     if reference is None:
@@ -200,6 +267,7 @@ BUILDERS: dict[str, Callable[[Arguments], Problem]] = {
     **dict.fromkeys(SYNTHETIC, _synthetic),
     PICK_VALUE: _pick_value,
     ROWS: _rows,
+    OWN: _own,
 }
 """What builds each problem, by its id."""
 IDS = tuple(BUILDERS)

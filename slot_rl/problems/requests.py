@@ -4,12 +4,10 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-if TYPE_CHECKING:
-    from slot_rl.problems.base import Observation
+from slot_rl.problems.observation import Observation
 
 ESTIMATED, TRUE = "estimated_score", "true_score"
 """Names of the scores in a file of answers."""
@@ -41,7 +39,7 @@ class Requests(ABC):
         unit: What one request is called.
     """
 
-    observation: "Observation"
+    observation: Observation
     counts: Tensor | None = None
     unit: str = "request"
 

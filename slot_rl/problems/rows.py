@@ -17,8 +17,9 @@ from slot_rl.estimators.freezing import Score
 from slot_rl.estimators.net import EstimatorNet
 from slot_rl.estimators.soften import check_softened, soften
 from slot_rl.estimators.table import read_table
-from slot_rl.problems.base import Observation, ObservationPart, Problem, RequestNames, TrueScores
+from slot_rl.problems.base import Problem, RequestNames, TrueScores
 from slot_rl.problems.context_rows import ContextRequests
+from slot_rl.problems.observation import Observation, ObservationPart
 from slot_rl.problems.truth_table import TruthTable
 from slot_rl.selectors.categorical import one_hot
 

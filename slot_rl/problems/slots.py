@@ -1,19 +1,22 @@
-"""Slots and items: fill each of S slots from a list of N candidate vectors that is new with every request.
+"""Slots and items: fill each of S slots from a list of N candidate vectors, for a request that may have a context.
 
-The same item may serve several slots. N may vary between requests: lists are padded with zeros to the longest and the
-padding is masked.
+The candidates are new with every request, or a list that is always the same. The same item may serve several slots. N
+may vary between requests: lists are padded with zeros to the longest and the padding is masked.
 """
 
 import copy
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from slot_rl.estimators.freezing import Score
-from slot_rl.problems.base import Budget, Observation, ObservationPart, Problem
+from slot_rl.problems.base import Budget, Problem
 from slot_rl.problems.candidate_file import CandidateRequests
+from slot_rl.problems.observation import KINDS, TYPES, Observation, ObservationPart
+from slot_rl.seeding import generator_from
 
 CandidateSampler = Callable[[tuple[int, ...], torch.Generator], Tensor]
 
@@ -29,65 +32,110 @@ def unit_uniform(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
 
 
 class SlotProblem(Problem):
-    """Candidates vary per request; the estimator sees the chosen vectors.
+    """The estimator sees the chosen vectors, and the request's context where there is one.
+
+    It is called as ``estimator(items, context, slot_features)`` with ``items`` of shape ``(batch, slots, dim)``, and
+    returns scores ``(batch,)`` or ``(batch, 1)``. Arguments that the problem does not have are left out. ``context`` is
+    the vector ``(batch, context_dim)``, or the categories ``(batch, columns)`` as a long tensor, or where requests have
+    both the tuple of vector and categories. ``slot_features`` has the shape ``(batch, slots, slot_dim)``.
 
     Attributes:
         dim: Length D of a candidate's vector.
         fewest_items: The shortest list that is drawn; below ``items`` the number varies and observations have a mask.
+        context_dim: Length of the context's vector; 0 without one.
+        context_sizes: Categories of each context column; empty without one.
+        slot_dim: Numbers that describe a slot; 0 without them.
     """
 
     def __init__(
         self,
         estimator: Score,
         slots: int,
-        items: int,
-        dim: int,
+        items: int | None = None,
+        dim: int | None = None,
         draw: CandidateSampler = standard_normal,
         fewest_items: int | None = None,
         truth: Score | None = None,
         name: str = "slots",
+        *,
+        pool: Tensor | None = None,
+        contexts: Tensor | None = None,
+        context_dim: int = 0,
+        context_sizes: tuple[int, ...] = (),
+        requests: Observation | None = None,
+        slot_features: Tensor | None = None,
     ) -> None:
         """Builds the problem.
 
         Args:
-            estimator: Scores vectors of shape ``(..., batch, slots, dim)`` as ``(..., batch)``.
+            estimator: Scores items; see the class.
             slots: Slots of a configuration, S.
-            items: Longest list of candidates, N.
-            dim: Length D of a candidate's vector.
-            draw: Draws candidates of a given shape from a generator.
+            items: Longest list of candidates, N; the whole pool if None.
+            dim: Length D of a candidate's vector; not needed with a pool.
+            draw: Draws candidates of a given shape from a generator, where there is no pool.
             fewest_items: Shortest list that is drawn; ``items`` if None.
             truth: The ground truth, called as the estimator is; None if unknown.
             name: The problem's id, for reports.
+            pool: All vectors that there are, ``(vectors, dim)``. Each request has ``items`` different ones of them, or
+                all of them in this order.
+            contexts: Context vectors of known requests, ``(requests, context_dim)``: trained on and judged on.
+            context_dim: Length of a context vector if there are no known requests; their numbers are N(0, 1).
+            context_sizes: Categories of each context column if there are no known requests; all are equally frequent.
+            requests: Known requests with several parts: context vectors, categories, and slot features.
+            slot_features: Numbers of each slot for every request, ``(slots, slot_dim)``.
 
         Raises:
-            ValueError: If a size is below 1, or ``fewest_items`` is not within 1 and ``items``.
+            ValueError: If sizes are below 1 or contradict each other, a part of a request has another shape or is not
+                finite, or the estimator does not score such requests.
         """
+        items, dim = _sizes(items, dim, pool)
         super().__init__(name, (items,) * slots, estimator, truth)
         fewest = items if fewest_items is None else fewest_items
         if not 1 <= fewest <= items:
             raise ValueError(f"expected fewest_items from 1 to items = {items}, got {fewest}")
-        if dim < 1:
-            raise ValueError(f"expected dim >= 1, got {dim}")
-        self.dim, self.fewest_items, self._draw = dim, fewest, draw
+        self.dim, self.fewest_items, self._draw, self._pool = dim, fewest, draw, _real("pool", pool, 2)
+        self._fixed_features = _real("slot_features", slot_features, 2)
+        self.requests = _known_requests(contexts, requests, context_dim, context_sizes, slots)
+        parts = {} if self.requests is None else self.requests.tensors()
+        vector, features = parts.get("context_vector"), parts.get("slot_features", self._fixed_features)
+        self.context_dim = context_dim if vector is None else vector.shape[1]
+        self.context_sizes = tuple((parts["context"].amax(dim=0) + 1).tolist()) if "context" in parts else context_sizes
+        self.slot_dim = 0 if features is None else features.shape[-1]
+        if features is not None and features.shape[-2] != slots:
+            raise ValueError(f"expected slot_features of {slots} slots, got {tuple(features.shape)}")
+        self._try_out()
 
     request_suffixes = (".safetensors",)
 
     def observation_parts(self) -> dict[str, ObservationPart]:
-        """Returns the candidates, and the mask where the number of items varies."""
+        """Returns the candidates, the mask where the number of items varies, and the parts that requests have."""
         parts = {"candidates": ObservationPart((self.items, self.dim), "real")}
         if self.fewest_items < self.items:
             parts["mask"] = ObservationPart((self.slots, self.items), "boolean")
+        if self.context_sizes:
+            parts["context"] = ObservationPart((len(self.context_sizes),), "categories", self.context_sizes)
+        if self.context_dim:
+            parts["context_vector"] = ObservationPart((self.context_dim,), "real")
+        if self.requests is not None and self.requests.slot_features is not None:
+            parts["slot_features"] = ObservationPart((self.slots, self.slot_dim), "real")
         return parts
 
     def sample(self, batch: int, generator: torch.Generator) -> Observation:
-        """Draws requests: candidates, and a mask where the number of items varies."""
-        candidates = self._draw((batch, self.items, self.dim), generator)
-        if self.fewest_items == self.items:
-            return Observation(candidates)
-        count = torch.randint(self.fewest_items, self.items + 1, (batch, 1), generator=generator)
-        present = torch.arange(self.items) < count
-        mask = present.unsqueeze(1).repeat(1, self.slots, 1)
-        return Observation(candidates * present.unsqueeze(-1), mask)
+        """Draws requests: candidates, a mask where their number varies, and contexts."""
+        candidates, mask = self._draw_candidates(batch, generator)
+        known = self.requests
+        if known is None:
+            return Observation(candidates, mask, **self._draw_contexts(batch, generator))
+        rows = torch.randint(len(known), (batch,), generator=generator)
+        return Observation(candidates, mask, **known[rows].tensors())
+
+    def evaluation_observations(self, most: int, generator: torch.Generator) -> Observation:
+        """Returns ``most`` draws; where requests are known, each at most once, with drawn candidates."""
+        if self.requests is None:
+            return self.sample(most, generator)
+        rows = torch.randperm(len(self.requests), generator=generator)[:most]
+        candidates, mask = self._draw_candidates(len(rows), generator)
+        return Observation(candidates, mask, **self.requests[rows].tensors())
 
     def candidates(self, observation: Observation) -> Tensor:
         """Returns the request's candidates, ``(batch, items, dim)``."""
@@ -111,6 +159,12 @@ class SlotProblem(Problem):
         """Returns selection-weighted vectors, ``(..., batch, slots, dim)``."""
         return selection @ self.candidates(observation)
 
+    def with_items(self, items: int) -> "SlotProblem":
+        """Returns the same problem for requests with up to ``items`` candidates, with a budget of its own."""
+        twin = copy.copy(self)
+        twin.budget, twin.sizes = Budget(), (items,) * self.slots
+        return twin
+
     def with_truth_as_estimator(self) -> "SlotProblem":
         """Returns the same requests scored by the ground truth, with a budget of its own, to search for its best.
 
@@ -129,8 +183,126 @@ class SlotProblem(Problem):
         """Reads a safetensors file with candidates; see :meth:`Problem.read_requests`."""
         return CandidateRequests.read(path, self.slots, self.items, self.dim)
 
+    def _draw_candidates(self, batch: int, generator: torch.Generator) -> tuple[Tensor, Tensor | None]:
+        """Draws candidates, and the mask of their padding where their number varies."""
+        if self._pool is None:
+            candidates = self._draw((batch, self.items, self.dim), generator)
+        elif len(self._pool) == self.items == self.fewest_items:
+            return self._pool.expand(batch, -1, -1), None
+        else:
+            candidates = self._pool[_different(batch, self.items, len(self._pool), generator)]
+        if self.fewest_items == self.items:
+            return candidates, None
+        count = torch.randint(self.fewest_items, self.items + 1, (batch, 1), generator=generator)
+        present = torch.arange(self.items) < count
+        return candidates * present.unsqueeze(-1), present.unsqueeze(1).repeat(1, self.slots, 1)
+
+    def _draw_contexts(self, batch: int, generator: torch.Generator) -> dict[str, Tensor]:
+        parts = {}
+        if self.context_sizes:
+            sizes = torch.tensor(self.context_sizes)
+            parts["context"] = (torch.rand(batch, len(sizes), generator=generator) * sizes).long()
+        if self.context_dim:
+            parts["context_vector"] = torch.randn(batch, self.context_dim, generator=generator)
+        return parts
+
+    def _try_out(self) -> None:
+        """Has a few requests scored, so that a misfit is reported when the problem is built."""
+        observation = self.sample(3, generator_from(0))
+        items = self.gather(observation, torch.zeros(3, self.slots, dtype=torch.long))
+        for score in (self._estimator, self._truth):
+            if score is not None:
+                with torch.no_grad():
+                    self._ask(score, observation, items)
+
     def _ask(self, estimator: Score, observation: Observation, vectors: Tensor) -> Tensor:
-        return estimator(vectors)
+        leading = vectors.shape[:-2]
+        arguments = [vectors.reshape(-1, *vectors.shape[-2:]), *self._given(observation, leading)]
+        try:
+            answer = estimator(*arguments)
+        except (RuntimeError, TypeError, IndexError, ValueError, AttributeError) as error:
+            said = " ".join(str(error).split())
+            raise ValueError(
+                f"expected an estimator of {_shapes(arguments)} for {self.name}, got {type(error).__name__}: {said}"
+            ) from error
+        rows = leading.numel()
+        if not isinstance(answer, Tensor) or answer.dim() == 0 or len(answer) != rows or not answer.is_floating_point():
+            found = f"{answer.dtype} {tuple(answer.shape)}" if isinstance(answer, Tensor) else type(answer).__name__
+            raise ValueError(f"expected {rows} scores from the estimator for {_shapes(arguments)}, got {found}")
+        return answer.reshape(*leading, *(() if answer.shape[1:].numel() == 1 else answer.shape[1:]))
+
+    def _given(self, observation: Observation, leading: torch.Size) -> tuple[Any, ...]:
+        """Returns the context and slot features of each row, as far as there are any."""
+        features = self._fixed_features if observation.slot_features is None else observation.slot_features
+        parts = [observation.context_vector, observation.context]
+        vector, categories = (None if part is None else part.expand(*leading, -1).flatten(0, -2) for part in parts)
+        context = (vector, categories) if vector is not None and categories is not None else vector
+        context = categories if context is None else context
+        if features is None:
+            return () if context is None else (context,)
+        return context, features.expand(*leading, -1, -1).flatten(0, -3)
 
     def _ask_truth(self, truth: Score, observation: Observation, choice: Tensor) -> Tensor:
-        return truth(self.gather(observation, choice))
+        return self._ask(truth, observation, self.gather(observation, choice))
+
+
+def _sizes(items: int | None, dim: int | None, pool: Tensor | None) -> tuple[int, int]:
+    """Returns the number of items and the length of their vectors, which a pool gives by itself."""
+    if pool is None:
+        if items is None or dim is None:
+            raise ValueError(f"expected items and dim, or a pool of vectors, got items={items} and dim={dim}")
+        if dim < 1:
+            raise ValueError(f"expected dim >= 1, got {dim}")
+        return items, dim
+    if pool.dim() != 2 or dim not in (None, pool.shape[1]) or (items or 1) > len(pool):
+        raise ValueError(
+            f"expected a pool (vectors, dim) of at least {items} vectors of length {dim}, got {tuple(pool.shape)}"
+        )
+    return len(pool) if items is None else items, pool.shape[1]
+
+
+def _known_requests(
+    contexts: Tensor | None, requests: Observation | None, dim: int, sizes: tuple[int, ...], slots: int
+) -> Observation | None:
+    """Returns the known requests, checked; None if they are drawn."""
+    if contexts is not None:
+        if requests is not None:
+            raise ValueError("expected either contexts or requests, got both")
+        requests = Observation(context_vector=contexts)
+    if requests is None:
+        return None
+    if dim or sizes:
+        raise ValueError(f"expected no context_dim and context_sizes with known requests, got {dim} and {sizes}")
+    parts, ranks = requests.tensors(), {"context": 2, "context_vector": 2, "slot_features": 3}
+    if not parts or set(parts) - set(ranks):
+        raise ValueError(f"expected known requests with {', '.join(ranks)} only, got {', '.join(parts) or 'nothing'}")
+    checked = {name: _real(name, part, ranks[name]) for name, part in parts.items()}
+    if len({len(part) for part in parts.values()}) > 1 or not len(requests):
+        raise ValueError(f"expected equally many known requests in every part, got {_shapes(list(parts.values()))}")
+    if requests.context is not None and bool((requests.context < 0).any()):
+        raise ValueError(f"expected context categories from 0 on, got {int(requests.context.min())}")
+    return Observation(**checked)
+
+
+def _real(name: str, values: Tensor | None, rank: int) -> Any:
+    """Returns a part of requests in the problem's type; refuses another rank, and numbers that are not finite."""
+    if values is None:
+        return None
+    if values.dim() != rank or values.numel() == 0:
+        raise ValueError(f"expected {name} with {rank} dimensions, got shape {tuple(values.shape)}")
+    if not bool(values.isfinite().all()):
+        raise ValueError(
+            f"expected finite {name}, got NaN or infinity in row {int((~values.isfinite()).nonzero()[0, 0])}"
+        )
+    return values.detach().to(TYPES[KINDS.get(name, "real")])
+
+
+def _different(batch: int, count: int, of: int, generator: torch.Generator) -> Tensor:
+    """Draws ``count`` different numbers below ``of`` for each row, ``(batch, count)``."""
+    return torch.rand(batch, of, generator=generator).topk(count, dim=1).indices
+
+
+def _shapes(arguments: list[Any]) -> str:
+    """Returns the shapes of an estimator's arguments, for messages."""
+    flat = [part for each in arguments if each is not None for part in (each if isinstance(each, tuple) else (each,))]
+    return " and ".join(f"{tuple(part.shape)}" for part in flat)

@@ -7,7 +7,8 @@ learned anything about its requests.
 import torch
 from torch import Tensor
 
-from slot_rl.problems.base import Observation, Problem
+from slot_rl.problems.base import Problem
+from slot_rl.problems.observation import Observation
 
 
 def search_constant(

@@ -17,7 +17,8 @@ from math import isqrt
 import torch
 from torch import Tensor
 
-from slot_rl.problems.base import Observation, Problem
+from slot_rl.problems.base import Problem
+from slot_rl.problems.observation import Observation
 from slot_rl.search.base import SearchResult, allowed_items, best_of
 
 MOST_DRAWS = 128

@@ -7,7 +7,8 @@ from math import prod
 import torch
 from torch import Tensor
 
-from slot_rl.problems.base import Observation, Problem
+from slot_rl.problems.base import Problem
+from slot_rl.problems.observation import Observation
 from slot_rl.search.base import SearchResult, best_of
 
 ScoreChoice = Callable[[Observation, Tensor], Tensor]

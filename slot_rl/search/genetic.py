@@ -20,7 +20,8 @@ from math import inf, isqrt
 import torch
 from torch import Tensor
 
-from slot_rl.problems.base import Observation, Problem
+from slot_rl.problems.base import Problem
+from slot_rl.problems.observation import Observation
 from slot_rl.search.base import SearchResult, allowed_items, random_choice
 
 FEWEST_ROWS, MOST_ROWS = 4, 32

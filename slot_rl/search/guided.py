@@ -8,7 +8,8 @@ tried again until the configuration changes.
 import torch
 from torch import Tensor
 
-from slot_rl.problems.base import Observation, Problem
+from slot_rl.problems.base import Problem
+from slot_rl.problems.observation import Observation
 from slot_rl.search.base import SearchResult, best_of, random_choice
 from slot_rl.selectors.categorical import one_hot, swap_effects
 

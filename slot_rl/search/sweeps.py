@@ -7,7 +7,8 @@ own: whatever does not fit into the budget any more is not scored.
 import torch
 from torch import Tensor
 
-from slot_rl.problems.base import Observation, Problem
+from slot_rl.problems.base import Problem
+from slot_rl.problems.observation import Observation
 from slot_rl.search.base import SearchResult, allowed_items, random_choice
 
 

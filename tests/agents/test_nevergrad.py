@@ -13,7 +13,6 @@ from slot_rl.agents import AGENTS, load_agent
 from slot_rl.agents.nevergrad import NevergradAgent, NevergradOptions, load_nevergrad, variables
 from slot_rl.agents.searches import LocalSearchOptions
 from slot_rl.envs import SlotVecEnv
-from slot_rl.envs.episodes import from_arrays
 from slot_rl.problems import Budget, Observation, Problem, check_choice, make_problem
 from slot_rl.problems.slots import unit_uniform
 from slot_rl.problems.truths import pick_value
@@ -212,7 +211,7 @@ def test_a_checkpoint_answers_as_the_agent_did(ng: Any, tmp_path: Path) -> None:
     assert type(again) is NevergradAgent and (again.options, again.seed) == (agent.options, 7)
     batch = SlotVecEnv(problem, 4, seed=3).reset()
     choices, state = again.predict(batch)
-    assert state is None and np.array_equal(choices, agent.choose(from_arrays(batch)).numpy())
+    assert state is None and np.array_equal(choices, agent.choose(Observation.of(batch)).numpy())
     assert np.array_equal(agent.predict({name: part[0] for name, part in batch.items()})[0].shape, (3,))
 
 

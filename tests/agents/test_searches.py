@@ -18,7 +18,6 @@ from slot_rl.agents import AGENTS, load_agent, searches
 from slot_rl.agents.base import Options
 from slot_rl.agents.searches import CrossEntropyOptions, GeneticOptions, GuidedSearchOptions, LocalSearchOptions
 from slot_rl.envs import SlotsEnv, SlotVecEnv
-from slot_rl.envs.episodes import from_arrays
 from slot_rl.estimators import EstimatorNet, EstimatorShape
 from slot_rl.io import BundleError
 from slot_rl.problems import Budget, Observation, Problem, RowProblem, SlotProblem, check_choice, make_problem
@@ -305,11 +304,11 @@ def test_predict_answers_as_choose_does(name: str, build_problem: Callable[[], P
     batch = SlotVecEnv(problem, 6, seed=3).reset()
     choices, state = agent.predict(batch, deterministic=True)
     assert choices.shape == (6, 3) and choices.dtype == np.int64 and state is None
-    assert np.array_equal(choices, agent.choose(from_arrays(batch)).numpy())
+    assert np.array_equal(choices, agent.choose(Observation.of(batch)).numpy())
     one = {name: part[4] for name, part in batch.items()}
     choice, _ = agent.predict(one)
     assert choice.shape == (3,)
-    assert np.array_equal(choice, agent.choose(from_arrays(batch)[4:5])[0].numpy())
+    assert np.array_equal(choice, agent.choose(Observation.of(batch)[4:5])[0].numpy())
     with pytest.raises(TypeError, match="expected a dict observation, got ndarray"):
         agent.predict(np.zeros(3))
 
@@ -324,7 +323,7 @@ def test_evaluate_policy_gives_the_scores_of_the_answers(name: str, build_proble
     obs: Any = by_hand.reset()
     expected: list[float] = []
     for _ in range(2):
-        obs, scores, _, _ = by_hand.step(agent.choose(from_arrays(obs)).numpy())
+        obs, scores, _, _ = by_hand.step(agent.choose(Observation.of(obs)).numpy())
         expected += scores.tolist()
     assert lengths == [1] * 20
     assert rewards == pytest.approx(expected, abs=1e-6)

@@ -191,7 +191,7 @@ def test_a_study_of_one_agent_has_a_report(tmp_path: Path, script: Command) -> N
         (["--assert", "gumbel>nobody"], "expected a claim about agents of"),
         (["--assert", "gumbel"], "expected a claim such as"),
         (["--workers", "0"], "expected workers >= 1"),
-        (["--study", "nowhere.yaml"], "expected no --presets with --study"),
+        (["--study", "nowhere.yaml"], "expected no --presets and --problem with --study"),
         (["--timesteps", "0"], "expected timesteps >= 1"),
         (["--presets", "nowhere"], "expected a folder of presets"),
     ],

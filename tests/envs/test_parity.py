@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from slot_rl.envs import SlotsEnv, SlotsVectorEnv, SlotVecEnv
-from slot_rl.envs.episodes import from_arrays, to_arrays
+from slot_rl.envs.episodes import to_arrays
 from slot_rl.estimators import EstimatorNet, EstimatorShape
 from slot_rl.problems import Observation, Problem, RowProblem, make_problem
 from slot_rl.seeding import generator_from, seeded_initialisation
@@ -98,7 +98,7 @@ def test_the_faces_agree_on_their_spaces(build: Callable[[], Problem]) -> None:
 @pytest.mark.parametrize("build", PROBLEMS)
 def test_observations_survive_the_trip_through_arrays(build: Callable[[], Problem]) -> None:
     observation, _ = requests(build(), 0)
-    back = from_arrays(to_arrays(observation)).tensors()
+    back = Observation.of(to_arrays(observation)).tensors()
     assert back.keys() == observation.tensors().keys()
     assert all(torch.equal(part, back[name]) for name, part in observation.tensors().items())
     assert all(part.dtype == back[name].dtype for name, part in observation.tensors().items())

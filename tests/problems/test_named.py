@@ -46,7 +46,7 @@ def scored(problem: Problem, rows: int = 50) -> tuple[torch.Tensor, torch.Tensor
 
 
 def test_the_ids_are_these() -> None:
-    assert IDS == ("SlotRL/Slots-v0", "SlotRL/SlotsLarge-v0", "SlotRL/PickValue-v0", "SlotRL/Rows-v0")
+    assert IDS == ("SlotRL/Slots-v0", "SlotRL/SlotsLarge-v0", "SlotRL/PickValue-v0", "SlotRL/Rows-v0", "SlotRL/Own-v0")
     assert [synthetic.shipped for synthetic in SYNTHETIC.values()] == ["slots-v0", "slots-large-v0"]
 
 
@@ -130,7 +130,7 @@ def test_a_python_file_is_hashed_and_not_executed(tmp_path: Path, monkeypatch: p
 @pytest.mark.parametrize(
     ("env_id", "options", "message"),
     [
-        ("SlotRL/Nope-v0", {}, f"expected one of {', '.join(IDS)}, got 'SlotRL/Nope-v0'"),
+        ("SlotRL/Nope-v0", {}, f"expected one of {', '.join(IDS)}, or path.py:function, got 'SlotRL/Nope-v0'"),
         (
             "SlotRL/Rows-v0",
             {},

@@ -1,0 +1,124 @@
+"""Training and loading from Python: ``slot_rl.train`` and ``slot_rl.load``, the same code as the commands."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from slot_rl.agents import AGENTS, Agent, load_agent
+from slot_rl.agents.base import Options, changed
+from slot_rl.envs import SlotVecEnv
+from slot_rl.estimators.trusted import parse_reference
+from slot_rl.evaluation import EvaluationConfig
+from slot_rl.io import CHECKPOINT, SUMMARY, read_config, read_json
+from slot_rl.problems import Problem
+from slot_rl.problems.named import OWN
+from slot_rl.reevaluation import problem_of_run
+from slot_rl.tracking import WandbMode
+from slot_rl.training import RunConfig, train_run
+
+
+@dataclass(frozen=True)
+class TrainedRun:
+    """A run that ended.
+
+    Attributes:
+        folder: Its folder.
+        problem: What it was trained on.
+        agent: The trained agent; ``agent.choose(observation)`` answers.
+        summary: The contents of ``summary.json``.
+    """
+
+    folder: Path
+    problem: Problem
+    agent: Agent
+    summary: dict[str, Any]
+
+
+def train(
+    problem: Problem | str,
+    agent: str = "gumbel",
+    *,
+    timesteps: int = RunConfig.timesteps,
+    seed: int = 0,
+    out: Path | str | None = None,
+    force: bool = False,
+    estimator: str | None = None,
+    truth: Path | str | None = None,
+    trust: bool = False,
+    wandb: WandbMode | None = None,
+    evaluation: EvaluationConfig | None = None,
+    options: Options | None = None,
+    **changes: Any,
+) -> TrainedRun:
+    """Trains an agent and leaves a run folder, as ``train_agent.py`` does.
+
+    Args:
+        problem: A problem, an environment's id, or ``path.py:function`` of your own problem.
+        agent: The agent's name.
+        timesteps: Estimator calls in training.
+        seed: Seeds weights, requests and draws.
+        out: The run's folder; ``runs/<env>__<agent>__s<seed>__<time>`` if None.
+        force: Replace the run that is already in ``out``.
+        estimator: Folder or ``path.py:function`` of the estimator, with an id.
+        truth: Table with the true scores, with an id.
+        trust: Whether a ``path.py`` may be executed.
+        wandb: Weights & Biases mode.
+        evaluation: The requests to judge on.
+        options: The agent's options; its defaults if None.
+        changes: Single options that differ, for example ``learning_rate=3e-4``.
+
+    Raises:
+        TypeError: If an option is unknown.
+        ValueError: If the input is bad; then nothing was written.
+    """
+    if agent not in AGENTS:
+        raise ValueError(f"expected an agent among {', '.join(AGENTS)}, got {agent!r}")
+    own = problem if isinstance(problem, str) and parse_reference(problem) is not None else None
+    run = RunConfig(
+        env=RunConfig.env if own else problem if isinstance(problem, str) else OWN,
+        problem=own,
+        estimator=estimator,
+        truth=None if truth is None else Path(truth),
+        trust=trust,
+        timesteps=timesteps,
+        seed=seed,
+        out=None if out is None else Path(out),
+        force=force,
+        wandb=wandb,
+        evaluation=evaluation or EvaluationConfig(),
+    )
+    built = problem if isinstance(problem, Problem) else run.make_problem()
+    found = changed(options or AGENTS[agent].options, changes)
+    folder, trained, summary = train_run(agent, run, found, built)
+    return TrainedRun(folder, built, trained, summary)
+
+
+def load(
+    run: Path | str,
+    problem: Problem | str | None = None,
+    *,
+    estimator: str | None = None,
+    truth: Path | str | None = None,
+    trust: bool = False,
+) -> TrainedRun:
+    """Loads a run from its folder.
+
+    Args:
+        run: The folder.
+        problem: What it was trained on, if it was built in Python; ``path.py:function`` if that file has moved.
+        estimator: Folder or ``path.py:function`` of the estimator, if it has moved.
+        truth: Table with the true scores, if it has moved.
+        trust: Whether a ``path.py`` may be executed.
+
+    Raises:
+        ValueError: If the folder is no run that ended, its files were altered, or the problem is another one.
+    """
+    folder = Path(run)
+    document = read_config(folder)
+    if not isinstance(problem, Problem):
+        where = None if truth is None else Path(truth)
+        problem = problem_of_run(document, estimator, where, trust, problem)
+    if not (folder / SUMMARY).is_file():
+        raise ValueError(f"expected a run that ended, with {SUMMARY}, got {folder} without one")
+    agent = load_agent(folder / CHECKPOINT, SlotVecEnv(problem, 2))
+    return TrainedRun(folder, problem, agent, read_json(folder / SUMMARY))
