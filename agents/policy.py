@@ -97,6 +97,7 @@ class SlotPolicy(ActorCriticPolicy):
         lr_schedule: Schedule,
         size: PointerSize | None = None,
         catalogue: Tensor | None = None,
+        pool: Tensor | None = None,
         context_vectors: Tensor | None = None,
         **kwargs: Any,
     ) -> None:
@@ -108,7 +109,8 @@ class SlotPolicy(ActorCriticPolicy):
             lr_schedule: Step size by remaining progress.
             size: Sizes of the pointer network; the default sizes if None.
             catalogue: Fixed candidates ``(slots, items, dim)`` where observations bring none; one-hot rows if None.
-            context_vectors: Some requests' context vectors ``(requests, context_dim)``, whose units the network takes.
+            pool: Vectors that candidates are drawn from, ``(vectors, dim)``, for their units.
+            context_vectors: Some requests' context vectors ``(requests, context_dim)``, for their units.
             kwargs: Further arguments of ``ActorCriticPolicy``.
 
         Raises:
@@ -120,7 +122,7 @@ class SlotPolicy(ActorCriticPolicy):
                 f"got {observation_space} and {action_space}"
             )
         self._size = size or PointerSize()
-        self._catalogue, self._context_vectors = catalogue, context_vectors
+        self._catalogue, self._pool, self._context_vectors = catalogue, pool, context_vectors
         super().__init__(observation_space, action_space, lr_schedule, **kwargs)
 
     def _build(self, lr_schedule: Schedule) -> None:
@@ -141,9 +143,8 @@ class SlotPolicy(ActorCriticPolicy):
         contexts = tuple(int(n) for n in parts["context"].nvec) if "context" in parts else ()  # type: ignore[attr-defined]
         numbers = [parts[name].shape if name in parts else (0,) for name in ("context_vector", "slot_features")]
         context_dim, slot_dim = (int(shape[-1]) for shape in numbers if shape is not None)
-        self.network = PointerNetwork(len(sizes), dim, contexts, self._size, catalogue, context_dim, slot_dim)
-        if self._context_vectors is not None:
-            self.network.standardise_contexts(self._context_vectors)
+        numbers_of = context_dim, slot_dim, self._pool, self._context_vectors
+        self.network = PointerNetwork(len(sizes), dim, contexts, self._size, catalogue, *numbers_of)
         self.value_head = nn.Sequential(
             nn.Linear(self.network.latent_dim, VALUE_HIDDEN), nn.SiLU(), nn.Linear(VALUE_HIDDEN, 1)
         )

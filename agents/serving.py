@@ -9,11 +9,12 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
+from torch import Tensor
 
 from slot_rl.agents.base import Agent
 from slot_rl.problems import Observation, Problem
-from slot_rl.search import SearchResult, best_of, guided_search
-from slot_rl.selectors.categorical import draw
+from slot_rl.search import SearchResult, allowed_items, best_of, guided_search
+from slot_rl.selectors.categorical import draw, one_hot, swap_effects
 
 Mode = Literal["pass", "draws", "search"]
 DEFAULT_CALLS: dict[Mode, int] = {"pass": 0, "draws": 4, "search": 4}
@@ -95,3 +96,42 @@ def serve(
         choice = draw(logits, generator)
         best = best_of([best, SearchResult(choice, problem.score(observation, choice))])
     return best
+
+
+@dataclass(frozen=True)
+class RankedAnswers:
+    """Different answers to each request, the best first.
+
+    Attributes:
+        choice: Long tensor of shape ``(batch, answers, slots)``.
+        score: Estimated scores ``(batch, answers)``; -inf where a request has fewer answers.
+    """
+
+    choice: Tensor
+    score: Tensor
+
+
+def best_swaps(problem: Problem, observation: Observation, found: SearchResult, top: int) -> RankedAnswers:
+    """Returns an answer together with the best of its single swaps, ``top`` in all.
+
+    The estimator's slope at the answer names the 2 (top - 1) most promising swaps, and these are scored.
+
+    Args:
+        problem: The problem, whose budget counts the calls.
+        observation: The requests.
+        found: The answers.
+        top: How many answers each request gets.
+    """
+    choice, score = found.choice.unsqueeze(1), found.score.unsqueeze(1)
+    if top == 1:
+        return RankedAnswers(choice, score)
+    slope = problem.score_and_slope(observation, found.choice)[1] if found.slope is None else found.slope
+    allowed = allowed_items(problem, observation) & (one_hot(found.choice, problem.items, torch.bool) == 0)
+    effects = swap_effects(slope, found.choice).masked_fill(~allowed, -torch.inf).flatten(1)
+    effect, swap = effects.topk(min(2 * (top - 1), effects.shape[1]), dim=1)
+    swapped = choice.repeat(1, swap.shape[1], 1)
+    swapped.scatter_(2, (swap // problem.items).unsqueeze(2), (swap % problem.items).unsqueeze(2))
+    scores = problem.score(observation, swapped.transpose(0, 1)).T.masked_fill(effect == -torch.inf, -torch.inf)
+    ranked, order = torch.cat([score, scores], dim=1).topk(min(top, 1 + swap.shape[1]), dim=1)
+    choices = torch.cat([choice, swapped], dim=1)
+    return RankedAnswers(choices.gather(1, order.unsqueeze(2).expand(-1, -1, problem.slots)), ranked)

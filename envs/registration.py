@@ -2,7 +2,7 @@
 
 from gymnasium.envs.registration import register, registry
 
-ENV_IDS = ("SlotRL/Slots-v0", "SlotRL/SlotsLarge-v0", "SlotRL/PickValue-v0", "SlotRL/Rows-v0", "SlotRL/Own-v0")
+ENV_IDS = tuple(f"SlotRL/{name}-v0" for name in ("Slots", "SlotsLarge", "PickValue", "Rows", "Own", "Slate", "Slates"))
 
 
 def register_envs() -> None:

@@ -1,7 +1,9 @@
 """What a person sees at the terminal: progress bars, tables, and one clear line for bad input; Markdown tables."""
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
 
 import torch
 from rich.console import Console
@@ -32,6 +34,19 @@ def progress_bar() -> Progress:
         TextColumn("{task.fields[note]}"),
         console=console,
     )
+
+
+@contextmanager
+def fit_progress(total: int, figure: str) -> Iterator[Callable[[int, float | None], None]]:
+    """Shows the progress of a fit; gives what reports the steps done and, now and then, the figure."""
+    with progress_bar() as progress:
+        task = progress.add_task("fitting", total=total, note="")
+
+        def report(done: int, value: float | None) -> None:
+            note: dict[str, Any] = {} if value is None else {"note": f"{figure} {value:.4g}"}
+            progress.update(task, completed=done, **note)
+
+        yield report
 
 
 def print_table(title: str, columns: list[str], rows: list[list[str]]) -> None:

@@ -44,8 +44,6 @@ class PointerNetwork(nn.Module):
     """
 
     catalogue: Tensor | None
-    context_mean: Tensor
-    context_spread: Tensor
 
     def __init__(
         self,
@@ -56,6 +54,8 @@ class PointerNetwork(nn.Module):
         catalogue: Tensor | None = None,
         context_dim: int = 0,
         slot_dim: int = 0,
+        pool: Tensor | None = None,
+        context_vectors: Tensor | None = None,
     ) -> None:
         """Builds the network; weights come from the global generator (see ``slot_rl.seeding``).
 
@@ -67,6 +67,8 @@ class PointerNetwork(nn.Module):
             catalogue: Fixed candidates of shape ``(slots, items, dim)``; None if observations bring theirs.
             context_dim: Length of a request's context vector; 0 if there is none.
             slot_dim: Numbers that describe each slot of a request; 0 if there are none.
+            pool: Vectors ``(vectors, dim)`` whose units candidates have; they are taken as they are if None.
+            context_vectors: Vectors ``(requests, context_dim)`` whose units contexts have; likewise.
         """
         super().__init__()
         self.slots, width = slots, size.width
@@ -77,22 +79,15 @@ class PointerNetwork(nn.Module):
         self.embed: nn.Module = nn.Linear(dim, width) if catalogue is None else _PerSlotLinear(slots, dim, width)
         self.items = nn.Sequential(nn.SiLU(), nn.Linear(width, width), nn.SiLU())
         self.context_tables = nn.ModuleList(nn.Embedding(categories, slots * width) for categories in contexts)
+        self.item_units = None if pool is None else _Units(dim, pool)
         self.context_body = None if context_dim == 0 else _context_body(context_dim, size.hidden, slots * width)
-        self.register_buffer("context_mean", torch.zeros(context_dim))
-        self.register_buffer("context_spread", torch.ones(context_dim))
+        self.context_units = None if context_dim == 0 else _Units(context_dim, context_vectors)
         self.slot_body = None if slot_dim == 0 else nn.Linear(slot_dim, width)
         self.start = nn.Parameter(torch.randn(slots, width))
         self.rounds = nn.ModuleList(_Round(slots, size) for _ in range(size.rounds))
         self.query = nn.Linear(width, width)
         self.key = nn.Linear(width, width)
         self.latent_dim = slots * width
-
-    def standardise_contexts(self, vectors: Tensor) -> None:
-        """Takes mean and spread of context vectors ``(requests, context_dim)``, so that their units do not matter."""
-        if self.context_body is not None:
-            self.context_mean.copy_(vectors.mean(dim=0))
-            spread = vectors.std(dim=0)
-            self.context_spread.copy_(torch.where(spread > 0, spread, 1.0))
 
     def forward(
         self,
@@ -123,7 +118,7 @@ class PointerNetwork(nn.Module):
         requests = next((part for part in (candidates, context, context_vector) if part is not None), None)
         if requests is None or (context is None and len(self.context_tables)):
             raise ValueError("expected a context in the observation, got none")
-        items = self.items(self.embed(vectors))
+        items = self.items(self.embed(vectors if self.item_units is None else self.item_units(vectors)))
         slots = self._start(len(requests), context, context_vector, slot_features)
         for look in self.rounds:
             slots = look(slots, items, mask, candidates is None)
@@ -138,16 +133,32 @@ class PointerNetwork(nn.Module):
         for column, table in enumerate(self.context_tables):
             assert context is not None
             slots = slots + table(context[:, column]).view(batch, self.slots, -1)
-        if self.context_body is not None:
+        if self.context_body is not None and self.context_units is not None:
             if context_vector is None:
                 raise ValueError("expected a context vector in the observation, got none")
-            standardised = (context_vector - self.context_mean) / self.context_spread
-            slots = slots + self.context_body(standardised).view(batch, self.slots, -1)
+            given = self.context_body(self.context_units(context_vector))
+            slots = slots + given.view(batch, self.slots, -1)
         if self.slot_body is not None:
             if slot_features is None:
                 raise ValueError("expected slot features in the observation, got none")
             slots = slots + self.slot_body(slot_features)
         return slots
+
+
+class _Units(nn.Module):
+    """Takes off the mean of some vectors and divides by their spread, so that the user's units do not matter."""
+
+    mean: Tensor
+    spread: Tensor
+
+    def __init__(self, dim: int, vectors: Tensor | None) -> None:
+        super().__init__()
+        spread = torch.ones(dim) if vectors is None else vectors.std(dim=0)
+        self.register_buffer("mean", torch.zeros(dim) if vectors is None else vectors.mean(dim=0))
+        self.register_buffer("spread", torch.where(spread > 0, spread, 1.0))
+
+    def forward(self, vectors: Tensor) -> Tensor:
+        return (vectors - self.mean) / self.spread
 
 
 def _context_body(dim: int, hidden: int, out: int) -> nn.Sequential:

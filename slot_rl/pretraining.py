@@ -1,7 +1,6 @@
 """Pretraining an estimator, on a table or on one of the synthetic ground truths, as one command."""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -10,10 +9,9 @@ from rich.text import Text
 from scipy import stats
 from torch import Tensor
 
-from slot_rl.console import console, print_figures, progress_bar, say
+from slot_rl.console import console, fit_progress, print_figures, say
 from slot_rl.estimators.encoding import TableEncoding
 from slot_rl.estimators.fitting import (
-    FitProgress,
     TableFit,
     TableRows,
     fit_on_table,
@@ -25,22 +23,24 @@ from slot_rl.estimators.fitting import (
     split_rows,
 )
 from slot_rl.estimators.net import EstimatorNet
+from slot_rl.estimators.slate_fitting import SlateFit
 from slot_rl.estimators.store import CARD, context_tensor, load_estimator, load_shipped, save_estimator
 from slot_rl.io import check_free
 from slot_rl.plots import plot_fit
-from slot_rl.problems.named import SYNTHETIC, Synthetic
+from slot_rl.problems.named import SHIPPED_SLATE, SYNTHETIC, Synthetic
 from slot_rl.provenance import command_line, versions
 from slot_rl.seeding import generator_from, seeded_initialisation
+from slot_rl.slate_pretraining import SlateFiles, pretrain_slates
 
 TEST_SAMPLES = 100_000
 
 
 @dataclass(frozen=True)
 class PretrainConfig:
-    """Fits an estimator on a table of categorical features and a score, or on a synthetic problem's ground truth.
+    """Fits an estimator: on a table of features and a score, on logged slates, or on a synthetic problem.
 
     Attributes:
-        problem: Synthetic problem to fit instead of a table: slots-v0 or slots-large-v0.
+        problem: Synthetic problem to fit instead of a table: slots-v0, slots-large-v0 or slate-v0.
         table: CSV or Parquet file with one configuration a row.
         score: The table's score column, higher is better.
         context: Columns that are given, not chosen.
@@ -49,6 +49,12 @@ class PretrainConfig:
         seed: Seeds weights, split and order.
         force: Replace an estimator that is already there.
         fit: How a table is fitted.
+        log: File of logged slates: a request's id, one item's id a slot, the score, and perhaps a propensity.
+        items: File of the log's items: an id (item), numbers and categories.
+        requests: File of the log's requests: an id (request), numbers and categories, and perhaps lists of candidates.
+        slots: The log's columns of items, from the top of the page; all but request, score and propensity if left out.
+        categorical: Columns of items or requests that are categories although their cells are numbers.
+        slates: How logged slates are fitted.
     """
 
     problem: str | None = None
@@ -60,6 +66,12 @@ class PretrainConfig:
     seed: int = 0
     force: bool = False
     fit: TableFit = field(default_factory=TableFit)
+    log: Path | None = None
+    items: Path | None = None
+    requests: Path | None = None
+    slots: tuple[str, ...] = ()
+    categorical: tuple[str, ...] = ()
+    slates: SlateFit = field(default_factory=SlateFit)
 
 
 @dataclass(frozen=True)
@@ -88,9 +100,15 @@ def pretrain(config: PretrainConfig) -> None:
     Raises:
         ValueError: If the configuration is contradictory, the table is unusable, or the folder is taken.
     """
-    if (config.problem is None) == (config.table is None):
-        raise ValueError(f"expected either --problem or --table, got {config.problem!r} and {config.table!r}")
+    sources = {"--problem": config.problem, "--table": config.table, "--log": config.log}
+    given = [flag for flag, source in sources.items() if source is not None]
+    if len(given) != 1:
+        raise ValueError(f"expected one of {', '.join(sources)}, got {' and '.join(given) or 'none'}")
     out = _free_folder(config)
+    if config.log is not None or config.problem == SHIPPED_SLATE:
+        log = None if config.log is None else _slate_files(config, config.log)
+        pretrain_slates(out, log, config.slates, config.seed)
+        return
     fit = _fit_problem(config) if config.table is None else _fit_table(config, config.table)
     figures = fit.figures()
     card = {
@@ -115,17 +133,27 @@ def _free_folder(config: PretrainConfig) -> Path:
     return out
 
 
+def _slate_files(config: PretrainConfig, log: Path) -> SlateFiles:
+    if config.items is None or config.requests is None or config.score is None:
+        raise ValueError(
+            f"expected --items FILE, --requests FILE and --score COLUMN with --log, got {config.items}, "
+            f"{config.requests} and {config.score}"
+        )
+    return SlateFiles(log, config.items, config.requests, config.score, config.slots, config.categorical)
+
+
 def _fit_problem(config: PretrainConfig) -> Fit:
     by_name = {synthetic.shipped: synthetic for synthetic in SYNTHETIC.values()}
     if config.problem not in by_name:
-        raise ValueError(f"expected --problem to be one of {', '.join(by_name)}, got {config.problem!r}")
+        names = ", ".join([*by_name, SHIPPED_SLATE])
+        raise ValueError(f"expected --problem to be one of {names}, got {config.problem!r}")
     if config.score is not None or config.context or config.features is not None:
         raise ValueError("expected --score, --context and --features with --table only, got them with --problem")
     synthetic = by_name[config.problem]
     with seeded_initialisation(config.seed):
         net = EstimatorNet(synthetic.shape)
     draw = _drawer(synthetic, generator_from(config.seed))
-    with _reporting(synthetic.fit.steps, "loss") as report:
+    with fit_progress(synthetic.fit.steps, "loss") as report:
         fit_on_truth(net, draw, synthetic.fit, report)
     vectors, true = draw(TEST_SAMPLES)
     with torch.no_grad():
@@ -155,7 +183,7 @@ def _fit_table(config: PretrainConfig, path: Path) -> Fit:
         _refuse_constant(part, config.score, name, path)
     known = None if rows.contexts is None else context_tensor(rows.contexts)
     net = network_for(encoding, config.fit, config.seed)
-    with _reporting(config.fit.epochs * config.fit.steps_per_epoch(len(train)), "validation RMSE") as report:
+    with fit_progress(config.fit.epochs * config.fit.steps_per_epoch(len(train)), "validation RMSE") as report:
         epoch = fit_on_table(net, train, validation, config.fit, generator, report)
     details = {
         "table": path.name,
@@ -171,20 +199,6 @@ def _fit_table(config: PretrainConfig, path: Path) -> Fit:
 def _refuse_constant(rows: TableRows, score: str, name: str, path: Path) -> None:
     if bool((rows.score == rows.score[0]).all()):
         raise ValueError(f"expected {score!r} to vary in {name} of {path}, got {float(rows.score[0])} throughout")
-
-
-@contextmanager
-def _reporting(total: int, figure: str) -> Iterator[FitProgress]:
-    with progress_bar() as progress:
-        task = progress.add_task("fitting", total=total, note="")
-
-        def report(done: int, value: float | None) -> None:
-            if value is None:
-                progress.update(task, completed=done)
-            else:
-                progress.update(task, completed=done, note=f"{figure} {value:.4g}")
-
-        yield report
 
 
 def _report(out: Path, figures: dict[str, float], rows: int, shipped: str | None) -> None:

@@ -1,8 +1,9 @@
 """Recommending: a trained agent's answers to a file of requests, written as a file with their scores.
 
-The whole file is read before anything is answered, so an unknown context in its last row costs no estimator call. Each
-distinct request is answered once, however many rows ask for it. Then the rows are written in the order of the file.
-What a file of requests looks like is up to the kind of problem (``Problem.read_requests``).
+A file of contexts is read before anything is answered, so an unknown context in its last row costs no estimator call.
+Each distinct context is answered once, however many rows ask for it. Slates are answered piece by piece. The rows are
+written in the order of the file, whole or not at all. What a file of requests looks like is up to the kind of
+problem (``Problem.read_requests``).
 """
 
 import time
@@ -16,12 +17,12 @@ import tyro
 from torch import Tensor
 
 from slot_rl.agents import Agent, load_agent
-from slot_rl.agents.serving import Mode, Serving, serve
+from slot_rl.agents.serving import Mode, Serving, best_swaps, serve
 from slot_rl.console import console, print_figures, progress_bar, say
 from slot_rl.envs import SlotVecEnv
 from slot_rl.io import CHECKPOINT, check_out, read_config
 from slot_rl.metrics import METRICS, Scores
-from slot_rl.problems import Answers, Problem, Requests
+from slot_rl.problems import Answers, Budget, Observation, Problem, RequestFiles
 from slot_rl.reevaluation import problem_of_run
 from slot_rl.seeding import generator_from
 
@@ -34,10 +35,15 @@ class RecommendConfig:
 
     Attributes:
         run: The run's folder.
-        out: File to write, one row a request: CSV or Parquet by its ending, .safetensors for requests with candidates.
-        contexts: CSV or Parquet file with the estimator's context columns, others are ignored; left out where the
-            estimator has none. For requests with candidates, .safetensors with candidates (requests, items, dim) and
-            perhaps a boolean mask (requests, slots, items).
+        out: File to write, in the order of the requests and with their columns: CSV, Parquet or JSON Lines (.jsonl) by
+            its ending, .safetensors for requests with candidates.
+        requests: CSV, Parquet or JSON Lines file with the estimator's context columns; left out where the estimator
+            has none. For requests with candidates, .safetensors with candidates (requests, items, dim) and perhaps a
+            boolean mask (requests, slots, items).
+        items: For slates: file of the items to choose from; those of the training if left out.
+        exclude: For slates: file of pairs of a request's and an item's id; such an item is not in the answer.
+        top: Different answers for each request, the best first: the answer, and the best of its swaps, which cost
+            2 (top - 1) estimator calls more, and one with a gradient.
         mode: One pass of the policy, best of its draws, or a pass improved by search; pass for --calls 0 and
             otherwise search if left out.
         calls: Estimator calls for each distinct request: K draws, or a pass and K - 1 rounds of guided swaps
@@ -46,14 +52,18 @@ class RecommendConfig:
         estimator: Folder or path.py:function of the estimator, if it has moved since the training; it must be the same.
         problem: path.py:function of your own problem, if it has moved; it must be the same.
         trust: Execute the Python file that the run's problem or estimator is, with all your rights.
-        unknown: What a context that the estimator does not know is: an error, or a row to leave out.
+        unknown: What a request is that cannot be answered, such as one with a context that the estimator does not know:
+            an error, or a row with an empty answer and the reason.
         force: Replace the file that is already there.
         seed: Seeds the draws.
     """
 
     run: Annotated[Path, tyro.conf.Positional]
     out: Path
-    contexts: Path | None = None
+    requests: Annotated[Path | None, tyro.conf.arg(aliases=("--contexts",))] = None
+    items: Path | None = None
+    exclude: Path | None = None
+    top: int = 1
     mode: Mode | None = None
     calls: int | None = None
     truth: Path | None = None
@@ -65,7 +75,9 @@ class RecommendConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        """Refuses a seed that no generator takes."""
+        """Refuses a seed that no generator takes, and no answer."""
+        if self.top < 1:
+            raise ValueError(f"expected top >= 1, got {self.top}")
         if not 0 <= self.seed < 2**32:
             raise ValueError(f"expected 0 <= seed < 2**32, got {self.seed}")
 
@@ -80,57 +92,100 @@ def recommend(config: RecommendConfig) -> None:
     document = read_config(config.run)
     # The truth of the training may be gone, and no recommendation needs it.
     problem = problem_of_run({**document, "truth": None}, config.estimator, config.truth, config.trust, config.problem)
-    check_out(config.out, config.force, problem.request_suffixes, (config.contexts, config.truth))
+    inputs = (config.requests, config.items, config.exclude, config.truth)
+    check_out(config.out, config.force, problem.request_suffixes, inputs)
     agent = load_agent(config.run / CHECKPOINT, SlotVecEnv(problem, 2))
-    answer = _Answering(agent, problem, Serving.of(agent, config.mode, config.calls), config.seed)
+    serving = Serving.of(agent, config.mode, config.calls)
+    skip = config.unknown == "skip"
+    asked = RequestFiles(config.requests, config.out.parent, skip, config.items, config.exclude)
     with console.status("reading the requests") as status:
-        requests = problem.read_requests(
-            config.contexts,
-            config.out.parent,
-            config.unknown == "skip",
-            lambda rows: status.update(f"reading the requests: {rows:,} rows"),
-        )
+        requests = problem.read_requests(asked, lambda rows: status.update(f"reading the requests: {rows:,} rows"))
     with requests, progress_bar() as progress:
-        unit = f"{requests.unit}s"
-        answering = progress.add_task(f"{unit} answered", total=len(requests.observation), note="")
+        answering = progress.add_task(f"{requests.unit}s answered", total=requests.distinct, note="")
         writing = progress.add_task("rows written", total=len(requests), note="")
-        choice, scores = answer(requests, lambda count: progress.update(answering, completed=count))
-        answers = Answers(choice, scores.estimated, scores.true, scores.measured)
-        requests.write(config.out, answers, lambda count: progress.advance(writing, count))
-    figures = requests.figures() | _score_figures(scores)
-    figures |= answer.calls(requests.unit, len(requests.observation))
+        answer = Answering(agent, problem, serving, config.seed, config.top, lambda n: progress.advance(answering, n))
+        requests.write(config.out, answer, lambda count: progress.advance(writing, count))
+    figures = requests.figures() | _score_figures(answer.scores()) | answer.calls(requests.unit)
     figures["seconds"] = f"{time.perf_counter() - start:.1f}"
-    print_figures(f"{agent.name} on {problem.name}, {answer.serving.mode}", figures)
+    print_figures(f"{agent.name} on {problem.name}, {serving.mode}", figures)
     say(f"written: {config.out}")
 
 
-class _Answering:
-    """Answers distinct requests in parts of a fixed size, so answers do not depend on the file, and counts calls."""
+class Answering:
+    """Answers requests in parts of a fixed size, so that answers do not depend on the file, and counts calls."""
 
-    def __init__(self, agent: Agent, problem: Problem, serving: Serving, seed: int) -> None:
-        self.agent, self.problem, self.serving = agent, problem, serving
+    def __init__(
+        self,
+        agent: Agent,
+        problem: Problem,
+        serving: Serving,
+        seed: int = 0,
+        top: int = 1,
+        report: Callable[[int], None] = lambda requests: None,
+    ) -> None:
+        """Takes the agent and how it answers.
+
+        Args:
+            agent: The agent.
+            problem: What it was trained on.
+            serving: How to answer.
+            seed: Seeds draws.
+            top: Different answers for each request.
+            report: Called with the number of requests answered since the last call.
+        """
+        self._agent, self._problem, self._serving, self._top, self._report = agent, problem, serving, top, report
         self._generator = generator_from(seed)
+        self._scores: list[Scores] = []
+        self._budget = Budget()
+
+    def __call__(self, observation: Observation, weights: Tensor | None = None) -> Answers:
+        """Answers requests, whose candidates may be more or fewer than in the training."""
+        problem, items = self._problem, self._problem.items
+        if observation.candidates is not None:
+            items = observation.candidates.shape[1]
+            problem = problem.with_items(items)
+        problem = problem.with_fresh_budget()
         # A search holds several tensors of shape (rows, slots, items).
-        self._rows = max(1, min(ANSWER_ROWS, ANSWER_CELLS // (problem.slots * problem.items)))
-
-    def __call__(self, asked: Requests, report: Callable[[int], None]) -> tuple[Tensor, Scores]:
-        requests = asked.observation
+        rows = max(1, min(ANSWER_ROWS, ANSWER_CELLS // (problem.slots * items)))
         # Filled in place: many small results between what a search frees would keep its memory from being returned.
-        choice = torch.empty(len(requests), self.problem.slots, dtype=torch.long)
-        score = torch.empty(len(requests))
-        for first in range(0, len(requests), self._rows):
-            part = slice(first, first + self._rows)
-            found = serve(self.agent, self.problem, requests[part], self.serving, self._generator)
-            choice[part], score[part] = found.choice, found.score
-            report(first + len(found.score))
-        return choice, Scores.of(self.problem, requests, choice, score, asked.counts)
+        choice = torch.zeros(len(observation), self._top, problem.slots, dtype=torch.long)
+        score = torch.full((len(observation), self._top), -torch.inf)
+        for first in range(0, len(observation), rows):
+            part = slice(first, first + rows)
+            found = serve(self._agent, problem, observation[part], self._serving, self._generator)
+            ranked = best_swaps(problem, observation[part], found, self._top)
+            choice[part, : ranked.choice.shape[1]], score[part, : ranked.score.shape[1]] = ranked.choice, ranked.score
+            self._report(len(found.score))
+        self._budget.forwards += problem.budget.forwards
+        self._budget.backwards += problem.budget.backwards
+        return self._judged(problem, observation, choice, score, weights)
 
-    def calls(self, unit: str, requests: int) -> dict[str, str]:
-        """Says what the answers to so many requests have cost each."""
-        budget = self.problem.budget
-        spent = f"{budget.forwards / requests:g} estimator calls, {budget.backwards / requests:g} backward passes"
-        figures = {f"calls per {unit}": spent}
-        if self.serving.mode == "pass":
+    def _judged(
+        self, problem: Problem, observation: Observation, choice: Tensor, score: Tensor, weights: Tensor | None
+    ) -> Answers:
+        """Keeps the scores of the best answers, and adds what the ground truth says of all."""
+        self._scores.append(Scores.of(problem, observation, choice[:, 0], score[:, 0], weights))
+        if not problem.has_truth:
+            return Answers(choice, score)
+        known = problem.true_scores(observation, choice.transpose(0, 1))
+        return Answers(choice, score, known.true.T, None if known.measured is None else known.measured.T)
+
+    def scores(self) -> Scores:
+        """Returns the scores of the best answers to all requests so far.
+
+        Raises:
+            ValueError: If none was answered.
+        """
+        if not self._scores:
+            raise ValueError("expected at least one request that can be answered, got none")
+        return Scores.joined(self._scores)
+
+    def calls(self, unit: str) -> dict[str, str]:
+        """Says what the answers to a request have cost."""
+        requests = sum(len(each.estimated) for each in self._scores)
+        forwards, backwards = (spent / requests for spent in (self._budget.forwards, self._budget.backwards))
+        figures = {f"calls per {unit}": f"{forwards:g} estimator calls, {backwards:g} backward passes"}
+        if self._serving.mode == "pass":
             figures["to report its score"] = "1 estimator call"
         return figures
 

@@ -146,7 +146,7 @@ def test_progress_between_epochs_keeps_the_last_figure(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     seen: list[dict[str, object]] = []
-    with pretraining._reporting(200, "validation RMSE") as report, monkeypatch.context() as patch:
+    with console.fit_progress(200, "validation RMSE") as report, monkeypatch.context() as patch:
         patch.setattr(Progress, "update", lambda self, task, **fields: seen.append(fields))
         report(50, None)
         report(100, 0.25)

@@ -10,7 +10,7 @@ from slot_rl.problems.base import (
 )
 from slot_rl.problems.named import IDS, make_problem
 from slot_rl.problems.observation import Observation, ObservationPart
-from slot_rl.problems.requests import Answers, Requests
+from slot_rl.problems.requests import Answers, RequestFiles, Requests
 from slot_rl.problems.rows import RowProblem
 from slot_rl.problems.slots import SlotProblem
 
@@ -23,6 +23,7 @@ __all__ = [
     "ObservationPart",
     "Problem",
     "RequestNames",
+    "RequestFiles",
     "Requests",
     "RowProblem",
     "SlotProblem",

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from slot_rl.estimators.freezing import Score, frozen
 from slot_rl.problems.observation import Observation, ObservationPart
-from slot_rl.problems.requests import Requests
+from slot_rl.problems.requests import RequestFiles, Requests
 from slot_rl.selectors.categorical import one_hot
 
 
@@ -125,6 +125,11 @@ class Problem(ABC):
     @property
     def catalogue(self) -> Tensor | None:
         """Fixed candidates ``(slots, items, dim)`` that observations do not carry; None where requests bring theirs."""
+        return None
+
+    @property
+    def pool(self) -> Tensor | None:
+        """All vectors ``(vectors, dim)`` that requests' candidates come from; None if they are not known beforehand."""
         return None
 
     def with_items(self, items: int) -> "Problem":
@@ -290,19 +295,15 @@ class Problem(ABC):
         """
         raise ValueError(f"expected a problem of table rows whose categories have names for --logged, got {self.name}")
 
-    def read_requests(
-        self, path: Path | None, folder: Path, skip_unknown: bool = False, report: Callable[[int], None] | None = None
-    ) -> Requests:
-        """Reads a file of requests.
+    def read_requests(self, asked: RequestFiles, report: Callable[[int], None] | None = None) -> Requests:
+        """Reads files of requests.
 
         Args:
-            path: The file; None where this kind of problem needs none.
-            folder: Where temporary files may lie.
-            skip_unknown: Whether requests that the estimator does not know are left out instead of refused.
+            asked: The files.
             report: Called with the rows read so far.
 
         Raises:
-            ValueError: If this kind of problem has no request files, or the file is not usable.
+            ValueError: If this kind of problem has no request files, or a file is not usable.
         """
         raise ValueError(f"expected a problem with request files, got {self.name}")
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from slot_rl.io import write_atomically
 from slot_rl.problems.observation import Observation
-from slot_rl.problems.requests import TRUE, Answers, Requests
+from slot_rl.problems.requests import TRUE, Answer, Requests
 
 
 class CandidateRequests(Requests):
@@ -18,7 +18,7 @@ class CandidateRequests(Requests):
 
     def __init__(self, observation: Observation) -> None:
         """Takes the requests."""
-        self.observation = observation
+        self.observation, self.distinct = observation, len(observation)
 
     @classmethod
     def read(cls, path: Path | None, slots: int, items: int, dim: int) -> "CandidateRequests":
@@ -58,12 +58,17 @@ class CandidateRequests(Requests):
         """Returns the number of requests."""
         return {"requests": f"{len(self):,}"}
 
-    def write(self, out: Path, answers: Answers, report: Callable[[int], None]) -> None:
-        """Writes ``choice``, ``score`` and, with a ground truth, ``true_score`` as safetensors."""
-        tensors = {"choice": answers.choice, "score": answers.estimated}
-        if answers.true is not None:
-            tensors[TRUE] = answers.true
-        write_atomically(out, safetensors.torch.save({name: part.contiguous() for name, part in tensors.items()}))
+    def write(self, out: Path, answer: Answer, report: Callable[[int], None]) -> None:
+        """Writes ``choice``, ``score`` and, with a ground truth, ``true_score`` as safetensors.
+
+        Their shapes are ``(requests, slots)`` and ``(requests,)``; several answers add a dimension behind the first.
+        """
+        found = answer(self.observation)
+        tensors = {"choice": found.choice, "score": found.estimated}
+        if found.true is not None:
+            tensors[TRUE] = found.true
+        shown = {name: part.squeeze(1).contiguous() for name, part in tensors.items()}
+        write_atomically(out, safetensors.torch.save(shown))
         report(len(self))
 
 

@@ -21,7 +21,7 @@ from slot_rl.estimators.encoding import TableEncoding, refuse_unknown
 from slot_rl.estimators.table import stream_table
 from slot_rl.io import whole_file
 from slot_rl.problems.observation import Observation
-from slot_rl.problems.requests import ESTIMATED, TRUE, Answers, Requests
+from slot_rl.problems.requests import ESTIMATED, TRUE, Answer, Answers, Requests
 
 READ_ROWS = WRITE_ROWS = 65_536
 Integers = npt.NDArray[np.int64]
@@ -126,7 +126,7 @@ class ContextRequests(Requests):
             shows_skipped: Whether the figures say how many rows were left out.
         """
         self.rows, self.encoding, self._shows_skipped = rows, encoding, shows_skipped
-        self.observation, self.counts = Observation(context=rows.distinct), rows.counts
+        self.observation, self.distinct = Observation(context=rows.distinct), len(rows.distinct)
 
     @classmethod
     def read(
@@ -167,9 +167,9 @@ class ContextRequests(Requests):
         figures = {"rows": f"{len(self):,}", "distinct contexts": f"{len(self.rows.distinct):,}"}
         return figures | ({"rows left out as unknown": f"{self.rows.skipped:,}"} if self._shows_skipped else {})
 
-    def write(self, out: Path, answers: Answers, report: Callable[[int], None]) -> None:
+    def write(self, out: Path, answer: Answer, report: Callable[[int], None]) -> None:
         """Writes a CSV or Parquet file with the categories of context and choice, and the scores."""
-        table = self._table(answers)
+        table = self._table(answer(self.observation, self.rows.counts))
         texts = (
             field.with_type(pa.string()) if pa.types.is_dictionary(field.type) else field for field in table.schema
         )
@@ -190,13 +190,13 @@ class ContextRequests(Requests):
         contexts = self.rows.distinct.unbind(dim=1) if encoding.contexts else ()
         table = {
             name: pa.DictionaryArray.from_arrays(column.int().numpy(), pa.array(categories, pa.string()))
-            for (name, categories), column in zip(names, (*contexts, *answers.choice.unbind(dim=1)), strict=True)
+            for (name, categories), column in zip(names, (*contexts, *answers.choice[:, 0].unbind(dim=1)), strict=True)
         }
-        table[ESTIMATED] = pa.array(answers.estimated.numpy())
+        table[ESTIMATED] = pa.array(answers.estimated[:, 0].numpy())
         if answers.true is not None:
             # An answer that was not measured has no true score. The figures count it as the lowest; the file does not.
-            unknown = None if answers.measured is None else (answers.measured == 0).numpy()
-            table[TRUE] = pa.array(answers.true.numpy(), mask=unknown)
+            unknown = None if answers.measured is None else (answers.measured[:, 0] == 0).numpy()
+            table[TRUE] = pa.array(answers.true[:, 0].numpy(), mask=unknown)
         return pa.table(table)
 
 

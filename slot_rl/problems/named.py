@@ -7,6 +7,8 @@ from pathlib import Path
 from slot_rl.estimators.fitting import TruthFit
 from slot_rl.estimators.freezing import Score
 from slot_rl.estimators.net import EstimatorShape
+from slot_rl.estimators.slate_store import KIND as SLATE_KIND
+from slot_rl.estimators.slate_store import load_slates
 from slot_rl.estimators.store import CARD, SHIPPED, StoredEstimator, load_estimator
 from slot_rl.estimators.trusted import (
     Reference,
@@ -19,11 +21,15 @@ from slot_rl.estimators.trusted import (
 from slot_rl.io import read_document, weights_hash
 from slot_rl.problems.base import Problem
 from slot_rl.problems.rows import RowProblem
+from slot_rl.problems.simulated_user import DIM, FEWEST, MOST, SLOTS, PageTruth, slate_catalogue
+from slot_rl.problems.slates import SlateProblem
 from slot_rl.problems.slots import SlotProblem, standard_normal, unit_uniform
 from slot_rl.problems.truth_table import TruthTable
 from slot_rl.problems.truths import PairwiseTruth, SaturatingTruth, pick_value
 
 ROWS, OWN = "SlotRL/Rows-v0", "SlotRL/Own-v0"
+SLATE, SLATES = "SlotRL/Slate-v0", "SlotRL/Slates-v0"
+SHIPPED_SLATE = "slate-v0"
 PICK_VALUE = "SlotRL/PickValue-v0"
 
 
@@ -145,14 +151,16 @@ def estimator_hash(env_id: str, estimator: str | Path | None) -> str | None:
     Raises:
         ValueError: If there is no such folder or file.
     """
+    shipped = {SLATE: SHIPPED_SLATE, **{name: known.shipped for name, known in SYNTHETIC.items()}}
     if estimator is None:
-        if env_id not in SYNTHETIC:
+        if env_id not in shipped:
             return None
-        estimator = SHIPPED / SYNTHETIC[env_id].shipped
+        estimator = SHIPPED / shipped[env_id]
     reference = parse_reference(estimator)
     if reference is not None:
         return reference.sha256()
-    return weights_hash(read_document(Path(estimator), "estimator", CARD))
+    kind = SLATE_KIND if env_id in (SLATE, SLATES) else "estimator"
+    return weights_hash(read_document(Path(estimator), kind, CARD))
 
 
 def resolved_estimator(estimator: str | Path) -> str:
@@ -234,6 +242,34 @@ def _own(asked: Arguments) -> Problem:
     return found
 
 
+def _slate(asked: Arguments) -> SlotProblem:
+    _refuse(asked.env_id, truth=asked.truth)
+    stored = load_slates(Path(asked.estimator or SHIPPED / SHIPPED_SLATE))
+    shape = stored.net.shape
+    if (shape.slots, shape.dim, shape.context_dim) != (SLOTS, DIM, DIM):
+        raise ValueError(
+            f"expected an estimator of {SLOTS} items of {DIM} numbers and a context of {DIM} for {asked.env_id}, "
+            f"got {shape.slots}, {shape.dim} and {shape.context_dim}"
+        )
+    return SlotProblem(
+        stored.net,
+        SLOTS,
+        MOST,
+        fewest_items=asked.fewest_items or FEWEST,
+        truth=PageTruth(),
+        name=asked.env_id,
+        pool=slate_catalogue(),
+        context_dim=DIM,
+    )
+
+
+def _slates(asked: Arguments) -> SlateProblem:
+    _refuse(asked.env_id, truth=asked.truth, fewest_items=asked.fewest_items)
+    if asked.estimator is None:
+        raise ValueError(f"expected estimator=FOLDER for {SLATES} (pretrain_estimator.py --log), got none")
+    return SlateProblem(load_slates(Path(asked.estimator)), SLATES)
+
+
 def _vector_score(asked: Arguments, estimator: str | Path, shape: EstimatorShape) -> Score:
     reference = parse_reference(estimator)
     if reference is None:
@@ -268,6 +304,8 @@ BUILDERS: dict[str, Callable[[Arguments], Problem]] = {
     PICK_VALUE: _pick_value,
     ROWS: _rows,
     OWN: _own,
+    SLATE: _slate,
+    SLATES: _slates,
 }
 """What builds each problem, by its id."""
 IDS = tuple(BUILDERS)

@@ -4,23 +4,49 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 from torch import Tensor
 
 from slot_rl.problems.observation import Observation
 
-ESTIMATED, TRUE = "estimated_score", "true_score"
-"""Names of the scores in a file of answers."""
+ESTIMATED, TRUE, RANK, REASON = "estimated_score", "true_score", "rank", "not_answered"
+"""Names of the columns that a file of answers adds."""
+
+
+@dataclass(frozen=True)
+class RequestFiles:
+    """The files that ask.
+
+    Attributes:
+        requests: The requests; None where the kind of problem needs none.
+        folder: Where temporary files may lie.
+        skip_unknown: Whether requests that cannot be answered are let pass instead of refused.
+        items: New items; None for those of the training.
+        exclude: Pairs of a request and an item that must not be in its answer.
+    """
+
+    requests: Path | None
+    folder: Path
+    skip_unknown: bool = False
+    items: Path | None = None
+    exclude: Path | None = None
+
+    def refuse_items(self, problem: str) -> None:
+        """Raises ValueError if there is a file that only problems with items in files can use."""
+        for flag, path in (("--items", self.items), ("--exclude", self.exclude)):
+            if path is not None:
+                raise ValueError(f"expected no {flag} for {problem}, whose items are in no file, got {path}")
 
 
 @dataclass(frozen=True)
 class Answers:
-    """Answers to distinct requests, with their scores.
+    """Answers to requests, the best first; one that does not exist, where there are too few, has the score -inf.
 
     Attributes:
-        choice: Long tensor of shape ``(requests, slots)``.
-        estimated: Estimated scores, ``(requests,)``.
-        true: True scores, ``(requests,)``; None without a ground truth.
+        choice: Long tensor of shape ``(requests, top, slots)``.
+        estimated: Estimated scores, ``(requests, top)``.
+        true: True scores, ``(requests, top)``; None without a ground truth.
         measured: Whether the ground truth has measured each answer; None where it is not a table.
     """
 
@@ -30,34 +56,40 @@ class Answers:
     measured: Tensor | None = None
 
 
+class Answer(Protocol):
+    """Answers requests and keeps their scores for the figures that are printed."""
+
+    def __call__(self, observation: Observation, weights: Tensor | None = None) -> Answers:
+        """Answers requests; ``weights`` says how often each is made, once if None."""
+        ...
+
+
 class Requests(ABC):
     """Requests of a file; a context manager, since a reader may hold a temporary file.
 
     Attributes:
-        observation: The distinct requests; each is answered once.
-        counts: How many rows of the file ask for each request, ``(requests,)``; None where each row is a request.
         unit: What one request is called.
+        distinct: How many different requests there are; each is answered once.
     """
 
-    observation: Observation
-    counts: Tensor | None = None
     unit: str = "request"
+    distinct: int
 
     @abstractmethod
     def __len__(self) -> int:
-        """Returns the number of rows in the file that are answered."""
+        """Returns the number of rows in the file."""
 
     @abstractmethod
     def figures(self) -> dict[str, str]:
-        """Returns the counts to print: rows, distinct requests, and what was left out."""
+        """Returns the counts to print: rows, distinct requests, and what was not answered."""
 
     @abstractmethod
-    def write(self, out: Path, answers: "Answers", report: Callable[[int], None]) -> None:
-        """Writes one answer for each row of the file, whole or not at all.
+    def write(self, out: Path, answer: Answer, report: Callable[[int], None]) -> None:
+        """Writes the answers for each row of the file, whole or not at all.
 
         Args:
             out: The file to write.
-            answers: The answers to the distinct requests.
+            answer: Answers requests.
             report: Called with the rows written since the last call.
         """
 

@@ -20,6 +20,7 @@ from slot_rl.estimators.table import read_table
 from slot_rl.problems.base import Problem, RequestNames, TrueScores
 from slot_rl.problems.context_rows import ContextRequests
 from slot_rl.problems.observation import Observation, ObservationPart
+from slot_rl.problems.requests import RequestFiles
 from slot_rl.problems.truth_table import TruthTable
 from slot_rl.selectors.categorical import one_hot
 
@@ -170,13 +171,14 @@ class RowProblem(Problem):
         # A problem without context columns has one context.
         return Observation(context=context if context.shape[1] else context.new_zeros(len(table), 1)), choice
 
-    def read_requests(
-        self, path: Path | None, folder: Path, skip_unknown: bool = False, report: Callable[[int], None] | None = None
-    ) -> ContextRequests:
+    def read_requests(self, asked: RequestFiles, report: Callable[[int], None] | None = None) -> ContextRequests:
         """Reads a CSV or Parquet file with the context columns; see :meth:`Problem.read_requests`."""
         if self.encoding is None:
             raise ValueError(f"expected an estimator that names its columns, got {self.name} without names")
-        return ContextRequests.read(path, self.encoding, folder, skip_unknown, report or (lambda rows: None))
+        asked.refuse_items(self.name)
+        return ContextRequests.read(
+            asked.requests, self.encoding, asked.folder, asked.skip_unknown, report or (lambda rows: None)
+        )
 
     def _context(self, observation: Observation) -> Tensor | None:
         return observation.context if self._has_context else None

@@ -6,8 +6,7 @@ may vary between requests: lists are padded with zeros to the longest and the pa
 
 import copy
 from collections.abc import Callable
-from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -16,6 +15,7 @@ from slot_rl.estimators.freezing import Score
 from slot_rl.problems.base import Budget, Problem
 from slot_rl.problems.candidate_file import CandidateRequests
 from slot_rl.problems.observation import KINDS, TYPES, Observation, ObservationPart
+from slot_rl.problems.requests import RequestFiles, Requests
 from slot_rl.seeding import generator_from
 
 CandidateSampler = Callable[[tuple[int, ...], torch.Generator], Tensor]
@@ -93,7 +93,8 @@ class SlotProblem(Problem):
         fewest = items if fewest_items is None else fewest_items
         if not 1 <= fewest <= items:
             raise ValueError(f"expected fewest_items from 1 to items = {items}, got {fewest}")
-        self.dim, self.fewest_items, self._draw, self._pool = dim, fewest, draw, _real("pool", pool, 2)
+        self.dim, self.fewest_items, self._draw = dim, fewest, draw
+        self._pool: Tensor | None = _real("pool", pool, 2)
         self._fixed_features = _real("slot_features", slot_features, 2)
         self.requests = _known_requests(contexts, requests, context_dim, context_sizes, slots)
         parts = {} if self.requests is None else self.requests.tensors()
@@ -105,7 +106,7 @@ class SlotProblem(Problem):
             raise ValueError(f"expected slot_features of {slots} slots, got {tuple(features.shape)}")
         self._try_out()
 
-    request_suffixes = (".safetensors",)
+    request_suffixes: ClassVar[tuple[str, ...]] = (".safetensors",)
 
     def observation_parts(self) -> dict[str, ObservationPart]:
         """Returns the candidates, the mask where the number of items varies, and the parts that requests have."""
@@ -119,6 +120,11 @@ class SlotProblem(Problem):
         if self.requests is not None and self.requests.slot_features is not None:
             parts["slot_features"] = ObservationPart((self.slots, self.slot_dim), "real")
         return parts
+
+    @property
+    def pool(self) -> Tensor | None:
+        """All vectors that candidates come from, ``(vectors, dim)``; None if they are drawn from a distribution."""
+        return self._pool
 
     def sample(self, batch: int, generator: torch.Generator) -> Observation:
         """Draws requests: candidates, a mask where their number varies, and contexts."""
@@ -177,11 +183,10 @@ class SlotProblem(Problem):
         twin.budget, twin._estimator = Budget(), self._truth
         return twin
 
-    def read_requests(
-        self, path: Path | None, folder: Path, skip_unknown: bool = False, report: Callable[[int], None] | None = None
-    ) -> CandidateRequests:
+    def read_requests(self, asked: RequestFiles, report: Callable[[int], None] | None = None) -> Requests:
         """Reads a safetensors file with candidates; see :meth:`Problem.read_requests`."""
-        return CandidateRequests.read(path, self.slots, self.items, self.dim)
+        asked.refuse_items(self.name)
+        return CandidateRequests.read(asked.requests, self.slots, self.items, self.dim)
 
     def _draw_candidates(self, batch: int, generator: torch.Generator) -> tuple[Tensor, Tensor | None]:
         """Draws candidates, and the mask of their padding where their number varies."""
@@ -190,7 +195,7 @@ class SlotProblem(Problem):
         elif len(self._pool) == self.items == self.fewest_items:
             return self._pool.expand(batch, -1, -1), None
         else:
-            candidates = self._pool[_different(batch, self.items, len(self._pool), generator)]
+            candidates = self._pool[different_rows(batch, self.items, len(self._pool), generator)]
         if self.fewest_items == self.items:
             return candidates, None
         count = torch.randint(self.fewest_items, self.items + 1, (batch, 1), generator=generator)
@@ -297,9 +302,19 @@ def _real(name: str, values: Tensor | None, rank: int) -> Any:
     return values.detach().to(TYPES[KINDS.get(name, "real")])
 
 
-def _different(batch: int, count: int, of: int, generator: torch.Generator) -> Tensor:
-    """Draws ``count`` different numbers below ``of`` for each row, ``(batch, count)``."""
-    return torch.rand(batch, of, generator=generator).topk(count, dim=1).indices
+def different_rows(batch: int, count: int, of: int, generator: torch.Generator) -> Tensor:
+    """Draws ``count`` different numbers below ``of`` for each row, ``(batch, count)``, in random order."""
+    if 2 * count > of:
+        return torch.rand(batch, of, generator=generator).topk(count, dim=1).indices
+    found = torch.randint(of, (batch, count), generator=generator)
+    while True:  # Only repeated numbers are drawn again, which is much cheaper than a permutation of all.
+        ranked, order = found.sort(dim=1, stable=True)
+        repeated = torch.zeros_like(found, dtype=torch.bool)
+        repeated.scatter_(1, order[:, 1:], ranked[:, 1:] == ranked[:, :-1])
+        again = int(repeated.sum())
+        if not again:
+            return found
+        found[repeated] = torch.randint(of, (again,), generator=generator)
 
 
 def _shapes(arguments: list[Any]) -> str:

@@ -1,0 +1,152 @@
+"""Files of items, requests and logs as data frames, whole or in pieces; cells are checked where they become numbers.
+
+CSV cells are read as text, and Parquet columns keep their types. Text from both formats is the same: a whole number is
+written without a point.
+"""
+
+import contextlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet
+
+from slot_rl.estimators.table import TableError
+
+SUFFIXES = (".csv", ".parquet", ".jsonl")
+FRAME_ROWS = 8_192
+
+
+def read_frame(path: Path) -> pd.DataFrame:
+    """Reads a whole file; raises as :func:`stream_frames`."""
+    return pd.concat(stream_frames(path), ignore_index=True)
+
+
+def stream_frames(path: Path, rows: int = FRAME_ROWS) -> Iterator[pd.DataFrame]:
+    """Yields consecutive rows of a CSV, Parquet or JSON Lines file; the index counts the file's rows from 0.
+
+    Raises:
+        TableError: If the file cannot be read, has no rows, or a column has no name or stands twice.
+    """
+    if not path.is_file():
+        raise TableError(f"expected a file, got {path}, which is no file")
+    if path.suffix.lower() not in SUFFIXES:
+        raise TableError(f"expected a file ending in {', '.join(SUFFIXES)}, got {path.name}")
+    first = 0
+    try:
+        for frame in _pieces(path, rows):
+            frame.index = pd.RangeIndex(first, first + len(frame))
+            first += len(frame)
+            yield frame
+    except (pa.ArrowException, OSError, UnicodeDecodeError, ValueError) as error:
+        if isinstance(error, TableError):
+            raise
+        raise TableError(f"expected a readable table in {path}, got: {' '.join(str(error).split())}") from error
+    if first == 0:
+        raise TableError(f"expected rows in {path}, got none")
+
+
+def _pieces(path: Path, rows: int) -> Iterator[pd.DataFrame]:
+    if path.suffix.lower() == ".parquet":
+        with pa.parquet.ParquetFile(path) as file:
+            _check_names(path, file.schema_arrow.names)
+            for batch in file.iter_batches(rows):
+                yield batch.to_pandas(types_mapper=_nullable, ignore_metadata=True)
+    elif path.suffix.lower() == ".csv":
+        header = pd.read_csv(path, header=None, nrows=1, dtype=str, keep_default_na=False)
+        _check_names(path, header.iloc[0].tolist())
+        with pd.read_csv(path, dtype=str, keep_default_na=False, chunksize=rows) as reader:
+            yield from reader
+    else:
+        with open(path, encoding="utf-8") as lines:
+            yield from _json_pieces(path, lines, rows)
+
+
+def _json_pieces(path: Path, lines: Any, rows: int) -> Iterator[pd.DataFrame]:
+    found: list[dict[str, Any]] = []
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        document = json.loads(line)
+        if not isinstance(document, dict):
+            raise TableError(f"expected a JSON object in line {number} of {path}, got {type(document).__name__}")
+        found.append(document)
+        if len(found) == rows:
+            yield pd.DataFrame(found)
+            found = []
+    if found:
+        yield pd.DataFrame(found)
+
+
+def _nullable(kind: pa.DataType) -> Any:
+    # Plain integers become floats where a cell is null, and large ones would lose digits.
+    if pa.types.is_integer(kind):
+        return pd.Int64Dtype()
+    return pd.BooleanDtype() if pa.types.is_boolean(kind) else None
+
+
+def _check_names(path: Path, names: list[str]) -> None:
+    doubled = sorted({name for name in names if names.count(name) > 1})
+    if doubled or "" in names:
+        raise TableError(
+            f"expected every column of {path} to have a name of its own, got {', '.join(map(repr, names))}"
+        )
+
+
+def texts(cells: "pd.Series[Any]") -> list[str]:
+    """Returns cells as text: a missing one is empty, and a whole number has no point."""
+    return ["" if _missing(cell) else _text(cell) for cell in cells.tolist()]
+
+
+def count_rows(path: Path) -> int:
+    """Returns the number of rows; raises as :func:`stream_frames`."""
+    if path.is_file() and path.suffix.lower() == ".parquet":
+        with contextlib.suppress(pa.ArrowException):
+            return int(pa.parquet.read_metadata(path).num_rows)
+    return sum(map(len, stream_frames(path)))
+
+
+def numbers(cells: "pd.Series[Any]", path: Path) -> npt.NDArray[np.float64]:
+    """Returns cells as numbers, NaN where one is missing.
+
+    Raises:
+        TableError: If a cell is neither empty nor a finite number.
+    """
+    found = pd.to_numeric(cells.map(_stripped), errors="coerce").to_numpy(np.float64, na_value=np.nan)
+    bad = ~np.isfinite(found) & ~np.array([_missing(cell) for cell in cells.tolist()], dtype=bool)
+    if bad.any():
+        row = int(bad.argmax())
+        raise TableError(
+            f"expected a finite number in column {cells.name!r}, row {cells.index[row] + 1} of {path}, "
+            f"got {cells.iloc[row]!r}"
+        )
+    return found
+
+
+def is_numeric(cells: "pd.Series[Any]") -> bool:
+    """Returns whether every cell that is not missing is a number, and one is there."""
+    present = [cell for cell in cells.tolist() if not _missing(cell)]
+    if any(isinstance(cell, list | dict | np.ndarray) for cell in present):
+        return False
+    return bool(present) and not pd.to_numeric(pd.Series(present).map(_stripped), errors="coerce").isna().any()
+
+
+def _stripped(cell: Any) -> Any:
+    return cell.strip() or np.nan if isinstance(cell, str) else cell
+
+
+def _missing(cell: Any) -> bool:
+    if isinstance(cell, str):
+        return not cell.strip()
+    return cell is None or cell is pd.NA or (isinstance(cell, float) and np.isnan(cell))
+
+
+def _text(cell: Any) -> str:
+    if isinstance(cell, float | np.floating) and float(cell).is_integer():
+        return str(int(cell))
+    return str(cell)

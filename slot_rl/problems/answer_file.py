@@ -1,0 +1,71 @@
+"""Files of answers: CSV, Parquet or JSON Lines, written piece by piece, whole or not at all."""
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet
+
+from slot_rl.io import whole_file
+
+
+class AnswerWriter:
+    """Writes tables of one schema one after the other; the first table's schema is that of the file."""
+
+    def __init__(self, path: Path, suffix: str) -> None:
+        """Takes the file to write and the ending that says how."""
+        self._path, self._suffix = path, suffix.lower()
+        self._writer: Any = None
+        self._schema: pa.Schema | None = None
+
+    def write(self, table: pa.Table) -> None:
+        """Writes some rows."""
+        table = pa.table({name: _plain(table[name], self._suffix) for name in table.column_names})
+        if self._schema is None:
+            self._schema = table.schema
+            self._writer = self._opened(table.schema)
+        table = table.cast(self._schema)
+        if self._suffix == ".jsonl":
+            self._writer.writelines(json.dumps(row, default=str, allow_nan=False) + "\n" for row in table.to_pylist())
+        else:
+            self._writer.write_table(table)
+
+    def close(self) -> None:
+        """Ends the file."""
+        if self._writer is not None:
+            self._writer.close()
+
+    def _opened(self, schema: pa.Schema) -> Any:
+        if self._suffix == ".csv":
+            return pa.csv.CSVWriter(self._path, schema)
+        if self._suffix == ".parquet":
+            return pa.parquet.ParquetWriter(self._path, schema)
+        return open(self._path, "w", encoding="utf-8")
+
+
+@contextmanager
+def answer_file(out: Path) -> Iterator[AnswerWriter]:
+    """Opens a file of answers; an error leaves the earlier file as it was."""
+    with whole_file(out) as path:
+        writer = AnswerWriter(path, out.suffix)
+        try:
+            yield writer
+        finally:
+            writer.close()
+
+
+def _plain(column: pa.ChunkedArray, suffix: str) -> pa.ChunkedArray:
+    """Returns a column as the file can hold it: text in place of dictionaries and nulls, and of lists in CSV."""
+    if pa.types.is_dictionary(column.type):
+        return column.cast(column.type.value_type)
+    if pa.types.is_null(column.type):
+        return column.cast(pa.string())
+    if suffix == ".csv" and pa.types.is_nested(column.type):
+        return pa.chunked_array(
+            [[None if cell is None else json.dumps(cell) for cell in column.to_pylist()]], pa.string()
+        )
+    return column

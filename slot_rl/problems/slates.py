@@ -1,0 +1,73 @@
+"""Slates of a log: pages for requests with contexts, from items that a file names."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from slot_rl.estimators.slate_store import StoredSlates
+from slot_rl.problems.observation import Observation
+from slot_rl.problems.requests import RequestFiles
+from slot_rl.problems.slate_file import SlateFile, listed_candidates, padded
+from slot_rl.problems.slots import SlotProblem, different_rows
+
+MOST_DRAWN = 200
+"""Of more items than this, a request without a list sees so many in training and judging, drawn anew each time."""
+
+
+class SlateProblem(SlotProblem):
+    """A slot problem whose candidates are the items of a file, and whose requests are those of the log.
+
+    Attributes:
+        stored: The estimator, with its items and requests.
+    """
+
+    def __init__(self, stored: StoredSlates, name: str = "slates") -> None:
+        """Builds the problem.
+
+        Raises:
+            ValueError: If the estimator has no requests, or a list is shorter than the page.
+        """
+        if not len(stored.requests.numbers) or not stored.item_ids:
+            raise ValueError("expected a slate estimator with items and requests, got one without")
+        self.stored, drawn = stored, min(MOST_DRAWN, len(stored.item_ids))
+        self._lengths = torch.tensor([drawn if each is None else len(each) for each in stored.lists])
+        lists = padded(list(stored.lists))
+        self._lists = torch.nn.functional.pad(lists, (0, int(self._lengths.max()) - lists.shape[1]), value=-1)
+        super().__init__(
+            stored.net,
+            len(stored.slots),
+            int(self._lengths.max()),
+            fewest_items=int(self._lengths.min()),
+            name=name,
+            pool=stored.item_vectors(),
+            contexts=stored.net.context_vectors(stored.requests),
+        )
+
+    request_suffixes = (".csv", ".parquet", ".jsonl")
+
+    def sample(self, batch: int, generator: torch.Generator) -> Observation:
+        """Draws requests with replacement; one without a list of its own has random items."""
+        return self._requests(torch.randint(len(self._lengths), (batch,), generator=generator), generator)
+
+    def evaluation_observations(self, most: int, generator: torch.Generator) -> Observation:
+        """Returns ``most`` different requests, or all."""
+        return self._requests(torch.randperm(len(self._lengths), generator=generator)[:most], generator)
+
+    def read_requests(self, asked: RequestFiles, report: Callable[[int], None] | None = None) -> SlateFile:
+        """Reads a file of requests, and perhaps files of new items and of exclusions."""
+        return SlateFile(self, asked, report or (lambda rows: None))
+
+    def _requests(self, rows: Tensor, generator: torch.Generator) -> Observation:
+        known = self._lists[rows]
+        if (known[:, 0] < 0).any():
+            free = (known[:, 0] < 0).unsqueeze(1)
+            drawn = different_rows(
+                len(rows), min(MOST_DRAWN, len(self.stored.item_ids)), len(self.stored.item_ids), generator
+            )
+            known = torch.where(free, torch.nn.functional.pad(drawn, (0, self.items - drawn.shape[1]), value=-1), known)
+        assert self.pool is not None and self.requests is not None
+        candidates, mask = listed_candidates(self.pool, known, self.slots)
+        return Observation(
+            candidates, mask if self.fewest_items < self.items else None, **self.requests[rows].tensors()
+        )
