@@ -21,7 +21,7 @@ from slot_rl.console import console, print_figures, progress_bar, say
 from slot_rl.envs import SlotVecEnv
 from slot_rl.io import CHECKPOINT, check_out, read_config
 from slot_rl.metrics import METRICS, Scores
-from slot_rl.problems import Answers, Problem, Requests
+from slot_rl.problems import Answers, Problem, Requests, Unmeasured
 from slot_rl.reevaluation import problem_of_run
 from slot_rl.seeding import generator_from
 
@@ -43,6 +43,7 @@ class RecommendConfig:
         calls: Estimator calls for each distinct request: K draws, or a pass and K - 1 rounds of guided swaps
             with as many backwards; 4 if left out.
         truth: Table with the true scores.
+        unmeasured: What an answer counts as that --truth has not measured: nothing, or its context's minimum.
         estimator: Folder or path.py:function of the estimator, if it has moved since the training; it must be the same.
         trust: Execute the Python file that the run's estimator is, with all your rights.
         unknown: What a context that the estimator does not know is: an error, or a row to leave out.
@@ -56,6 +57,7 @@ class RecommendConfig:
     mode: Mode | None = None
     calls: int | None = None
     truth: Path | None = None
+    unmeasured: Unmeasured = "omit"
     estimator: str | None = None
     trust: bool = False
     unknown: Literal["error", "skip"] = "error"
@@ -77,7 +79,8 @@ def recommend(config: RecommendConfig) -> None:
     start = time.perf_counter()
     document = read_config(config.run)
     # The truth of the training may be gone, and no recommendation needs it.
-    problem = problem_of_run({**document, "truth": None}, config.estimator, config.truth, config.trust)
+    document = {**document, "truth": None}
+    problem = problem_of_run(document, config.estimator, config.truth, config.trust, config.unmeasured)
     check_out(config.out, config.force, problem.request_suffixes, (config.contexts, config.truth))
     agent = load_agent(config.run / CHECKPOINT, SlotVecEnv(problem, 2))
     answer = _Answering(agent, problem, Serving.of(agent, config.mode, config.calls), config.seed)
@@ -95,7 +98,7 @@ def recommend(config: RecommendConfig) -> None:
         choice, scores = answer(requests, lambda count: progress.update(answering, completed=count))
         answers = Answers(choice, scores.estimated, scores.true, scores.measured)
         requests.write(config.out, answers, lambda count: progress.advance(writing, count))
-    figures = requests.figures() | _score_figures(scores)
+    figures = requests.figures() | _score_figures(scores, problem.unmeasured)
     figures |= answer.calls(requests.unit, len(requests.observation))
     figures["seconds"] = f"{time.perf_counter() - start:.1f}"
     print_figures(f"{agent.name} on {problem.name}, {answer.serving.mode}", figures)
@@ -133,10 +136,11 @@ class _Answering:
         return figures
 
 
-def _score_figures(scores: Scores) -> dict[str, str]:
-    """Returns the metrics that need no other answers to compare with, as far as they are known."""
+def _score_figures(scores: Scores, unmeasured: Unmeasured | None) -> dict[str, str]:
+    """Returns the metrics that need no other answers to compare with, as far as there is a ground truth for them."""
     metrics = [
         METRICS[key] for key in ("score", "true_score", "true_normalised", "true_worst", "gap", "measured_share")
     ]
     values = {metric: metric.compute(scores, None) for metric in metrics}
-    return {metric.name: metric.text(value) for metric, value in values.items() if value is not None}
+    shown = {metric: value for metric, value in values.items() if value is not None or unmeasured is not None}
+    return {metric.marked(metric.name, unmeasured): metric.text(value) for metric, value in shown.items()}

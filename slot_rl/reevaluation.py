@@ -9,7 +9,7 @@ from slot_rl.console import console, say
 from slot_rl.envs import SlotVecEnv
 from slot_rl.evaluation import Evaluation, EvaluationConfig, judge
 from slot_rl.io import CHECKPOINT, SERVING, SUMMARY, read_config, read_json
-from slot_rl.problems import Budget, Problem, make_problem
+from slot_rl.problems import Budget, Problem, Unmeasured, make_problem
 from slot_rl.problems.named import estimator_hash
 from slot_rl.serving_curves import report_serving
 from slot_rl.summary_tables import print_contexts, print_judgement
@@ -24,6 +24,8 @@ class ReevaluationConfig:
         estimator: Folder or path.py:function of the estimator, if it has moved since the training; it must be the same.
         trust: Execute the Python file that the run's estimator is, with all your rights.
         truth: Table with the true scores, if it has moved or the training had none.
+        unmeasured: What an answer counts as that the truth has not measured: nothing, or its context's minimum; as in
+            the training if left out.
         serving: Also print and draw how answers improve with more estimator calls, beside search from random starts.
     """
 
@@ -31,6 +33,7 @@ class ReevaluationConfig:
     estimator: str | None = None
     trust: bool = False
     truth: Path | None = None
+    unmeasured: Unmeasured | None = None
     serving: bool = False
 
 
@@ -45,7 +48,7 @@ def reevaluate(config: ReevaluationConfig) -> dict[str, Any]:
     """
     document = read_config(config.run)
     try:
-        problem = problem_of_run(document, config.estimator, config.truth, config.trust)
+        problem = problem_of_run(document, config.estimator, config.truth, config.trust, config.unmeasured)
         requests = EvaluationConfig(**document["evaluation"])
     except (KeyError, TypeError) as error:
         raise ValueError(f"expected the config of a run in {config.run}, got one that lacks or adds {error}") from error
@@ -69,7 +72,11 @@ def reevaluate(config: ReevaluationConfig) -> dict[str, Any]:
 
 
 def problem_of_run(
-    document: dict[str, Any], estimator: str | None = None, truth: Path | None = None, trust: bool = False
+    document: dict[str, Any],
+    estimator: str | None = None,
+    truth: Path | None = None,
+    trust: bool = False,
+    unmeasured: Unmeasured | None = None,
 ) -> Problem:
     """Builds the problem that a run was trained on.
 
@@ -78,9 +85,11 @@ def problem_of_run(
         estimator: Folder or path.py:function of the estimator, if it has moved.
         truth: Table with the true scores, if it has moved.
         trust: Whether a path.py may be executed.
+        unmeasured: What unmeasured answers count as; the run's own if None.
 
     Raises:
-        ValueError: If the document lacks something, or the estimator is another one than the run's.
+        ValueError: If the document lacks something, the estimator is another one than the run's, or unmeasured answers
+            shall count as the worst without a truth.
     """
     missing = {"env", "estimator", "estimator_sha256", "truth"} - document.keys()
     if missing:
@@ -92,7 +101,11 @@ def problem_of_run(
             f"expected the estimator {str(document['estimator_sha256'])[:12]} that the run was trained with, "
             f"got {found[:12]} in {estimator or 'this version of slot_rl'}"
         )
-    return make_problem(env_id, estimator=estimator, truth=truth or document["truth"], trust=trust)
+    truth = truth or document["truth"]
+    if unmeasured is None:
+        # Runs of earlier versions counted them as the worst.
+        unmeasured = "omit" if truth is None else document.get("unmeasured", "worst")
+    return make_problem(env_id, estimator=estimator, truth=truth, trust=trust, unmeasured=unmeasured)
 
 
 def _summary(run: Path) -> dict[str, Any]:

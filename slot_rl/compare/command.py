@@ -32,8 +32,8 @@ class CompareConfig:
         out: Where everything goes; runs that are finished there are not repeated.
         agents: The agents by name; with ppo among them, the others are timed on its final score. With --study, some of
             its labels.
-        env: Tasks, each ID[,estimator=FOLDER][,truth=FILE][,logged=FILE][,name=LABEL]. With --study, some of its
-            labels.
+        env: Tasks, each ID[,estimator=FOLDER][,truth=FILE[,unmeasured=worst]][,logged=FILE][,name=LABEL]. With
+            --study, some of its labels.
         study: A YAML file with agents, tasks and settings, in place of --agents and --env; flags below overrule it.
         variables: Values for the names in braces in the study's texts, each NAME=VALUE.
         timesteps: Estimator calls in each training; 200,000 if left out.

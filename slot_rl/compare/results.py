@@ -51,7 +51,7 @@ def _labels(run: Run) -> Columns:
 
 
 def _run_row(run: Run, out: Path) -> Columns:
-    labels = {**_labels(run), "kind": run.kind}
+    labels = {**_labels(run), "kind": run.kind, "unmeasured": run.task.unmeasured if run.task.truth else None}
     if run.state(out) == "failed":
         return {**labels, "failure": run.failure(out), **{key: METRICS[key].when_failed for key in FIGURES}}
     summary = read_json(run.folder(out) / SUMMARY)

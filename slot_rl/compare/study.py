@@ -22,12 +22,12 @@ from slot_rl.compare.presets import read_presets
 from slot_rl.compare.statistics import FEWEST_SEEDS
 from slot_rl.evaluation import Evaluation, EvaluationConfig
 from slot_rl.io import SUMMARY, read_json
-from slot_rl.problems import Problem, make_problem
-from slot_rl.problems.named import estimator_hash, resolved_estimator, short_name
+from slot_rl.problems import Problem, Unmeasured, make_problem
+from slot_rl.problems.named import check_unmeasured, estimator_hash, resolved_estimator, short_name
 from slot_rl.provenance import versions
 from slot_rl.tracking import WandbMode
 
-TASK_KEYS = ("estimator", "truth", "logged", "name")
+TASK_KEYS = ("estimator", "truth", "unmeasured", "logged", "name")
 FORBIDDEN = "=<>@"
 """Characters with a meaning in a dashboard's filters, in a group's name, or in a claim."""
 RUNS, FAILURE, PARTIAL = "runs", "failure.json", ".partial"
@@ -53,6 +53,7 @@ class Task:
         logged: Table with rows to imitate, for agents that do.
         timesteps: Estimator calls of each training; the study's if None.
         trust: Whether a path.py may be executed.
+        unmeasured: What answers count as that the truth has not measured.
     """
 
     label: str
@@ -62,18 +63,20 @@ class Task:
     logged: Path | None = None
     timesteps: int | None = None
     trust: bool = False
+    unmeasured: Unmeasured = "omit"
 
     def problem(self) -> Problem:
         """Builds the problem."""
-        return make_problem(self.env, estimator=self.estimator, truth=self.truth, trust=self.trust)
+        return make_problem(
+            self.env, estimator=self.estimator, truth=self.truth, trust=self.trust, unmeasured=self.unmeasured
+        )
 
     def document(self) -> dict[str, Any]:
         """Returns what a run's result depends on: contents, not places."""
-        return {
-            "env": self.env,
-            "estimator_sha256": estimator_hash(self.env, self.estimator),
-            "truth_sha256": None if self.truth is None else _hash_of(self.truth),
-        }
+        document = {"env": self.env, "estimator_sha256": estimator_hash(self.env, self.estimator)}
+        if self.truth is None:
+            return {**document, "truth_sha256": None}
+        return {**document, "truth_sha256": _hash_of(self.truth), "unmeasured": self.unmeasured}
 
 
 def make_task(
@@ -89,10 +92,11 @@ def make_task(
         source: What the user wrote, for messages.
 
     Raises:
-        ValueError: If a key is unknown, a value is empty, a file is missing, or the label is not usable.
+        ValueError: If a key is unknown, a value is empty or not of its kind, a file is missing, or the label is not
+            usable.
     """
     if not all(key in TASK_KEYS and value for key, value in values.items()):
-        expected = "ID[,estimator=FOLDER][,truth=FILE][,logged=FILE][,name=LABEL]"
+        expected = "ID[,estimator=FOLDER][,truth=FILE[,unmeasured=worst]][,logged=FILE][,name=LABEL]"
         raise ValueError(f"expected --env {expected}, got {source or values!r}")
     estimator = values.get("estimator")
     files = {key: Path(values[key]) for key in ("truth", "logged") if key in values}
@@ -105,11 +109,12 @@ def make_task(
         raise ValueError(f"expected a label without any of {FORBIDDEN}, got {label!r}; name=LABEL gives another")
     paths = {key: path.resolve() for key, path in files.items()}
     folder = None if estimator is None else resolved_estimator(estimator)
-    return Task(label, env, folder, **paths, timesteps=timesteps, trust=trust)
+    unmeasured = check_unmeasured(values.get("unmeasured", "omit"), files.get("truth"))
+    return Task(label, env, folder, **paths, timesteps=timesteps, trust=trust, unmeasured=unmeasured)
 
 
 def parse_task(text: str, trust: bool = False) -> Task:
-    """Reads a task from the command line: ``ID[,estimator=FOLDER][,truth=FILE][,logged=FILE][,name=LABEL]``.
+    """Reads a task from the command line: its environment's id, then ``,KEY=VALUE`` for some of :data:`TASK_KEYS`.
 
     Raises:
         ValueError: If it reads otherwise; see :func:`make_task`.

@@ -19,6 +19,9 @@ from slot_rl.estimators.freezing import Score, frozen
 from slot_rl.problems.requests import Requests
 from slot_rl.selectors.categorical import one_hot
 
+Unmeasured = Literal["omit", "worst"]
+"""What a choice counts as that a truth table has not measured: as not known, or with its context's minimum."""
+
 
 class NonFiniteScore(ArithmeticError):
     """The estimator answered NaN or infinity, as a score, a latent or a gradient.
@@ -95,10 +98,10 @@ class TrueScores:
     """What the ground truth says of choices; all tensors have the shape ``(..., batch)``.
 
     Attributes:
-        true: True scores.
-        normalised: True scores between each request's lowest (0) and highest (1) measurement; None unless the ground
-            truth is a table of measurements.
-        measured: Whether the table has measured the choice; None likewise.
+        true: True scores; NaN where a table has not measured the choice, unless that counts as the worst.
+        normalised: True scores between each request's lowest (0) and highest (1) measurement; NaN likewise, and None
+            unless the ground truth is a table of measurements.
+        measured: Whether, or for which share, the table has measured the choice; None likewise.
     """
 
     true: Tensor
@@ -295,7 +298,19 @@ class Problem(ABC):
         return TrueScores(self.true_score(observation, choice))
 
     def best_true_scores(self, observation: Observation) -> Tensor | None:
-        """Returns the highest true score of each request, ``(batch,)``; None where only a search can find it."""
+        """Returns the highest true score of each request, ``(batch,)``; None where only a search can find it.
+
+        It is NaN where nothing is measured.
+        """
+        return None
+
+    def random_true_scores(self, observation: Observation) -> TrueScores | None:
+        """Returns the expected true scores of a random choice, ``(batch,)``; None where they are not known at once."""
+        return None
+
+    @property
+    def unmeasured(self) -> Unmeasured | None:
+        """What unmeasured choices count as; None unless the ground truth is a table of measurements."""
         return None
 
     def with_truth_as_estimator(self) -> "Problem":

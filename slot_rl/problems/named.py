@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import get_args
 
 from slot_rl.estimators.fitting import TruthFit
 from slot_rl.estimators.freezing import Score
@@ -10,7 +11,7 @@ from slot_rl.estimators.net import EstimatorShape
 from slot_rl.estimators.store import CARD, SHIPPED, StoredEstimator, load_estimator
 from slot_rl.estimators.trusted import Reference, RowEstimator, load_row_estimator, load_vector_score, parse_reference
 from slot_rl.io import read_document, weights_hash
-from slot_rl.problems.base import Problem
+from slot_rl.problems.base import Problem, Unmeasured
 from slot_rl.problems.rows import RowProblem
 from slot_rl.problems.slots import SlotProblem, standard_normal, unit_uniform
 from slot_rl.problems.truth_table import TruthTable
@@ -66,6 +67,7 @@ class Arguments:
         truth: Table with the ground truth.
         fewest_items: Shortest list of candidates.
         trust: Whether a ``path.py`` may be executed.
+        unmeasured: What choices count as that the ground truth has not measured.
     """
 
     env_id: str
@@ -73,6 +75,7 @@ class Arguments:
     truth: str | Path | None = None
     fewest_items: int | None = None
     trust: bool = False
+    unmeasured: Unmeasured = "omit"
 
 
 def short_name(env: str) -> str:
@@ -86,6 +89,7 @@ def make_problem(
     truth: str | Path | None = None,
     fewest_items: int | None = None,
     trust: bool = False,
+    unmeasured: Unmeasured = "omit",
 ) -> Problem:
     """Builds a problem by its id.
 
@@ -96,6 +100,8 @@ def make_problem(
         truth: Table with the ground truth, for ``SlotRL/Rows-v0``.
         fewest_items: Shortest list of candidates, for slot problems whose lists shall vary in length.
         trust: Whether a ``path.py`` may be executed.
+        unmeasured: What choices count as that the ground truth has not measured: "omit" for nothing, "worst" for their
+            context's minimum.
 
     Returns:
         The problem, with a fresh budget.
@@ -107,7 +113,22 @@ def make_problem(
     """
     if env_id not in IDS:
         raise ValueError(f"expected one of {', '.join(IDS)}, got {env_id!r}")
-    return BUILDERS[env_id](Arguments(env_id, estimator, truth, fewest_items, trust))
+    check_unmeasured(unmeasured, truth)
+    return BUILDERS[env_id](Arguments(env_id, estimator, truth, fewest_items, trust, unmeasured))
+
+
+def check_unmeasured(unmeasured: str, truth: object) -> Unmeasured:
+    """Returns the first argument.
+
+    Raises:
+        ValueError: If it is neither "omit" nor "worst", or "worst" without a table with the ground truth.
+    """
+    known: tuple[Unmeasured, ...] = get_args(Unmeasured)
+    if unmeasured not in known:
+        raise ValueError(f"expected unmeasured to be {' or '.join(known)}, got {unmeasured!r}")
+    if unmeasured != "omit" and truth is None:
+        raise ValueError(f"expected a table with the ground truth with unmeasured={unmeasured}, got none")
+    return known[known.index(unmeasured)]
 
 
 def estimator_hash(env_id: str, estimator: str | Path | None) -> str | None:
@@ -163,7 +184,7 @@ def _rows(asked: Arguments) -> RowProblem:
         found = RowEstimator(stored.net, stored.encoding, stored.contexts)
     else:
         found = load_row_estimator(_trusted(reference, asked.trust))
-    table = None if truth is None else TruthTable.read(Path(truth), found.encoding)
+    table = None if truth is None else TruthTable.read(Path(truth), found.encoding, asked.unmeasured)
     return RowProblem(found.module, found.contexts, table, ROWS, found.encoding)
 
 
