@@ -345,9 +345,8 @@ def _plot(
         f"{identity.agent}, estimated": [row.figures["optimality"] for row in rows],
         f"{identity.agent}, {true_name}{measured}": [row.figures["true_optimality"] for row in rows],
     }
-    known = {
-        name: [nan if v is None else v for v in values] for name, values in curves.items() if set(values) != {None}
-    }
+    drawn = {name: values for name, values in curves.items() if any(value is not None for value in values)}
+    known = {name: [nan if value is None else value for value in values] for name, values in drawn.items()}
     levels = {row.name: value for row in competitors if row.name in IN_PLOT and (value := row.figures["optimality"])}
     title = f"{identity.agent} on {identity.env}, seed {identity.seed}"
     plot_learning_curve(folder / CURVE, calls, known, levels, title)

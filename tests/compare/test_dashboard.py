@@ -103,7 +103,7 @@ def test_agents_are_compared_over_calls_and_seconds(script: Command, folder: Pat
         lines = [panel["config"] for panel in found if panel["viewType"] == "Run History Line Plot"]
         for axis in AXES:
             metrics = [line["metrics"] for line in lines if line["xAxis"] == axis]
-            assert metrics == [["eval/optimality"], ["eval/hit_rate"], ["eval/true_score"]]
+            assert metrics == [["eval/optimality"], ["eval/hit_rate"], ["eval/true_score"], ["eval/measured_share"]]
         bars = [panel["config"] for panel in found if panel["viewType"] == "Bar Chart"]
         assert ["optimality"] in [bar["metrics"] for bar in bars]
         assert {(plot["groupBy"], plot["groupAgg"], plot["limit"]) for plot in (*lines, *bars)} == {
