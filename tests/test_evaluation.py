@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
+import slot_rl.evaluation as module
 from slot_rl.agents import BestConstantAgent, GumbelAgent
 from slot_rl.agents.base import changed
 from slot_rl.estimators import EstimatorNet, EstimatorShape
@@ -180,6 +181,21 @@ def test_random_choices_count_where_they_are_measured() -> None:
     assert random.figure("gap") == pytest.approx(sum(gaps) / 15, abs=1e-5)
 
 
+def test_random_choices_are_known_without_enumeration(monkeypatch: pytest.MonkeyPatch) -> None:
+    problem, _ = with_gaps()
+    exact = Evaluation(problem, SMALL)
+    monkeypatch.setattr(module, "MOST_CONFIGURATIONS", 1)
+    evaluation = Evaluation(problem, SMALL)
+    assert exact.best_is_exact and not evaluation.best_is_exact
+    for key in ("true_score", "true_normalised", "true_worst", "measured_share", "true_optimality"):
+        assert evaluation.references[0].figure(key) == pytest.approx(exact.references[0].figure(key))
+    # The gap is that of 64 draws, of which each context's unmeasured sixth is left out.
+    gap, score = exact.references[0].figure("gap"), exact.references[0].figure("score")
+    assert evaluation.references[0].figure("gap") == pytest.approx(gap, abs=1) and gap != pytest.approx(score - 10)
+    row = evaluation.judge(answering((1, 0), (0, 0), (0, 1)))
+    assert row.figure("true_optimality") == pytest.approx(-0.125)
+
+
 def test_without_a_measured_answer_nothing_true_is_known(capsys: pytest.CaptureFixture[str]) -> None:
     evaluation = Evaluation(with_gaps()[0], SMALL)
     row = evaluation.judge(answering((0, 0), (0, 0), (0, 0)))
@@ -195,7 +211,7 @@ def test_a_context_without_any_measurement_is_left_out(capsys: pytest.CaptureFix
     table = {cell: score for cell, score in with_gaps()[1].items() if cell[0] != 1}
     evaluation = Evaluation(measured_as(table, 3, "omit"), SMALL)
     row = evaluation.judge(answering((1, 0), (1, 0), (0, 1)))
-    assert (row.figure("true_score"), row.figure("measured_share")) == (9.5, pytest.approx(2 / 3))
+    assert row.figure("true_score") == 9.5 and row.figure("measured_share") == pytest.approx(2 / 3)
     assert row.figure("true_optimality") == pytest.approx(-0.125)
     rows = {each.name: each for each in evaluation.references}
     assert rows["random"].figure("true_score") == pytest.approx(10)

@@ -153,6 +153,7 @@ def _document(config: CompareConfig, study: Study) -> dict[str, Any]:
             "env": task.env,
             "timesteps": budgets[task.label],
             "group": run_group(task.label, budgets[task.label]),
+            "unmeasured": None if task.truth is None else task.unmeasured,
         }
         for task in study.tasks
     ]
