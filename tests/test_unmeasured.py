@@ -114,6 +114,8 @@ def test_without_a_measured_answer_files_hold_null(
     summary = summary_of(home / "strange")
     assert [summary[key] for key in TRUE] == [None] * 5 and summary["measured_share"] == 0
     assert "not measured" in shown and " nan " not in shown
+    table = shown[shown.index("against the truth") : shown.index("run  ")]
+    assert "…" not in table and max(map(len, table.splitlines())) <= 80
     metrics = (home / "strange" / "metrics.jsonl").read_text()
     assert "NaN" not in metrics + (home / "strange" / "summary.json").read_text()
     assert json.loads(metrics.splitlines()[-1]).keys() & {"eval/true_score", "eval/measured_share"} == {
