@@ -228,6 +228,8 @@ def _perform(run: Run, folder: Path, report: Report) -> None:
     report(RunProgress(0, "preparing"))
     task = run.task
     places = {"task": task.label, "estimator": task.estimator, "truth": None if task.truth is None else str(task.truth)}
+    # Also without a truth, in case one is given later.
+    places["unmeasured"] = task.unmeasured
     config = {**run.document, "options": run.options, **places, "versions": versions()}
     write_json(folder / CONFIG, config)
     evaluation = evaluation_on(task, run.evaluation)

@@ -113,6 +113,16 @@ def test_agents_are_compared_over_calls_and_seconds(script: Command, folder: Pat
         assert len(set(places)) == len(places)
 
 
+def test_true_figures_say_if_unmeasured_answers_are_the_worst(script: Command, folder: Path) -> None:
+    first, second = json.loads((folder / "comparison.json").read_text())["tasks"]
+    altered(folder, tasks=[first, {**second, "unmeasured": "worst"}])
+    spec = specification(script, folder)
+    for parts in (spec["workspaces"], grids(spec)):
+        plain, worst = (json.dumps(panels(part)) for part in parts)
+        assert "unmeasured = worst" not in plain and '"true optimality, unmeasured = worst"' in worst
+        assert "true score, unmeasured = worst over estimator calls" in worst and '"measured share"' in worst
+
+
 def test_every_metric_is_one_that_runs_log(script: Command, folder: Path) -> None:
     logged = {metric.log_key for metric in METRICS.values()} | {"global_step"}
     for panel in panels(specification(script, folder)):
