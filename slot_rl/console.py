@@ -50,12 +50,19 @@ def fit_progress(total: int, figure: str) -> Iterator[Callable[[int, float | Non
 
 
 def print_table(title: str, columns: list[str], rows: list[list[str]]) -> None:
-    """Prints a table; the first column is text, the others are figures."""
+    """Prints a table; the first column is text, the others are figures.
+
+    In a table that is wider than the terminal, texts of several words break into lines.
+    """
+    widths = [max(map(len, cells)) for cells in zip(columns, *rows, strict=True)]
+    breaks = sum(widths) + 3 * len(widths) + 1 > console.width
     table = Table(title=title, title_justify="left")
-    for i, column in enumerate(columns):
-        table.add_column(column, justify="left" if i == 0 else "right", no_wrap=True)
-    for row in rows:
-        table.add_row(*row)
+    first, *others = columns
+    table.add_column(first, no_wrap=not breaks)
+    for column in others:
+        table.add_column(column.replace(" ", "\n") if breaks else column, justify="right", no_wrap=True)
+    for name, *figures in rows:
+        table.add_row(name, *(figure.replace(" ", "\n") if breaks else figure for figure in figures))
     console.print(table)
 
 

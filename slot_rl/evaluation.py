@@ -7,7 +7,8 @@ compared with the ground truth where one is known, because a strong agent finds 
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from math import nan
 from typing import Any
 
 import torch
@@ -15,12 +16,14 @@ from torch import Tensor
 
 from slot_rl.agents import Agent
 from slot_rl.metrics import GUIDED_CALLS, METRICS, OF_ANSWERS, POLICY_WITH_SEARCH, FinishedRun, Scores
-from slot_rl.problems import Budget, Observation, Problem
+from slot_rl.problems import Budget, Observation, Problem, TrueScores
 from slot_rl.search import (
     MOST_CONFIGURATIONS,
+    best_constant,
     configurations,
     enumerate_landscape,
     guided_search,
+    mean_score,
     random_choice,
     restarted_search,
     search_constant,
@@ -88,9 +91,8 @@ class Evaluation:
         random_score: Mean score of random choices.
         best: Best score of each request, ``(requests,)``.
         best_is_exact: Whether the best comes from enumeration.
-        true_random: Mean true score of random choices; None without a ground truth.
-        true_best: Mean of the requests' best true scores; None without a ground truth.
-        true_bests: Best true score of each request, ``(requests,)``; None without a ground truth.
+        true_bests: Best true score of each request, ``(requests,)``, NaN where nothing is measured; None without a
+            ground truth.
         references: The competitors' rows.
     """
 
@@ -105,8 +107,6 @@ class Evaluation:
         self._true_constant: Tensor | None = None
         best_choice, constant = self._enumerate() if self.best_is_exact else self._search()
         self.random_score = self._random_scores.score
-        self.true_random = self._random_scores.mean(self._random_scores.true)
-        self.true_best = None if self.true_bests is None else float(self.true_bests.double().mean())
         guided = guided_search(self.problem, self.observation, self._random(), GUIDED_CALLS - 1).choice
         at_random = self._figures(self._random_scores) | {"optimality": 0.0, "hit_rate": self._random_hit_rate()}
         self.references = [
@@ -145,11 +145,17 @@ class Evaluation:
         """Returns the share of scores ``(..., requests)`` that reach the request's best."""
         return float((scores >= self.best - HIT_TOLERANCE * self.best.abs()).double().mean())
 
-    def true_optimality(self, true_score: float | None) -> float | None:
-        """Places a mean true score between random (0) and the truth's own best (1); None without a ground truth."""
-        if true_score is None or self.true_random is None or self.true_best is None:
+    def true_optimality(self, scores: Scores) -> float | None:
+        """Places the mean true score between random (0) and the truth's own best (1), on the measured requests alone.
+
+        None without a ground truth, or if no answer is measured.
+        """
+        random, best = self._random_scores.true, self.true_bests
+        if scores.true is None or random is None or best is None:
             return None
-        return _share(true_score, self.true_random, self.true_best)
+        unknown = scores.true.isnan() | random.isnan()
+        value, zero, one = (scores.mean(part.masked_fill(unknown, nan)) for part in (scores.true, random, best))
+        return None if value is None or zero is None or one is None else _share(value, zero, one)
 
     def scores(self, choice: Tensor) -> Scores:
         """Returns what estimator and ground truth say of an answer to each request, ``(requests, slots)``."""
@@ -172,23 +178,31 @@ class Evaluation:
         self.best = self.problem.score(self.observation, landscape.choice)
         self._random_scores = Scores(landscape.mean)
         if self.problem.has_truth:
-            true = enumerate_landscape(self.problem, self.observation, self.problem.true_score)
-            self.true_bests, self._true_constant = true.best, true.constant
-            parts = (self._mean_at_random("normalised"), self._mean_at_random("measured"))
-            self._random_scores = Scores(landscape.mean, true.mean, *parts)
+            self._random_scores = self._enumerate_truth(landscape.mean)
         return landscape.choice, landscape.constant
 
-    def _mean_at_random(self, part: str) -> Tensor | None:
-        """Returns the mean over all configurations of one part of the true scores, ``(requests,)``; None if unknown."""
-        problem, first = self.problem, torch.zeros(len(self.observation), self.problem.slots, dtype=torch.long)
-        if getattr(problem.true_scores(self.observation, first), part) is None:
-            return None
+    def _enumerate_truth(self, estimated: Tensor) -> Scores:
+        """Finds the true bests and the best constant; returns the scores of a random choice."""
+        problem, requests = self.problem, self.observation
+        at_random = problem.random_true_scores(requests)
+        if at_random is None:
+            true = enumerate_landscape(problem, requests, problem.true_score)
+            self.true_bests, self._true_constant = true.best, true.constant
+            return Scores(estimated, true.mean)
+        self.true_bests = problem.best_true_scores(requests)
+        self._true_constant = best_constant(problem, requests, problem.true_score)
+        return Scores(estimated, **vars(at_random), gap=self._random_gap(estimated, at_random))
 
-        def known(observation: Observation, choice: Tensor) -> Tensor:
-            found: Tensor = getattr(problem.true_scores(observation, choice), part)
-            return found.float()
+    def _random_gap(self, estimated: Tensor, at_random: TrueScores) -> Tensor:
+        """Returns the mean of estimated minus true score over each request's configurations with a true score."""
+        whole = at_random.measured is None or bool((at_random.measured == 1).all())
+        if whole or self.problem.unmeasured == "worst":
+            return estimated.double() - at_random.true
 
-        return enumerate_landscape(problem, self.observation, known).mean
+        def gap(observation: Observation, choice: Tensor) -> Tensor:
+            return self.problem.score(observation, choice).double() - self.problem.true_score(observation, choice)
+
+        return mean_score(self.problem, self.observation, gap)
 
     def _search(self) -> tuple[Tensor, Tensor]:
         draws = torch.stack([self._random() for _ in range(RANDOM_DRAWS)])
@@ -198,6 +212,9 @@ class Evaluation:
         if self.problem.has_truth:
             known = self.problem.best_true_scores(self.observation)
             self.true_bests = self._strongest(self.problem.with_truth_as_estimator())[1] if known is None else known
+            at_random = self.problem.random_true_scores(self.observation)
+            if at_random is not None:
+                self._random_scores = replace(self._random_scores, **vars(at_random))
         return found, search_constant(self.problem, self.observation)
 
     def _strongest(self, problem: Problem) -> tuple[Tensor, Tensor]:
@@ -230,6 +247,7 @@ def judge(
         key: rows[0].figures[key] if key in OF_ANSWERS else metric.compute(run) for key, metric in METRICS.items()
     }
     names = {"agent": agent.name, "env": evaluation.problem.name, "seed": agent.seed}
+    names["unmeasured"] = evaluation.problem.unmeasured
     return {**names, **figures, "device": str(agent.device), "status": status}, rows
 
 

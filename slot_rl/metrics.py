@@ -12,10 +12,11 @@ import torch
 from torch import Tensor
 
 from slot_rl.agents import Agent
-from slot_rl.problems import Budget, Observation, Problem
+from slot_rl.problems import Budget, Observation, Problem, Unmeasured
 
 GUIDED_CALLS = 31
 POLICY_WITH_SEARCH = "policy + guided search"
+NOT_MEASURED = "not measured"
 
 
 @dataclass(frozen=True)
@@ -24,11 +25,12 @@ class Scores:
 
     Attributes:
         estimated: The estimator's scores.
-        true: The ground truth's scores; None without one.
-        normalised: True scores between the request's lowest (0) and highest (1) measurement; None unless the ground
-            truth is a table of measurements.
+        true: The ground truth's scores, NaN where it has none; None without one.
+        normalised: True scores between the request's lowest (0) and highest (1) measurement, NaN likewise; None unless
+            the ground truth is a table of measurements.
         measured: Whether, or how often, the table has measured the answer; None likewise.
         weights: How often each request was made; once if None.
+        gap: Estimated minus true score, over answers that have both; the difference of the two if None.
     """
 
     estimated: Tensor
@@ -36,6 +38,7 @@ class Scores:
     normalised: Tensor | None = None
     measured: Tensor | None = None
     weights: Tensor | None = None
+    gap: Tensor | None = None
 
     @classmethod
     def of(
@@ -52,7 +55,8 @@ class Scores:
         found = problem.true_scores(observation, choice)
         normalised = None if found.normalised is None else _averaged(found.normalised)
         measured = None if found.measured is None else _averaged(found.measured)
-        return cls(_averaged(estimated), _averaged(found.true), normalised, measured, weights)
+        gap = _averaged(estimated.double() - found.true)
+        return cls(_averaged(estimated), _averaged(found.true), normalised, measured, weights, gap)
 
     @classmethod
     def joined(cls, parts: Sequence["Scores"]) -> "Scores":
@@ -66,12 +70,13 @@ class Scores:
         return cls(estimated, whole("true"), whole("normalised"), whole("measured"), whole("weights"))
 
     def mean(self, values: Tensor | None) -> float | None:
-        """Returns the mean over the requests as often as they were made; None for None."""
-        if values is None:
+        """Returns the mean over the requests with a value, as often as they were made; None if there is none."""
+        if values is None or bool(values.isnan().all()):
             return None
+        known = ~values.isnan()
         if self.weights is None:
-            return float(values.double().mean())
-        return float((values.double() * self.weights).sum() / self.weights.sum())
+            return float(values[known].double().mean())
+        return float((values.double() * self.weights)[known].sum() / self.weights[known].sum())
 
     @property
     def score(self) -> float:
@@ -123,6 +128,7 @@ class Metric:
             table has it. None for a metric of the run.
         dashboard: How dashboards draw it.
         printed: Whether the last printed table of a run has it.
+        of_truth: Whether it is made of true scores, and so of the answers that have one.
     """
 
     key: str
@@ -136,6 +142,7 @@ class Metric:
     table: Literal["competitors", "truth", "none"] | None = None
     dashboard: tuple[Literal["curve", "bar", "cost"], ...] = ()
     printed: bool = False
+    of_truth: bool = False
 
     @property
     def name(self) -> str:
@@ -144,17 +151,29 @@ class Metric:
 
     def text(self, value: float | None) -> str:
         """Returns a value as it is printed."""
-        return "not measured" if value is None else format(value, self.format)
+        return NOT_MEASURED if value is None else format(value, self.format)
+
+    def marked(self, name: str, unmeasured: Unmeasured | None) -> str:
+        """Returns one of its names, with a mark if it counts unmeasured answers as the worst."""
+        return name + truth_mark(unmeasured) if self.of_truth else name
+
+
+def truth_mark(unmeasured: Unmeasured | None) -> str:
+    """Returns what follows the name of true figures: how unmeasured answers count, unless they are left out."""
+    return ", unmeasured = worst" if unmeasured == "worst" else ""
 
 
 def _worst(scores: Scores, _: Any) -> float | None:
     worst = scores.true if scores.normalised is None else scores.normalised
-    return None if worst is None else float(worst.min())
+    if worst is None or bool(worst.isnan().all()):
+        return None
+    return float(worst[~worst.isnan()].min())
 
 
 def _gap(scores: Scores, _: Any) -> float | None:
-    true = scores.mean(scores.true)
-    return None if true is None else scores.score - true
+    if scores.true is None:
+        return None
+    return scores.mean(scores.estimated.double() - scores.true if scores.gap is None else scores.gap)
 
 
 _ENTRIES = (
@@ -260,44 +279,59 @@ _ENTRIES = (
     Metric(
         "true_score",
         "true",
-        "mean true score; a combination that a table never measured counts with its context's lowest score",
+        "mean true score of the measured answers",
         lambda scores, _: scores.mean(scores.true),
         log_key="eval/true_score",
         table="truth",
         dashboard=("curve",),
         printed=True,
+        of_truth=True,
     ),
     Metric(
         "true_optimality",
         "true optimality",
-        "optimality of the true score, on the scale of the true best",
-        lambda scores, evaluation: evaluation.true_optimality(scores.mean(scores.true)),
+        "optimality of the true score, on the scale of the true best and the true random score of the same requests",
+        lambda scores, evaluation: evaluation.true_optimality(scores),
         over_seeds=True,
         table="none",
         dashboard=("bar",),
         printed=True,
+        of_truth=True,
     ),
     Metric(
         "true_normalised",
         "normalised",
-        "mean of `(true - min) / (max - min)` of each context's measurements; never measured counts 0; tables only",
+        "mean of `(true - min) / (max - min)` of each context's measurements, over the measured answers; tables only",
         lambda scores, _: scores.mean(scores.normalised),
         table="truth",
+        of_truth=True,
     ),
     Metric(
         "true_worst",
         "worst",
-        "the lowest normalised score of any context; without a table, the lowest true score of any request",
+        "the lowest normalised score of any measured answer; without a table, the lowest true score of any request",
         _worst,
         table="truth",
+        of_truth=True,
     ),
-    Metric("gap", "gap", "mean estimated minus mean true score", _gap, over_seeds=True, table="truth"),
+    Metric(
+        "gap",
+        "gap",
+        "mean of estimated minus true score over the measured answers",
+        _gap,
+        over_seeds=True,
+        table="truth",
+        of_truth=True,
+    ),
     Metric(
         "measured_share",
         "measured",
         "share of answers that the table has measured; tables only",
         lambda scores, _: scores.mean(scores.measured),
+        log_key="eval/measured_share",
+        over_seeds=True,
         table="truth",
+        dashboard=("curve", "bar"),
         printed=True,
     ),
     Metric(
@@ -345,5 +379,5 @@ OF_ANSWERS = {key: metric for key, metric in METRICS.items() if metric.table is 
 
 
 def _averaged(values: Tensor) -> Tensor:
-    """Returns ``(requests,)``, the mean over all dimensions before the last."""
-    return values.double().flatten(end_dim=-2).mean(dim=0) if values.dim() > 1 else values
+    """Returns ``(requests,)``, the mean over all dimensions before the last, without what is NaN."""
+    return values.double().flatten(end_dim=-2).nanmean(dim=0) if values.dim() > 1 else values

@@ -47,7 +47,7 @@ def plot_learning_curve(
     Args:
         path: The PNG file.
         budget: Estimator calls at each point.
-        curves: Values at each point, by name.
+        curves: Values at each point, by name; NaN leaves a gap.
         levels: Competitors' values, by name.
         title: Says which agent ran where.
     """
@@ -58,7 +58,7 @@ def plot_learning_curve(
         axes.axhline(value, color=f"C{len(curves) + i}", linewidth=1.1, linestyle=["--", ":", "-."][i % 3], label=name)
     axes.set(xlabel="estimator calls in training", ylabel="optimality (0 random, 1 best)", title=title)
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
-    axes.set_ylim(min(-0.05, *(min(values) for values in curves.values())), None)
+    axes.set_ylim(min(-0.05, *(float(np.nanmin(values)) for values in curves.values())), None)
     axes.legend(frameon=False, fontsize="small", loc="center left", bbox_to_anchor=(1.0, 0.5))
     axes.grid(alpha=0.25)
     figure.savefig(path, dpi=130)

@@ -22,7 +22,7 @@ from slot_rl.console import console, print_figures, progress_bar, say
 from slot_rl.envs import SlotVecEnv
 from slot_rl.io import CHECKPOINT, check_out, read_config
 from slot_rl.metrics import METRICS, Scores
-from slot_rl.problems import Answers, Budget, Observation, Problem, RequestFiles
+from slot_rl.problems import Answers, Budget, Observation, Problem, RequestFiles, Unmeasured
 from slot_rl.reevaluation import problem_of_run
 from slot_rl.seeding import generator_from
 
@@ -49,6 +49,7 @@ class RecommendConfig:
         calls: Estimator calls for each distinct request: K draws, or a pass and K - 1 rounds of guided swaps
             with as many backwards; 4 if left out.
         truth: Table with the true scores.
+        unmeasured: What an answer counts as that --truth has not measured: nothing, or its context's minimum.
         estimator: Folder or path.py:function of the estimator, if it has moved since the training; it must be the same.
         problem: path.py:function of your own problem, if it has moved; it must be the same.
         trust: Execute the Python file that the run's problem or estimator is, with all your rights.
@@ -67,6 +68,7 @@ class RecommendConfig:
     mode: Mode | None = None
     calls: int | None = None
     truth: Path | None = None
+    unmeasured: Unmeasured = "omit"
     estimator: str | None = None
     problem: str | None = None
     trust: bool = False
@@ -91,7 +93,8 @@ def recommend(config: RecommendConfig) -> None:
     start = time.perf_counter()
     document = read_config(config.run)
     # The truth of the training may be gone, and no recommendation needs it.
-    problem = problem_of_run({**document, "truth": None}, config.estimator, config.truth, config.trust, config.problem)
+    document = {**document, "truth": None}
+    problem = problem_of_run(document, config.estimator, config.truth, config.trust, config.problem, config.unmeasured)
     inputs = (config.requests, config.items, config.exclude, config.truth)
     check_out(config.out, config.force, problem.request_suffixes, inputs)
     agent = load_agent(config.run / CHECKPOINT, SlotVecEnv(problem, 2))
@@ -105,7 +108,7 @@ def recommend(config: RecommendConfig) -> None:
         writing = progress.add_task("rows written", total=len(requests), note="")
         answer = Answering(agent, problem, serving, config.seed, config.top, lambda n: progress.advance(answering, n))
         requests.write(config.out, answer, lambda count: progress.advance(writing, count))
-    figures = requests.figures() | _score_figures(answer.scores()) | answer.calls(requests.unit)
+    figures = requests.figures() | _score_figures(answer.scores(), problem.unmeasured) | answer.calls(requests.unit)
     figures["seconds"] = f"{time.perf_counter() - start:.1f}"
     print_figures(f"{agent.name} on {problem.name}, {serving.mode}", figures)
     say(f"written: {config.out}")
@@ -190,10 +193,11 @@ class Answering:
         return figures
 
 
-def _score_figures(scores: Scores) -> dict[str, str]:
-    """Returns the metrics that need no other answers to compare with, as far as they are known."""
+def _score_figures(scores: Scores, unmeasured: Unmeasured | None) -> dict[str, str]:
+    """Returns the metrics that need no other answers to compare with, as far as there is a ground truth for them."""
     metrics = [
         METRICS[key] for key in ("score", "true_score", "true_normalised", "true_worst", "gap", "measured_share")
     ]
     values = {metric: metric.compute(scores, None) for metric in metrics}
-    return {metric.name: metric.text(value) for metric, value in values.items() if value is not None}
+    shown = {metric: value for metric, value in values.items() if value is not None or unmeasured is not None}
+    return {metric.marked(metric.name, unmeasured): metric.text(value) for metric, value in shown.items()}

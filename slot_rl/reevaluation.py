@@ -9,7 +9,7 @@ from slot_rl.console import console, say
 from slot_rl.envs import SlotVecEnv
 from slot_rl.evaluation import Evaluation, EvaluationConfig, judge
 from slot_rl.io import CHECKPOINT, SERVING, SUMMARY, read_config, read_json
-from slot_rl.problems import Budget, Problem, make_problem
+from slot_rl.problems import Budget, Problem, Unmeasured, make_problem
 from slot_rl.problems.named import estimator_hash, own_reference
 from slot_rl.serving_curves import report_serving
 from slot_rl.summary_tables import print_contexts, print_judgement
@@ -25,6 +25,8 @@ class ReevaluationConfig:
         trust: Execute the Python file that the run's estimator is, with all your rights.
         truth: Table with the true scores, if it has moved or the training had none.
         problem: path.py:function of your own problem, if it has moved; it must be the same.
+        unmeasured: What an answer counts as that the truth has not measured: nothing, or its context's minimum; as in
+            the training if left out.
         serving: Also print and draw how answers improve with more estimator calls, beside search from random starts.
     """
 
@@ -33,6 +35,7 @@ class ReevaluationConfig:
     trust: bool = False
     truth: Path | None = None
     problem: str | None = None
+    unmeasured: Unmeasured | None = None
     serving: bool = False
 
 
@@ -47,7 +50,8 @@ def reevaluate(config: ReevaluationConfig) -> dict[str, Any]:
     """
     document = read_config(config.run)
     try:
-        problem = problem_of_run(document, config.estimator, config.truth, config.trust, config.problem)
+        moved = (config.estimator, config.truth, config.trust, config.problem)
+        problem = problem_of_run(document, *moved, config.unmeasured)
         requests = EvaluationConfig(**document["evaluation"])
     except (KeyError, TypeError) as error:
         raise ValueError(f"expected the config of a run in {config.run}, got one that lacks or adds {error}") from error
@@ -76,6 +80,7 @@ def problem_of_run(
     truth: Path | None = None,
     trust: bool = False,
     problem: str | None = None,
+    unmeasured: Unmeasured | None = None,
 ) -> Problem:
     """Builds the problem that a run was trained on.
 
@@ -85,9 +90,11 @@ def problem_of_run(
         truth: Table with the true scores, if it has moved.
         trust: Whether a path.py may be executed.
         problem: path.py:function of the user's own problem, if it has moved.
+        unmeasured: What unmeasured answers count as; the run's own if None.
 
     Raises:
-        ValueError: If the document lacks something, or the estimator or the own problem is another one than the run's.
+        ValueError: If the document lacks something, the estimator or the own problem is another one than the run's, or
+            unmeasured answers shall count as the worst without a truth.
     """
     missing = {"env", "estimator", "estimator_sha256", "truth"} - document.keys()
     if missing:
@@ -96,7 +103,11 @@ def problem_of_run(
     _refuse_another("the estimator", estimator_hash(env_id, estimator), document["estimator_sha256"], estimator)
     if problem is not None:
         _refuse_another("the problem", own_reference(problem).sha256(), document.get("problem_sha256"), problem)
-    return make_problem(env_id, estimator, truth or document["truth"], trust=trust, problem=problem)
+    truth = truth or document["truth"]
+    if unmeasured is None:
+        # Runs of earlier versions counted them as the worst.
+        unmeasured = "omit" if truth is None else document.get("unmeasured", "worst")
+    return make_problem(env_id, estimator, truth, trust=trust, problem=problem, unmeasured=unmeasured)
 
 
 def _refuse_another(what: str, found: str | None, expected: object, source: str | None) -> None:

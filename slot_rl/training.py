@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
+from math import nan
 from pathlib import Path
 from typing import Any
 
@@ -29,9 +30,9 @@ from slot_rl.io import (
     write_atomically,
     write_json,
 )
-from slot_rl.metrics import METRICS, POLICY_WITH_SEARCH
+from slot_rl.metrics import METRICS, POLICY_WITH_SEARCH, truth_mark
 from slot_rl.plots import plot_learning_curve
-from slot_rl.problems import Budget, NonFiniteScore, Problem, make_problem
+from slot_rl.problems import Budget, NonFiniteScore, Problem, Unmeasured, make_problem
 from slot_rl.problems.named import own_env, sources
 from slot_rl.provenance import command_line, versions
 from slot_rl.summary_tables import print_judgement
@@ -52,6 +53,7 @@ class RunConfig:
         trust: Execute the Python file that --estimator names, with all your rights.
         truth: Table with the true scores, for SlotRL/Rows-v0.
         problem: Your own problem, path.py:function with --trust; its env is SlotRL/Own-v0.
+        unmeasured: What an answer counts as that --truth has not measured: nothing, or its context's minimum.
         timesteps: Estimator calls in training.
         seed: Seeds weights, requests and draws.
         out: The run's folder; runs/<env>__<agent>__s<seed>__<time> if left out.
@@ -65,6 +67,7 @@ class RunConfig:
     trust: bool = False
     truth: Path | None = None
     problem: str | None = None
+    unmeasured: Unmeasured = "omit"
     timesteps: int = 500_000
     seed: int = 0
     out: Path | None = None
@@ -80,7 +83,8 @@ class RunConfig:
 
     def make_problem(self) -> Problem:
         """Builds the problem."""
-        return make_problem(self.env, self.estimator, self.truth, trust=self.trust, problem=self.problem)
+        settings: dict[str, Any] = {"trust": self.trust, "problem": self.problem, "unmeasured": self.unmeasured}
+        return make_problem(self.env, self.estimator, self.truth, **settings)
 
 
 @dataclass(frozen=True)
@@ -285,7 +289,8 @@ def train_and_judge(
         budget = replace(problem.budget)
         summary, rows = judge(agent, evaluation, budget, status, wall, cpu)
         tracker.log(agent.num_timesteps, logged_metrics(rows[0], budget, cpu))
-        _plot(folder, identity, [*callback.calls, agent.num_timesteps], [*callback.rows, rows[0]], rows[1:])
+        true_name = "true" + truth_mark(evaluation.problem.unmeasured)
+        _plot(folder, identity, [*callback.calls, agent.num_timesteps], [*callback.rows, rows[0]], rows[1:], true_name)
         tracker.finish(summary)
     write_json(folder / SUMMARY, summary)
     return summary, rows
@@ -320,18 +325,30 @@ def _config_document(agent_name: str, run: RunConfig, options: Options) -> dict[
         "budget": run.timesteps,
         "seed": run.seed,
         **sources(run.env, run.estimator, run.truth, run.problem),
+        "unmeasured": run.unmeasured,
         "evaluation": asdict(run.evaluation),
         "options": to_json(options),
         "versions": versions(),
     }
 
 
-def _plot(folder: Path, identity: RunIdentity, calls: list[float], rows: list[Row], competitors: list[Row]) -> None:
+def _plot(
+    folder: Path,
+    identity: RunIdentity,
+    calls: list[float],
+    rows: list[Row],
+    competitors: list[Row],
+    true_name: str = "true",
+) -> None:
+    share = rows[-1].figures["measured_share"]
+    # Never rounded up to the whole.
+    measured = "" if share is None or share == 1 else f", {min(100 * share, 99.9):.1f} % measured"
     curves: Mapping[str, list[float | None]] = {
         f"{identity.agent}, estimated": [row.figures["optimality"] for row in rows],
-        f"{identity.agent}, true": [row.figures["true_optimality"] for row in rows],
+        f"{identity.agent}, {true_name}{measured}": [row.figures["true_optimality"] for row in rows],
     }
-    known = {name: [v for v in values if v is not None] for name, values in curves.items() if None not in values}
+    drawn = {name: values for name, values in curves.items() if any(value is not None for value in values)}
+    known = {name: [nan if value is None else value for value in values] for name, values in drawn.items()}
     levels = {row.name: value for row in competitors if row.name in IN_PLOT and (value := row.figures["optimality"])}
     title = f"{identity.agent} on {identity.env}, seed {identity.seed}"
     plot_learning_curve(folder / CURVE, calls, known, levels, title)

@@ -3,27 +3,29 @@
 import json
 from dataclasses import replace
 from itertools import product
+from math import nan
 from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor
 
+import slot_rl.evaluation as module
 from slot_rl.agents import BestConstantAgent, GumbelAgent
 from slot_rl.agents.base import changed
 from slot_rl.estimators import EstimatorNet, EstimatorShape
 from slot_rl.estimators.fitting import TableFit
-from slot_rl.evaluation import Evaluation, EvaluationConfig, Row
+from slot_rl.evaluation import Choose, Evaluation, EvaluationConfig, Row
 from slot_rl.metrics import GUIDED_CALLS, METRICS, OF_ANSWERS, Scores
 from slot_rl.networks import PointerSize
 from slot_rl.pretraining import PretrainConfig, pretrain
-from slot_rl.problems import Observation, RowProblem, SlotProblem, make_problem
+from slot_rl.problems import Observation, RowProblem, SlotProblem, Unmeasured, make_problem
 from slot_rl.problems.truth_table import TruthTable
 from slot_rl.problems.truths import pick_value
 from slot_rl.reevaluation import ReevaluationConfig, reevaluate
 from slot_rl.search import enumerate_landscape, random_choice
 from slot_rl.seeding import generator_from, seeded_initialisation
-from slot_rl.summary_tables import MOST_CONTEXTS, print_contexts
+from slot_rl.summary_tables import MOST_CONTEXTS, print_contexts, print_judgement
 from slot_rl.training import RunConfig, train_run
 from tests.conftest import ROOT, Command
 
@@ -101,8 +103,7 @@ def test_a_wrong_estimator_is_unmasked_by_the_true_score() -> None:
 
     row = evaluation.judge(extreme)
     assert row.figure("optimality") == pytest.approx(1.0, abs=1e-6)
-    true = evaluation.true_optimality(row.figure("true_score"))
-    assert true is not None and true < -0.5
+    assert row.figure("true_optimality") < -0.5
 
 
 def test_without_a_truth_nothing_is_claimed_about_it() -> None:
@@ -125,22 +126,127 @@ def test_an_empty_evaluation_is_refused() -> None:
         EvaluationConfig(eval_size=0)
 
 
-def with_gaps(contexts: int = 3) -> tuple[RowProblem, dict[tuple[int, int, int], float]]:
-    """A problem of two features in a few contexts; of each context's six rows, (0, 0) was never measured."""
+Cell = tuple[int, int, int]
+
+
+def measured_as(table: dict[Cell, float], contexts: int, unmeasured: Unmeasured) -> RowProblem:
+    """A problem of two features with two and three categories, held against a table of context and features."""
     with seeded_initialisation(0):
         net = EstimatorNet(EstimatorShape(2, 4, (8,), (2, 3), (contexts,), context_dim=3))
+    cells, sizes = torch.tensor(list(table)), (contexts, 2, 3)
+    truth = TruthTable(cells[:, 1:], cells[:, :1], torch.tensor(list(table.values())), sizes, unmeasured)
+    return RowProblem(net, torch.arange(contexts).unsqueeze(1), truth)
+
+
+def with_gaps(unmeasured: Unmeasured = "omit", contexts: int = 3) -> tuple[RowProblem, dict[Cell, float]]:
+    """A problem in a few contexts; of each context's six rows, (0, 0) was never measured."""
     table = {
         (c, a, b): 10.0 * c + (c + 1) * (2 * a - b)
         for c, a, b in product(range(contexts), range(2), range(3))
         if (a, b) != (0, 0)
     }
-    cells = torch.tensor(list(table))
-    truth = TruthTable(cells[:, 1:], cells[:, :1], torch.tensor(list(table.values())), (contexts, 2, 3))
-    return RowProblem(net, torch.arange(contexts).unsqueeze(1), truth), table
+    return measured_as(table, contexts, unmeasured), table
 
 
-def test_true_scores_are_normalised_in_each_context() -> None:
+def answering(*answers: tuple[int, int]) -> Choose:
+    return lambda observation: torch.tensor(answers)
+
+
+def test_true_figures_are_means_over_the_measured_answers() -> None:
+    problem, _ = with_gaps()
+    evaluation = Evaluation(problem, SMALL)
+    row = evaluation.judge(answering((1, 0), (0, 0), (0, 1)))
+    # The second answer is not measured. In context c, the measured scores are 10 c + (c + 1) {-2, -1, 0, 1, 2}.
+    assert row.figure("true_score") == pytest.approx((2 + 17) / 2)
+    assert row.figure("true_normalised") == pytest.approx((1 + 0.25) / 2)
+    assert row.figure("true_worst") == pytest.approx(0.25)
+    assert row.figure("measured_share") == pytest.approx(2 / 3)
+    estimated = problem.score(evaluation.observation, torch.tensor([(1, 0), (0, 0), (0, 1)])).tolist()
+    assert row.figure("gap") == pytest.approx((estimated[0] - 2 + estimated[2] - 17) / 2, abs=1e-5)
+    # In contexts 0 and 2 alone, random choices have 0 and 20, the best ones 2 and 26.
+    assert row.figure("true_optimality") == pytest.approx((9.5 - 10) / (14 - 10))
+    assert row.logged()["eval/measured_share"] == pytest.approx(2 / 3)
+
+
+def test_random_choices_count_where_they_are_measured() -> None:
     problem, table = with_gaps()
+    evaluation = Evaluation(problem, SMALL)
+    random = evaluation.references[0]
+    assert random.figure("true_score") == pytest.approx(10)
+    assert random.figure("true_normalised") == random.figure("true_worst") == pytest.approx(0.5)
+    assert random.figure("measured_share") == pytest.approx(5 / 6)
+    assert random.figure("true_optimality") == pytest.approx(0)
+    every = {(a, b): problem.score(evaluation.observation, torch.tensor([(a, b)] * 3)).tolist() for _, a, b in table}
+    gaps = [every[a, b][c] - score for (c, a, b), score in table.items()]
+    assert random.figure("gap") == pytest.approx(sum(gaps) / 15, abs=1e-5)
+
+
+def test_random_choices_are_known_without_enumeration(monkeypatch: pytest.MonkeyPatch) -> None:
+    problem, _ = with_gaps()
+    exact = Evaluation(problem, SMALL)
+    monkeypatch.setattr(module, "MOST_CONFIGURATIONS", 1)
+    evaluation = Evaluation(problem, SMALL)
+    assert exact.best_is_exact and not evaluation.best_is_exact
+    for key in ("true_score", "true_normalised", "true_worst", "measured_share", "true_optimality"):
+        assert evaluation.references[0].figure(key) == pytest.approx(exact.references[0].figure(key))
+    # The gap is that of 64 draws, of which each context's unmeasured sixth is left out.
+    gap, score = exact.references[0].figure("gap"), exact.references[0].figure("score")
+    assert evaluation.references[0].figure("gap") == pytest.approx(gap, abs=1) and gap != pytest.approx(score - 10)
+    row = evaluation.judge(answering((1, 0), (0, 0), (0, 1)))
+    assert row.figure("true_optimality") == pytest.approx(-0.125)
+
+
+def test_without_a_measured_answer_nothing_true_is_known(capsys: pytest.CaptureFixture[str]) -> None:
+    evaluation = Evaluation(with_gaps()[0], SMALL)
+    row = evaluation.judge(answering((0, 0), (0, 0), (0, 0)))
+    unknown = ("true_score", "true_optimality", "true_normalised", "true_worst", "gap")
+    assert [row.figures[key] for key in unknown] == [None] * 5 and row.figure("measured_share") == 0
+    assert row.logged().keys() & {"eval/true_score", "eval/measured_share"} == {"eval/measured_share"}
+    assert [METRICS[key].text(row.figures[key]) for key in unknown] == ["not measured"] * 5
+    print_contexts(evaluation, answering((0, 0), (0, 0), (0, 0)))
+    assert capsys.readouterr().out.count("not measured") == 6
+
+
+def test_a_context_without_any_measurement_is_left_out(capsys: pytest.CaptureFixture[str]) -> None:
+    table = {cell: score for cell, score in with_gaps()[1].items() if cell[0] != 1}
+    evaluation = Evaluation(measured_as(table, 3, "omit"), SMALL)
+    row = evaluation.judge(answering((1, 0), (1, 0), (0, 1)))
+    assert row.figure("true_score") == 9.5 and row.figure("measured_share") == pytest.approx(2 / 3)
+    assert row.figure("true_optimality") == pytest.approx(-0.125)
+    rows = {each.name: each for each in evaluation.references}
+    assert rows["random"].figure("true_score") == pytest.approx(10)
+    assert rows["random"].figure("measured_share") == pytest.approx(10 / 18)
+    assert "constant, best true" not in rows  # No configuration is measured in the second context.
+    print_contexts(evaluation, answering((1, 0), (1, 0), (0, 1)))
+    lines = [[cell.strip() for cell in line.split("│")[1:-1]] for line in capsys.readouterr().out.splitlines()]
+    cells = [line for line in lines if line and line[0].startswith("(")]
+    assert [line[0] for line in cells] == ["(2,)", "(0,)", "(1,)"]
+    assert [line[2:] for line in cells[1:]] == [["2.0000", "2.0000", "1.0000"], ["not measured"] * 3]
+
+
+def test_the_best_true_constant_is_measured_everywhere() -> None:
+    table = {cell: score for cell, score in with_gaps()[1].items() if cell != (1, 1, 0)}
+    rows = {row.name: row for row in Evaluation(measured_as(table, 3, "omit"), SMALL).references}
+    # (1, 0) is best on average where it is measured; (1, 1) has 1, 12 and 23.
+    assert rows["constant, best true"].figure("true_score") == pytest.approx(12)
+    assert rows["constant, best true"].figure("measured_share") == 1
+
+
+def test_unmeasured_answers_count_as_the_worst_if_asked(capsys: pytest.CaptureFixture[str]) -> None:
+    evaluation = Evaluation(with_gaps("worst")[0], SMALL)
+    summary = {"unmeasured": "worst", "best_is_exact": True, "measured_share": 1.0, "status": "finished"}
+    known = {key: 0 for key, metric in METRICS.items() if metric.printed} | {"agent": "a", "env": "b", "seed": 0}
+    print_judgement(known | summary, evaluation.references)
+    shown = capsys.readouterr().out
+    assert "against the truth, unmeasured = worst" in shown and "true score, unmeasured = worst" in shown
+    print_contexts(evaluation, answering((0, 0), (0, 0), (0, 0)))
+    shown = capsys.readouterr().out
+    assert " true, unmeasured = worst " in shown and "not measured" not in shown
+    assert max(map(len, shown.splitlines())) <= 100
+
+
+def test_at_worst_true_scores_are_normalised_in_each_context() -> None:
+    problem, table = with_gaps("worst")
     evaluation = Evaluation(problem, SMALL)
     answers = [(1, 0), (0, 0), (0, 1)]
     row = evaluation.judge(lambda observation: torch.tensor(answers))
@@ -153,8 +259,8 @@ def test_true_scores_are_normalised_in_each_context() -> None:
     assert evaluation.true_bests is not None and evaluation.true_bests.tolist() == [2.0, 14.0, 26.0]
 
 
-def test_random_choices_have_exact_true_figures() -> None:
-    problem, table = with_gaps()
+def test_at_worst_random_choices_have_exact_true_figures() -> None:
+    problem, table = with_gaps("worst")
     random = Evaluation(problem, SMALL).references[0]
     lows = {c: 10.0 * c - 2 * (c + 1) for c in range(3)}
     true = [table.get((c, a, b), lows[c]) for c, a, b in product(range(3), range(2), range(3))]
@@ -200,7 +306,7 @@ def test_figures_weigh_requests_by_how_often_they_were_made() -> None:
 
 
 def test_the_worst_contexts_stand_first_and_only_so_many(capsys: pytest.CaptureFixture[str]) -> None:
-    problem, _ = with_gaps(contexts=40)
+    problem, _ = with_gaps("worst", contexts=40)
     evaluation = Evaluation(problem, SMALL)
     # The higher the context, the better the answer, as seen from its own scale.
     order = [(0, 0), (0, 2), (0, 1), (1, 2), (1, 1), (1, 0)]
@@ -213,6 +319,25 @@ def test_the_worst_contexts_stand_first_and_only_so_many(capsys: pytest.CaptureF
     assert normalised == sorted(normalised) and normalised[0] == 0.0
     assert float(figures[20][2]) == 200 and float(figures[20][3]) == 200 + 2 * 21
     assert max(map(len, shown.splitlines())) <= 100
+
+
+def test_figures_weigh_the_measured_requests_alone() -> None:
+    scores = Scores(
+        torch.tensor([1.0, 2.0, 6.0]),
+        torch.tensor([0.0, 4.0, nan]),
+        torch.tensor([0.0, 0.5, nan]),
+        torch.tensor([True, True, False]),
+        torch.tensor([3, 1, 4]),
+    )
+    figures = {key: METRICS[key].compute(scores, None) for key in ("score", *TRUTH)}
+    assert figures == {
+        "score": 29 / 8,
+        "true_score": 1.0,
+        "true_normalised": 0.125,
+        "true_worst": 0.0,
+        "gap": (3 - 2) / 4,
+        "measured_share": 0.5,
+    }
 
 
 def test_no_contexts_are_shown_where_requests_have_no_name(capsys: pytest.CaptureFixture[str]) -> None:

@@ -42,8 +42,8 @@ class CompareConfig:
         out: Where everything goes; runs that are finished there are not repeated.
         agents: The agents by name; with ppo among them, the others are timed on its final score. With --study, some of
             its labels.
-        env: Tasks, each ID[,estimator=FOLDER][,truth=FILE][,logged=FILE][,problem=FILE.py:FUNCTION][,name=LABEL]. With
-            --study, some of its labels.
+        env: Tasks, each ID[,estimator=FOLDER][,truth=FILE[,unmeasured=worst]][,logged=FILE][,problem=FILE.py:FUNCTION]
+            [,name=LABEL]. With --study, some of its labels.
         problem: Tasks of your own, each FILE.py:FUNCTION[,name=LABEL], with --trust.
         study: A YAML file with agents, tasks and settings, in place of --agents and --env; flags below overrule it.
         variables: Values for the names in braces in the study's texts, each NAME=VALUE.
@@ -214,6 +214,7 @@ def _document(config: CompareConfig, study: Study) -> dict[str, Any]:
             "env": task.env,
             "timesteps": budgets[task.label],
             "group": run_group(task.label, budgets[task.label]),
+            "unmeasured": None if task.truth is None else task.unmeasured,
         }
         for task in study.tasks
     ]

@@ -21,6 +21,7 @@ from slot_rl.compare.wandb import Published, read_published, sync_command
 from slot_rl.console import say
 from slot_rl.io import check_out, read_json, write_json
 from slot_rl.metrics import METRICS
+from slot_rl.problems import Unmeasured
 
 SPECIFICATION = "dashboard.json"
 NO_LOGIN = "expected a login to Weights & Biases (`wandb login`, or an API key in WANDB_API_KEY)"
@@ -60,11 +61,19 @@ class DashboardConfig:
 
 @dataclass(frozen=True)
 class ComparedTask:
-    """A task of a comparison: its label, the group of its runs on Weights & Biases, and the budget of each run."""
+    """A task of a comparison.
+
+    Attributes:
+        label: Its label.
+        group: The group of its runs on Weights & Biases.
+        timesteps: The budget of each run.
+        unmeasured: What answers count as that the ground truth has not measured; None without one.
+    """
 
     label: str
     group: str
     timesteps: int
+    unmeasured: Unmeasured | None = None
 
 
 @dataclass(frozen=True)
@@ -113,7 +122,10 @@ def read_comparison(folder: Path) -> ComparisonDocument:
         raise ValueError(f"expected the folder of a comparison with {COMPARISON}, got {folder} without one")
     document, published = read_json(path), read_published(folder)
     try:
-        tasks = [ComparedTask(task["label"], task["group"], int(task["timesteps"])) for task in document["tasks"]]
+        tasks = [
+            ComparedTask(task["label"], task["group"], int(task["timesteps"]), task.get("unmeasured"))
+            for task in document["tasks"]
+        ]
         agents, seeds = tuple(document["agents"]), tuple(document["seeds"])
         project, command = document["wandb_project"], document["command"]
     except (KeyError, TypeError, ValueError) as error:
@@ -144,7 +156,7 @@ def build_dashboard(comparison: ComparisonDocument, entity: str, project: str) -
         ) from error
     place = {"entity": entity, "project": project}
     runs = len(comparison.agents) * len(comparison.seeds)
-    workspaces = [_workspace(ws, task, _panels(wr, runs), runs, place) for task in comparison.tasks]
+    workspaces = [_workspace(ws, task, _panels(wr, task, runs), runs, place) for task in comparison.tasks]
     return workspaces, _report(wr, comparison, runs, place)
 
 
@@ -165,7 +177,7 @@ def _workspace(
 def _report(wr: Any, comparison: ComparisonDocument, runs: int, place: Mapping[str, str]) -> Any:
     blocks = [wr.MarkdownBlock(_introduction(comparison)), wr.TableOfContents()]
     for task in comparison.tasks:
-        panels = [panel for group in _panels(wr, runs).values() for panel in group]
+        panels = [panel for group in _panels(wr, task, runs).values() for panel in group]
         for i, panel in enumerate(panels):
             panel.layout = wr.Layout(x=i % COLUMNS * WIDTH, y=i // COLUMNS * HEIGHT, w=WIDTH, h=HEIGHT)
         runset = wr.Runset(name=task.label, filters=_only("Group", task.group), groupby=[GROUPED_BY])
@@ -180,18 +192,19 @@ def _report(wr: Any, comparison: ComparisonDocument, runs: int, place: Mapping[s
     return wr.Report(**place, title=title, description=comparison.command, blocks=blocks, width="fluid")
 
 
-def _panels(wr: Any, runs: int) -> dict[str, list[Any]]:
+def _panels(wr: Any, task: ComparedTask, runs: int) -> dict[str, list[Any]]:
     """Returns new panels by section; one panel cannot be in both a workspace and a report."""
     grouped: dict[str, Any] = {"groupby": GROUPED_BY, "groupby_aggfunc": "mean", "max_runs_to_show": runs}
     curve: dict[str, Any] = {**grouped, "groupby_rangefunc": "stderr", "smoothing_type": "none"}
+    names = {metric: metric.marked(metric.name, task.unmeasured) for metric in (*CURVES, *BARS)}
     lines = {
         f"over {axis}": [
-            wr.LinePlot(title=f"{metric.name} over {axis}", x=x, y=[metric.log_key], title_x=axis, **curve)
+            wr.LinePlot(title=f"{names[metric]} over {axis}", x=x, y=[metric.log_key], title_x=axis, **curve)
             for metric in CURVES
         ]
         for x, axis in AXES.items()
     }
-    bars = [wr.BarPlot(title=metric.name, metrics=[metric.key], **grouped) for metric in BARS]
+    bars = [wr.BarPlot(title=names[metric], metrics=[metric.key], **grouped) for metric in BARS]
     optimality = wr.SummaryMetric("optimality")
     costs = [
         wr.ScatterPlot(title=f"optimality over {cost.name}", x=wr.SummaryMetric(cost.key), y=optimality, log_x=True)

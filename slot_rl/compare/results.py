@@ -55,7 +55,12 @@ def _run_row(run: Run, out: Path) -> Columns:
     if run.state(out) == "failed":
         return {**labels, "failure": run.failure(out), **{key: METRICS[key].when_failed for key in FIGURES}}
     summary = read_json(run.folder(out) / SUMMARY)
-    return {**labels, "failure": None, **{name: summary[name] for name in FIGURES}}
+    return {
+        **labels,
+        "failure": None,
+        "unmeasured": summary.get("unmeasured"),
+        **{name: summary[name] for name in FIGURES},
+    }
 
 
 def _learning_curve(run: Run, out: Path) -> pd.DataFrame:

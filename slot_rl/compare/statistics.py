@@ -30,6 +30,8 @@ from numpy.typing import NDArray
 from scipy.special import ndtr, stdtrit
 from scipy.stats import trim_mean
 
+from slot_rl.metrics import METRICS
+
 CONFIDENCE = 0.95
 TRIMMED = 0.25
 RESAMPLES = 10_000
@@ -38,8 +40,11 @@ FEWEST_SEEDS, ENOUGH_SEEDS = 3, 10
 RUN_KEY = ["task", "agent", "seed"]
 """The columns that name a run."""
 
-LABELS = [*RUN_KEY, "kind", "failure"]
+LABELS = [*RUN_KEY, "kind", "failure", "unmeasured"]
 """The columns of ``Results.runs`` that hold no figure."""
+
+TRUE_FIGURES = {key for key, metric in METRICS.items() if metric.of_truth}
+"""The columns of ``Results.runs`` that a run lacks of which no answer is measured."""
 
 Floats: TypeAlias = NDArray[np.float64]
 Columns: TypeAlias = dict[str, Any]
@@ -51,7 +56,8 @@ class Results:
 
     Attributes:
         runs: One row a run: task, agent (its label), kind (its name in ``slot_rl.agents.AGENTS``), seed, failure (the
-            reason; missing if the run ended well), and the figures of ``summary.json`` (NaN where there is none).
+            reason; missing if the run ended well), unmeasured (what answers count as that the ground truth has not
+            measured; missing without one), and the figures of ``summary.json`` (NaN where there is none).
         curves: One row an evaluation in training: task, agent, seed, calls, seconds, optimality.
         serving: One row a number of estimator calls for each request: task, agent, seed, calls, optimality.
     """
@@ -75,7 +81,8 @@ def summarise(runs: pd.DataFrame, threshold: float, resamples: int = RESAMPLES, 
         all runs, rliable's ``aggregate_iqm``) and mean, each with its interval (``iqm_low``, ``iqm_high``) and how it
         was made (``iqm_method``); worst (lowest optimality of a run); failure_rate (share of runs that failed or stayed
         below the threshold); optimality_gap (mean shortfall below 1, rliable's ``aggregate_optimality_gap``); and the
-        mean of every other figure of the runs (NaN if a run lacks it).
+        mean of every other figure of the runs (NaN if a run lacks it). Runs of which no answer is measured do not
+        count in the means of true figures; these are NaN if there is no other run.
 
     Raises:
         ValueError: See ``checked``.
@@ -188,8 +195,19 @@ def _summary(agent: str, rows: pd.DataFrame, threshold: float, resamples: int, s
         "worst": optimality.min(),
         "failure_rate": (failed | (optimality < threshold)).mean(),
         "optimality_gap": 1 - optimality.clip(upper=1).mean(),
-        **rows[figures].astype(float).mean(skipna=False),
+        **_means(rows[figures].astype(float)),
     }
+
+
+def _means(figures: pd.DataFrame) -> Columns:
+    """Returns the mean of each column; a true figure is over the runs of which an answer is measured."""
+    of_truth = [name for name in figures if name in TRUE_FIGURES]
+    means = figures.mean(skipna=False)
+    if "measured_share" in figures:
+        unmeasured = figures["measured_share"] == 0
+        for name in of_truth:
+            means[name] = figures[name][figures[name].notna() | ~unmeasured].mean(skipna=False)
+    return {str(name): mean for name, mean in means.items()}
 
 
 def _trimmed_mean(name: str, strata: Sequence[Floats], drawn: Floats, trimmed: float) -> Columns:

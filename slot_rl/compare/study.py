@@ -24,12 +24,12 @@ from slot_rl.compare.statistics import FEWEST_SEEDS
 from slot_rl.estimators.trusted import parse_reference
 from slot_rl.evaluation import Evaluation, EvaluationConfig
 from slot_rl.io import SUMMARY, read_json
-from slot_rl.problems import Problem, make_problem
-from slot_rl.problems.named import OWN, estimator_hash, own_reference, resolved_estimator, short_name
+from slot_rl.problems import Problem, Unmeasured, make_problem
+from slot_rl.problems.named import OWN, check_unmeasured, estimator_hash, own_reference, resolved_estimator, short_name
 from slot_rl.provenance import versions
 from slot_rl.tracking import WandbMode
 
-TASK_KEYS = ("estimator", "truth", "logged", "problem", "name")
+TASK_KEYS = ("estimator", "truth", "unmeasured", "logged", "problem", "name")
 FORBIDDEN = "=<>@"
 """Characters with a meaning in a dashboard's filters, in a group's name, or in a claim."""
 RUNS, FAILURE, PARTIAL = "runs", "failure.json", ".partial"
@@ -60,6 +60,7 @@ class Task:
         trust: Whether a path.py may be executed.
         problem: path.py:function of the user's own problem.
         built: The problem itself, if it exists in this process only; its runs are never continued by another call.
+        unmeasured: What answers count as that the truth has not measured.
     """
 
     label: str
@@ -71,29 +72,33 @@ class Task:
     trust: bool = False
     problem: str | None = None
     built: Problem | None = None
+    unmeasured: Unmeasured = "omit"
 
     def make_problem(self) -> Problem:
         """Builds the problem."""
         if self.built is not None:
             return self.built.with_fresh_budget()
-        return make_problem(self.env, self.estimator, self.truth, trust=self.trust, problem=self.problem)
+        settings: dict[str, Any] = {"trust": self.trust, "problem": self.problem, "unmeasured": self.unmeasured}
+        return make_problem(self.env, self.estimator, self.truth, **settings)
 
     def document(self) -> dict[str, Any]:
         """Returns what a run's result depends on: contents, not places."""
-        own = {} if self.problem is None else {"problem_sha256": own_reference(self.problem).sha256()}
+        document: dict[str, Any] = {"env": self.env, "estimator_sha256": estimator_hash(self.env, self.estimator)}
+        document["truth_sha256"] = None if self.truth is None else _hash_of(self.truth)
+        if self.truth is not None:
+            document["unmeasured"] = self.unmeasured
+        if self.problem is not None:
+            document["problem_sha256"] = own_reference(self.problem).sha256()
         if self.built is not None:
-            own = {"problem_in_memory": f"{_PROCESS} {id(self.built)}"}
-        return {
-            "env": self.env,
-            "estimator_sha256": estimator_hash(self.env, self.estimator),
-            "truth_sha256": None if self.truth is None else _hash_of(self.truth),
-            **own,
-        }
+            document["problem_in_memory"] = f"{_PROCESS} {id(self.built)}"
+        return document
 
     def places(self) -> dict[str, Any]:
-        """Returns where its files are, which changes no result."""
+        """Returns where its files are, which changes no result, and how unmeasured answers count."""
         truth = None if self.truth is None else str(self.truth)
-        return {"task": self.label, "problem": self.problem, "estimator": self.estimator, "truth": truth}
+        places = {"task": self.label, "problem": self.problem, "estimator": self.estimator, "truth": truth}
+        # Also without a truth, in case one is given later.
+        return {**places, "unmeasured": self.unmeasured}
 
 
 def make_task(
@@ -109,10 +114,12 @@ def make_task(
         source: What the user wrote, for messages.
 
     Raises:
-        ValueError: If a key is unknown, a value is empty, a file is missing, or the label is not usable.
+        ValueError: If a key is unknown, a value is empty or not of its kind, a file is missing, or the label is not
+            usable.
     """
     if not all(key in TASK_KEYS and value for key, value in values.items()):
-        expected = "ID[,estimator=FOLDER][,truth=FILE][,logged=FILE][,problem=FILE.py:FUNCTION][,name=LABEL]"
+        expected = "ID[,estimator=FOLDER][,truth=FILE[,unmeasured=worst]][,logged=FILE][,problem=FILE.py:FUNCTION]"
+        expected += "[,name=LABEL]"
         raise ValueError(f"expected --env {expected}, got {source or values!r}")
     estimator = values.get("estimator")
     files = {key: Path(values[key]) for key in ("truth", "logged") if key in values}
@@ -127,11 +134,13 @@ def make_task(
     paths: dict[str, Any] = {key: path.resolve() for key, path in files.items()}
     folder = None if estimator is None else resolved_estimator(estimator)
     problem = None if own is None else str(own_reference(own).resolved())
-    return Task(label, env, folder, **paths, timesteps=timesteps, trust=trust, problem=problem)
+    unmeasured = check_unmeasured(values.get("unmeasured", "omit"), files.get("truth"))
+    kinds: dict[str, Any] = {"problem": problem, "unmeasured": unmeasured}
+    return Task(label, env, folder, **paths, timesteps=timesteps, trust=trust, **kinds)
 
 
 def parse_task(text: str, trust: bool = False) -> Task:
-    """Reads a task from the command line: ``ID[,KEY=VALUE]...`` with the keys :data:`TASK_KEYS`.
+    """Reads a task from the command line: its environment's id, then ``,KEY=VALUE`` for some of :data:`TASK_KEYS`.
 
     ``path.py:function`` in place of the id is the task of this own problem.
 

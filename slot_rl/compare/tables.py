@@ -10,8 +10,9 @@ import pandas as pd
 from slot_rl.compare.conclusions import TARGET, Conclusions
 from slot_rl.compare.differences import OVERALL, TURNED
 from slot_rl.console import markdown
-from slot_rl.metrics import GUIDED_CALLS, METRICS, Metric
+from slot_rl.metrics import GUIDED_CALLS, METRICS, NOT_MEASURED, Metric, truth_mark
 
+MEASURED = METRICS["measured_share"]
 OVER_SEEDS = [metric for metric in METRICS.values() if metric.over_seeds]
 GLOSSARY = [f"{metric.label}: {metric.meaning}." for metric in OVER_SEEDS]
 """What the columns of :func:`agents_table` are that hold means over seeds."""
@@ -47,10 +48,12 @@ def report_tables(found: Conclusions, leader_alone: bool = False) -> list[Report
 
 
 def agents_table(found: Conclusions, task: str) -> ReportTable:
-    """Returns each agent's figures on a task, the highest IQM first."""
+    """Returns each agent's figures on a task, the highest IQM first; the measured share only if some is missing."""
     rows = found.summaries[found.summaries["task"] == task]
     if task == OVERALL:  # Each task has scores of its own. Their mean over tasks has no unit.
         rows = rows.assign(gap=nan)
+    mark = _truth_mark(found, task)
+    shown = [metric for metric in OVER_SEEDS if metric is not MEASURED or (rows[MEASURED.key] < 1).any()]
     frame = pd.DataFrame(
         {
             "agent": rows["agent"],
@@ -61,7 +64,7 @@ def agents_table(found: Conclusions, task: str) -> ReportTable:
             "worst": rows["worst"].map(share),
             "failed": rows["failure_rate"].map("{:.0%}".format),
             "gap to 1": rows["optimality_gap"].map(share),
-            **{metric.label: [_mean(value, metric) for value in rows[metric.key]] for metric in OVER_SEEDS},
+            **{metric.label + mark * metric.of_truth: _means(rows, metric) for metric in shown},
         }
     )
     return ReportTable(_key("agents", task), "Agents", _agents_caption(found, task, rows), frame)
@@ -172,6 +175,22 @@ def _agents_caption(found: Conclusions, task: str, rows: pd.DataFrame) -> str:
         f"failed: share of runs that failed or stayed below the failure threshold {share(found.threshold)}. "
         f"gap to 1: mean shortfall. The other columns are means over seeds.{reachable}"
     )
+
+
+def _truth_mark(found: Conclusions, task: str) -> str:
+    """Returns what follows the labels of true figures if unmeasured answers count as the worst."""
+    runs = found.results.runs
+    if "unmeasured" not in runs:
+        return ""
+    modes = set(runs.loc[(runs["task"] == task) | (task == OVERALL), "unmeasured"].dropna())
+    return truth_mark("worst" if "worst" in modes else None) + (" in some tasks" if len(modes) > 1 else "")
+
+
+def _means(rows: pd.DataFrame, metric: Metric) -> list[str]:
+    """Returns each agent's mean over seeds; a true figure of which no run has an answer is not measured."""
+    unmeasured = metric.of_truth & (rows[MEASURED.key] == 0) & rows[metric.key].isna()
+    texts = [_mean(value, metric) for value in rows[metric.key]]
+    return [NOT_MEASURED if none else text for none, text in zip(unmeasured, texts, strict=True)]
 
 
 def _mean(value: float, metric: Metric) -> str:

@@ -6,6 +6,7 @@ from slot_rl.problems.base import (
     Problem,
     RequestNames,
     TrueScores,
+    Unmeasured,
     check_choice,
 )
 from slot_rl.problems.named import IDS, make_problem
@@ -28,6 +29,7 @@ __all__ = [
     "RowProblem",
     "SlotProblem",
     "TrueScores",
+    "Unmeasured",
     "check_choice",
     "make_problem",
 ]

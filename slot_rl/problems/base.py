@@ -10,7 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -19,6 +19,9 @@ from slot_rl.estimators.freezing import Score, frozen
 from slot_rl.problems.observation import Observation, ObservationPart
 from slot_rl.problems.requests import RequestFiles, Requests
 from slot_rl.selectors.categorical import one_hot
+
+Unmeasured = Literal["omit", "worst"]
+"""What a choice counts as that a truth table has not measured: as not known, or with its context's minimum."""
 
 
 class NonFiniteScore(ArithmeticError):
@@ -53,10 +56,10 @@ class TrueScores:
     """What the ground truth says of choices; all tensors have the shape ``(..., batch)``.
 
     Attributes:
-        true: True scores.
-        normalised: True scores between each request's lowest (0) and highest (1) measurement; None unless the ground
-            truth is a table of measurements.
-        measured: Whether the table has measured the choice; None likewise.
+        true: True scores; NaN where a table has not measured the choice, unless that counts as the worst.
+        normalised: True scores between each request's lowest (0) and highest (1) measurement; NaN likewise, and None
+            unless the ground truth is a table of measurements.
+        measured: Whether, or for which share, the table has measured the choice; None likewise.
     """
 
     true: Tensor
@@ -266,7 +269,19 @@ class Problem(ABC):
         return TrueScores(self.true_score(observation, choice))
 
     def best_true_scores(self, observation: Observation) -> Tensor | None:
-        """Returns the highest true score of each request, ``(batch,)``; None where only a search can find it."""
+        """Returns the highest true score of each request, ``(batch,)``; None where only a search can find it.
+
+        It is NaN where nothing is measured.
+        """
+        return None
+
+    def random_true_scores(self, observation: Observation) -> TrueScores | None:
+        """Returns the expected true scores of a random choice, ``(batch,)``; None where they are not known at once."""
+        return None
+
+    @property
+    def unmeasured(self) -> Unmeasured | None:
+        """What unmeasured choices count as; None unless the ground truth is a table of measurements."""
         return None
 
     def with_truth_as_estimator(self) -> "Problem":

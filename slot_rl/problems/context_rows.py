@@ -194,7 +194,7 @@ class ContextRequests(Requests):
         }
         table[ESTIMATED] = pa.array(answers.estimated[:, 0].numpy())
         if answers.true is not None:
-            # An answer that was not measured has no true score. The figures count it as the lowest; the file does not.
+            # An answer that was not measured has no true score in the file, even if the figures count it as the worst.
             unknown = None if answers.measured is None else (answers.measured[:, 0] == 0).numpy()
             table[TRUE] = pa.array(answers.true[:, 0].numpy(), mask=unknown)
         return pa.table(table)

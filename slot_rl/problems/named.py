@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import get_args
 
 from slot_rl.estimators.fitting import TruthFit
 from slot_rl.estimators.freezing import Score
@@ -19,7 +20,7 @@ from slot_rl.estimators.trusted import (
     parse_reference,
 )
 from slot_rl.io import read_document, weights_hash
-from slot_rl.problems.base import Problem
+from slot_rl.problems.base import Problem, Unmeasured
 from slot_rl.problems.rows import RowProblem
 from slot_rl.problems.simulated_user import DIM, FEWEST, MOST, SLOTS, PageTruth, slate_catalogue
 from slot_rl.problems.slates import SlateProblem
@@ -80,6 +81,7 @@ class Arguments:
         fewest_items: Shortest list of candidates.
         trust: Whether a ``path.py`` may be executed.
         problem: ``path.py:function`` of a function that builds the user's own problem.
+        unmeasured: What choices count as that the ground truth has not measured.
     """
 
     env_id: str
@@ -88,6 +90,7 @@ class Arguments:
     fewest_items: int | None = None
     trust: bool = False
     problem: str | Path | None = None
+    unmeasured: Unmeasured = "omit"
 
 
 def short_name(env: str) -> str:
@@ -102,6 +105,7 @@ def make_problem(
     fewest_items: int | None = None,
     trust: bool = False,
     problem: str | Path | None = None,
+    unmeasured: Unmeasured = "omit",
 ) -> Problem:
     """Builds a problem by its id.
 
@@ -113,6 +117,8 @@ def make_problem(
         fewest_items: Shortest list of candidates, for slot problems whose lists shall vary in length.
         trust: Whether a ``path.py`` may be executed.
         problem: ``path.py:function`` of a function that builds a problem, for ``SlotRL/Own-v0``.
+        unmeasured: What choices count as that the ground truth has not measured: "omit" for nothing, "worst" for their
+            context's minimum.
 
     Returns:
         The problem, with a fresh budget.
@@ -128,7 +134,8 @@ def make_problem(
         raise ValueError(f"expected one of {', '.join(IDS)}, or path.py:function, got {env_id!r}")
     if env_id != OWN:
         _refuse(env_id, problem=problem)
-    return BUILDERS[env_id](Arguments(env_id, estimator, truth, fewest_items, trust, problem))
+    check_unmeasured(unmeasured, truth)
+    return BUILDERS[env_id](Arguments(env_id, estimator, truth, fewest_items, trust, problem, unmeasured))
 
 
 def own_reference(problem: str | Path) -> Reference:
@@ -141,6 +148,20 @@ def own_reference(problem: str | Path) -> Reference:
     if reference is None:
         raise ValueError(f"expected problem path.py:function for {OWN}, got {str(problem)!r}")
     return reference
+
+
+def check_unmeasured(unmeasured: str, truth: object) -> Unmeasured:
+    """Returns the first argument.
+
+    Raises:
+        ValueError: If it is neither "omit" nor "worst", or "worst" without a table with the ground truth.
+    """
+    known: tuple[Unmeasured, ...] = get_args(Unmeasured)
+    if unmeasured not in known:
+        raise ValueError(f"expected unmeasured to be {' or '.join(known)}, got {unmeasured!r}")
+    if unmeasured != "omit" and truth is None:
+        raise ValueError(f"expected a table with the ground truth with unmeasured={unmeasured}, got none")
+    return known[known.index(unmeasured)]
 
 
 def estimator_hash(env_id: str, estimator: str | Path | None) -> str | None:
@@ -226,7 +247,7 @@ def _rows(asked: Arguments) -> RowProblem:
         found = RowEstimator(stored.net, stored.encoding, stored.contexts)
     else:
         found = load_row_estimator(_trusted(reference, asked.trust))
-    table = None if truth is None else TruthTable.read(Path(truth), found.encoding)
+    table = None if truth is None else TruthTable.read(Path(truth), found.encoding, asked.unmeasured)
     return RowProblem(found.module, found.contexts, table, ROWS, found.encoding)
 
 

@@ -17,7 +17,7 @@ from slot_rl.estimators.freezing import Score
 from slot_rl.estimators.net import EstimatorNet
 from slot_rl.estimators.soften import check_softened, soften
 from slot_rl.estimators.table import read_table
-from slot_rl.problems.base import Problem, RequestNames, TrueScores
+from slot_rl.problems.base import Problem, RequestNames, TrueScores, Unmeasured
 from slot_rl.problems.context_rows import ContextRequests
 from slot_rl.problems.observation import Observation, ObservationPart
 from slot_rl.problems.requests import RequestFiles
@@ -129,16 +129,25 @@ class RowProblem(Problem):
 
     def true_scores(self, observation: Observation, choice: Tensor) -> TrueScores:
         """Returns true scores; a table of measurements also gives normalised scores and what was measured."""
-        true, truth, context = self.true_score(observation, choice), self._truth, self._context(observation)
-        if not isinstance(truth, TruthTable):
+        true, table, context = self.true_score(observation, choice), self._truth_table, self._context(observation)
+        if table is None:
             return TrueScores(true)
-        return TrueScores(true, truth.normalised(choice, context), truth.measured(choice, context))
+        return TrueScores(true, table.normalised(choice, context), table.measured(choice, context))
 
     def best_true_scores(self, observation: Observation) -> Tensor | None:
         """Returns the highest measured score of each request, ``(batch,)``; None if the truth is not a table."""
-        if not isinstance(self._truth, TruthTable):
-            return None
-        return self._truth.best(self._context(observation), len(observation))
+        table = self._truth_table
+        return None if table is None else table.best(self._context(observation), len(observation))
+
+    def random_true_scores(self, observation: Observation) -> TrueScores | None:
+        """Returns the means over each request's measured choices, ``(batch,)``; None if the truth is not a table."""
+        table = self._truth_table
+        return None if table is None else table.random(self._context(observation), len(observation))
+
+    @property
+    def unmeasured(self) -> Unmeasured | None:
+        """What choices count as that the table has not measured; None if the truth is not a table."""
+        return None if self._truth_table is None else self._truth_table.unmeasured
 
     def request_names(self, observation: Observation) -> RequestNames | None:
         """Returns each request's context in words, or as indices where the categories have no names."""
@@ -179,6 +188,10 @@ class RowProblem(Problem):
         return ContextRequests.read(
             asked.requests, self.encoding, asked.folder, asked.skip_unknown, report or (lambda rows: None)
         )
+
+    @property
+    def _truth_table(self) -> TruthTable | None:
+        return self._truth if isinstance(self._truth, TruthTable) else None
 
     def _context(self, observation: Observation) -> Tensor | None:
         return observation.context if self._has_context else None

@@ -1,7 +1,7 @@
 """A measured landscape as ground truth: look up the true score of a row in a table of measurements."""
 
 from collections.abc import Sequence
-from math import inf, prod
+from math import inf, nan, prod
 from pathlib import Path
 
 import torch
@@ -9,21 +9,31 @@ from torch import Tensor
 
 from slot_rl.estimators.encoding import TableEncoding
 from slot_rl.estimators.table import TableError, read_table
+from slot_rl.problems.base import TrueScores, Unmeasured
 
 MOST_CELLS = 100_000_000
 
 
 class TruthTable:
-    """Every combination's measured score, dense; one that was not measured scores its context's minimum.
+    """Every combination's measured score, dense; one that was not measured has none, which is NaN.
 
-    In a context without any measurement, every combination scores the table's minimum.
+    If unmeasured combinations count as the worst instead, they score their context's minimum, and in a context without
+    any measurement the table's minimum.
 
     Attributes:
+        unmeasured: What unmeasured combinations count as.
         minimum: The lowest measured score.
         maximum: The highest measured score.
     """
 
-    def __init__(self, features: Tensor, contexts: Tensor, score: Tensor, sizes: Sequence[int]) -> None:
+    def __init__(
+        self,
+        features: Tensor,
+        contexts: Tensor,
+        score: Tensor,
+        sizes: Sequence[int],
+        unmeasured: Unmeasured = "omit",
+    ) -> None:
         """Builds the look-up; a combination that was measured more than once counts with its mean.
 
         Args:
@@ -31,12 +41,14 @@ class TruthTable:
             contexts: Long tensor of shape ``(rows, columns)``; zero columns where there is no context.
             score: Float tensor of shape ``(rows,)``.
             sizes: Categories of each context column, then of each feature.
+            unmeasured: "omit" for no score where nothing was measured, "worst" for the context's minimum.
 
         Raises:
             ValueError: If the combinations are too many for a dense table.
         """
         if prod(sizes) > MOST_CELLS:
             raise ValueError(f"expected at most {MOST_CELLS:,} combinations in a ground truth, got {prod(sizes):,}")
+        self.unmeasured = unmeasured
         self._strides = torch.tensor([prod(sizes[i + 1 :]) for i in range(len(sizes))])
         columns, cells = contexts.shape[1], self._cells(features, contexts)
         shape = prod(sizes[:columns]), prod(sizes[columns:])
@@ -47,19 +59,31 @@ class TruthTable:
         self._fill(means.div_(count.clamp_min_(1)).view(shape), ~self._measured.view(shape))
 
     def _fill(self, means: Tensor, gaps: Tensor) -> None:
-        """Takes means ``(contexts, combinations)``, changed in place, and fills the gaps with their rows' minimum."""
+        """Takes means ``(contexts, combinations)``, zero in the gaps and changed in place, and fills the gaps."""
+        self._combinations = means.shape[1]
+        total, count = means.sum(dim=1), (~gaps).sum(dim=1)
         highs = means.masked_fill_(gaps, -inf).amax(dim=1)
         lows = means.masked_fill_(gaps, inf).amin(dim=1)
         self.minimum, self.maximum = float(lows.min()), float(highs.max())
-        empty = gaps.all(dim=1)
-        self._lows = lows.masked_fill_(empty, self.minimum).float()
-        self._highs = highs.masked_fill_(empty, self.minimum).float()
-        self._scores = torch.where(gaps, lows.unsqueeze(1), means, out=means).flatten().float()
-        self._combinations = means.shape[1]
+        worst = self.unmeasured == "worst"
+        for ends in (lows, highs):
+            ends.masked_fill_(count == 0, self.minimum if worst else nan)
+        self._lows, self._highs = lows.float(), highs.float()
+        filling = lows if worst else torch.full_like(lows, nan)
+        self._scores = torch.where(gaps, filling.unsqueeze(1), means, out=means).flatten().float()
+        self._shares = count / self._combinations
+        if worst:
+            total, count = total + lows * (self._combinations - count), torch.full_like(count, self._combinations)
+        self._means = (total / count).float()
 
     @classmethod
-    def read(cls, path: Path, encoding: TableEncoding) -> "TruthTable":
+    def read(cls, path: Path, encoding: TableEncoding, unmeasured: Unmeasured = "omit") -> "TruthTable":
         """Reads a table with the columns of an estimator's own table.
+
+        Args:
+            path: A CSV or Parquet file.
+            encoding: The estimator's categories.
+            unmeasured: What unmeasured combinations count as.
 
         Raises:
             TableError: If a column is missing or a cell holds a category that the estimator does not know.
@@ -69,7 +93,7 @@ class TruthTable:
             raise TableError(f"expected a score column in {path}, got none")
         sizes = [len(found) for found in (*encoding.contexts.values(), *encoding.features.values())]
         score = torch.tensor(table.score)
-        return cls(encoding.encode_features(table), encoding.encode_contexts(table), score, sizes)
+        return cls(encoding.encode_features(table), encoding.encode_contexts(table), score, sizes, unmeasured)
 
     def __call__(self, choice: Tensor, context: Tensor | None) -> Tensor:
         """Returns the true scores ``(..., batch)`` of choices ``(..., batch, features)`` in ``(batch, columns)``."""
@@ -78,8 +102,8 @@ class TruthTable:
     def normalised(self, choice: Tensor, context: Tensor | None) -> Tensor:
         """Returns true scores on their contexts' own scale: 0 is the lowest measured one, 1 the highest.
 
-        What was not measured is 0; where a context's measured scores are all equal, every measured choice is 1, since
-        there is no better one.
+        What was not measured is NaN, or 0 if it counts as the worst. Where a context's measured scores are all equal,
+        every measured choice is 1, since there is no better one.
 
         Args:
             choice: Long tensor of shape ``(..., batch, features)``.
@@ -90,19 +114,40 @@ class TruthTable:
         """
         cells = self._cells(choice, context)
         rows = cells // self._combinations
-        lows, highs = self._lows[rows].double(), self._highs[rows].double()
-        shares = torch.where(highs > lows, (self._scores[cells] - lows) / (highs - lows), 1.0)
-        return torch.where(self._measured[cells], shares, 0.0).float()
+        places = self._places(self._scores[cells], rows, torch.ones(()))
+        return torch.where(self._measured[cells], places, 0.0 if self.unmeasured == "worst" else nan).float()
 
     def best(self, context: Tensor | None, batch: int) -> Tensor:
-        """Returns the highest score in each of ``batch`` contexts ``(batch, columns)``, as ``(batch,)``."""
-        columns = 0 if context is None else context.shape[1]
-        first = torch.zeros(batch, len(self._strides) - columns, dtype=torch.long)
-        return self._highs[self._cells(first, context) // self._combinations]
+        """Returns the highest score in each of ``batch`` contexts ``(batch, columns)``, as ``(batch,)``.
+
+        It is NaN in a context without any measurement, unless that counts as the worst.
+        """
+        return self._highs[self._rows(context, batch)]
+
+    def random(self, context: Tensor | None, batch: int) -> TrueScores:
+        """Returns the mean scores, normalised scores and share of measured combinations in each of ``batch`` contexts.
+
+        The means are over the measured combinations, or over all if unmeasured ones count as the worst.
+        """
+        rows = self._rows(context, batch)
+        means, shares = self._means[rows], self._shares[rows]
+        alike = shares if self.unmeasured == "worst" else shares / shares  # NaN where nothing is measured
+        return TrueScores(means, self._places(means, rows, alike).float(), shares)
 
     def measured(self, choice: Tensor, context: Tensor | None) -> Tensor:
         """Returns whether each choice was measured, ``(..., batch)``; arguments as for a call."""
         return self._measured[self._cells(choice, context)]
+
+    def _places(self, scores: Tensor, rows: Tensor, alike: Tensor) -> Tensor:
+        """Places scores between their contexts' lowest (0) and highest (1); ``alike`` is for where these are equal."""
+        lows, highs = self._lows[rows].double(), self._highs[rows].double()
+        return torch.where(highs > lows, (scores - lows) / (highs - lows), alike.double())
+
+    def _rows(self, context: Tensor | None, batch: int) -> Tensor:
+        """Returns the number of each of ``batch`` contexts, ``(batch,)``."""
+        columns = 0 if context is None else context.shape[1]
+        first = torch.zeros(batch, len(self._strides) - columns, dtype=torch.long)
+        return self._cells(first, context) // self._combinations
 
     def _cells(self, choice: Tensor, context: Tensor | None) -> Tensor:
         slots = choice.shape[-1]

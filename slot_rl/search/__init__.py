@@ -6,10 +6,12 @@ from slot_rl.search.cross_entropy import check_fit, cross_entropy_search
 from slot_rl.search.enumeration import (
     MOST_CONFIGURATIONS,
     EnumerationResult,
+    best_constant,
     check_enumerable,
     configurations,
     enumerate_landscape,
     exhaustive_search,
+    mean_score,
 )
 from slot_rl.search.genetic import check_breeding, genetic_search
 from slot_rl.search.guided import guided_search, restarted_search
@@ -20,6 +22,7 @@ __all__ = [
     "SearchResult",
     "EnumerationResult",
     "allowed_items",
+    "best_constant",
     "best_of",
     "check_breeding",
     "check_enumerable",
@@ -31,6 +34,7 @@ __all__ = [
     "genetic_search",
     "guided_search",
     "local_search",
+    "mean_score",
     "random_choice",
     "restarted_search",
     "search_constant",

@@ -75,13 +75,46 @@ def enumerate_landscape(problem: Problem, observation: Observation, score: Score
         better = block_best > best
         choice = torch.where(better.unsqueeze(1), block[where], choice)
         best = torch.where(better, block_best, best)
-        means = scores.double().mean(dim=1)
-        if float(means.max()) > top_constant:
-            top_constant, constant = float(means.max()), block[means.argmax()]
+        mean, here = _best_mean(block, scores)
+        if mean > top_constant:
+            top_constant, constant = mean, here
     if top_constant == -torch.inf:
         raise ValueError("expected a configuration that all requests allow, got none")
     constant_scores = score(observation, constant.expand(batch, -1))
     return EnumerationResult(best, choice, (total / count).float(), constant, constant_scores)
+
+
+def mean_score(problem: Problem, observation: Observation, score: ScoreChoice) -> Tensor:
+    """Returns the mean over each request's allowed configurations that have a score, ``(batch,)``; NaN if none has.
+
+    Args:
+        problem: Gives sizes and masks.
+        observation: The requests.
+        score: Scores choices ``(..., batch, slots)``; NaN where there is no score.
+
+    Raises:
+        ValueError: If a request has more than :data:`MOST_CONFIGURATIONS` configurations.
+    """
+    total = torch.zeros(len(observation), dtype=torch.float64)
+    count = torch.zeros_like(total)
+    for _, scores, allowed in _scored_blocks(problem, observation, score):
+        known = allowed & ~scores.isnan()
+        total += torch.where(known, scores, 0.0).double().sum(dim=0)
+        count += known.sum(dim=0)
+    return total / count
+
+
+def best_constant(problem: Problem, observation: Observation, score: ScoreChoice) -> Tensor | None:
+    """Returns the configuration ``(slots,)`` with the highest mean, of those with a score in every request.
+
+    None if there is none; arguments and errors as for :func:`mean_score`.
+    """
+    top, constant = -torch.inf, None
+    for block, scores, allowed in _scored_blocks(problem, observation, score):
+        mean, here = _best_mean(block, torch.where(allowed & ~scores.isnan(), scores, -torch.inf))
+        if mean > top:
+            top, constant = mean, here
+    return constant
 
 
 def exhaustive_search(problem: Problem, observation: Observation) -> SearchResult:
@@ -95,6 +128,12 @@ def exhaustive_search(problem: Problem, observation: Observation) -> SearchResul
         best, where = torch.where(allowed, scores, -torch.inf).max(dim=0)
         found = [best_of([*found, SearchResult(block[where], best)])]
     return found[0]
+
+
+def _best_mean(block: Tensor, scores: Tensor) -> tuple[float, Tensor]:
+    """Returns the highest mean over the requests, and which configuration of the block has it."""
+    means = scores.double().mean(dim=1)
+    return float(means.max()), block[means.argmax()]
 
 
 def _scored_blocks(

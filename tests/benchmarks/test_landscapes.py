@@ -31,6 +31,7 @@ tasks:
   - env: SlotRL/Rows-v0
     name: tiny
     truth: "{data}/tiny.csv"
+    unmeasured: worst
     estimator: "{out}/estimators/tiny"
     logged: "{out}/estimators/tiny/logged.csv"
 """
@@ -69,6 +70,8 @@ def test_the_command_runs_resumes_and_reports(data: Path, tmp_path: Path, script
         table = list(csv.DictReader(file))
     # The seeds and budgets are the study's; the estimator's own optimum hits it for every request.
     assert {row["seed"] for row in table} == {"0", "1", "2"}
+    assert {row["unmeasured"] for row in table} == {"worst"}
+    assert "true optimality, unmeasured = worst" in (out / "report" / "tables.md").read_text(encoding="utf-8")
     assert all(float(row["hit_rate"]) == 1.0 for row in table if row["agent"] == "exhaustive_search")
     logged = [json.loads((path / "config.json").read_text())["options"].get("logged") for path in runs]
     assert sum(str(out / "estimators" / "tiny" / "logged.csv") == path for path in logged) == 3
@@ -89,7 +92,7 @@ def test_an_estimator_is_fitted_once_and_again_when_changed(data: Path, tmp_path
 def test_the_shipped_study_and_its_landscapes_agree() -> None:
     tasks = landscapes.STUDY.read_text()
     for name, landscape in landscapes.LANDSCAPES.items():
-        assert f'name: {name}, truth: "{{data}}/{landscape.file}"' in tasks
+        assert f'name: {name}, truth: "{{data}}/{landscape.file}", unmeasured: worst, ' in tasks
         budget = "timesteps: 400_000, " if landscape.calls == 400_000 else ""
         assert f'{budget}estimator: "{{out}}/estimators/{name}"' in tasks
 

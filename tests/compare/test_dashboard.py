@@ -103,7 +103,7 @@ def test_agents_are_compared_over_calls_and_seconds(script: Command, folder: Pat
         lines = [panel["config"] for panel in found if panel["viewType"] == "Run History Line Plot"]
         for axis in AXES:
             metrics = [line["metrics"] for line in lines if line["xAxis"] == axis]
-            assert metrics == [["eval/optimality"], ["eval/hit_rate"], ["eval/true_score"]]
+            assert metrics == [["eval/optimality"], ["eval/hit_rate"], ["eval/true_score"], ["eval/measured_share"]]
         bars = [panel["config"] for panel in found if panel["viewType"] == "Bar Chart"]
         assert ["optimality"] in [bar["metrics"] for bar in bars]
         assert {(plot["groupBy"], plot["groupAgg"], plot["limit"]) for plot in (*lines, *bars)} == {
@@ -111,6 +111,16 @@ def test_agents_are_compared_over_calls_and_seconds(script: Command, folder: Pat
         }
         places = [(panel["layout"]["x"], panel["layout"]["y"]) for panel in panels(grids(spec)[0])]
         assert len(set(places)) == len(places)
+
+
+def test_true_figures_say_if_unmeasured_answers_are_the_worst(script: Command, folder: Path) -> None:
+    first, second = json.loads((folder / "comparison.json").read_text())["tasks"]
+    altered(folder, tasks=[first, {**second, "unmeasured": "worst"}])
+    spec = specification(script, folder)
+    for parts in (spec["workspaces"], grids(spec)):
+        plain, worst = (json.dumps(panels(part)) for part in parts)
+        assert "unmeasured = worst" not in plain and '"true optimality, unmeasured = worst"' in worst
+        assert "true score, unmeasured = worst over estimator calls" in worst and '"measured share"' in worst
 
 
 def test_every_metric_is_one_that_runs_log(script: Command, folder: Path) -> None:

@@ -112,6 +112,21 @@ def test_other_figures_are_averaged() -> None:
     assert np.isnan([found.gap, found.searched_optimality]).all()
 
 
+def test_true_figures_are_over_runs_with_a_measured_answer() -> None:
+    runs = table({"a": column([0.1, 0.2, 0.3])})
+    some = runs.assign(true_optimality=[0.5, nan, 0.7], gap=[1.0, nan, 3.0], measured_share=[0.5, 0.0, 1.0])
+    (found,) = records(summarise(some, 0.0))
+    assert (found.true_optimality, found.gap, found.measured_share) == (pytest.approx(0.6), 2.0, 0.5)
+    none = runs.assign(true_optimality=nan, gap=nan, measured_share=0.0)
+    (found,) = records(summarise(none, 0.0))
+    assert np.isnan([found.true_optimality, found.gap]).all() and found.measured_share == 0
+    # At worst, an unmeasured answer has a true score. A failed run has none, and is not left out.
+    (found,) = records(summarise(some.assign(gap=[1.0, 5.0, 3.0]), 0.0))
+    assert found.gap == 3.0
+    (found,) = records(summarise(some.assign(measured_share=[0.5, nan, 1.0]), 0.0))
+    assert np.isnan([found.true_optimality, found.gap, found.measured_share]).all()
+
+
 def test_no_agent_changes_anothers_figures() -> None:
     both = summarise(table({"b": [[1 - score for score in row] for row in SCORES], "a": SCORES}), 0.0)
     assert list(both["agent"]) == ["a", "b"]

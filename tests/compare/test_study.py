@@ -23,6 +23,28 @@ def test_a_task_reads_as_it_is_named(tmp_path: Path) -> None:
     assert parse_task("SlotRL/Slots-v0,name=mine").label == "mine"
 
 
+def test_a_task_says_what_unmeasured_answers_count_as(tmp_path: Path) -> None:
+    truth, text = tmp_path / "truth.csv", f"SlotRL/Rows-v0,truth={tmp_path}/truth.csv"
+    truth.write_text("a,y\n")
+    omitting, worst = parse_task(text), parse_task(f"{text},unmeasured=worst")
+    assert (omitting.unmeasured, worst.unmeasured) == ("omit", "worst")
+    assert parse_task(f"{text},unmeasured=omit") == omitting
+    with pytest.raises(ValueError, match="expected unmeasured to be omit or worst, got 'best'"):
+        parse_task(f"{text},unmeasured=best")
+    with pytest.raises(ValueError, match="expected a table with the ground truth with unmeasured=worst, got none"):
+        parse_task("SlotRL/Slots-v0,unmeasured=worst")
+
+
+def test_a_run_is_named_by_what_unmeasured_answers_count_as(tmp_path: Path) -> None:
+    truth = tmp_path / "truth.csv"
+    truth.write_text("a,y\n")
+    # Named alone, such a run is never built.
+    known = replace(PICK_VALUE, truth=truth)
+    worst = run(task=replace(known, unmeasured="worst"))
+    assert (run(task=known).document["unmeasured"], worst.document["unmeasured"]) == ("omit", "worst")
+    assert run(task=known).digest != worst.digest and "unmeasured" not in run().document
+
+
 @pytest.mark.parametrize(
     "text",
     ["SlotRL/Slots-v0,estimator", "SlotRL/Slots-v0,estimator=", "SlotRL/Slots-v0,speed=3", "E,name=a,name=b"],

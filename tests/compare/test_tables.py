@@ -35,6 +35,38 @@ def test_agents_are_ranked_by_iqm(found: Conclusions) -> None:
     assert agents_table(found, "all").frame["agent"].tolist() == ["search", "gumbel", "ppo"]
 
 
+def with_truth(**figures: dict[str, float]) -> Conclusions:
+    """Three agents, whose true figures are given by agent."""
+    made_up = three_agents()
+    columns = {key: made_up.runs["agent"].map(values) for key, values in figures.items()}
+    return conclude(replace(made_up, runs=made_up.runs.assign(**columns)), threshold=0.6)
+
+
+TRUE = {"search": 0.5, "gumbel": nan, "ppo": 0.25}
+
+
+def test_true_figures_stand_beside_the_measured_share() -> None:
+    shares = {"search": 0.75, "gumbel": 0.0, "ppo": 1.0}
+    frame = agents_table(with_truth(true_optimality=TRUE, gap=TRUE, measured_share=shares), "one").frame
+    assert frame["agent"].tolist() == ["search", "gumbel", "ppo"]
+    assert frame["true optimality"].tolist() == frame["gap"].tolist() == [".500", "not measured", ".250"]
+    assert frame["measured"].tolist() == [".750", ".000", "1.000"]
+    whole = {agent: 1.0 for agent in shares}
+    frame = agents_table(with_truth(true_optimality=whole, gap=whole, measured_share=whole), "one").frame
+    assert "measured" not in frame and frame["gap"].tolist() == ["1.000"] * 3
+
+
+def test_true_figures_say_if_unmeasured_answers_are_the_worst() -> None:
+    found = with_truth(true_optimality=TRUE, measured_share={"search": 0.5, "gumbel": 0.5, "ppo": 0.5})
+    runs = found.results.runs
+    worst = replace(found, results=replace(found.results, runs=runs.assign(unmeasured="worst")))
+    assert "true optimality, unmeasured = worst" in agents_table(worst, "one").frame
+    mixed = runs.assign(unmeasured=runs["task"].map({"one": "worst", "two": "omit"}))
+    worst = replace(found, results=replace(found.results, runs=mixed))
+    assert "true optimality" in agents_table(worst, "two").frame
+    assert "true optimality, unmeasured = worst in some tasks" in agents_table(worst, "all").frame
+
+
 def test_pairs_are_seen_from_the_better_agent(found: Conclusions) -> None:
     frame = pairs_table(found, "one").frame
     assert frame["pair"].tolist() == ["search - gumbel", "search - ppo", "gumbel - ppo"]

@@ -62,7 +62,7 @@ def three_agents(failure: str | None = None) -> Results:
         for i, seed in enumerate(range(100, 104)):
             broken = failure if seed == 101 else None
             known: dict[str, Any] = {"best_constant_optimality": 0.25, "cpu_seconds": 2.0, "estimator_backwards": 0.0}
-            known |= {"true_optimality": np.nan, "gap": np.nan}
+            known |= {"true_optimality": np.nan, "gap": np.nan, "measured_share": np.nan}
             better = 0.7 + 0.01 * i + 0.002 * (i % 2)
             rows += [
                 made_run(task, "ppo", seed, 0.5 + 0.01 * i, searched_optimality=0.8 + 0.01 * i, **known),

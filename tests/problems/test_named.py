@@ -2,6 +2,7 @@
 
 import hashlib
 import re
+from math import nan
 from pathlib import Path
 from typing import Any
 
@@ -98,12 +99,14 @@ def test_another_estimator_can_be_named_by_its_folder(tmp_path: Path, as_text: b
 def test_rows_come_from_the_folder_and_the_truth_from_the_table(rows_folder: Path, tmp_path: Path) -> None:
     table = tmp_path / "table.csv"
     table.write_text(TABLE, encoding="utf-8")
-    problem = make_problem("SlotRL/Rows-v0", str(rows_folder), str(table))
+    problem = make_problem("SlotRL/Rows-v0", str(rows_folder), str(table), unmeasured="worst")
     assert isinstance(problem, RowProblem) and problem.name == "SlotRL/Rows-v0"
     assert (problem.sizes, problem.context_sizes, problem.contexts.tolist()) == ((2, 3), (2,), [[0], [1]])
     observation = problem.evaluation_observations(2, generator_from(0))
     choice = torch.tensor([[[0, 0], [0, 1]], [[1, 1], [1, 2]], [[1, 2], [0, 0]]])
     assert problem.true_score(observation, choice).tolist() == [[1.0, 3.0], [2.0, 5.0], [1.0, 3.0]]
+    omitting = make_problem("SlotRL/Rows-v0", rows_folder, table).true_score(observation, choice)
+    assert omitting.flatten().tolist() == pytest.approx([1.0, 3.0, 2.0, 5.0, nan, nan], nan_ok=True)
     known = problem.true_scores(observation, choice).measured
     assert known is not None and known.tolist() == [[True, True], [True, True], [False, False]]
     assert not make_problem("SlotRL/Rows-v0", rows_folder).has_truth
@@ -139,6 +142,16 @@ def test_a_python_file_is_hashed_and_not_executed(tmp_path: Path, monkeypatch: p
         ("SlotRL/Rows-v0", {"estimator": "x", "fewest_items": 2}, "expected no fewest_items for SlotRL/Rows-v0, got 2"),
         ("SlotRL/Slots-v0", {"truth": "t.csv"}, "expected no truth for SlotRL/Slots-v0, got 't.csv'"),
         ("SlotRL/PickValue-v0", {"truth": "t.csv"}, "expected no truth for SlotRL/PickValue-v0, got 't.csv'"),
+        (
+            "SlotRL/Slots-v0",
+            {"unmeasured": "worst"},
+            "expected a table with the ground truth with unmeasured=worst, got none",
+        ),
+        (
+            "SlotRL/Rows-v0",
+            {"truth": "t.csv", "unmeasured": "best"},
+            "expected unmeasured to be omit or worst, got 'best'",
+        ),
         ("SlotRL/PickValue-v0", {"estimator": "x"}, "expected no estimator for SlotRL/PickValue-v0, got 'x'"),
         ("SlotRL/Slots-v0", {"fewest_items": 0}, "expected fewest_items from 1 to items = 8, got 0"),
         ("SlotRL/Slots-v0", {"fewest_items": 9}, "expected fewest_items from 1 to items = 8, got 9"),

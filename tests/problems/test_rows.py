@@ -127,17 +127,21 @@ def test_measured_is_known_from_a_table_alone() -> None:
     observation = problem.sample(2, generator_from(0))
     found = problem.true_scores(observation, choice).measured
     assert found is not None and found.tolist() == [[True, False], [True, True]]
+    assert problem.unmeasured == "omit"
+    random = problem.random_true_scores(observation)
+    assert random is not None and random.true.tolist() == [4.0, 4.0]
     formula = RowProblem(make_net(), None, lambda choice, context: choice.sum(-1))
     known = formula.true_scores(observation, choice)
     assert (known.true.tolist(), known.normalised, known.measured) == ([[6, 0], [6, 6]], None, None)
     assert formula.best_true_scores(observation) is None
+    assert formula.random_true_scores(observation) is None and formula.unmeasured is None
 
 
 def test_true_scores_are_normalised_in_their_own_contexts() -> None:
     # Context (0, 1) holds 4 and 6, context (1, 2) holds 100, 140 and 110.
     contexts = torch.tensor([[0, 1], [0, 1], [1, 2], [1, 2], [1, 2]])
     features = torch.tensor([[0, 0, 0], [1, 3, 2], [0, 0, 0], [1, 3, 2], [1, 0, 1]])
-    table = TruthTable(features, contexts, torch.tensor([4.0, 6.0, 100.0, 140.0, 110.0]), (2, 3, 2, 4, 3))
+    table = TruthTable(features, contexts, torch.tensor([4.0, 6.0, 100.0, 140.0, 110.0]), (2, 3, 2, 4, 3), "worst")
     problem = RowProblem(make_net(contexts=(2, 3)), CONTEXTS, table)
     observation = Observation(context=torch.tensor([[0, 1], [1, 2], [1, 2]]))
     choice = torch.tensor([[[1, 3, 2], [1, 3, 2], [1, 0, 1]], [[1, 0, 1], [0, 0, 0], [1, 0, 2]]])

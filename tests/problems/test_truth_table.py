@@ -2,6 +2,7 @@
 
 import csv
 from collections.abc import Callable
+from math import isnan, nan, prod
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from hypothesis import strategies as st
 import slot_rl.problems.truth_table as module
 from slot_rl.estimators.encoding import TableEncoding
 from slot_rl.estimators.table import TableError, read_table
+from slot_rl.problems import Unmeasured
 from slot_rl.problems.truth_table import TruthTable
 from slot_rl.seeding import generator_from
 
@@ -24,11 +26,12 @@ def no_contexts(rows: int) -> torch.Tensor:
 
 def test_scores_by_hand_with_a_duplicate_and_a_gap() -> None:
     features = torch.tensor([[0, 0], [1, 2], [1, 2], [0, 1]])
-    table = TruthTable(features, no_contexts(4), torch.tensor([5.0, 1.0, 4.0, 2.0]), (2, 3))
-    asked = torch.tensor([[0, 0], [1, 2], [0, 1], [1, 0]])
-    assert table(asked, None).tolist() == [5.0, 2.5, 2.0, 2.0]
+    score, asked = torch.tensor([5.0, 1.0, 4.0, 2.0]), torch.tensor([[0, 0], [1, 2], [0, 1], [1, 0]])
+    table = TruthTable(features, no_contexts(4), score, (2, 3))
+    assert table(asked, None).tolist() == pytest.approx([5.0, 2.5, 2.0, nan], nan_ok=True)
     assert table.measured(asked, None).tolist() == [True, True, True, False]
-    assert (table.minimum, table.maximum) == (2.0, 5.0)
+    assert (table.minimum, table.maximum, table.unmeasured) == (2.0, 5.0, "omit")
+    assert TruthTable(features, no_contexts(4), score, (2, 3), "worst")(asked, None).tolist() == [5.0, 2.5, 2.0, 2.0]
 
 
 @settings(max_examples=60, deadline=None, derandomize=True)
@@ -37,16 +40,17 @@ def test_scores_by_hand_with_a_duplicate_and_a_gap() -> None:
     st.lists(st.integers(1, 4), max_size=2),
     st.integers(1, 40),
     st.integers(0, 10_000),
+    st.booleans(),
 )
 def test_every_combination_is_looked_up_as_a_dictionary_would(
-    features: list[int], contexts: list[int], rows: int, seed: int
+    features: list[int], contexts: list[int], rows: int, seed: int, worst: bool
 ) -> None:
     generator = torch.Generator().manual_seed(seed)
     sizes = [*contexts, *features]
     cells = torch.stack([torch.randint(size, (rows,), generator=generator) for size in sizes], dim=-1)
     score = torch.randn(rows, dtype=torch.float64, generator=generator)
     columns = len(contexts)
-    table = TruthTable(cells[:, columns:], cells[:, :columns], score, sizes)
+    table = TruthTable(cells[:, columns:], cells[:, :columns], score, sizes, "worst" if worst else "omit")
     measured: dict[tuple[int, ...], list[float]] = {}
     for cell, value in zip(cells.tolist(), score.tolist(), strict=True):
         measured.setdefault(tuple(cell), []).append(value)
@@ -60,35 +64,68 @@ def test_every_combination_is_looked_up_as_a_dictionary_would(
         beside = [mean for other, mean in means.items() if other[:columns] == cell[:columns]]
         low, high = min(beside or means.values()), max(beside or means.values())
         assert bool(is_known) is (cell in means)
+        if not worst and cell not in means:
+            assert isnan(value) and isnan(share)
+            continue
         assert float(value) == pytest.approx(means.get(cell, low), rel=1e-6, abs=1e-6)
         lone = float(cell in means)
         expected = (means.get(cell, low) - low) / (high - low) if len(set(beside)) > 1 else lone
         assert float(share) == pytest.approx(expected, abs=1e-5)
+    random, batch = table.random(context, len(every)), prod(features)
+    for found_mean, looked_up in ((random.true, found), (random.normalised, shares), (random.measured, known)):
+        assert found_mean is not None
+        expected_mean = looked_up.double().view(-1, batch).nanmean(dim=1).repeat_interleave(batch)
+        torch.testing.assert_close(found_mean.double(), expected_mean, equal_nan=True, rtol=1e-5, atol=1e-5)
 
 
-def gapped() -> TruthTable:
+def gapped(unmeasured: Unmeasured) -> TruthTable:
     """Four contexts with three combinations each: one whole, one with a gap, one constant with a gap, one empty."""
     rows = [(0, 0, 10.0), (0, 1, 30.0), (0, 2, 15.0), (1, 0, -4.0), (1, 2, -2.0), (2, 1, 7.0), (2, 2, 7.0)]
     context, feature, score = zip(*rows, strict=True)
     columns = torch.tensor(feature).unsqueeze(1), torch.tensor(context).unsqueeze(1)
-    return TruthTable(*columns, torch.tensor(score), (4, 3))
+    return TruthTable(*columns, torch.tensor(score), (4, 3), unmeasured)
 
 
 EVERY = torch.arange(3).view(3, 1, 1).expand(3, 4, 1), torch.arange(4).unsqueeze(1)
 
 
-def test_a_gap_scores_its_contexts_minimum() -> None:
-    table = gapped()
+def rows_of(scores: torch.Tensor) -> list[list[float | None]]:
+    """Returns the scores context by context, None for NaN."""
+    return [[None if isnan(score) else score for score in row] for row in scores.T.tolist()]
+
+
+def test_a_gap_has_no_score() -> None:
+    table = gapped("omit")
+    assert rows_of(table(*EVERY)) == [[10, 30, 15], [-4, None, -2], [None, 7, 7], [None, None, None]]
+    assert rows_of(table.normalised(*EVERY)) == [[0, 1, 0.25], [0, None, 1], [None, 1, 1], [None, None, None]]
+    assert (table.minimum, table.maximum) == (-4.0, 30.0)
+    assert table.best(EVERY[1], 4).tolist() == pytest.approx([30, -2, 7, nan], nan_ok=True)
+
+
+def test_random_choices_by_hand() -> None:
+    random = gapped("omit").random(EVERY[1], 4)
+    assert random.true.tolist() == pytest.approx([55 / 3, -3, 7, nan], nan_ok=True)
+    assert random.normalised is not None and random.measured is not None
+    assert random.normalised.tolist() == pytest.approx([1.25 / 3, 0.5, 1, nan], nan_ok=True)
+    assert random.measured.tolist() == pytest.approx([1, 2 / 3, 2 / 3, 0])
+    random = gapped("worst").random(EVERY[1], 4)
+    assert random.true.tolist() == pytest.approx([55 / 3, -10 / 3, 7, -4])
+    assert random.normalised is not None
+    assert random.normalised.tolist() == pytest.approx([1.25 / 3, 1 / 3, 2 / 3, 0])
+
+
+def test_at_worst_a_gap_scores_its_contexts_minimum() -> None:
+    table = gapped("worst")
     assert table(*EVERY).T.tolist() == [[10, 30, 15], [-4, -4, -2], [7, 7, 7], [-4, -4, -4]]
     assert (table.minimum, table.maximum) == (-4.0, 30.0)
     assert table.best(EVERY[1], 4).tolist() == [30, -2, 7, -4]
 
 
-def test_normalised_scores_by_hand() -> None:
+def test_at_worst_normalised_scores_by_hand() -> None:
     # (10, 30, 15) over 20; (-4, gap, -2) over 2; a constant context's measured choices are all the best; no evidence.
     expected = [[0, 1, 0.25], [0, 0, 1], [0, 1, 1], [0, 0, 0]]
-    assert gapped().normalised(*EVERY).T.tolist() == expected
-    assert gapped().normalised(torch.tensor([[2], [0]]), torch.tensor([[0], [1]])).tolist() == [0.25, 0]
+    assert gapped("worst").normalised(*EVERY).T.tolist() == expected
+    assert gapped("worst").normalised(torch.tensor([[2], [0]]), torch.tensor([[0], [1]])).tolist() == [0.25, 0]
 
 
 def test_duplicates_are_averaged_before_scores_are_normalised() -> None:
@@ -149,7 +186,7 @@ def test_a_real_landscape_with_contexts_is_looked_up_row_for_row(landscape: Call
 def test_a_real_landscape_with_gaps_scores_its_minimum_there(landscape: Callable[[str], Path]) -> None:
     path = landscape("gb1.csv")
     encoding = encoding_of(path, "fitness", ())
-    table = TruthTable.read(path, encoding)
+    table = TruthTable.read(path, encoding, "worst")
     every = torch.cartesian_prod(*[torch.arange(20)] * 4)
     known, scores = table.measured(every, None), table(every, None)
     assert int(known.sum()) == 149_361
