@@ -18,6 +18,7 @@ from benchmarks.reproductions.intermediate_loss_toy import IntermediateLossConfi
 from benchmarks.reproductions.pick_value import PickValueConfig, reproduce_pick_value  # noqa: E402
 from benchmarks.reproductions.polynomial import PolynomialConfig, reproduce_polynomial  # noqa: E402
 from benchmarks.reproductions.quadratics import QuadraticsConfig, reproduce_quadratics  # noqa: E402
+from benchmarks.slate_log import SlateLogConfig, write_slate_log  # noqa: E402
 
 REPRODUCTIONS: dict[str, tuple[type, Callable[[Any], object]]] = {
     "aligner": (AlignerReportConfig, report_aligner),
@@ -26,6 +27,7 @@ REPRODUCTIONS: dict[str, tuple[type, Callable[[Any], object]]] = {
     "pick-value": (PickValueConfig, reproduce_pick_value),
     "poly": (PolynomialConfig, reproduce_polynomial),
     "quadratics": (QuadraticsConfig, reproduce_quadratics),
+    "slate-log": (SlateLogConfig, write_slate_log),
 }
 
 

@@ -24,7 +24,9 @@ from slot_rl.search import (
     enumerate_landscape,
     guided_search,
     mean_score,
+    mean_scores,
     random_choice,
+    ranked_choice,
     restarted_search,
     search_constant,
 )
@@ -115,6 +117,10 @@ class Evaluation:
             self._row("guided search", GUIDED_CALLS, GUIDED_CALLS, guided),
             self._row("best" if self.best_is_exact else "best known", None, None, best_choice),
         ]
+        if problem.pool is not None:
+            means = mean_scores(self.problem, self._generator)
+            ranked = ranked_choice(self.problem, self.observation, means)
+            self.references.insert(2, self._row("best ranking", 0, 0, ranked))
         if self._true_constant is not None:
             true_constant = self._true_constant.expand(len(self.observation), -1)
             self.references.insert(2, self._row("constant, best true", 0, 0, true_constant))

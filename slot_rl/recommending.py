@@ -147,7 +147,8 @@ class Answering:
         if observation.candidates is not None:
             items = observation.candidates.shape[1]
             problem = problem.with_items(items)
-        problem = problem.with_fresh_budget()
+        # Agents that search count on their problem, and need its number of items.
+        problem = self._agent.problem = problem.with_fresh_budget()
         # A search holds several tensors of shape (rows, slots, items).
         rows = max(1, min(ANSWER_ROWS, ANSWER_CELLS // (problem.slots * items)))
         # Filled in place: many small results between what a search frees would keep its memory from being returned.

@@ -10,9 +10,9 @@ from scipy import stats
 from torch import Tensor
 
 from slot_rl.console import console, fit_progress, print_figures, say
-from slot_rl.estimators.columns import Columns, Encoded
+from slot_rl.estimators.columns import Encoded, FileColumns
 from slot_rl.estimators.fitting import r_squared
-from slot_rl.estimators.frames import read_frame
+from slot_rl.estimators.frames import Integers, read_frame
 from slot_rl.estimators.slate import SlateNet, slate_shape
 from slot_rl.estimators.slate_fitting import (
     SlateData,
@@ -23,7 +23,7 @@ from slot_rl.estimators.slate_fitting import (
     predict_slates,
     split_by_request,
 )
-from slot_rl.estimators.slate_log import CANDIDATES, REQUEST_IDS, Integers, Items, SlateLog, encode_requests
+from slot_rl.estimators.slate_log import CANDIDATES, REQUEST_IDS, Items, SlateLog, encode_requests
 from slot_rl.estimators.slate_store import StoredSlates, load_slates, save_slates
 from slot_rl.plots import plot_fit
 from slot_rl.problems.simulated_user import DIM, LOGGED_REQUESTS, SLATES_EACH, SLOTS, logged_pages, slate_catalogue
@@ -45,7 +45,7 @@ class SlateFiles:
         requests: The requests.
         score: The log's column of scores.
         slots: The log's columns of items; all others if empty.
-        categorical: Columns that are categories although their cells are numbers.
+        categorical: FileColumns that are categories although their cells are numbers.
     """
 
     log: Path
@@ -62,7 +62,7 @@ class _Source:
 
     data: SlateData
     items: Items
-    request_columns: Columns
+    request_columns: FileColumns
     lists: list[Integers | None]
     card: dict[str, Any]
 
@@ -128,7 +128,7 @@ def _figures(predicted: Tensor, true: Tensor, binary: bool) -> dict[str, float]:
 
 def _read(files: SlateFiles) -> _Source:
     items, frame = Items.read(files.items, categorical=files.categorical), read_frame(files.requests)
-    columns = Columns.of(frame, REQUEST_IDS, files.requests, files.categorical, leave=(CANDIDATES,))
+    columns = FileColumns.of(frame, REQUEST_IDS, files.requests, files.categorical, leave=(CANDIDATES,))
     for name in files.categorical:
         if name not in (*items.columns.names, *columns.names):
             raise ValueError(
@@ -144,7 +144,7 @@ def _read(files: SlateFiles) -> _Source:
 
 def _simulated(seed: int) -> _Source:
     pages, numbers = logged_pages(LOGGED_REQUESTS, SLATES_EACH, generator_from(seed)), slate_catalogue()
-    columns, users = (Columns(name, {f"x{i + 1}": 0.0 for i in range(DIM)}, (), {}) for name in ("item", "request"))
+    columns, users = (FileColumns(name, {f"x{i + 1}": 0.0 for i in range(DIM)}, (), {}) for name in ("item", "request"))
     items, requests = (Encoded(part, torch.zeros(len(part), 0, dtype=torch.long)) for part in (numbers, pages.users))
     slots = tuple(f"slot_{i + 1}" for i in range(SLOTS))
     log = SlateLog(slots, pages.request, pages.shown, pages.clicks, pages.propensity)

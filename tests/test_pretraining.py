@@ -205,7 +205,7 @@ def test_only_contexts_that_occur_are_kept(tmp_path: Path) -> None:
             ["--score", "y", "--context", "u", "a", "b", "c"], "expected at least one feature column", id="no feature"
         ),
         pytest.param(["--score", "y", "--learning-rate", "-1"], ".*learning.rate.*-1", id="learning rate"),
-        pytest.param(["--score", "y", "--problem", "slots-v0"], "expected either --problem or --table, got", id="both"),
+        pytest.param(["--score", "y", "--problem", "slots-v0"], "expected one of --problem, --table, --log", id="both"),
     ],
 )
 def test_a_refused_table_is_one_line_and_leaves_nothing(
@@ -222,9 +222,11 @@ def test_a_refused_table_is_one_line_and_leaves_nothing(
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        pytest.param([], "expected either --problem or --table, got None and None", id="neither"),
+        pytest.param([], "expected one of --problem, --table, --log, got none", id="neither"),
         pytest.param(
-            ["--problem", "nope"], "expected --problem to be one of slots-v0, slots-large-v0, got 'nope'", id="unknown"
+            ["--problem", "nope"],
+            "expected --problem to be one of slots-v0, slots-large-v0, slate-v0, got 'nope'",
+            id="unknown",
         ),
         pytest.param(
             ["--problem", "slots-v0", "--score", "y"], "expected --score, --context and --features with --table", id="y"

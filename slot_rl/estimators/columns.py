@@ -35,7 +35,7 @@ class Encoded:
 
 
 @dataclass(frozen=True)
-class Columns:
+class FileColumns:
     """The columns of items or of requests as the fit has seen them.
 
     Attributes:
@@ -58,15 +58,15 @@ class Columns:
         path: Path,
         categorical: Collection[str] = (),
         leave: Collection[str] = (),
-    ) -> "Columns":
+    ) -> "FileColumns":
         """Returns the columns of a file; all that are not left out.
 
         Args:
             frame: The rows.
             id_names: Names of which the id's column has one.
             path: The file, for messages.
-            categorical: Columns that are categories although their cells are numbers.
-            leave: Columns to leave out.
+            categorical: FileColumns that are categories although their cells are numbers.
+            leave: FileColumns to leave out.
 
         Raises:
             TableError: If the id's column is missing, or an id stands twice or is empty.
@@ -131,7 +131,7 @@ class Columns:
         return asdict(self)
 
     @classmethod
-    def from_json(cls, values: Mapping[str, Any]) -> "Columns":
+    def from_json(cls, values: Mapping[str, Any]) -> "FileColumns":
         """Rebuilds what :meth:`to_json` wrote."""
         categories = {name: tuple(known) for name, known in values["categories"].items()}
         return cls(values["id"], dict(values["means"]), tuple(values["flagged"]), categories)

@@ -21,6 +21,8 @@ from slot_rl.estimators.table import TableError
 SUFFIXES = (".csv", ".parquet", ".jsonl")
 FRAME_ROWS = 8_192
 
+Integers = npt.NDArray[np.int64]
+
 
 def read_frame(path: Path) -> pd.DataFrame:
     """Reads a whole file; raises as :func:`stream_frames`."""
@@ -101,6 +103,13 @@ def _check_names(path: Path, names: list[str]) -> None:
 def texts(cells: "pd.Series[Any]") -> list[str]:
     """Returns cells as text: a missing one is empty, and a whole number has no point."""
     return ["" if _missing(cell) else _text(cell) for cell in cells.tolist()]
+
+
+def id_texts(ids: npt.NDArray[Any]) -> pa.Array:
+    """Returns ids of any type as text."""
+    if ids.dtype.kind in "iu":
+        return pa.array(ids).cast(pa.string())  # many at once
+    return pa.array([_text(each) for each in ids.tolist()], pa.string())
 
 
 def count_rows(path: Path) -> int:

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from slot_rl.estimators.columns import UNSEEN, Columns, Encoded
+from slot_rl.estimators.columns import UNSEEN, Encoded, FileColumns
 
 FORGOTTEN = 0.05
 """Share of categories and items that the fit hides, so that unseen ones have a meaning."""
@@ -43,8 +43,8 @@ class SlateShape:
     context_sizes: tuple[int, ...]
     category_dim: int = 8
     id_dim: int = 8
-    width: int = 64
-    hidden: int = 256
+    width: int = 32
+    hidden: int = 64
     binary: bool = False
 
     @property
@@ -138,7 +138,7 @@ class SlateNet(nn.Module):
         return alone, self.page(torch.cat([alone.flatten(-2), pairs.flatten(-2)], dim=-1))
 
 
-def slate_shape(slots: int, items: Columns, known: int, requests: Columns, **sizes: Any) -> SlateShape:
+def slate_shape(slots: int, items: FileColumns, known: int, requests: FileColumns, **sizes: Any) -> SlateShape:
     """Returns the shape for files with these columns and ``known`` items."""
     return SlateShape(slots, items.width, items.sizes, known, requests.width, requests.sizes, **sizes)
 

@@ -13,14 +13,12 @@ import pyarrow.compute as pc
 import torch
 from torch import Tensor
 
-from slot_rl.estimators.columns import Columns, Encoded, id_column
-from slot_rl.estimators.frames import numbers, read_frame, texts
+from slot_rl.estimators.columns import Encoded, FileColumns, id_column
+from slot_rl.estimators.frames import Integers, id_texts, numbers, read_frame, texts
 from slot_rl.estimators.table import TableError
 
 ITEM_IDS, REQUEST_IDS = ("item", "item_id", "id"), ("request", "request_id", "id")
 CANDIDATES, PROPENSITY = "candidates", "propensity"
-
-Integers = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -33,19 +31,19 @@ class Items:
         encoded: Their cells as numbers.
     """
 
-    columns: Columns
+    columns: FileColumns
     ids: tuple[str, ...]
     encoded: Encoded
 
     @classmethod
-    def read(cls, path: Path, columns: Columns | None = None, categorical: Collection[str] = ()) -> "Items":
+    def read(cls, path: Path, columns: FileColumns | None = None, categorical: Collection[str] = ()) -> "Items":
         """Reads a file with the columns of an estimator's items, or whose columns say what items have.
 
         Raises:
             TableError: If an id is missing or stands twice, a column is missing, or a cell is no number.
         """
         frame = read_frame(path)
-        own = Columns.of(frame, ITEM_IDS, path, categorical)
+        own = FileColumns.of(frame, ITEM_IDS, path, categorical)
         known = own if columns is None else columns
         if known.id not in frame.columns:
             frame = frame.rename(columns={own.id: known.id})
@@ -74,7 +72,7 @@ class SlateRequests:
 
 
 def encode_requests(
-    frame: pd.DataFrame, path: Path, columns: Columns, items: Sequence[str], least: int, forgive: bool = False
+    frame: pd.DataFrame, path: Path, columns: FileColumns, items: Sequence[str], least: int, forgive: bool = False
 ) -> SlateRequests:
     """Encodes some rows of a file of requests.
 
@@ -110,8 +108,8 @@ def _lists(
         if not (cell is None or isinstance(cell, list | tuple | np.ndarray)):
             raise TableError(f"expected a list in column {CANDIDATES!r}, row {row + 1} of {path}, got {cell!r}")
     lengths = np.array([0 if cell is None else len(cell) for cell in given])
-    flat = np.concatenate([np.zeros(0, dtype=object), *(np.asarray(cell) for cell in given if cell is not None)])
-    names = pa.array(flat.tolist()).cast(pa.string())
+    flat = _concatenated([np.asarray(cell) for cell in given if cell is not None and len(cell)])
+    names = id_texts(flat)
     codes = pc.index_in(names, pa.array(items, pa.string())).fill_null(-1).to_numpy().astype(np.int64)
     owner, ends = np.repeat(np.arange(len(given)), lengths), np.cumsum(lengths)
     faults = [
@@ -125,6 +123,12 @@ def _lists(
         faults[owner[place]] = faults[owner[place]] or f"each item once, got {names[int(place)].as_py()!r} twice"
     pieces = [None if cell is None else codes[end - n : end] for cell, n, end in zip(given, lengths, ends, strict=True)]
     return pieces, faults
+
+
+def _concatenated(parts: list[npt.NDArray[Any]]) -> npt.NDArray[Any]:
+    if len({part.dtype.kind for part in parts}) > 1:  # numpy would make numbers of texts, or texts of numbers
+        parts = [part.astype(object) for part in parts]
+    return np.concatenate(parts) if parts else np.zeros(0, dtype=np.int64)
 
 
 @dataclass(frozen=True)

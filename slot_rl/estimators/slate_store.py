@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from slot_rl.estimators.columns import Columns, Encoded
+from slot_rl.estimators.columns import Encoded, FileColumns
+from slot_rl.estimators.frames import Integers
 from slot_rl.estimators.slate import SlateNet, SlateShape
-from slot_rl.estimators.slate_log import Integers
 from slot_rl.estimators.store import CARD
 from slot_rl.io import BundleError, read_bundle, weights_hash, write_bundle
 from slot_rl.seeding import seeded_initialisation
@@ -40,8 +40,8 @@ class StoredSlates:
 
     net: SlateNet
     slots: tuple[str, ...]
-    item_columns: Columns
-    request_columns: Columns
+    item_columns: FileColumns
+    request_columns: FileColumns
     item_ids: tuple[str, ...]
     items: Encoded
     requests: Encoded
@@ -94,8 +94,8 @@ def load_slates(folder: Path) -> StoredSlates:
         return StoredSlates(
             net.eval().requires_grad_(False),
             tuple(document["slots"]),
-            Columns.from_json(document["item_columns"]),
-            Columns.from_json(document["request_columns"]),
+            FileColumns.from_json(document["item_columns"]),
+            FileColumns.from_json(document["request_columns"]),
             tuple(document["item_ids"]),
             items,
             requests,

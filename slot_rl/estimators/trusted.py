@@ -102,7 +102,7 @@ def load_trusted(reference: Reference, what: str = "an estimator") -> Any:
         ValueError: If there is no such file or function, or the code raises an error.
     """
     content = reference.read()
-    with seeded_initialisation(0):
+    with seeded_initialisation(0), _importable(reference.path.resolve().parent):
         with _blaming(reference, f"build {what}"):
             module = _executed(content, reference.path.resolve())
         build = getattr(module, reference.function, None)
@@ -148,10 +148,18 @@ def _executed(content: bytes, path: Path) -> ModuleType:
     spec = spec_from_file_location(name, path)
     assert spec is not None
     module = sys.modules[name] = module_from_spec(spec)
-    if str(path.parent) not in sys.path:
-        sys.path.append(str(path.parent))  # last, so that it cannot hide an installed module
     exec(compile(content, str(path), "exec"), module.__dict__)
     return module
+
+
+@contextmanager
+def _importable(folder: Path) -> Iterator[None]:
+    """Lets code import the files of a folder; they come last, so that they cannot hide an installed module."""
+    sys.path.append(str(folder))
+    try:
+        yield
+    finally:
+        sys.path.remove(str(folder))
 
 
 @contextmanager

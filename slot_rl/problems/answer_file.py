@@ -1,15 +1,18 @@
 """Files of answers: CSV, Parquet or JSON Lines, written piece by piece, whole or not at all."""
 
+import contextlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet
 
+from slot_rl.estimators.table import TableError
 from slot_rl.io import whole_file
 
 
@@ -56,6 +59,31 @@ def answer_file(out: Path) -> Iterator[AnswerWriter]:
             yield writer
         finally:
             writer.close()
+
+
+def arrow_table(frame: pd.DataFrame) -> pa.Table:
+    """Returns a data frame as a table; the cells of a column with several types become text."""
+    columns = {str(name): _arrow_column(frame[name]) for name in frame.columns}
+    return pa.table(columns)
+
+
+def with_columns(table: pa.Table, columns: Mapping[str, pa.Array], path: Path) -> pa.Table:
+    """Returns a table with further columns behind its own; raises TableError if a name is taken."""
+    for name, column in columns.items():
+        if name in table.column_names:
+            raise TableError(f"expected no column named {name!r} in {path}, got one: it is the output's")
+        table = table.append_column(name, column)
+    return table
+
+
+def _arrow_column(cells: "pd.Series[Any]") -> pa.Array:
+    try:
+        return pa.Array.from_pandas(cells)
+    except (pa.ArrowInvalid, pa.ArrowTypeError):
+        as_text = [[str(one) for one in cell] if isinstance(cell, list) else cell for cell in cells.tolist()]
+        with contextlib.suppress(pa.ArrowInvalid, pa.ArrowTypeError):
+            return pa.array(as_text)
+        return pa.array([None if cell is None else json.dumps(cell, default=str) for cell in as_text])
 
 
 def _plain(column: pa.ChunkedArray, suffix: str) -> pa.ChunkedArray:

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import IO
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet
@@ -18,13 +17,13 @@ import torch
 from torch import Tensor
 
 from slot_rl.estimators.encoding import TableEncoding, refuse_unknown
+from slot_rl.estimators.frames import Integers
 from slot_rl.estimators.table import stream_table
 from slot_rl.io import whole_file
 from slot_rl.problems.observation import Observation
 from slot_rl.problems.requests import ESTIMATED, TRUE, Answer, Answers, Requests
 
 READ_ROWS = WRITE_ROWS = 65_536
-Integers = npt.NDArray[np.int64]
 
 
 class ContextRows:

@@ -1,6 +1,6 @@
 """Requests for slates as a file: contexts, lists of candidates, and perhaps new items; read piece by piece."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 
 from slot_rl.estimators.columns import id_column
-from slot_rl.estimators.frames import FRAME_ROWS, count_rows, read_frame, stream_frames, texts
-from slot_rl.estimators.slate_log import ITEM_IDS, REQUEST_IDS, Integers, Items, SlateRequests, encode_requests
+from slot_rl.estimators.frames import FRAME_ROWS, Integers, count_rows, read_frame, stream_frames, texts
+from slot_rl.estimators.slate_log import ITEM_IDS, REQUEST_IDS, Items, SlateRequests, encode_requests
 from slot_rl.estimators.table import TableError
-from slot_rl.problems.answer_file import answer_file
+from slot_rl.problems.answer_file import answer_file, arrow_table, with_columns
 from slot_rl.problems.observation import Observation
 from slot_rl.problems.requests import ESTIMATED, RANK, REASON, Answer, Answers, RequestFiles, Requests
 
@@ -136,16 +136,7 @@ class SlateFile(Requests):
         if self._forgive:
             said = [f"expected {faults[i]}" if faults[i] else None for i in row[order]]
             columns[REASON] = pa.array(said, pa.string())
-        return with_columns(pa.Table.from_pandas(frame.iloc[row[order]], preserve_index=False), columns, self._path)
-
-
-def with_columns(table: pa.Table, columns: Mapping[str, pa.Array], path: Path) -> pa.Table:
-    """Returns a table with further columns behind its own; raises TableError if a name is taken."""
-    for name, column in columns.items():
-        if name in table.column_names:
-            raise TableError(f"expected no column named {name!r} in {path}, got one: it is the output's")
-        table = table.append_column(name, column)
-    return table
+        return with_columns(arrow_table(frame.iloc[row[order]]), columns, self._path)
 
 
 def padded(lists: "list[Integers] | list[Integers | None]") -> Tensor:

@@ -15,6 +15,7 @@ from slot_rl.search.enumeration import (
 )
 from slot_rl.search.genetic import check_breeding, genetic_search
 from slot_rl.search.guided import guided_search, restarted_search
+from slot_rl.search.ranking import mean_scores, ranked_choice
 from slot_rl.search.sweeps import local_search
 
 __all__ = [
@@ -34,8 +35,10 @@ __all__ = [
     "genetic_search",
     "guided_search",
     "local_search",
+    "mean_scores",
     "mean_score",
     "random_choice",
+    "ranked_choice",
     "restarted_search",
     "search_constant",
 ]

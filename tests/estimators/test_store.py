@@ -13,7 +13,7 @@ from slot_rl.estimators.encoding import TableEncoding
 from slot_rl.estimators.store import CARD, SHIPPED, context_tensor
 from slot_rl.io import BundleError, write_bundle
 from slot_rl.problems import Budget, make_problem
-from slot_rl.problems.named import SYNTHETIC
+from slot_rl.problems.named import SHIPPED_SLATE, SYNTHETIC
 from slot_rl.search import random_choice
 from slot_rl.seeding import generator_from, seeded_initialisation
 
@@ -168,4 +168,7 @@ def test_the_shipped_cards_match_their_weights(env_id: str) -> None:
 
 
 def test_every_shipped_estimator_belongs_to_a_problem() -> None:
-    assert {path.name for path in SHIPPED.iterdir()} == {synthetic.shipped for synthetic in SYNTHETIC.values()}
+    assert {path.name for path in SHIPPED.iterdir()} == {
+        SHIPPED_SLATE,
+        *(known.shipped for known in SYNTHETIC.values()),
+    }

@@ -47,7 +47,8 @@ def scored(problem: Problem, rows: int = 50) -> tuple[torch.Tensor, torch.Tensor
 
 
 def test_the_ids_are_these() -> None:
-    assert IDS == ("SlotRL/Slots-v0", "SlotRL/SlotsLarge-v0", "SlotRL/PickValue-v0", "SlotRL/Rows-v0", "SlotRL/Own-v0")
+    names = ("Slots", "SlotsLarge", "PickValue", "Rows", "Own", "Slate", "Slates")
+    assert set(IDS) == {f"SlotRL/{name}-v0" for name in names}
     assert [synthetic.shipped for synthetic in SYNTHETIC.values()] == ["slots-v0", "slots-large-v0"]
 
 
