@@ -11,12 +11,23 @@ from slot_rl.envs.registration import register_envs
 
 if TYPE_CHECKING:
     from slot_rl.problems import Observation, Problem, RowProblem, SlotProblem, make_problem
+    from slot_rl.recommending import Recommender
     from slot_rl.runs import TrainedRun, load, train
 
 __version__ = "0.1.0"
-__all__ = ["Observation", "Problem", "RowProblem", "SlotProblem", "TrainedRun", "load", "make_problem", "train"]
+__all__ = [
+    "Observation",
+    "Problem",
+    "Recommender",
+    "RowProblem",
+    "SlotProblem",
+    "TrainedRun",
+    "load",
+    "make_problem",
+    "train",
+]
 
-_HOMES = {"train": "runs", "load": "runs", "TrainedRun": "runs"}
+_HOMES = {"train": "runs", "load": "runs", "TrainedRun": "runs", "Recommender": "recommending"}
 
 register_envs()
 

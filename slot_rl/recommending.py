@@ -7,11 +7,12 @@ problem (``Problem.read_requests``).
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
+import pandas as pd
 import torch
 import tyro
 from torch import Tensor
@@ -24,6 +25,7 @@ from slot_rl.io import CHECKPOINT, check_out, read_config
 from slot_rl.metrics import METRICS, Scores
 from slot_rl.problems import Answers, Budget, Observation, Problem, RequestFiles, Unmeasured
 from slot_rl.reevaluation import problem_of_run
+from slot_rl.runs import TrainedRun, load
 from slot_rl.seeding import generator_from
 
 ANSWER_ROWS, ANSWER_CELLS = 1_024, 2**22
@@ -97,6 +99,11 @@ def recommend(config: RecommendConfig) -> None:
     problem = problem_of_run(document, config.estimator, config.truth, config.trust, config.problem, config.unmeasured)
     inputs = (config.requests, config.items, config.exclude, config.truth)
     check_out(config.out, config.force, problem.request_suffixes, inputs)
+    tensors = [path.suffix.lower() == ".safetensors" for path in (config.out, config.requests) if path is not None]
+    if any(tensors) != all(tensors):
+        raise ValueError(
+            f"expected tables, or .safetensors, as both --requests and --out, got {config.requests} and {config.out}"
+        )
     agent = load_agent(config.run / CHECKPOINT, SlotVecEnv(problem, 2))
     serving = Serving.of(agent, config.mode, config.calls)
     skip = config.unknown == "skip"
@@ -192,6 +199,58 @@ class Answering:
         if self._serving.mode == "pass":
             figures["to report its score"] = "1 estimator call"
         return figures
+
+
+class Recommender:
+    """Answers requests in Python with a trained agent: ``recommender({"user": "u1", "age": 31})``.
+
+    Attributes:
+        run: The trained run.
+    """
+
+    def __init__(self, run: TrainedRun) -> None:
+        """Takes a trained run."""
+        self.run = run
+
+    @classmethod
+    def load(cls, run: Path | str, problem: Problem | str | None = None, **sources: Any) -> "Recommender":
+        """Loads a run from its folder; arguments and errors as for ``slot_rl.load``."""
+        return cls(load(run, problem, **sources))
+
+    def __call__(
+        self,
+        requests: Mapping[str, Any] | Sequence[Mapping[str, Any]],
+        calls: int | None = None,
+        top: int = 1,
+        mode: Mode | None = None,
+        items: Path | str | None = None,
+        seed: int = 0,
+    ) -> Any:
+        """Answers one request or several.
+
+        Args:
+            requests: Values by column, as in a file of requests.
+            calls: Estimator calls for each request; 4 if None.
+            top: Different answers for each request, the best first.
+            mode: How to answer; see ``agents.serving``.
+            items: A file of new items.
+            seed: Seeds draws.
+
+        Returns:
+            The request with its answer and scores, or a list of such; with ``top`` above 1, one for each answer.
+
+        Raises:
+            ValueError: If a request is not as expected.
+        """
+        given = [requests] if isinstance(requests, Mapping) else list(requests)
+        if not given or top < 1:
+            raise ValueError(f"expected at least one request and top >= 1, got {len(given)} and {top}")
+        problem, serving = self.run.problem, Serving.of(self.run.agent, mode, calls)
+        desk = problem.desk(None if items is None else Path(items))
+        answer = Answering(self.run.agent, problem, serving, seed, top)
+        table = desk.answered(pd.DataFrame(given), answer, Path("the requests"))
+        answers: list[dict[str, Any]] = table.to_pylist()
+        return answers[0] if isinstance(requests, Mapping) and top == 1 else answers
 
 
 def _score_figures(scores: Scores, unmeasured: Unmeasured | None) -> dict[str, str]:

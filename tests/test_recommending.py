@@ -423,9 +423,12 @@ def test_requests_with_candidates_come_and_go_as_tensors(script: Command, home: 
     ("tensors", "message"),
     [
         ({"mask": torch.ones(2, 4, 8, dtype=torch.bool)}, "expected candidates and perhaps mask in"),
-        ({"candidates": torch.zeros(2, 7, 1)}, "expected float32 candidates (requests, 8, 1) in"),
-        ({"candidates": torch.zeros(2, 8, 1, dtype=torch.float64)}, "expected float32 candidates (requests, 8, 1) in"),
-        ({"candidates": torch.zeros(0, 8, 1)}, "expected float32 candidates (requests, 8, 1) in"),
+        ({"candidates": torch.zeros(2, 7, 2)}, "expected float32 candidates (requests, items, 1) in"),
+        (
+            {"candidates": torch.zeros(2, 8, 1, dtype=torch.float64)},
+            "expected float32 candidates (requests, items, 1) in",
+        ),
+        ({"candidates": torch.zeros(0, 8, 1)}, "expected float32 candidates (requests, items, 1) in"),
         ({"candidates": torch.full((2, 8, 1), torch.nan)}, "expected finite candidates in"),
         ({"candidates": torch.zeros(2, 8, 1), "mask": torch.ones(2, 4, 8)}, "expected a boolean mask (2, 4, 8) in"),
         (

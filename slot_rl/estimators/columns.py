@@ -106,7 +106,7 @@ class FileColumns:
             TableError: If a column is missing, a cell of a numeric column is not a number, or a number is missing where
                 the fit has never seen one missing.
         """
-        for name in (self.id, *self.names):
+        for name in self.names:
             if name not in frame.columns:
                 raise TableError(f"expected a column {name!r} in {path}, got {', '.join(map(repr, frame.columns))}")
         parts, flags = [], []

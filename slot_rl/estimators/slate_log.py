@@ -42,12 +42,16 @@ class Items:
         Raises:
             TableError: If an id is missing or stands twice, a column is missing, or a cell is no number.
         """
-        frame = read_frame(path)
+        return cls.of(read_frame(path), path, columns, categorical)
+
+    @classmethod
+    def of(
+        cls, frame: pd.DataFrame, path: Path, columns: FileColumns | None = None, categorical: Collection[str] = ()
+    ) -> "Items":
+        """Takes the rows of a file that was read; otherwise as :meth:`read`."""
         own = FileColumns.of(frame, ITEM_IDS, path, categorical)
         known = own if columns is None else columns
-        if known.id not in frame.columns:
-            frame = frame.rename(columns={own.id: known.id})
-        return cls(known, tuple(texts(frame[known.id])), known.encode(frame, path))
+        return cls(known, tuple(texts(frame[own.id])), known.encode(frame, path))
 
     def places(self) -> dict[str, int]:
         """Returns each id's row."""
@@ -87,8 +91,8 @@ def encode_requests(
     Raises:
         TableError: If a cell is not as expected; if a list is too short, has an unknown item, or has one twice.
     """
-    if columns.id not in frame.columns:
-        frame = frame.rename(columns={id_column(frame, REQUEST_IDS, path): columns.id})
+    named = next((name for name in (columns.id, *REQUEST_IDS) if name in frame.columns), None)
+    ids = [""] * len(frame) if named is None else texts(frame[named])
     lists: list[Integers | None] = [None] * len(frame)
     faults = [""] * len(frame)
     if CANDIDATES in frame.columns:
@@ -96,7 +100,7 @@ def encode_requests(
         for row, fault in zip(frame.index, faults, strict=True):
             if fault and not forgive:
                 raise TableError(f"expected {fault} in column {CANDIDATES!r}, row {row + 1} of {path}")
-    return SlateRequests(texts(frame[columns.id]), columns.encode(frame, path), lists, faults)
+    return SlateRequests(ids, columns.encode(frame, path), lists, faults)
 
 
 def _lists(

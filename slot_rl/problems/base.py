@@ -10,14 +10,14 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from slot_rl.estimators.freezing import Score, frozen
 from slot_rl.problems.observation import Observation, ObservationPart
-from slot_rl.problems.requests import RequestFiles, Requests
+from slot_rl.problems.requests import Desk, RequestFiles, Requests
 from slot_rl.selectors.categorical import one_hot
 
 Unmeasured = Literal["omit", "worst"]
@@ -103,9 +103,6 @@ class Problem(ABC):
         budget: What has been scored and differentiated through this object.
     """
 
-    request_suffixes: ClassVar[tuple[str, ...]] = ()
-    """Endings of the files that :meth:`read_requests` reads and writes."""
-
     name: str
     slots: int
     sizes: tuple[int, ...]
@@ -129,6 +126,11 @@ class Problem(ABC):
     def catalogue(self) -> Tensor | None:
         """Fixed candidates ``(slots, items, dim)`` that observations do not carry; None where requests bring theirs."""
         return None
+
+    @property
+    def request_suffixes(self) -> tuple[str, ...]:
+        """Endings of the files of answers that :meth:`read_requests` leads to."""
+        return ()
 
     @property
     def pool(self) -> Tensor | None:
@@ -321,6 +323,17 @@ class Problem(ABC):
             ValueError: If this kind of problem has no request files, or a file is not usable.
         """
         raise ValueError(f"expected a problem with request files, got {self.name}")
+
+    def desk(self, items: Path | None = None) -> Desk:
+        """Returns what answers rows of requests that are given in Python.
+
+        Args:
+            items: A file of new items; those of the training if None.
+
+        Raises:
+            ValueError: If requests of this kind of problem have no columns.
+        """
+        raise ValueError(f"expected a problem whose requests and items have names, got {self.name}")
 
     def with_fresh_budget(self) -> "Problem":
         """Returns the same problem with a budget of its own, so that evaluating does not spend the training's."""

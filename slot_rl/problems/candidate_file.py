@@ -1,6 +1,6 @@
 """Requests that bring their own candidates, as a safetensors file."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import safetensors
@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from slot_rl.io import write_atomically
-from slot_rl.problems.observation import Observation
+from slot_rl.problems.observation import Observation, ObservationPart
 from slot_rl.problems.requests import TRUE, Answer, Requests
 
 
@@ -21,34 +21,40 @@ class CandidateRequests(Requests):
         self.observation, self.distinct = observation, len(observation)
 
     @classmethod
-    def read(cls, path: Path | None, slots: int, items: int, dim: int) -> "CandidateRequests":
+    def read(cls, path: Path | None, slots: int, dim: int, parts: Mapping[str, ObservationPart]) -> "CandidateRequests":
         """Reads a file.
 
         Args:
-            path: A safetensors file with ``candidates``, float32 of shape ``(requests, items, dim)``, and optionally a
-                boolean ``mask`` of shape ``(requests, slots, items)``, true where an item may be chosen.
+            path: A safetensors file with ``candidates``, float32 of shape ``(requests, items, dim)`` for any number of
+                items, perhaps a boolean ``mask`` of shape ``(requests, slots, items)``, true where an item may be
+                chosen, and the other parts that the problem's requests have.
             slots: The problem's slots.
-            items: The problem's items.
             dim: Length of a candidate's vector.
+            parts: The parts of the problem's requests.
 
         Raises:
             ValueError: If the file is no safetensors file, or its tensors are not those of the problem's requests.
         """
         if path is None or path.suffix.lower() != ".safetensors" or not path.is_file():
-            raise ValueError(f"expected --contexts FILE.safetensors with the requests' candidates, got {path}")
+            raise ValueError(f"expected --requests FILE.safetensors with the requests' candidates, got {path}")
         try:
             tensors = safetensors.torch.load(path.read_bytes())
         except safetensors.SafetensorError as error:
             raise ValueError(f"expected safetensors in {path}, got: {error}") from error
-        if "candidates" not in tensors or tensors.keys() - {"candidates", "mask"}:
+        given = {name: part for name, part in parts.items() if name not in ("candidates", "mask")}
+        needed = {"candidates", *given}
+        if needed - tensors.keys() or tensors.keys() - needed - {"mask"}:
+            expected = ", ".join(sorted(needed))
             raise ValueError(
-                f"expected candidates and perhaps mask in {path}, got {', '.join(sorted(tensors)) or 'nothing'}"
+                f"expected {expected} and perhaps mask in {path}, got {', '.join(sorted(tensors)) or 'nothing'}"
             )
         candidates, mask = tensors["candidates"], tensors.get("mask")
-        _check_candidates(candidates, items, dim, path)
+        _check_candidates(candidates, dim, path)
         if mask is not None:
-            _check_mask(mask, (len(candidates), slots, items), path)
-        return cls(Observation(candidates, mask))
+            _check_mask(mask, (len(candidates), slots, candidates.shape[1]), path)
+        for name, part in given.items():
+            _check_part(name, tensors[name], (len(candidates), *part.shape), part, path)
+        return cls(Observation.of(tensors))
 
     def __len__(self) -> int:
         """Returns the number of requests."""
@@ -72,16 +78,29 @@ class CandidateRequests(Requests):
         report(len(self))
 
 
-def _check_candidates(candidates: Tensor, items: int, dim: int, path: Path) -> None:
-    shape = (len(candidates) if candidates.dim() else 0, items, dim)
-    if candidates.dtype != torch.float32 or tuple(candidates.shape) != shape or not len(candidates):
+def _check_candidates(candidates: Tensor, dim: int, path: Path) -> None:
+    fits = candidates.dim() == 3 and candidates.shape[2] == dim and candidates.numel() > 0
+    if candidates.dtype != torch.float32 or not fits:
         raise ValueError(
-            f"expected float32 candidates (requests, {items}, {dim}) in {path}, "
+            f"expected float32 candidates (requests, items, {dim}) in {path}, "
             f"got {candidates.dtype} {tuple(candidates.shape)}"
         )
-    if not bool(candidates.isfinite().all()):
-        request = int(candidates.isfinite().flatten(1).all(dim=1).int().argmin())
-        raise ValueError(f"expected finite candidates in {path}, got NaN or infinity in request {request}")
+    _check_finite("candidates", candidates, path)
+
+
+def _check_part(name: str, found: Tensor, shape: tuple[int, ...], part: ObservationPart, path: Path) -> None:
+    kind = torch.long if part.kind == "categories" else torch.float32
+    if found.dtype != kind or tuple(found.shape) != shape:
+        raise ValueError(f"expected {kind} {name} {shape} in {path}, got {found.dtype} {tuple(found.shape)}")
+    _check_finite(name, found, path)
+    if part.sizes and bool(((found < 0) | (found >= torch.tensor(part.sizes))).any()):
+        raise ValueError(f"expected {name} below {part.sizes} in {path}, got {found.amax(dim=0).tolist()} at most")
+
+
+def _check_finite(name: str, found: Tensor, path: Path) -> None:
+    if not bool(found.isfinite().all()):
+        request = int(found.isfinite().flatten(1).all(dim=1).int().argmin())
+        raise ValueError(f"expected finite {name} in {path}, got NaN or infinity in request {request}")
 
 
 def _check_mask(mask: Tensor, shape: tuple[int, int, int], path: Path) -> None:

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+import pandas as pd
+import pyarrow as pa
 from torch import Tensor
 
 from slot_rl.problems.observation import Observation
@@ -61,6 +63,23 @@ class Answer(Protocol):
 
     def __call__(self, observation: Observation, weights: Tensor | None = None) -> Answers:
         """Answers requests; ``weights`` says how often each is made, once if None."""
+        ...
+
+
+class Desk(Protocol):
+    """Answers rows of requests that are given in Python."""
+
+    def answered(self, frame: pd.DataFrame, answer: Answer, path: Path) -> pa.Table:
+        """Returns the rows with their columns, and columns for the answer's slots and scores.
+
+        Args:
+            frame: The requests.
+            answer: Answers them.
+            path: What messages call the rows' source.
+
+        Raises:
+            ValueError: If a row is not as expected.
+        """
         ...
 
 

@@ -81,7 +81,10 @@ class RowProblem(Problem):
         self._mask = torch.arange(self.items) < lengths
         self._first = torch.arange(self.slots) * self.items
 
-    request_suffixes = (".csv", ".parquet")
+    @property
+    def request_suffixes(self) -> tuple[str, ...]:
+        """Endings of tables of contexts."""
+        return (".csv", ".parquet")
 
     @property
     def catalogue(self) -> Tensor:

@@ -1,18 +1,42 @@
 """Slates of a log: pages for requests with contexts, from items that a file names."""
 
-from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from slot_rl.estimators.columns import Encoded
+from slot_rl.estimators.slate_log import Items
 from slot_rl.estimators.slate_store import StoredSlates
 from slot_rl.problems.observation import Observation
-from slot_rl.problems.requests import RequestFiles
-from slot_rl.problems.slate_file import SlateFile, listed_candidates, padded
+from slot_rl.problems.pages import PageNames, listed_candidates, padded
 from slot_rl.problems.slots import SlotProblem, different_rows
 
 MOST_DRAWN = 200
 """Of more items than this, a request without a list sees so many in training and judging, drawn anew each time."""
+
+
+@dataclass(frozen=True)
+class SlateNames(PageNames):
+    """The names in an estimator's files, whose columns the estimator makes vectors of.
+
+    Attributes:
+        stored: The estimator.
+    """
+
+    stored: StoredSlates
+
+    def contexts(self, rows: Encoded) -> Tensor:
+        """Returns the context vectors ``(rows, context_dim)`` of encoded requests."""
+        return self.stored.net.context_vectors(rows)
+
+    def read_items(self, path: Path) -> tuple[tuple[str, ...], Tensor]:
+        """Reads items with the columns of the training's; one that the training knew has its embedding."""
+        found = Items.read(path, self.stored.item_columns)
+        known = {each: row for row, each in enumerate(self.items, start=1)}
+        rows = torch.tensor([known.get(each, 0) for each in found.ids])
+        return found.ids, self.stored.net.item_vectors(found.encoded, rows)
 
 
 class SlateProblem(SlotProblem):
@@ -32,7 +56,7 @@ class SlateProblem(SlotProblem):
             raise ValueError("expected a slate estimator with items and requests, got one without")
         self.stored, drawn = stored, min(MOST_DRAWN, len(stored.item_ids))
         self._lengths = torch.tensor([drawn if each is None else len(each) for each in stored.lists])
-        lists = padded(list(stored.lists))
+        lists = padded(stored.lists)
         self._lists = torch.nn.functional.pad(lists, (0, int(self._lengths.max()) - lists.shape[1]), value=-1)
         super().__init__(
             stored.net,
@@ -43,8 +67,8 @@ class SlateProblem(SlotProblem):
             pool=stored.item_vectors(),
             contexts=stored.net.context_vectors(stored.requests),
         )
-
-    request_suffixes = (".csv", ".parquet", ".jsonl")
+        assert self.pool is not None
+        self.names = SlateNames(stored.item_ids, self.pool, stored.slots, stored.request_columns, stored)
 
     def sample(self, batch: int, generator: torch.Generator) -> Observation:
         """Draws requests with replacement; one without a list of its own has random items."""
@@ -53,10 +77,6 @@ class SlateProblem(SlotProblem):
     def evaluation_observations(self, most: int, generator: torch.Generator) -> Observation:
         """Returns ``most`` different requests, or all."""
         return self._requests(torch.randperm(len(self._lengths), generator=generator)[:most], generator)
-
-    def read_requests(self, asked: RequestFiles, report: Callable[[int], None] | None = None) -> SlateFile:
-        """Reads a file of requests, and perhaps files of new items and of exclusions."""
-        return SlateFile(self, asked, report or (lambda rows: None))
 
     def _requests(self, rows: Tensor, generator: torch.Generator) -> Observation:
         known = self._lists[rows]

@@ -5,17 +5,21 @@ may vary between requests: lists are padded with zeros to the longest and the pa
 """
 
 import copy
-from collections.abc import Callable
-from typing import Any, ClassVar
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from slot_rl.estimators.columns import FileColumns
 from slot_rl.estimators.freezing import Score
 from slot_rl.problems.base import Budget, Problem
 from slot_rl.problems.candidate_file import CandidateRequests
 from slot_rl.problems.observation import KINDS, TYPES, Observation, ObservationPart
-from slot_rl.problems.requests import RequestFiles, Requests
+from slot_rl.problems.page_file import PageRequests
+from slot_rl.problems.pages import PageDesk, PageNames
+from slot_rl.problems.requests import Desk, RequestFiles, Requests
 from slot_rl.seeding import generator_from
 
 CandidateSampler = Callable[[tuple[int, ...], torch.Generator], Tensor]
@@ -64,6 +68,8 @@ class SlotProblem(Problem):
         context_sizes: tuple[int, ...] = (),
         requests: Observation | None = None,
         slot_features: Tensor | None = None,
+        item_ids: Sequence[str] | None = None,
+        context_columns: Sequence[str] | None = None,
     ) -> None:
         """Builds the problem.
 
@@ -83,6 +89,8 @@ class SlotProblem(Problem):
             context_sizes: Categories of each context column if there are no known requests; all are equally frequent.
             requests: Known requests with several parts: context vectors, categories, and slot features.
             slot_features: Numbers of each slot for every request, ``(slots, slot_dim)``.
+            item_ids: What files of requests and answers call the pool's vectors; their numbers from 0 if None.
+            context_columns: What files of requests call the numbers of a context; ``context_1``, ... if None.
 
         Raises:
             ValueError: If sizes are below 1 or contradict each other, a part of a request has another shape or is not
@@ -104,9 +112,13 @@ class SlotProblem(Problem):
         self.slot_dim = 0 if features is None else features.shape[-1]
         if features is not None and features.shape[-2] != slots:
             raise ValueError(f"expected slot_features of {slots} slots, got {tuple(features.shape)}")
+        self.names = None if self.pool is None else self._named(self.pool, item_ids, context_columns)
         self._try_out()
 
-    request_suffixes: ClassVar[tuple[str, ...]] = (".safetensors",)
+    @property
+    def request_suffixes(self) -> tuple[str, ...]:
+        """Endings of files of requests and answers: tables where items have names, tensors otherwise."""
+        return (".safetensors",) if self.names is None else (".csv", ".parquet", ".jsonl", ".safetensors")
 
     def observation_parts(self) -> dict[str, ObservationPart]:
         """Returns the candidates, the mask where the number of items varies, and the parts that requests have."""
@@ -184,9 +196,27 @@ class SlotProblem(Problem):
         return twin
 
     def read_requests(self, asked: RequestFiles, report: Callable[[int], None] | None = None) -> Requests:
-        """Reads a safetensors file with candidates; see :meth:`Problem.read_requests`."""
+        """Reads a table of requests, or a safetensors file with candidates; see :meth:`Problem.read_requests`."""
+        tensors = asked.requests is not None and asked.requests.suffix.lower() == ".safetensors"
+        if self.names is not None and not tensors:
+            return PageRequests(self.names, asked, report or (lambda rows: None))
         asked.refuse_items(self.name)
-        return CandidateRequests.read(asked.requests, self.slots, self.items, self.dim)
+        return CandidateRequests.read(asked.requests, self.slots, self.dim, self.observation_parts())
+
+    def desk(self, items: Path | None = None) -> Desk:
+        """Returns what answers rows with contexts and perhaps lists of candidates."""
+        return super().desk(items) if self.names is None else PageDesk(self.names, items)
+
+    def _named(self, pool: Tensor, ids: Sequence[str] | None, columns: Sequence[str] | None) -> PageNames:
+        items = tuple(map(str, range(len(pool)) if ids is None else ids))
+        given = tuple(columns) if columns is not None else tuple(f"context_{i + 1}" for i in range(self.context_dim))
+        if len(set(items)) < len(pool) or len(items) > len(pool) or len(set(given)) < self.context_dim:
+            raise ValueError(
+                f"expected {len(pool)} different item_ids and {self.context_dim} different context_columns, "
+                f"got {len(set(items))} and {len(set(given))}"
+            )
+        slots = tuple(f"slot_{i + 1}" for i in range(self.slots))
+        return PageNames(items, pool, slots, FileColumns("request", dict.fromkeys(given, 0.0), (), {}))
 
     def _draw_candidates(self, batch: int, generator: torch.Generator) -> tuple[Tensor, Tensor | None]:
         """Draws candidates, and the mask of their padding where their number varies."""

@@ -1,8 +1,9 @@
-"""Requests for slates as a file: contexts, lists of candidates, and perhaps new items; read piece by piece."""
+"""Requests for pages as rows of a table: contexts, lists of candidates by id, and answers as items' ids, one a slot."""
 
-from collections.abc import Callable
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -11,82 +12,92 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
-from slot_rl.estimators.columns import id_column
-from slot_rl.estimators.frames import FRAME_ROWS, Integers, count_rows, read_frame, stream_frames, texts
+from slot_rl.estimators.columns import Encoded, FileColumns, id_column
+from slot_rl.estimators.frames import Integers, read_frame, texts
 from slot_rl.estimators.slate_log import ITEM_IDS, REQUEST_IDS, Items, SlateRequests, encode_requests
 from slot_rl.estimators.table import TableError
-from slot_rl.problems.answer_file import answer_file, arrow_table, with_columns
+from slot_rl.problems.answer_file import arrow_table, with_columns
 from slot_rl.problems.observation import Observation
-from slot_rl.problems.requests import ESTIMATED, RANK, REASON, Answer, Answers, RequestFiles, Requests
-
-if TYPE_CHECKING:
-    from slot_rl.problems.slates import SlateProblem
+from slot_rl.problems.requests import ESTIMATED, RANK, REASON, TRUE, Answer, Answers
 
 CELLS = 2**23
 """Most numbers of candidates that are held at once."""
 
 
-class SlateFile(Requests):
-    """The rows of a file; each is answered with items' ids, one a slot."""
+@dataclass(frozen=True)
+class PageNames:
+    """What files call the items, the slots, and the requests' columns of a slot problem.
 
-    def __init__(self, problem: "SlateProblem", asked: RequestFiles, report: Callable[[int], None]) -> None:
-        """Reads the items and counts the requests.
+    Attributes:
+        items: Ids of the pool's vectors.
+        vectors: The pool, ``(items, dim)``.
+        slots: Names of the slots.
+        columns: The requests' columns.
+    """
+
+    items: tuple[str, ...]
+    vectors: Tensor
+    slots: tuple[str, ...]
+    columns: FileColumns
+
+    def contexts(self, rows: Encoded) -> Tensor | None:
+        """Returns the context vectors ``(rows, context_dim)`` of encoded requests; None without a context."""
+        return rows.numbers if self.columns.width else None
+
+    def read_items(self, path: Path) -> tuple[tuple[str, ...], Tensor]:
+        """Reads other items from a file: an id, and the numbers of their vectors in the pool's order.
+
+        Raises:
+            TableError: If the file has other columns, an id stands twice, or a number is missing.
+        """
+        frame = read_frame(path)
+        found = Items.of(frame, path)
+        dim = self.vectors.shape[1]
+        if found.columns.categories or found.columns.flagged or found.columns.width != dim:
+            raise TableError(
+                f"expected an id and {dim} columns of numbers in {path}, got {', '.join(map(repr, frame.columns))}"
+            )
+        return found.ids, found.encoded.numbers
+
+
+class PageDesk:
+    """Answers rows of requests with pages."""
+
+    def __init__(self, names: PageNames, items: Path | None = None, exclude: Path | None = None, forgive: bool = False):
+        """Reads the items.
 
         Args:
-            problem: What the agent was trained on.
-            asked: The files; with ``skip_unknown``, a request that cannot be answered gets the reason instead.
-            report: Called with the rows counted.
+            names: What files call things.
+            items: A file of items to choose from; those of the pool if None.
+            exclude: A file of pairs of a request's and an item's id: never answer the request with this item.
+            forgive: Whether a request that cannot be answered gets an empty answer with the reason.
 
         Raises:
             TableError: If a file is not as expected.
         """
-        if asked.requests is None:
-            raise TableError("expected --requests FILE for slates, got none")
-        self._problem, self._path, self._forgive = problem, asked.requests, asked.skip_unknown
-        stored = problem.stored
-        self.ids, self.vectors = stored.item_ids, stored.item_vectors()
-        if asked.items is not None:
-            found = Items.read(asked.items, stored.item_columns)
-            known = {each: row for row, each in enumerate(stored.item_ids, start=1)}
-            rows = torch.tensor([known.get(each, 0) for each in found.ids])
-            self.ids, self.vectors = found.ids, stored.net.item_vectors(found.encoded, rows)
-        self._excluded = {} if asked.exclude is None else read_exclusions(asked.exclude, self.ids)
-        self._rows = self.distinct = count_rows(self._path)
-        self._unanswered = 0
-        report(self._rows)
+        self._names, self._forgive, self.unanswered = names, forgive, 0
+        self.ids, self._vectors = (names.items, names.vectors) if items is None else names.read_items(items)
+        self._excluded = {} if exclude is None else read_exclusions(exclude, self.ids)
 
-    def __len__(self) -> int:
-        """Returns the number of rows."""
-        return self._rows
+    def answered(self, frame: pd.DataFrame, answer: Answer, path: Path) -> pa.Table:
+        """Returns the rows with their columns, an item's id for each slot, and the scores; the path is for messages.
 
-    def figures(self) -> dict[str, str]:
-        """Returns the numbers of requests, of items, and of requests without an answer."""
-        figures = {"requests": f"{self._rows:,}", "items": f"{len(self.ids):,}"}
-        return figures | ({"not answered": f"{self._unanswered:,}"} if self._forgive else {})
-
-    def write(self, out: Path, answer: Answer, report: Callable[[int], None]) -> None:
-        """Writes the file's columns, an item's id for each slot, and the scores."""
-        with answer_file(out) as writer:
-            for frame in stream_frames(self._path, FRAME_ROWS):
-                writer.write(self._answered(frame, answer))
-                report(len(frame))
-
-    def _answered(self, frame: pd.DataFrame, answer: Answer) -> pa.Table:
-        asked = encode_requests(
-            frame, self._path, self._problem.stored.request_columns, self.ids, self._problem.slots, self._forgive
-        )
+        Raises:
+            TableError: If a row is not as expected.
+        """
+        slots = len(self._names.slots)
+        asked = encode_requests(frame, path, self._names.columns, self.ids, slots, self._forgive)
         lists = [self._allowed(*pair) for pair in zip(asked.ids, asked.lists, strict=True)]
-        faults = [
-            fault or ("" if each is None or len(each) else "an item that is not excluded, got none")
-            for fault, each in zip(asked.faults, lists, strict=True)
-        ]
-        for row, fault in zip(frame.index, faults, strict=True):
+        for row, each in enumerate(lists):
+            if each is not None and not len(each) and not asked.faults[row]:
+                asked.faults[row] = "an item that is not excluded, got none"
+        for row, fault in zip(frame.index, asked.faults, strict=True):
             if fault and not self._forgive:
-                raise TableError(f"expected {fault} in row {row + 1} of {self._path}")
-        well = np.flatnonzero([not fault for fault in faults])
-        self._unanswered += len(frame) - len(well)
+                raise TableError(f"expected {fault} in row {row + 1} of {path}")
+        well = np.flatnonzero([not fault for fault in asked.faults])
+        self.unanswered += len(frame) - len(well)
         found = [self._answers(part, asked, lists, answer) for part in self._parts(well, lists)]
-        return self._table(frame, well, faults, found)
+        return with_columns(*self._columns(frame, well, asked.faults, found), path)
 
     def _allowed(self, request: str, listed: Integers | None) -> Integers | None:
         excluded = self._excluded.get(request)
@@ -96,8 +107,8 @@ class SlateFile(Requests):
 
     def _parts(self, rows: Integers, lists: list[Integers | None]) -> list[Integers]:
         """Splits rows so that the candidates of each part fit into the memory that is allowed."""
-        longest = max((len(self.ids) if lists[row] is None else len(lists[row]) for row in rows), default=1)
-        together = max(1, CELLS // (longest * self.vectors.shape[1]))
+        longest = max((len(self.ids) if (each := lists[row]) is None else len(each) for row in rows), default=1)
+        together = max(1, CELLS // (longest * self._vectors.shape[1]))
         return [rows[start : start + together] for start in range(0, len(rows), together)]
 
     def _answers(
@@ -105,18 +116,18 @@ class SlateFile(Requests):
     ) -> tuple[Tensor, Answers]:
         """Answers some rows; returns the rows of the chosen items among all items, and the answers."""
         every = np.arange(len(self.ids))
-        listed = padded([every if lists[row] is None else lists[row] for row in part])
-        candidates, mask = listed_candidates(self.vectors, listed, self._problem.slots)
-        contexts = self._problem.stored.net.context_vectors(asked.encoded[torch.from_numpy(part)])
+        listed = padded([every if (each := lists[row]) is None else each for row in part])
+        candidates, mask = listed_candidates(self._vectors, listed, len(self._names.slots))
+        contexts = self._names.contexts(asked.encoded[torch.from_numpy(part)])
         answers = answer(Observation(candidates, None if bool(mask.all()) else mask, context_vector=contexts))
         chosen = listed.unsqueeze(1).expand(-1, answers.choice.shape[1], -1).gather(2, answers.choice)
         return chosen, answers
 
-    def _table(
+    def _columns(
         self, frame: pd.DataFrame, well: Integers, faults: list[str], found: list[tuple[Tensor, Answers]]
-    ) -> pa.Table:
-        """Returns the rows of the frame, each as often as it has answers, in the frame's order."""
-        slots, ids = self._problem.stored.slots, pa.array(self.ids, pa.string())
+    ) -> tuple[pa.Table, dict[str, pa.Array]]:
+        """Returns the frame's rows, each as often as it has answers, and the columns to add."""
+        slots, ids = self._names.slots, pa.array(self.ids, pa.string())
         none = torch.zeros(0, found[0][0].shape[1] if found else 1, len(slots))
         chosen = torch.cat([none, *(rows for rows, _ in found)]).long().numpy()
         scores = torch.cat([none[:, :, 0], *(answers.estimated for _, answers in found)]).numpy()
@@ -131,15 +142,18 @@ class SlateFile(Requests):
 
         columns = {name: ids.take(column(chosen[place, rank, i])) for i, name in enumerate(slots)}
         columns[ESTIMATED] = column(scores[place, rank])
+        true = [answers.true for _, answers in found if answers.true is not None]
+        if true:
+            columns[TRUE] = column(torch.cat(true).numpy()[place, rank])
         if scores.shape[1] > 1:
             columns[RANK] = column(rank + 1)
         if self._forgive:
             said = [f"expected {faults[i]}" if faults[i] else None for i in row[order]]
             columns[REASON] = pa.array(said, pa.string())
-        return with_columns(arrow_table(frame.iloc[row[order]]), columns, self._path)
+        return arrow_table(frame.iloc[row[order]]), columns
 
 
-def padded(lists: "list[Integers] | list[Integers | None]") -> Tensor:
+def padded(lists: Sequence[Integers | None]) -> Tensor:
     """Returns lists as one tensor ``(lists, longest)``, -1 behind the end of a shorter one, and throughout for None."""
     longest = max((len(each) for each in lists if each is not None), default=1)
     found = np.full((len(lists), longest), -1, dtype=np.int64)
