@@ -194,11 +194,7 @@ def policy_kwargs(problem: Problem | None, size: PointerSize) -> dict[str, Any]:
     """Returns the arguments that fit :class:`SlotPolicy` to a problem: sizes, fixed candidates, contexts' units."""
     if problem is None:
         return {"size": size}
-    known = (
-        problem.sample(UNIT_REQUESTS, generator_from(0)) if "context_vector" in problem.observation_parts() else None
-    )
-    return {
-        "size": size,
-        "catalogue": problem.catalogue,
-        "context_vectors": None if known is None else known.context_vector,
-    }
+    contexts = None
+    if "context_vector" in problem.observation_parts():
+        contexts = problem.sample(UNIT_REQUESTS, generator_from(0)).context_vector
+    return {"size": size, "catalogue": problem.catalogue, "pool": problem.pool, "context_vectors": contexts}

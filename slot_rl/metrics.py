@@ -4,11 +4,10 @@
 comparison's tables and dashboards, and docs/metrics.md. A new metric is one entry.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import torch
 from torch import Tensor
 
 from slot_rl.agents import Agent
@@ -57,17 +56,6 @@ class Scores:
         measured = None if found.measured is None else _averaged(found.measured)
         gap = _averaged(estimated.double() - found.true)
         return cls(_averaged(estimated), _averaged(found.true), normalised, measured, weights, gap)
-
-    @classmethod
-    def joined(cls, parts: Sequence["Scores"]) -> "Scores":
-        """Returns the scores of several batches of requests as one."""
-
-        def whole(name: str) -> Tensor | None:
-            found = [getattr(part, name) for part in parts]
-            return None if found[0] is None else torch.cat(found)
-
-        estimated = torch.cat([part.estimated for part in parts])
-        return cls(estimated, whole("true"), whole("normalised"), whole("measured"), whole("weights"))
 
     def mean(self, values: Tensor | None) -> float | None:
         """Returns the mean over the requests with a value, as often as they were made; None if there is none."""

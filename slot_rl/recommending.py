@@ -7,6 +7,7 @@ problem (``Problem.read_requests``).
 """
 
 import time
+from array import array
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -145,7 +146,9 @@ class Answering:
         """
         self._agent, self._problem, self._serving, self._top, self._report = agent, problem, serving, top, report
         self._generator = generator_from(seed)
-        self._scores: list[Scores] = []
+        # One array for each figure that grows in place. Small tensors between what a search frees would keep its memory
+        # from being returned.
+        self._kept: dict[str, array[float]] = {}
         self._budget = Budget()
 
     def __call__(self, observation: Observation, weights: Tensor | None = None) -> Answers:
@@ -175,7 +178,10 @@ class Answering:
         self, problem: Problem, observation: Observation, choice: Tensor, score: Tensor, weights: Tensor | None
     ) -> Answers:
         """Keeps the scores of the best answers, and adds what the ground truth says of all."""
-        self._scores.append(Scores.of(problem, observation, choice[:, 0], score[:, 0], weights))
+        scores = Scores.of(problem, observation, choice[:, 0], score[:, 0], weights)
+        for name, values in vars(scores).items():
+            if values is not None:
+                self._kept.setdefault(name, array("d")).frombytes(values.double().numpy().tobytes())
         if not problem.has_truth:
             return Answers(choice, score)
         known = problem.true_scores(observation, choice.transpose(0, 1))
@@ -187,13 +193,13 @@ class Answering:
         Raises:
             ValueError: If none was answered.
         """
-        if not self._scores:
+        if not self._kept:
             raise ValueError("expected at least one request that can be answered, got none")
-        return Scores.joined(self._scores)
+        return Scores(**{name: torch.tensor(values, dtype=torch.float64) for name, values in self._kept.items()})
 
     def calls(self, unit: str) -> dict[str, str]:
         """Says what the answers to a request have cost."""
-        requests = sum(len(each.estimated) for each in self._scores)
+        requests = len(self._kept["estimated"])
         forwards, backwards = (spent / requests for spent in (self._budget.forwards, self._budget.backwards))
         figures = {f"calls per {unit}": f"{forwards:g} estimator calls, {backwards:g} backward passes"}
         if self._serving.mode == "pass":

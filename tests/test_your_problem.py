@@ -94,7 +94,7 @@ def test_the_run_remembers_file_function_and_hash(script: Command, home: Path) -
 def test_the_python_of_the_page_runs(script: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     short: dict[str, Any] = {"timesteps": 600, "force": True, "wandb": "disabled", "batch_size": 64}
     real = slot_rl.train
-    monkeypatch.setattr(slot_rl, "train", lambda *args, **kwargs: real(*args, **kwargs, **short), raising=False)
+    monkeypatch.setattr(slot_rl, "train", lambda *args, **given: real(*args, **{**given, **short}), raising=False)
     code = PYTHON.replace("seeds=3,", "seeds=3, timesteps=600, workers=1, wandb='disabled',")
     names: dict[str, object] = {"gymnasium": gym}
     exec(code.replace('out="comparison"', 'out="in-python"'), names)
@@ -132,7 +132,7 @@ def test_a_problem_built_in_python_is_trained_and_loaded(tmp_path: Path) -> None
 def test_built_problems_are_compared_in_this_process(tmp_path: Path) -> None:
     problems: dict[str, Problem | str] = {"near": built(), "far": built(pool=torch.linspace(-3, 3, 9).unsqueeze(1))}
     settings: dict[str, Any] = {"out": tmp_path / "c", "seeds": 3, "timesteps": 256, "wandb": "disabled"}
-    compare: object = slot_rl.compare  # type: ignore[attr-defined]
+    compare: object = slot_rl.compare
     assert callable(compare)
     found = compare(problems, ["random", "guided_search"], **settings)
     assert set(found.summaries["task"]) == {"near", "far", "all"}

@@ -55,7 +55,7 @@ def stream_frames(path: Path, rows: int = FRAME_ROWS) -> Iterator[pd.DataFrame]:
 
 def _pieces(path: Path, rows: int) -> Iterator[pd.DataFrame]:
     if path.suffix.lower() == ".parquet":
-        with pa.parquet.ParquetFile(path) as file:
+        with pa.parquet.ParquetFile(path, pre_buffer=False) as file:
             _check_names(path, file.schema_arrow.names)
             for batch in file.iter_batches(rows):
                 yield batch.to_pandas(types_mapper=_nullable, ignore_metadata=True)
@@ -126,7 +126,7 @@ def numbers(cells: "pd.Series[Any]", path: Path) -> npt.NDArray[np.float64]:
     Raises:
         TableError: If a cell is neither empty nor a finite number.
     """
-    found = pd.to_numeric(cells.map(_stripped), errors="coerce").to_numpy(np.float64, na_value=np.nan)
+    found = pd.to_numeric(cells.map(_stripped), errors="coerce").to_numpy(np.float64, copy=True, na_value=np.nan)
     bad = ~np.isfinite(found) & ~np.array([_missing(cell) for cell in cells.tolist()], dtype=bool)
     if bad.any():
         row = int(bad.argmax())

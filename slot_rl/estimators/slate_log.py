@@ -122,8 +122,9 @@ def _lists(
     ]
     for place in np.flatnonzero(codes < 0)[::-1]:
         faults[owner[place]] = f"known items, got {names[int(place)].as_py()!r}"
-    _, first = np.unique(owner * (len(items) + 1) + codes, return_index=True)
-    for place in np.setdiff1d(np.arange(len(codes)), first)[::-1]:
+    keys = owner * (len(items) + 1) + codes
+    order = keys.argsort(kind="stable")
+    for place in order[1:][np.diff(keys[order]) == 0][::-1]:
         faults[owner[place]] = faults[owner[place]] or f"each item once, got {names[int(place)].as_py()!r} twice"
     pieces = [None if cell is None else codes[end - n : end] for cell, n, end in zip(given, lengths, ends, strict=True)]
     return pieces, faults
