@@ -1,16 +1,19 @@
 """A measured landscape as ground truth: look up the true score of a row in a table of measurements."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from math import inf, prod
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from slot_rl.estimators.described import numbers_of
 from slot_rl.estimators.encoding import TableEncoding
 from slot_rl.estimators.table import TableError, read_table
 
 MOST_CELLS = 100_000_000
+ContextFinder = Callable[[Tensor | None, Tensor | None], Tensor]
 
 
 class TruthTable:
@@ -44,6 +47,7 @@ class TruthTable:
         count = torch.zeros(prod(sizes), dtype=torch.int32).index_add_(0, cells, torch.ones_like(cells).int())
         means = torch.zeros(prod(sizes), dtype=torch.float64).index_add_(0, cells, score.double())
         self._measured = count > 0
+        self._find: ContextFinder | None = None
         self._fill(means.div_(count.clamp_min_(1)).view(shape), ~self._measured.view(shape))
 
     def _fill(self, means: Tensor, gaps: Tensor) -> None:
@@ -57,6 +61,16 @@ class TruthTable:
         self._scores = torch.where(gaps, lows.unsqueeze(1), means, out=means).flatten().float()
         self._combinations = means.shape[1]
 
+    def find_contexts(self, codes: Tensor | None, vectors: Tensor | None) -> Tensor:
+        """Returns the indices ``(batch, columns)`` of contexts whose numbers are given as an estimator takes them.
+
+        Raises:
+            ValueError: If the table was not read from a file with such contexts.
+        """
+        if self._find is None:
+            raise ValueError("expected a ground truth that was read from a table with numeric contexts, got another")
+        return self._find(codes, vectors)
+
     @classmethod
     def read(cls, path: Path, encoding: TableEncoding) -> "TruthTable":
         """Reads a table with the columns of an estimator's own table.
@@ -67,9 +81,20 @@ class TruthTable:
         table = read_table(path, encoding.score, tuple(encoding.contexts), tuple(encoding.features))
         if table.score is None:
             raise TableError(f"expected a score column in {path}, got none")
-        sizes = [len(found) for found in (*encoding.contexts.values(), *encoding.features.values())]
-        score = torch.tensor(table.score)
-        return cls(encoding.encode_features(table), encoding.encode_contexts(table), score, sizes)
+        numbers = {name: sorted(set(numbers_of(table, name).tolist())) for name in encoding.numeric_contexts}
+        find = partial(encoding.find_in_parts, numbers=numbers)
+        # A context's number that the table lacks has an index of its own, of which nothing was measured.
+        columns = [
+            len(numbers[name]) + 1 if name in numbers else len(found) for name, found in encoding.contexts.items()
+        ]
+        sizes = [*columns, *map(len, encoding.features.values())]
+        contexts, score = encoding.encode_contexts(table), torch.tensor(table.score)
+        if encoding.context_width:
+            contexts = find(*encoding.context_parts(contexts))
+        features, offered = encoding.encode_levels(table)
+        found = cls(features[offered], contexts[offered], score[offered], sizes)
+        found._find = find
+        return found
 
     def __call__(self, choice: Tensor, context: Tensor | None) -> Tensor:
         """Returns the true scores ``(..., batch)`` of choices ``(..., batch, features)`` in ``(batch, columns)``."""
