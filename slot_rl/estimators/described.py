@@ -22,7 +22,7 @@ FEW_LEVELS = 20
 """A column of numbers that are not all whole is taken for categories only if it has at most so many of them."""
 WHOLE_DIGITS = 1e15
 
-Numbers = npt.NDArray[np.float64]
+Doubles = npt.NDArray[np.float64]
 _Value = TypeVar("_Value")
 
 
@@ -47,7 +47,7 @@ def canonical(text: str) -> str:
     return text if number is None else number_text(number)
 
 
-def numbers_of(table: Table, name: str) -> Numbers:
+def numbers_of(table: Table, name: str) -> Doubles:
     """Returns the numbers in a column, of shape ``(rows,)``.
 
     Raises:
@@ -78,14 +78,14 @@ class NumberUnit:
     spread: float
 
     @classmethod
-    def of(cls, numbers: Numbers) -> "NumberUnit":
+    def of(cls, numbers: Doubles) -> "NumberUnit":
         """Returns the unit of some numbers ``(rows,)``."""
         # Of equal numbers the computed deviation may be a rounding error instead of 0.
         equal = len(numbers) == 0 or bool((numbers == numbers[0]).all())
         spread = 0.0 if equal else float(numbers.std())
         return cls(float(numbers.mean()) if len(numbers) else 0.0, spread if spread > 0 else 1.0)
 
-    def standardised(self, numbers: Numbers) -> Numbers:
+    def standardised(self, numbers: Doubles) -> Doubles:
         """Returns how many spreads the numbers lie above the mean."""
         return (numbers - self.mean) / self.spread
 
