@@ -96,4 +96,5 @@ def _contexts(observation: Observation) -> list[tuple[float, ...]] | None:
     parts = observation.tensors()
     if not set(parts) <= {"context", "context_vector"}:
         return None
-    return [tuple(number for part in row for number in part) for row in zip(*(p.tolist() for p in parts.values()))]
+    rows = zip(*(part.tolist() for part in parts.values()), strict=True)
+    return [tuple(number for part in row for number in part) for row in rows]

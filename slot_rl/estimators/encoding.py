@@ -117,10 +117,10 @@ class TableEncoding:
         }
 
     @property
-    def context_width(self) -> int:
-        """Length of a context's vector: one entry a number, and the numbers that describe categories."""
-        described = [len(self.descriptors[name].names) for name in self.contexts if name in self.descriptors]
-        return len(self.numeric_contexts) + sum(described)
+    def context_widths(self) -> tuple[int, ...]:
+        """How many entries of a context's vector each column has that is a number, or is described by numbers."""
+        widths = {**dict.fromkeys(self.numbers, 1), **{name: len(d.names) for name, d in self.descriptors.items()}}
+        return tuple(widths[name] for name in self.contexts if name in widths)
 
     def item_numbers(self, name: str) -> Tensor | None:
         """Returns the standardised numbers of a feature's categories ``(categories, numbers)``; None without any."""

@@ -170,7 +170,7 @@ def network_for(encoding: TableEncoding, fit: TableFit, seed: int) -> EstimatorN
                 features,
                 contexts,
                 described=described if any(described) else (),
-                context_numbers=encoding.context_width,
+                context_numbers=encoding.context_widths,
             )
         )
     for slot, found in enumerate(numbers):

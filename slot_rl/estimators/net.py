@@ -31,7 +31,7 @@ class EstimatorShape:
         contexts: Number of categories of each context column.
         context_dim: Length of a context column's embedding.
         described: How many numbers describe each category of each slot, 0 for embeddings; empty for embeddings alone.
-        context_numbers: Length of a context's vector of numbers; 0 if there is none.
+        context_numbers: How many numbers describe each context column that is a number or is described by numbers.
         encoder: Hidden width of the small networks that read numbers.
     """
 
@@ -42,7 +42,7 @@ class EstimatorShape:
     contexts: tuple[int, ...] = ()
     context_dim: int = 16
     described: tuple[int, ...] = ()
-    context_numbers: int = 0
+    context_numbers: tuple[int, ...] = ()
     encoder: int = 32
 
     def to_json(self) -> dict[str, Any]:
@@ -71,7 +71,7 @@ class EstimatorNet(nn.Module):
         self.shape = shape
         self.catalogue = _embedding_table(shape) if shape.vocabulary else None
         self.context_tables = nn.ModuleList(nn.Embedding(size, shape.context_dim) for size in shape.contexts)
-        columns = len(shape.contexts) + (shape.context_numbers > 0)
+        columns = len(shape.contexts) + len(shape.context_numbers)
         width = shape.slots * shape.dim + columns * shape.context_dim
         self.body = nn.Sequential(*_layers(width, shape.hidden))
         self.head = nn.Linear(shape.hidden[-1], 1)
@@ -83,9 +83,10 @@ class EstimatorNet(nn.Module):
             if numbers:
                 self.encoders[str(slot)] = _encoder(numbers, shape.encoder, shape.dim)
                 self.register_buffer(f"numbers_{slot}", torch.zeros(shape.vocabulary[slot], numbers))
-        self.context_encoder: nn.Module | None = None
-        if shape.context_numbers:
-            self.context_encoder = _encoder(shape.context_numbers, shape.encoder, shape.context_dim)
+        # Columns have encoders of their own, as they have embeddings: what is learned of one serves any other pair.
+        self.context_encoders = nn.ModuleList(
+            _encoder(numbers, shape.encoder, shape.context_dim) for numbers in shape.context_numbers
+        )
 
     def describe(self, slot: int, numbers: Tensor) -> None:
         """Takes the numbers ``(categories, numbers)`` that describe a slot's categories."""
@@ -107,7 +108,7 @@ class EstimatorNet(nn.Module):
         Args:
             vectors: Tensor of shape ``(..., batch, slots, dim)``.
             context: Long tensor of shape ``(batch, contexts)``; None if the network has no context of categories.
-            context_vector: Float tensor of shape ``(batch, context_numbers)``; None if it has no context of numbers.
+            context_vector: Float tensor of shape ``(batch, numbers)``; None if it has no context of numbers.
 
         Returns:
             Tensor of shape ``(..., batch, hidden[-1])``.
@@ -118,10 +119,11 @@ class EstimatorNet(nn.Module):
             if context is None:
                 raise ValueError(f"expected a context of {len(self.context_tables)} columns, got None")
             parts += [table(context[..., i]) for i, table in enumerate(self.context_tables)]
-        if self.context_encoder is not None:
+        if len(self.context_encoders):
             if context_vector is None:
-                raise ValueError(f"expected a context of {self.shape.context_numbers} numbers, got None")
-            parts.append(self.context_encoder(context_vector))
+                raise ValueError(f"expected a context of {sum(self.shape.context_numbers)} numbers, got None")
+            columns = context_vector.split(self.shape.context_numbers, dim=-1)
+            parts += [encoder(column) for encoder, column in zip(self.context_encoders, columns, strict=True)]
         if parts:
             embedded = torch.cat(parts, dim=-1)
             inputs = torch.cat([inputs, embedded.expand(*inputs.shape[:-1], -1)], dim=-1)

@@ -236,10 +236,11 @@ def _vector_width(estimator: nn.Module, encoding: TableEncoding | None) -> int:
         if described:
             raise ValueError("expected an encoding of categories alone for a module, got one with numbers")
         return 0
-    known = encoding.context_width if encoding is not None else 0
-    if known != estimator.shape.context_numbers:
-        raise ValueError(f"expected an encoding with {estimator.shape.context_numbers} numbers a context, got {known}")
-    return known
+    known = encoding.context_widths if encoding is not None else ()
+    expected = estimator.shape.context_numbers
+    if known != expected:
+        raise ValueError(f"expected an encoding whose context columns have {expected} numbers, got {known}")
+    return sum(known)
 
 
 def _observed(encoding: TableEncoding, contexts: Tensor) -> Observation:

@@ -89,7 +89,7 @@ class TruthTable:
         ]
         sizes = [*columns, *map(len, encoding.features.values())]
         contexts, score = encoding.encode_contexts(table), torch.tensor(table.score)
-        if encoding.context_width:
+        if encoding.context_widths:
             contexts = find(*encoding.context_parts(contexts))
         features, offered = encoding.encode_levels(table)
         found = cls(features[offered], contexts[offered], score[offered], sizes)

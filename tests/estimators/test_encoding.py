@@ -124,7 +124,7 @@ def test_levels_are_sorted_by_size_and_contexts_have_none(tmp_path: Path) -> Non
     _, encoding = numeric(tmp_path)
     assert encoding.features == {"ligand": ("L1", "L2", "L3", "L4", "L5"), "equivalents": ("1", "1.5", "2")}
     assert encoding.contexts == {"acid": ("a", "b"), "temperature": ()}
-    assert encoding.plain_contexts == {"acid": ("a", "b")} and encoding.context_width == 1
+    assert encoding.plain_contexts == {"acid": ("a", "b")} and encoding.context_widths == (1,)
     assert encoding.numbers == {"temperature": NumberUnit(95, 125**0.5), "equivalents": NumberUnit(1.5, (1 / 6) ** 0.5)}
 
 

@@ -138,7 +138,7 @@ def test_weights_come_from_the_seed_alone() -> None:
     assert not torch.equal(first["catalogue"], other["catalogue"])
 
 
-DESCRIBED = EstimatorShape(2, 3, (4,), (2, 3), (2,), described=(0, 2), context_numbers=2, encoder=5)
+DESCRIBED = EstimatorShape(2, 3, (4,), (2, 3), (2,), described=(0, 2), context_numbers=(2,), encoder=5)
 
 
 def test_a_described_slot_has_no_embeddings_but_encoded_numbers() -> None:
