@@ -411,9 +411,7 @@ def test_numeric_contexts_that_do_not_fit_are_refused(contexts: Tensor | None, m
 
 def test_an_estimator_of_numbers_needs_its_encoding() -> None:
     net = network_for(NUMERIC, TableFit(dim=4, hidden=(8,)), 0)
-    with pytest.raises(
-        ValueError, match=r"expected an encoding whose context columns have \(1,\) numbers, got \(\)"
-    ):
+    with pytest.raises(ValueError, match=r"expected an encoding whose context columns have \(1,\) numbers, got \(\)"):
         RowProblem(net, torch.ones(1, 1))
 
 
