@@ -195,7 +195,7 @@ class TableEncoding:
         parts: list[Tensor] = []
         for name, column in zip(self.contexts, contexts.unbind(dim=1), strict=True):
             if name in self.numbers:
-                standardised = self.numbers[name].standardised(column.numpy())
+                standardised = self.numbers[name].standardised(column.double().numpy())
                 parts.append(torch.from_numpy(standardised).float().unsqueeze(1))
             elif name in self.descriptors:
                 parts.append(self.descriptors[name].vectors[column.long()])
@@ -225,7 +225,7 @@ class TableEncoding:
                 found = next(plain)
             else:
                 assert vectors is not None
-                found = _places_of(vectors[:, first : first + known.shape[1]], known)
+                found = places_of(vectors[:, first : first + known.shape[1]], known)
                 first += known.shape[1]
             columns.append(found.unsqueeze(1))
         return torch.cat(columns, dim=1)
@@ -307,10 +307,14 @@ def refuse_unknown(cell: Unknown, categories: Sequence[str], path: Path, hint: s
     )
 
 
-def _places_of(rows: Tensor, known: Tensor) -> Tensor:
+def places_of(rows: Tensor, known: Tensor) -> Tensor:
     """Returns each row's place among known rows, bit for bit; as many as there are known ones where it is not there."""
     places = {row.tobytes(): place for place, row in enumerate(known.numpy())}
-    return torch.tensor([places.get(row.tobytes(), len(known)) for row in rows.numpy()], dtype=torch.long)
+    whole = np.ascontiguousarray(rows.numpy())
+    # One look-up per distinct row.
+    distinct, inverse = np.unique(whole.view(f"V{whole.itemsize * whole.shape[1]}"), return_inverse=True)
+    found = np.array([places.get(row.tobytes(), len(known)) for row in distinct], dtype=np.int64)
+    return torch.from_numpy(found[inverse.reshape(len(rows))])
 
 
 def _refuse_single(table: Table, features: Mapping[str, Sequence[str]]) -> None:

@@ -1,7 +1,6 @@
 """A measured landscape as ground truth: look up the true score of a row in a table of measurements."""
 
 from collections.abc import Callable, Sequence
-from functools import partial
 from math import inf, prod
 from pathlib import Path
 
@@ -9,8 +8,9 @@ import torch
 from torch import Tensor
 
 from slot_rl.estimators.described import numbers_of
-from slot_rl.estimators.encoding import TableEncoding
-from slot_rl.estimators.table import TableError, read_table
+from slot_rl.estimators.encoding import TableEncoding, places_of
+from slot_rl.estimators.store import context_tensor
+from slot_rl.estimators.table import Table, TableError, read_table
 
 MOST_CELLS = 100_000_000
 ContextFinder = Callable[[Tensor | None, Tensor | None], Tensor]
@@ -81,17 +81,16 @@ class TruthTable:
         table = read_table(path, encoding.score, tuple(encoding.contexts), tuple(encoding.features))
         if table.score is None:
             raise TableError(f"expected a score column in {path}, got none")
-        numbers = {name: sorted(set(numbers_of(table, name).tolist())) for name in encoding.numeric_contexts}
-        find = partial(encoding.find_in_parts, numbers=numbers)
-        # A context's number that the table lacks has an index of its own, of which nothing was measured.
-        columns = [
-            len(numbers[name]) + 1 if name in numbers else len(found) for name, found in encoding.contexts.items()
-        ]
-        sizes = [*columns, *map(len, encoding.features.values())]
-        contexts, score = encoding.encode_contexts(table), torch.tensor(table.score)
-        if encoding.context_widths:
-            contexts = find(*encoding.context_parts(contexts))
         features, offered = encoding.encode_levels(table)
+        if not bool(offered.any()):
+            raise TableError(f"expected rows in {path} with levels that the estimator may choose, got none")
+        contexts, score = encoding.encode_contexts(table), torch.tensor(table.score)
+        sizes, find = [len(found) for found in encoding.contexts.values()], None
+        if encoding.context_widths:
+            contexts, find = _joined(encoding, contexts, table)
+            # A context that the table lacks has an index of its own, of which nothing was measured.
+            sizes = [int(contexts.max()) + 2]
+        sizes += [len(found) for found in encoding.features.values()]
         found = cls(features[offered], contexts[offered], score[offered], sizes)
         found._find = find
         return found
@@ -136,3 +135,15 @@ class TruthTable:
         if context is None or columns == 0:
             return cells
         return cells + (context * self._strides[:columns]).sum(dim=-1)
+
+
+def _joined(encoding: TableEncoding, contexts: Tensor, table: Table) -> tuple[Tensor, ContextFinder]:
+    """Returns one index ``(rows, 1)`` for each distinct context, and what finds it; combinations would be too many."""
+    numbers = {name: sorted(set(numbers_of(table, name).tolist())) for name in encoding.numeric_contexts}
+
+    def found(codes: Tensor | None, vectors: Tensor | None) -> Tensor:
+        return places_of(encoding.find_in_parts(codes, vectors, numbers), known).unsqueeze(1)
+
+    indices = encoding.find_in_parts(*encoding.context_parts(contexts), numbers)
+    known = context_tensor(indices)
+    return places_of(indices, known).unsqueeze(1), found
