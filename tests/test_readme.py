@@ -16,6 +16,7 @@ TEXT = "\n".join(PAGES.values())
 PYTHON = re.findall(r"```python\n(.*?)```", TEXT, flags=re.DOTALL)
 COMMANDS = sorted({command.strip() for command in re.findall(r"python (scripts/\w+\.py[^`\n|#]*)", TEXT)})
 SUBCOMMANDS = {"aligner", "env", "selectors", "pick-value", "poly", "quadratics", "intermediate-loss", "landscapes"}
+SUBCOMMANDS |= {"held-out-pairs"}
 
 
 def run(arguments: list[str], cwd: Path) -> subprocess.CompletedProcess[str]:

@@ -239,18 +239,17 @@ class TableEncoding:
     def context_names(self, codes: Tensor | None, vectors: Tensor | None) -> list[list[str]]:
         """Returns the cells of contexts, given as an estimator takes them; numbers to six digits."""
         found = self.find_in_parts(codes, vectors, dict.fromkeys(self.numeric_contexts, ()))
-        rows = [[""] * len(self.contexts) for _ in range(len(found))]
+        widths, columns = iter(self.context_widths), []
         first = 0
-        for column, name in enumerate(self.contexts):
-            for row, code in zip(rows, found[:, column].tolist(), strict=True):
-                row[column] = "" if name in self.numbers else self.contexts[name][code]
+        for column, (name, categories) in enumerate(self.contexts.items()):
             if name in self.numbers:
                 assert vectors is not None
-                unit = self.numbers[name]
-                for row, number in zip(rows, vectors[:, first].tolist(), strict=True):
-                    row[column] = f"{number * unit.spread + unit.mean:.6g}"
-            first += 1 if name in self.numbers else len(self.descriptors[name].names) if name in self.descriptors else 0
-        return rows
+                numbers = vectors[:, first].double() * self.numbers[name].spread + self.numbers[name].mean
+                columns.append([f"{number:.6g}" for number in numbers.tolist()])
+            else:
+                columns.append([categories[code] for code in found[:, column].tolist()])
+            first += next(widths) if name in self.numbers or name in self.descriptors else 0
+        return [list(row) for row in zip(*columns, strict=True)]
 
     def to_json(self) -> dict[str, Any]:
         """Returns the encoding as JSON-ready values."""

@@ -1,9 +1,10 @@
 """Reads a table of categorical features and a score from CSV or Parquet, at once or in pieces.
 
 Every cell except the score is text and stays exactly as it is: "X" and "x " differ, and NA and an empty cell are
-categories. Blank lines in a CSV file are skipped. In Parquet, numbers and booleans are converted to text, and a null is
-refused. A score must be a finite number; blanks around it are allowed. A text column is stored as its distinct texts
-and one integer per row, because millions of rows repeat a few texts.
+categories; whoever takes a column for numbers reads its texts as numbers. Blank lines in a CSV file are skipped. In
+Parquet, numbers and booleans are converted to text, and a null is refused. A score must be a finite number; blanks
+around it are allowed. A text column is stored as its distinct texts and one integer per row, because millions of rows
+repeat a few texts.
 """
 
 from collections.abc import Iterator, Sequence
