@@ -1,7 +1,8 @@
-"""Numbers in place of categories: answers to a pair of contexts that was never measured, and to few measured rows.
+"""Numbers in place of categories: answers to contexts that were never measured, and to few measured rows.
 
-Suzuki couplings: each pair of electrophile and nucleophile is left out once. An estimator is fitted on the other 11
-pairs, an agent is trained on them, and both answer the pair left out. Categories are one-hot, or described by numbers.
+Suzuki couplings: each pair of electrophile and nucleophile is left out once, or all pairs with one of them. An estimator
+is fitted on the other pairs, an agent is trained on them, and both answer what was left out. Categories are one-hot, or
+described by numbers. A category of which nothing was measured can only be described.
 
 Direct arylation: an estimator of 100 random rows names the best of all 1,728. Temperature and concentration are
 numbers, or categories.
@@ -34,7 +35,9 @@ from slot_rl.provenance import provenance
 from slot_rl.search import enumerate_landscape
 from slot_rl.seeding import generator_from
 
-Part = Literal["suzuki", "direct-arylation"]
+Part = Literal["suzuki", "new-category", "direct-arylation"]
+Key = tuple[str, int, int]
+"""A variant, and what is left out: an electrophile and a nucleophile by their numbers, -1 for any."""
 PAIR = ("electrophile", "nucleophile")
 PAIR_FIT = TableFit(epochs=40)
 """The default network, with fewer epochs to save time; ``validation`` is its share of the rows seen."""
@@ -45,6 +48,15 @@ DESCRIBED: dict[str, tuple[str, ...]] = {
 }
 """The columns that are described by numbers, by variant."""
 NUMERIC: dict[str, tuple[str, ...]] = {"categories": (), "numbers": ("temperature", "concentration")}
+ANY = -1
+LEFT_OUT: dict[str, list[tuple[int, int]]] = {
+    "suzuki": [(electrophile, nucleophile) for electrophile in range(4) for nucleophile in range(3)],
+    "new-category": [
+        *((electrophile, ANY) for electrophile in range(4)),
+        *((ANY, nucleophile) for nucleophile in range(3)),
+    ],
+}
+TITLES = {"suzuki": "normalised yield on a pair left out", "new-category": "on a new electrophile or nucleophile"}
 ANSWERS = ("argmax of one estimator", "argmax of their mean", "gumbel, one pass")
 SPLITS = 10
 
@@ -62,7 +74,7 @@ class HeldOutPairsConfig:
     """
 
     data: Path
-    parts: tuple[Part, ...] = ("suzuki", "direct-arylation")
+    parts: tuple[Part, ...] = ("suzuki", "new-category", "direct-arylation")
     seeds: int = 3
     timesteps: int = 20_000
     place: Place = Place()
@@ -72,13 +84,14 @@ class HeldOutPairsConfig:
         if self.seeds < 1 or self.timesteps < 1 or not self.parts:
             raise ValueError(f"expected seeds, timesteps and parts >= 1, got {self}")
         described = [str(descriptor_file(Path(), name)) for name in DESCRIBED["all described"]]
-        files = {"suzuki": ["suzuki.csv", *described], "direct-arylation": ["direct_arylation.csv"]}
+        suzuki = ["suzuki.csv", *described]
+        files = {"suzuki": suzuki, "new-category": suzuki, "direct-arylation": ["direct_arylation.csv"]}
         refuse_missing(self.data, [file for part in self.parts for file in files[part]])
 
 
 @dataclass(frozen=True)
-class PairAnswers:
-    """True normalised yields of the answers to a pair that was left out.
+class LeftOutAnswers:
+    """True normalised yields of the answers to pairs that were left out, means over these pairs.
 
     Attributes:
         yields: By the names of :data:`ANSWERS`.
@@ -92,22 +105,29 @@ class PairAnswers:
 
 
 def measure_held_out_pairs(config: HeldOutPairsConfig) -> None:
-    """Measures, prints one table, and writes the figures."""
+    """Measures, prints one table, and writes the figures.
+
+    Raises:
+        ValueError: If the folder of results holds other files.
+    """
     folder = config.place.folder("held-out-pairs")
     rows: list[list[str]] = []
     figures: dict[str, object] = {}
-    if "suzuki" in config.parts:
-        keys = [(variant, str(pair)) for variant in DESCRIBED for pair in range(12)]
-        pairs = run_each(keys, config.seeds, lambda key, tick: answer_pair(config, key[0], int(key[1]), tick))
-        rows += _pair_rows(pairs)
-        figures["suzuki"] = {f"{variant}, pair {pair}": found.yields for (variant, pair), found in pairs.items()}
+    for part in LEFT_OUT:
+        if part in config.parts:
+            # Nothing is learned of the embedding of a category that was never seen.
+            variants = [name for name in DESCRIBED if part == "suzuki" or DESCRIBED[name]]
+            keys = [(variant, *left_out) for variant in variants for left_out in LEFT_OUT[part]]
+            found = run_each(keys, config.seeds, lambda key, tick: answer_left_out(config, key, tick))
+            rows += _left_out_rows(TITLES[part], variants, found)
+            figures[part] = {", ".join(map(str, key)): each.yields for key, each in found.items()}
     if "direct-arylation" in config.parts:
         splits = [(variant, str(seed)) for variant in NUMERIC for seed in range(SPLITS)]
         scores = run_each(splits, 1, lambda key, tick: answer_split(config.data, key[0], int(key[1]), tick))
-        found = {variant: [scores[variant, str(seed)] for seed in range(SPLITS)] for variant in NUMERIC}
+        yields = {variant: [scores[variant, str(seed)] for seed in range(SPLITS)] for variant in NUMERIC}
         rows.append(["yield of the argmax after 100 rows", "", ""])
-        rows += _variant_rows(found, "categories")
-        figures["direct-arylation"] = found
+        rows += _variant_rows(yields, "categories")
+        figures["direct-arylation"] = yields
     with fresh_folder(folder):
         write_json(folder / RESULTS, {**provenance(config), "figures": figures})
     print_table("numbers in place of categories", ["", "mean", "difference, 95 %"], rows)
@@ -119,34 +139,54 @@ def descriptor_file(data: Path, column: str) -> Path:
     return data / "suzuki_descriptors" / f"{column}.csv"
 
 
-def answer_pair(config: HeldOutPairsConfig, variant: str, pair: int, tick: Callable[[], None]) -> PairAnswers:
-    """Fits and trains on all pairs but one, and asks for that one."""
+def answer_left_out(config: HeldOutPairsConfig, key: Key, tick: Callable[[], None]) -> LeftOutAnswers:
+    """Fits and trains on all pairs but those left out, and asks for these."""
+    variant, *left_out = key
     path = config.data / "suzuki.csv"
     table = read_table(path, "yield", PAIR)
     kinds = ColumnKinds(descriptors={name: descriptor_file(config.data, name) for name in DESCRIBED[variant]})
     encoding = TableEncoding.of(table, "yield", PAIR, kinds)
-    contexts = encoding.encode_contexts(table)
-    pairs, truth = context_tensor(contexts), TruthTable.read(path, encoding)
-    held = (contexts == pairs[pair]).all(dim=1)
-    others = pairs[torch.arange(len(pairs)) != pair]
-    seen = encode_rows(table, encoding)[(~held).nonzero().squeeze(1)]
-    asked = RowProblem(network_for(encoding, PAIR_FIT, 0), pairs[pair : pair + 1], truth, "asked", encoding)
-    request = asked.evaluation_observations(1, generator_from(0))
-    choices = torch.cartesian_prod(*(torch.arange(size) for size in asked.sizes))
-    landscape = _normalised(asked, request, choices)
-    scores, argmax, passes = torch.zeros(len(choices)), [], []
+    contexts, truth = encoding.encode_contexts(table), TruthTable.read(path, encoding)
+    pairs = context_tensor(contexts)
+    asked, seen = pairs[_matches(pairs, left_out)], pairs[~_matches(pairs, left_out)]
+    rows = encode_rows(table, encoding)[(~_matches(contexts, left_out)).nonzero().squeeze(1)]
+    problem = RowProblem(network_for(encoding, PAIR_FIT, 0), asked, truth, "asked", encoding)
+    request, landscape = _landscape(problem)
+    _, elsewhere = _landscape(RowProblem(network_for(encoding, PAIR_FIT, 0), seen, truth, "seen", encoding))
+    scores, argmax, passes = torch.zeros_like(landscape), [], []
     for seed in range(config.seeds):
-        problem = RowProblem(_fitted(seen, encoding, seed), others, truth, "seen", encoding)
-        found = problem.score(request, choices.unsqueeze(1)).squeeze(1)
+        trained = RowProblem(_fitted(rows, encoding, seed), seen, truth, "seen", encoding)
+        found = trained.score(request, _choices(trained, len(asked)))
         scores += found
-        argmax.append(float(landscape[found.argmax()]))
-        agent = GumbelAgent(problem, seed=seed).learn(config.timesteps)
-        passes.append(float(_normalised(asked, request, agent.choose(request))[0]))
+        argmax.append(_at(landscape, found))
+        agent = GumbelAgent(trained, seed=seed).learn(config.timesteps)
+        passes.append(float(_normalised(problem, request, agent.choose(request)).mean()))
         tick()
-    answers = (float(np.mean(argmax)), float(landscape[scores.argmax()]), float(np.mean(passes)))
-    elsewhere = problem.evaluation_observations(len(others), generator_from(0))
-    constant = _normalised(problem, elsewhere, choices.unsqueeze(1).expand(-1, len(others), -1)).mean(dim=1).argmax()
-    return PairAnswers(dict(zip(ANSWERS, answers, strict=True)), float(landscape[constant]), landscape)
+    answers = (float(np.mean(argmax)), _at(landscape, scores), float(np.mean(passes)))
+    constant = landscape[elsewhere.mean(dim=1).argmax()].mean()
+    return LeftOutAnswers(dict(zip(ANSWERS, answers, strict=True)), float(constant), landscape.mean(dim=1))
+
+
+def _matches(contexts: Tensor, left_out: Sequence[int]) -> Tensor:
+    wanted = torch.tensor(left_out)
+    return ((contexts == wanted) | (wanted == ANY)).all(dim=1)
+
+
+def _choices(problem: RowProblem, requests: int) -> Tensor:
+    """Returns every configuration for each request, ``(configurations, requests, slots)``."""
+    choices = torch.cartesian_prod(*(torch.arange(size) for size in problem.sizes))
+    return choices.unsqueeze(1).expand(-1, requests, -1)
+
+
+def _landscape(problem: RowProblem) -> tuple[Observation, Tensor]:
+    """Returns the requests of a problem, and the true normalised yields ``(configurations, requests)``."""
+    requests = problem.evaluation_observations(len(problem.contexts), generator_from(0))
+    return requests, _normalised(problem, requests, _choices(problem, len(requests)))
+
+
+def _at(landscape: Tensor, scores: Tensor) -> float:
+    """Returns the mean yield of each request's configuration with the highest score."""
+    return float(landscape.gather(0, scores.argmax(dim=0, keepdim=True)).mean())
 
 
 def _fitted(seen: TableRows, encoding: TableEncoding, seed: int) -> EstimatorNet:
@@ -159,9 +199,6 @@ def _fitted(seen: TableRows, encoding: TableEncoding, seed: int) -> EstimatorNet
 
 
 def _normalised(problem: RowProblem, observation: Observation, choice: Tensor) -> Tensor:
-    """Returns true scores on each context's own scale; a request's choices ``(choices, slots)`` count as many rows."""
-    if choice.dim() == 2:
-        return _normalised(problem, observation, choice.unsqueeze(1)).squeeze(1)
     found = problem.true_scores(observation, choice).normalised
     assert found is not None
     return found
@@ -185,19 +222,17 @@ def answer_split(data: Path, variant: str, seed: int, tick: Callable[[], None]) 
     return float(problem.true_score(request, best)[0])
 
 
-def _pair_rows(pairs: Mapping[tuple[str, str], PairAnswers]) -> list[list[str]]:
-    known = [found for (variant, _), found in pairs.items() if variant == "one-hot"]
-    hindsight = torch.stack([found.landscape for found in known]).mean(dim=0).max()
+def _left_out_rows(title: str, variants: Sequence[str], found: Mapping[Key, LeftOutAnswers]) -> list[list[str]]:
+    known = [each for (variant, *_), each in found.items() if variant == variants[0]]
+    hindsight = torch.stack([each.landscape for each in known]).mean(dim=0).max()
     rows = [
-        ["normalised yield on a pair left out", "", ""],
-        ["  best constant elsewhere", f"{np.mean([found.constant for found in known]):.3f}", ""],
+        [title, "", ""],
+        ["  best constant elsewhere", f"{np.mean([each.constant for each in known]):.3f}", ""],
         ["  best constant with hindsight", f"{float(hindsight):.3f}", ""],
     ]
     for answer in ANSWERS:
-        rows.append([f" {answer}", "", ""])
-        rows += _variant_rows(
-            {v: [f.yields[answer] for (name, _), f in pairs.items() if name == v] for v in DESCRIBED}, "one-hot"
-        )
+        by_variant = {v: [each.yields[answer] for (name, *_), each in found.items() if name == v] for v in variants}
+        rows += [[f" {answer}", "", ""], *_variant_rows(by_variant, variants[0])]
     return rows
 
 
