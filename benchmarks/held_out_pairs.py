@@ -1,8 +1,8 @@
 """Numbers in place of categories: answers to contexts that were never measured, and to few measured rows.
 
-Suzuki couplings: each pair of electrophile and nucleophile is left out once, or all pairs with one of them. An estimator
-is fitted on the other pairs, an agent is trained on them, and both answer what was left out. Categories are one-hot, or
-described by numbers. A category of which nothing was measured can only be described.
+Suzuki couplings: each pair of electrophile and nucleophile is left out once, or all pairs with one of them. An
+estimator is fitted on the other pairs, an agent is trained on them, and both answer what was left out. Categories are
+one-hot, or described by numbers. A category of which nothing was measured can only be described.
 
 Direct arylation: an estimator of 100 random rows names the best of all 1,728. Temperature and concentration are
 numbers, or categories.

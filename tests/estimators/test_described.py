@@ -148,7 +148,7 @@ def test_many_measured_numbers_are_not_taken_for_categories(levels: int, step: f
 
 
 def test_numbers_and_words_together_stay_categories(tmp_path: Path) -> None:
-    path = write(tmp_path / "t.csv", "a,t,y", [f"{'pq'[i % 2]},{i / 2 if i else 'room'},{i}" for i in range(40)])
+    path = write(tmp_path / "t.csv", "a,t,y", [f"{'pq'[i % 2]},{i / 2 if i else 'warm'},{i}" for i in range(40)])
     assert len(encoded(path).features["t"]) == 40
 
 
