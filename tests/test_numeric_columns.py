@@ -2,6 +2,7 @@
 
 import csv
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +72,28 @@ def test_unseen_numbers_and_categories_are_answered(script: Command, folder: Pat
     assert [row["ligand"] for row in rows] == ["L1", "L5", "L5", "L1", "L1"]
     assert {row["equivalents"] for row in rows} == {"3"}
     assert {row["true_score"] for row in rows} == {""}
+
+
+def test_a_context_of_the_descriptor_file_alone_is_answered(script: Command, tmp_path: Path) -> None:
+    # Small ligands like acid a, large ones b; the table has no L5, whose size is 6.
+    sizes = {"L1": 1.0, "L2": 2.0, "L3": 3.0, "L4": 4.0}
+    rows = []
+    for (ligand, size), acid, i in product(sizes.items(), "ab", range(9)):
+        effect = (size - 2.5) * (1 if acid == "b" else -1)
+        rows.append(f"{ligand},{acid},{effect + i % 3:.2f},{i % 3}")
+    table = write(tmp_path / "t.csv", "ligand,acid,yield,dose", rows)
+    described = ["--context", "ligand", "--descriptors", f"ligand={ligand_file(tmp_path / 'l.csv')}"]
+    flags = ["--table", table, "--score", "yield", *described, "--out", tmp_path / "e", *FAST]
+    assert script(SCRIPTS / "pretrain_estimator.py", *flags)[0] == 0
+    run = ["--estimator", tmp_path / "e", "--out", tmp_path / "run"]
+    assert script(SCRIPTS / "train_agent.py", "--agent", "gumbel", *BRIEF, *run)[0] == 0
+    asked = write(tmp_path / "asked.csv", "ligand", ["L5", "L1"])
+    code, _, errors = script(
+        SCRIPTS / "recommend.py", tmp_path / "run", "--contexts", asked, "--out", tmp_path / "o.csv"
+    )
+    assert (code, errors) == (0, "")
+    found = [(row["ligand"], row["acid"], row["dose"]) for row in read(tmp_path / "o.csv")]
+    assert found == [("L5", "b", "2"), ("L1", "a", "2")]
 
 
 def test_csv_and_parquet_give_the_same_estimator(script: Command, folder: Path, tmp_path: Path) -> None:
