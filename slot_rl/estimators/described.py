@@ -21,6 +21,8 @@ from slot_rl.estimators.table import Table, TableError, TextColumn, column_names
 FEW_LEVELS = 20
 """A column of numbers that are not all whole is taken for categories only if it has at most so many of them."""
 WHOLE_DIGITS = 1e15
+FARTHEST = 1e6
+"""Spreads from the mean; numbers farther away count as this far, so that every finite number has a finite score."""
 
 Doubles = npt.NDArray[np.float64]
 _Value = TypeVar("_Value")
@@ -86,8 +88,8 @@ class NumberUnit:
         return cls(float(numbers.mean()) if len(numbers) else 0.0, spread if spread > 0 else 1.0)
 
     def standardised(self, numbers: Doubles) -> Doubles:
-        """Returns how many spreads the numbers lie above the mean."""
-        return (numbers - self.mean) / self.spread
+        """Returns how many spreads the numbers lie above the mean, at most :data:`FARTHEST` either way."""
+        return np.clip((numbers - self.mean) / self.spread, -FARTHEST, FARTHEST)
 
 
 @dataclass(frozen=True)

@@ -54,6 +54,7 @@ def test_a_unit_is_mean_and_spread_by_hand(tmp_path: Path) -> None:
     unit = NumberUnit.of(numbers)
     assert (unit.mean, unit.spread) == (4.0, 5**0.5)
     assert NumberUnit.of(numbers[:1].repeat(3)) == NumberUnit(1.0, 1.0)
+    assert NumberUnit(4, 2).standardised(numbers * 1e300).tolist() == [1e6] * 4
 
 
 def test_descriptors_are_sorted_and_standardised_over_their_file(tmp_path: Path) -> None:

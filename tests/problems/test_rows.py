@@ -355,6 +355,8 @@ def test_a_numeric_context_alone_needs_no_indices() -> None:
     assert set(observation.tensors()) == {"context_vector"}
     scores = problem.score(observation, torch.zeros(2, 1, dtype=torch.long))
     assert scores[0] != scores[1]
+    _, far = NUMERIC.context_parts(torch.tensor([[-1e308]], dtype=torch.float64))
+    assert bool(problem.score(Observation(context_vector=far), torch.zeros(1, 1, dtype=torch.long)).isfinite())
 
 
 def test_candidates_of_described_slots_are_encoded_numbers(tmp_path: Path) -> None:
