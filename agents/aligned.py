@@ -90,7 +90,7 @@ class AlignedAgent(LoggedAgent):
         """Asks for scores and latents of the logged rows, and fits the aligner to their behaviour."""
         assert self.seed is not None
         behaviour = study(self.problem, rows.observation, rows.choice)
-        swaps = one_swap_pairs(rows.choice, rows.observation.context)
+        swaps = one_swap_pairs(rows.choice, _context_columns(rows.observation))
         # A generator of its own, so that a continued training fits the same aligner.
         self.aligner, _ = fit_aligner(behaviour, swaps, self.options.aligner, generator_from(self.seed))
         return ScoredRows(rows.observation, rows.choice, behaviour.scores, behaviour.latents)
@@ -114,6 +114,16 @@ class AlignedAgent(LoggedAgent):
             "train/entropy": entropy.item(),
             "train/grad_norm": norm,
         }
+
+
+def _context_columns(observation: Observation) -> Tensor | None:
+    """Returns what tells contexts apart, a long tensor ``(rows, columns)``, or None."""
+    vectors = observation.context_vector
+    if vectors is None:
+        return observation.context
+    _, place = torch.unique(vectors, dim=0, return_inverse=True)
+    parts = [] if observation.context is None else [observation.context]
+    return torch.cat([*parts, place.unsqueeze(1)], dim=1)
 
 
 def study(problem: Problem, observation: Observation, choice: Tensor) -> Behaviour:

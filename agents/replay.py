@@ -29,7 +29,7 @@ class Replay:
         self.capacity = capacity
         self._requests: dict[str, Tensor] = {}
         self._found: dict[str, Tensor] = {}
-        self._place: dict[tuple[int, ...], int] = {}
+        self._place: dict[tuple[float, ...], int] = {}
         self._added = 0
 
     def __len__(self) -> int:
@@ -65,20 +65,21 @@ class Replay:
 
     def _places(self, observation: Observation, score: Tensor) -> tuple[Tensor, Tensor]:
         """Returns where to write which of the new rows."""
-        if observation.candidates is not None or observation.context is None:
+        contexts = _contexts(observation)
+        if contexts is None:
             new = torch.arange(len(score))[-self.capacity :]
             place = (self._added + new) % self.capacity
             self._added += len(score)
             return place, new
         best: dict[int, int] = {}
-        for row, context in enumerate(observation.context.tolist()):
-            where = self._place_of(tuple(context))
+        for row, context in enumerate(contexts):
+            where = self._place_of(context)
             if bool(score[row] > self._found["score"][where]):
                 # Stored at once: a later row of this batch may evict this context and must not be compared with it.
                 best[where], self._found["score"][where] = row, score[row]
         return torch.tensor(list(best), dtype=torch.long), torch.tensor(list(best.values()), dtype=torch.long)
 
-    def _place_of(self, context: tuple[int, ...]) -> int:
+    def _place_of(self, context: tuple[float, ...]) -> int:
         """Returns a context's place; a new one takes the place of the oldest where the memory is full."""
         if context not in self._place:
             if self._added >= self.capacity:
@@ -88,3 +89,12 @@ class Replay:
             self._place[context] = place
             self._added += 1
         return self._place[context]
+
+
+def _contexts(observation: Observation) -> list[tuple[float, ...]] | None:
+    """Returns what tells the requests apart, where they are contexts alone: their indices and their numbers."""
+    parts = observation.tensors()
+    if not set(parts) <= {"context", "context_vector"}:
+        return None
+    rows = zip(*(part.tolist() for part in parts.values()), strict=True)
+    return [tuple(number for part in row for number in part) for row in rows]

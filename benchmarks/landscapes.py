@@ -231,7 +231,7 @@ def prepare(landscape: Landscape, data: Path, out: Path) -> None:
     rows, encoding = read_rows(file, landscape.score, landscape.contexts)
     seen, held = split(rows, landscape, generator)
     net = network_for(encoding, landscape.fit, SEED)
-    train, validation = _validation_split(seen, landscape.fit.validation)
+    train, validation = validation_split(seen, landscape.fit.validation)
     epoch = fit_on_table(net, train, validation, landscape.fit, generator, lambda step, error: None)
     predicted = predict_rows(net, held)
     rank = float(stats.spearmanr(predicted.numpy(), held.score.numpy()).statistic)
@@ -263,7 +263,7 @@ def split(rows: TableRows, landscape: Landscape, generator: torch.Generator) -> 
     return rows[seen], rows[held]
 
 
-def _validation_split(seen: TableRows, share: float) -> tuple[TableRows, TableRows]:
+def validation_split(seen: TableRows, share: float) -> tuple[TableRows, TableRows]:
     """Splits rows in random order into those to fit on and those that decide when to stop."""
     chosen = torch.zeros(len(seen), dtype=torch.bool)
     if len(seen) < FEW_ROWS:

@@ -12,6 +12,7 @@ from slot_rl.console import run
 # The benchmarks are a folder of the repository and are not installed with the package.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from benchmarks.held_out_pairs import HeldOutPairsConfig, measure_held_out_pairs  # noqa: E402
 from benchmarks.landscapes import LandscapesConfig, reproduce_landscapes  # noqa: E402
 from benchmarks.reproductions.aligner_report import AlignerReportConfig, report_aligner  # noqa: E402
 from benchmarks.reproductions.intermediate_loss_toy import IntermediateLossConfig, reproduce_intermediate_loss  # noqa: E402
@@ -22,6 +23,7 @@ from benchmarks.slate_log import SlateLogConfig, write_slate_log  # noqa: E402
 
 REPRODUCTIONS: dict[str, tuple[type, Callable[[Any], object]]] = {
     "aligner": (AlignerReportConfig, report_aligner),
+    "held-out-pairs": (HeldOutPairsConfig, measure_held_out_pairs),
     "intermediate-loss": (IntermediateLossConfig, reproduce_intermediate_loss),
     "landscapes": (LandscapesConfig, reproduce_landscapes),
     "pick-value": (PickValueConfig, reproduce_pick_value),

@@ -10,21 +10,24 @@ from scipy import stats
 from torch import Tensor
 
 from slot_rl.console import console, fit_progress, print_figures, say
+from slot_rl.estimators.described import ColumnKinds
 from slot_rl.estimators.encoding import TableEncoding
 from slot_rl.estimators.fitting import (
     TableFit,
     TableRows,
+    encode_rows,
     fit_on_table,
     fit_on_truth,
     network_for,
     predict_rows,
     r_squared,
-    read_rows,
-    split_rows,
+    split_places,
+    with_levels,
 )
 from slot_rl.estimators.net import EstimatorNet
 from slot_rl.estimators.slate_fitting import SlateFit
 from slot_rl.estimators.store import CARD, context_tensor, load_estimator, load_shipped, save_estimator
+from slot_rl.estimators.table import read_table
 from slot_rl.io import check_free
 from slot_rl.plots import plot_fit
 from slot_rl.problems.named import SHIPPED_SLATE, SYNTHETIC, Synthetic
@@ -45,6 +48,11 @@ class PretrainConfig:
         score: The table's score column, higher is better.
         context: Columns that are given, not chosen.
         features: Columns to choose; every column that is neither score nor context if left out.
+        numeric: Columns that are numbers. A context may then have any value, a feature one of its levels.
+        levels: Levels of a numeric feature to choose from, as temperature=90,105,120; those of the table if left out.
+        descriptors: Files of numbers that describe the categories of a column, as ligand=ligands.csv: a row for each
+            category, with a column of the same name. Categories of the file need not be in the table.
+        categorical: Columns of numbers that are categories all the same, of a table, of items or of requests.
         out: Folder to write the estimator to.
         seed: Seeds weights, split and order.
         force: Replace an estimator that is already there.
@@ -53,7 +61,6 @@ class PretrainConfig:
         items: File of the log's items: an id (item), numbers and categories.
         requests: File of the log's requests: an id (request), numbers and categories, and perhaps lists of candidates.
         slots: The log's columns of items, from the top of the page; all but request, score and propensity if left out.
-        categorical: Columns of items or requests that are categories although their cells are numbers.
         slates: How logged slates are fitted.
     """
 
@@ -62,6 +69,10 @@ class PretrainConfig:
     score: str | None = None
     context: tuple[str, ...] = ()
     features: tuple[str, ...] | None = None
+    numeric: tuple[str, ...] = ()
+    levels: tuple[str, ...] = ()
+    descriptors: tuple[str, ...] = ()
+    categorical: tuple[str, ...] = ()
     out: Path | None = None
     seed: int = 0
     force: bool = False
@@ -70,7 +81,6 @@ class PretrainConfig:
     items: Path | None = None
     requests: Path | None = None
     slots: tuple[str, ...] = ()
-    categorical: tuple[str, ...] = ()
     slates: SlateFit = field(default_factory=SlateFit)
 
 
@@ -149,6 +159,10 @@ def _fit_problem(config: PretrainConfig) -> Fit:
         raise ValueError(f"expected --problem to be one of {names}, got {config.problem!r}")
     if config.score is not None or config.context or config.features is not None:
         raise ValueError("expected --score, --context and --features with --table only, got them with --problem")
+    if config.numeric or config.levels or config.descriptors or config.categorical:
+        raise ValueError(
+            "expected --numeric, --levels, --descriptors and --categorical with --table only, got --problem"
+        )
     synthetic = by_name[config.problem]
     with seeded_initialisation(config.seed):
         net = EstimatorNet(synthetic.shape)
@@ -175,13 +189,18 @@ def _drawer(synthetic: Synthetic, generator: torch.Generator) -> Callable[[int],
 def _fit_table(config: PretrainConfig, path: Path) -> Fit:
     if config.score is None:
         raise ValueError("expected --score COLUMN with --table, got none")
-    with console.status(Text(f"reading {path}")):
-        rows, encoding = read_rows(path, config.score, config.context, config.features)
+    kinds = ColumnKinds.parse(config.numeric, config.levels, config.descriptors, config.categorical)
     generator = generator_from(config.seed)
-    train, validation, test = split_rows(rows, config.fit, generator)
+    with console.status(Text(f"reading {path}")):
+        table = read_table(path, config.score, config.context, config.features, kinds.known)
+        encoding = TableEncoding.of(table, config.score, config.context, kinds)
+        parts = split_places(len(table), config.fit, generator)
+        encoding = encoding.in_units_of(table, parts[0])
+        rows = encode_rows(table, encoding)
+    train, validation, test = (rows[part] for part in parts)
     for part, name in ((rows, "the table"), (test, "the test rows")):
         _refuse_constant(part, config.score, name, path)
-    known = None if rows.contexts is None else context_tensor(rows.contexts)
+    known = context_tensor(encoding.encode_contexts(table)) if config.context else None
     net = network_for(encoding, config.fit, config.seed)
     with fit_progress(config.fit.epochs * config.fit.steps_per_epoch(len(train)), "validation RMSE") as report:
         epoch = fit_on_table(net, train, validation, config.fit, generator, report)
@@ -193,7 +212,11 @@ def _fit_table(config: PretrainConfig, path: Path) -> Fit:
         "validation_rows": len(validation),
         "test_rows": len(test),
     }
-    return Fit(net, predict_rows(net, test), test.score, details, encoding, known)
+    predicted = predict_rows(net, test)
+    if kinds.levels:
+        encoding = encoding.with_levels(kinds.levels)
+        net = with_levels(net, encoding, config.fit)
+    return Fit(net, predicted, test.score, details, encoding, known)
 
 
 def _refuse_constant(rows: TableRows, score: str, name: str, path: Path) -> None:

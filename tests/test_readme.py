@@ -15,7 +15,9 @@ PAGES = {page: page.read_text(encoding="utf-8") for page in (ROOT / "README.md",
 TEXT = "\n".join(PAGES.values())
 PYTHON = re.findall(r"```python\n(.*?)```", TEXT, flags=re.DOTALL)
 COMMANDS = sorted({command.strip() for command in re.findall(r"python (scripts/\w+\.py[^`\n|#]*)", TEXT)})
-SUBCOMMANDS = set("aligner env selectors pick-value poly quadratics intermediate-loss landscapes slate-log".split())
+SUBCOMMANDS = set(
+    "aligner env selectors pick-value poly quadratics intermediate-loss landscapes slate-log held-out-pairs".split()
+)
 
 
 def run(arguments: list[str], cwd: Path) -> subprocess.CompletedProcess[str]:

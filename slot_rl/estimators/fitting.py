@@ -12,7 +12,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from slot_rl.estimators.encoding import TableEncoding
 from slot_rl.estimators.net import EstimatorNet, EstimatorShape
-from slot_rl.estimators.table import read_table
+from slot_rl.estimators.table import Table, read_table
 from slot_rl.seeding import seeded_initialisation
 
 WEIGHT_AVERAGE_DECAY = 0.995
@@ -121,13 +121,15 @@ class TableRows:
 
     Attributes:
         features: Long tensor of shape ``(rows, features)``.
-        contexts: Long tensor of shape ``(rows, columns)``, or None.
+        contexts: Indices of the contexts, a long tensor of shape ``(rows, plain columns)``, or None.
         score: Float tensor of shape ``(rows,)``.
+        context_vectors: Numbers of the contexts, a float tensor of shape ``(rows, numbers)``, or None.
     """
 
     features: Tensor
     contexts: Tensor | None
     score: Tensor
+    context_vectors: Tensor | None = None
 
     def __len__(self) -> int:
         """Returns the number of rows."""
@@ -135,8 +137,8 @@ class TableRows:
 
     def __getitem__(self, rows: Tensor) -> "TableRows":
         """Returns some rows by index."""
-        contexts = None if self.contexts is None else self.contexts[rows]
-        return TableRows(self.features[rows], contexts, self.score[rows])
+        contexts, vectors = (None if part is None else part[rows] for part in (self.contexts, self.context_vectors))
+        return TableRows(self.features[rows], contexts, self.score[rows], vectors)
 
 
 def read_rows(
@@ -145,40 +147,81 @@ def read_rows(
     """Reads a table and encodes it by its own categories; arguments and errors as in ``read_table``."""
     table = read_table(path, score, contexts, features)
     encoding = TableEncoding.of(table, score, contexts)
-    context = encoding.encode_contexts(table) if contexts else None
-    return TableRows(encoding.encode_features(table), context, torch.tensor(table.score).float()), encoding
+    return encode_rows(table, encoding), encoding
+
+
+def encode_rows(table: Table, encoding: TableEncoding) -> TableRows:
+    """Returns the rows of a table that was read with its score; raises TableError for a category that is unknown."""
+    codes, vectors = encoding.context_parts(encoding.encode_contexts(table))
+    return TableRows(encoding.encode_features(table), codes, torch.tensor(table.score).float(), vectors)
 
 
 def network_for(encoding: TableEncoding, fit: TableFit, seed: int) -> EstimatorNet:
     """Builds the untrained network of a table with weights from a seed."""
-    features, contexts = (tuple(map(len, part.values())) for part in (encoding.features, encoding.contexts))
+    features, contexts = (tuple(map(len, part.values())) for part in (encoding.features, encoding.plain_contexts))
+    numbers = [encoding.item_numbers(name) for name in encoding.features]
+    described = tuple(0 if found is None else found.shape[1] for found in numbers)
     with seeded_initialisation(seed):
-        return EstimatorNet(EstimatorShape(len(features), fit.dim, fit.hidden, features, contexts))
+        net = EstimatorNet(
+            EstimatorShape(
+                len(features),
+                fit.dim,
+                fit.hidden,
+                features,
+                contexts,
+                described=described if any(described) else (),
+                context_numbers=encoding.context_widths,
+            )
+        )
+    for slot, found in enumerate(numbers):
+        if found is not None:
+            net.describe(slot, found)
+    return net
 
 
-def split_rows(rows: TableRows, fit: TableFit, generator: torch.Generator) -> tuple[TableRows, TableRows, TableRows]:
-    """Splits rows at random into training, validation and test rows.
+def with_levels(net: EstimatorNet, encoding: TableEncoding, fit: TableFit) -> EstimatorNet:
+    """Returns a fitted network for an encoding that differs in the levels to choose from alone."""
+    twin = network_for(encoding, fit, 0)
+    items, wanted = max(net.shape.vocabulary), twin.state_dict()
+    state = {name: value for name, value in net.state_dict().items() if not name.startswith("numbers_")}
+    kept = min(items, max(twin.shape.vocabulary))
+    state["catalogue"] = torch.zeros_like(wanted["catalogue"])
+    state["catalogue"][:, :kept] = net.state_dict()["catalogue"][:, :kept]
+    twin.load_state_dict(state | {name: value for name, value in wanted.items() if name.startswith("numbers_")})
+    return twin
+
+
+def split_places(rows: int, fit: TableFit, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+    """Splits the numbers of rows at random into those of training, validation and test rows.
 
     Raises:
         ValueError: If a part would have fewer than two rows.
     """
-    order = torch.randperm(len(rows), generator=generator)
-    ends = round(fit.train * len(rows)), round((fit.train + fit.validation) * len(rows))
-    parts = order[: ends[0]], order[ends[0] : ends[1]], order[ends[1] :]
+    order = torch.randperm(rows, generator=generator)
+    ends = round(fit.train * rows), round((fit.train + fit.validation) * rows)
+    train, validation, test = parts = order[: ends[0]], order[ends[0] : ends[1]], order[ends[1] :]
     if min(map(len, parts)) < 2:
         raise ValueError(
-            f"expected enough rows for two in each of training, validation and test, got {len(rows)} rows, "
+            f"expected enough rows for two in each of training, validation and test, got {rows} rows, "
             f"split into {' + '.join(str(len(part)) for part in parts)}"
         )
-    train, validation, test = (rows[part] for part in parts)
+    return train, validation, test
+
+
+def split_rows(rows: TableRows, fit: TableFit, generator: torch.Generator) -> tuple[TableRows, TableRows, TableRows]:
+    """Splits rows at random into training, validation and test rows; raises as :func:`split_places`."""
+    train, validation, test = (rows[part] for part in split_places(len(rows), fit, generator))
     return train, validation, test
 
 
 def predict_rows(net: EstimatorNet, rows: TableRows) -> Tensor:
     """Scores encoded rows, ``(rows,)``, without gradient."""
     with torch.no_grad():
+        catalogue = _catalogue(net)
         parts = [rows[part] for part in torch.arange(len(rows)).split(16_384)]
-        return torch.cat([net(_vectors(net, part.features), part.contexts) for part in parts])
+        return torch.cat(
+            [net(_vectors(catalogue, part.features), part.contexts, part.context_vectors) for part in parts]
+        )
 
 
 def fit_on_table(
@@ -245,9 +288,14 @@ def _running_average(averaged: Tensor, current: Tensor, steps: int | Tensor) -> 
     return torch.lerp(current, averaged, decay)
 
 
-def _vectors(net: EstimatorNet, features: Tensor) -> Tensor:
-    assert net.catalogue is not None
-    return net.catalogue[torch.arange(net.shape.slots), features]
+def _catalogue(net: EstimatorNet) -> Tensor:
+    catalogue = net.candidates()
+    assert catalogue is not None
+    return catalogue
+
+
+def _vectors(catalogue: Tensor, features: Tensor) -> Tensor:
+    return catalogue[torch.arange(len(catalogue)), features]
 
 
 def _table_loss(net: EstimatorNet, batch: TableRows, swap_linearity: float, generator: torch.Generator) -> Tensor:
@@ -257,10 +305,12 @@ def _table_loss(net: EstimatorNet, batch: TableRows, swap_linearity: float, gene
     category = torch.rand(len(batch), generator=generator) * torch.tensor(net.shape.vocabulary)[slot]
     swapped = batch.features.clone()
     swapped[rows, slot] = category.long()
-    vectors, others = _vectors(net, batch.features), _vectors(net, swapped)
+    catalogue = _catalogue(net)
+    vectors, others = _vectors(catalogue, batch.features), _vectors(catalogue, swapped)
     share = torch.rand(len(batch), generator=generator)
     between = torch.lerp(vectors, others, share[:, None, None])
-    scores, other_scores, between_scores = net(torch.stack([vectors, others, between]), batch.contexts) / net.scale
+    stacked = torch.stack([vectors, others, between])
+    scores, other_scores, between_scores = net(stacked, batch.contexts, batch.context_vectors) / net.scale
     straight = torch.lerp(scores, other_scores, share).detach()
     error = nn.functional.mse_loss(scores, batch.score / net.scale)
     return error + swap_linearity * nn.functional.mse_loss(between_scores, straight)

@@ -3,6 +3,9 @@
 The vectors are part of each observation (slot problems), or rows of the network's own embedding tables (tables of
 categorical features). :attr:`EstimatorNet.catalogue` holds these tables, padded to the same length. A one-hot row times
 the catalogue is an embedding look-up, so the same network accepts indices and probability rows.
+
+A slot whose categories are described by numbers has no embeddings: a small network computes its rows from the numbers.
+:meth:`EstimatorNet.candidates` gives all slots' rows.
 """
 
 from collections.abc import Sequence
@@ -13,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 EMBEDDING_SCALE = 0.5
+NUMBER_FIELDS = ("described", "context_numbers", "encoder")
 
 
 @dataclass(frozen=True)
@@ -26,6 +30,9 @@ class EstimatorShape:
         vocabulary: Number of categories of each slot if the network has embeddings; empty if vectors are given.
         contexts: Number of categories of each context column.
         context_dim: Length of a context column's embedding.
+        described: How many numbers describe each category of each slot, 0 for embeddings; empty for embeddings alone.
+        context_numbers: How many numbers describe each context column that is a number or is described by numbers.
+        encoder: Hidden width of the small networks that read numbers.
     """
 
     slots: int
@@ -34,10 +41,16 @@ class EstimatorShape:
     vocabulary: tuple[int, ...] = ()
     contexts: tuple[int, ...] = ()
     context_dim: int = 16
+    described: tuple[int, ...] = ()
+    context_numbers: tuple[int, ...] = ()
+    encoder: int = 32
 
     def to_json(self) -> dict[str, Any]:
-        """Returns the shape as JSON-ready values."""
-        return asdict(self)
+        """Returns the shape as JSON-ready values; without numbers, as before there were any."""
+        values = asdict(self)
+        if not self.described and not self.context_numbers:
+            return {name: value for name, value in values.items() if name not in NUMBER_FIELDS}
+        return values
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> "EstimatorShape":
@@ -56,37 +69,70 @@ class EstimatorNet(nn.Module):
         """Builds the network with weights from the global generator; see ``slot_rl.seeding``."""
         super().__init__()
         self.shape = shape
-        self.catalogue = _embedding_table(shape.vocabulary, shape.dim) if shape.vocabulary else None
+        self.catalogue = _embedding_table(shape) if shape.vocabulary else None
         self.context_tables = nn.ModuleList(nn.Embedding(size, shape.context_dim) for size in shape.contexts)
-        width = shape.slots * shape.dim + len(shape.contexts) * shape.context_dim
+        columns = len(shape.contexts) + len(shape.context_numbers)
+        width = shape.slots * shape.dim + columns * shape.context_dim
         self.body = nn.Sequential(*_layers(width, shape.hidden))
         self.head = nn.Linear(shape.hidden[-1], 1)
         # The MLP predicts standardised scores; these buffers convert them to the units of the score.
         self.register_buffer("offset", torch.zeros(()))
         self.register_buffer("scale", torch.ones(()))
+        self.encoders = nn.ModuleDict()
+        for slot, numbers in enumerate(shape.described):
+            if numbers:
+                self.encoders[str(slot)] = _encoder(numbers, shape.encoder, shape.dim)
+                self.register_buffer(f"numbers_{slot}", torch.zeros(shape.vocabulary[slot], numbers))
+        # Columns have encoders of their own, as they have embeddings: what is learned of one serves any other pair.
+        self.context_encoders = nn.ModuleList(
+            _encoder(numbers, shape.encoder, shape.context_dim) for numbers in shape.context_numbers
+        )
 
-    def to_latent(self, vectors: Tensor, context: Tensor | None = None) -> Tensor:
+    def describe(self, slot: int, numbers: Tensor) -> None:
+        """Takes the numbers ``(categories, numbers)`` that describe a slot's categories."""
+        self.get_buffer(f"numbers_{slot}").copy_(numbers)
+
+    def candidates(self) -> Tensor | None:
+        """Returns the vectors of all categories ``(slots, items, dim)``, differentiably; None if vectors are given."""
+        if self.catalogue is None or not len(self.encoders):
+            return self.catalogue
+        rows = list(self.catalogue.unbind())
+        for name, encoder in self.encoders.items():
+            encoded = encoder(self.get_buffer(f"numbers_{name}"))
+            rows[int(name)] = nn.functional.pad(encoded, (0, 0, 0, self.catalogue.shape[1] - len(encoded)))
+        return torch.stack(rows)
+
+    def to_latent(self, vectors: Tensor, context: Tensor | None = None, context_vector: Tensor | None = None) -> Tensor:
         """Returns the last hidden layer.
 
         Args:
             vectors: Tensor of shape ``(..., batch, slots, dim)``.
-            context: Long tensor of shape ``(batch, contexts)``; None if the network has no context.
+            context: Long tensor of shape ``(batch, contexts)``; None if the network has no context of categories.
+            context_vector: Float tensor of shape ``(batch, numbers)``; None if it has no context of numbers.
 
         Returns:
             Tensor of shape ``(..., batch, hidden[-1])``.
         """
         inputs = vectors.flatten(-2)
+        parts: list[Tensor] = []
         if len(self.context_tables):
             if context is None:
                 raise ValueError(f"expected a context of {len(self.context_tables)} columns, got None")
-            embedded = torch.cat([table(context[..., i]) for i, table in enumerate(self.context_tables)], dim=-1)
+            parts += [table(context[..., i]) for i, table in enumerate(self.context_tables)]
+        if len(self.context_encoders):
+            if context_vector is None:
+                raise ValueError(f"expected a context of {sum(self.shape.context_numbers)} numbers, got None")
+            columns = context_vector.split(self.shape.context_numbers, dim=-1)
+            parts += [encoder(column) for encoder, column in zip(self.context_encoders, columns, strict=True)]
+        if parts:
+            embedded = torch.cat(parts, dim=-1)
             inputs = torch.cat([inputs, embedded.expand(*inputs.shape[:-1], -1)], dim=-1)
         latent: Tensor = self.body(inputs)
         return latent
 
-    def forward(self, vectors: Tensor, context: Tensor | None = None) -> Tensor:
+    def forward(self, vectors: Tensor, context: Tensor | None = None, context_vector: Tensor | None = None) -> Tensor:
         """Returns scores of shape ``(..., batch)``; arguments as for :meth:`to_latent`."""
-        standardised: Tensor = self.head(self.to_latent(vectors, context)).squeeze(-1)
+        standardised: Tensor = self.head(self.to_latent(vectors, context, context_vector)).squeeze(-1)
         return standardised * self.scale + self.offset
 
 
@@ -98,9 +144,15 @@ def _layers(width: int, hidden: Sequence[int]) -> list[nn.Module]:
     return layers
 
 
-def _embedding_table(vocabulary: Sequence[int], dim: int) -> nn.Parameter:
+def _encoder(numbers: int, hidden: int, dim: int) -> nn.Sequential:
+    return nn.Sequential(nn.Linear(numbers, hidden), nn.SiLU(), nn.Linear(hidden, dim))
+
+
+def _embedding_table(shape: EstimatorShape) -> nn.Parameter:
     # Padded to (slots, largest vocabulary, dim): then a selection is one batched product for all features.
-    table = torch.randn(len(vocabulary), max(vocabulary), dim) * EMBEDDING_SCALE
-    for slot, size in enumerate(vocabulary):
+    table = torch.randn(len(shape.vocabulary), max(shape.vocabulary), shape.dim) * EMBEDDING_SCALE
+    for slot, size in enumerate(shape.vocabulary):
         table[slot, size:] = 0.0
+        if shape.described and shape.described[slot]:
+            table[slot] = 0.0
     return nn.Parameter(table)

@@ -26,7 +26,8 @@ class StoredEstimator:
         sha256: Hash of the weights.
         card: How it was made and how well it fits.
         encoding: Names and categories of features and contexts; None for an estimator of given vectors.
-        contexts: Long tensor ``(contexts, columns)`` of the contexts in the table; None without contexts.
+        contexts: The contexts in the table ``(contexts, columns)``, long, or float64 if there are columns of numbers;
+            None without contexts.
     """
 
     net: EstimatorNet
@@ -80,7 +81,15 @@ def load_shipped(name: str) -> StoredEstimator:
 
 
 def context_tensor(rows: Tensor) -> Tensor:
-    """Returns the distinct rows, sorted, of a long tensor ``(rows, columns)`` of non-negative categories."""
+    """Returns the distinct rows, sorted, of contexts ``(rows, columns)``: non-negative indices (long), or numbers."""
+    if not rows.is_floating_point():
+        return _distinct(rows)
+    found = [torch.unique(column, return_inverse=True) for column in rows.unbind(dim=1)]
+    places = _distinct(torch.stack([place for _, place in found], dim=1))
+    return torch.stack([values[place] for (values, _), place in zip(found, places.unbind(1), strict=True)], dim=1)
+
+
+def _distinct(rows: Tensor) -> Tensor:
     distinct, places = rows.new_zeros(1, 0), rows.new_zeros(len(rows))
     # Column by column, because torch.unique(dim=0) takes seconds for a million rows.
     for column in rows.unbind(dim=1):

@@ -1,9 +1,10 @@
 """Reads a table of categorical features and a score from CSV or Parquet, at once or in pieces.
 
 Every cell except the score is text and stays exactly as it is: "X" and "x " differ, and NA and an empty cell are
-categories. Blank lines in a CSV file are skipped. In Parquet, numbers and booleans are converted to text, and a null is
-refused. A score must be a finite number; blanks around it are allowed. A text column is stored as its distinct texts
-and one integer per row, because millions of rows repeat a few texts.
+categories; whoever takes a column for numbers reads its texts as numbers. Blank lines in a CSV file are skipped. In
+Parquet, numbers and booleans are converted to text, and a null is refused. A score must be a finite number; blanks
+around it are allowed. A text column is stored as its distinct texts and one integer per row, because millions of rows
+repeat a few texts.
 """
 
 from collections.abc import Iterator, Sequence
@@ -84,7 +85,11 @@ class Table:
 
 
 def read_table(
-    path: Path, score: str | None, contexts: Sequence[str] = (), features: Sequence[str] | None = None
+    path: Path,
+    score: str | None,
+    contexts: Sequence[str] = (),
+    features: Sequence[str] | None = None,
+    known: Sequence[str] = (),
 ) -> Table:
     """Reads the given columns; context columns come first.
 
@@ -93,12 +98,13 @@ def read_table(
         score: The score column, or None.
         contexts: Context columns.
         features: Feature columns; None for every column that is neither score nor context.
+        known: Columns that may look like identifiers.
 
     Raises:
         TableError: If the file cannot be read, a column is missing, named twice or given twice, a score is not a
             finite number, or a column that was not given by name looks like an identifier.
     """
-    names = _column_names(path)
+    names = column_names(path)
     _refuse_doubled(path, names)
     chosen = features if features is not None else [name for name in names if name not in {*contexts, score}]
     wanted = [*contexts, *chosen]
@@ -110,7 +116,8 @@ def read_table(
         raise TableError(f"expected rows in {path}, got a header alone")
     text = {name: _as_text(path, name, columns[name]) for name in wanted}
     if features is None:
-        _refuse_identifiers(path, {name: cells for name, cells in text.items() if name not in contexts})
+        unsaid = {name: cells for name, cells in text.items() if name not in (*contexts, *known)}
+        _refuse_identifiers(path, unsaid)
     return Table(path, text, None if score is None else _as_score(path, score, columns[score]))
 
 
@@ -132,7 +139,7 @@ def stream_table(path: Path, columns: Sequence[str], rows_per_batch: int = 65_53
     """
     if not columns or rows_per_batch < 1:
         raise ValueError(f"expected columns and rows_per_batch >= 1, got {list(columns)} and {rows_per_batch}")
-    names = _column_names(path)
+    names = column_names(path)
     _refuse_doubled(path, [name for name in names if name in columns])
     _check_wanted(path, names, columns, None)
     return _stream(path, tuple(columns), rows_per_batch)
@@ -172,7 +179,8 @@ def _is_csv(path: Path) -> bool:
     return path.suffix.lower() == ".csv"
 
 
-def _column_names(path: Path) -> list[str]:
+def column_names(path: Path) -> list[str]:
+    """Returns the names of a file's columns; raises TableError if it cannot be read or has none."""
     if not path.is_file():
         raise TableError(f"expected a CSV or Parquet file, got {path}, which is no file")
     if not _is_csv(path) and path.suffix.lower() != ".parquet":
@@ -259,5 +267,6 @@ def _refuse_identifiers(path: Path, text: dict[str, TextColumn]) -> None:
         if different > max(IDENTIFIER_LEAST, IDENTIFIER_SHARE * len(column)):
             raise TableError(
                 f"expected categories in column {name!r} of {path}, got {different} different values in {len(column)} "
-                "rows, which looks like a number or an identifier; name the features to use with --features"
+                "rows, which looks like a number or an identifier; name a number with --numeric, "
+                "or name the features to use with --features"
             )

@@ -10,12 +10,14 @@ from pathlib import Path
 from typing import IO
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet
 import torch
 from torch import Tensor
 
+from slot_rl.estimators.described import number_text
 from slot_rl.estimators.encoding import TableEncoding, refuse_unknown
 from slot_rl.estimators.frames import Integers
 from slot_rl.estimators.table import stream_table
@@ -24,6 +26,8 @@ from slot_rl.problems.observation import Observation
 from slot_rl.problems.requests import ESTIMATED, TRUE, Answer, Answers, Requests
 
 READ_ROWS = WRITE_ROWS = 65_536
+Contexts = npt.NDArray[np.int64 | np.float64]
+Observe = Callable[[Tensor], Observation]
 
 
 class ContextRows:
@@ -33,7 +37,7 @@ class ContextRows:
     that answers to them do not either.
 
     Attributes:
-        distinct: Long tensor of shape ``(contexts, columns)``.
+        distinct: Tensor of shape ``(contexts, columns)``, long or float64 as the pieces.
         counts: How many rows ask about each, long tensor of shape ``(contexts,)``.
         skipped: Rows that were left out, since their context is unknown.
     """
@@ -42,7 +46,8 @@ class ContextRows:
         """Reads the contexts.
 
         Args:
-            pieces: The rows' contexts as indices, long tensors of shape ``(rows, columns)``, negative where unknown.
+            pieces: The rows' contexts, tensors of shape ``(rows, columns)``: indices (long), negative where unknown, or
+                with columns of numbers float64, NaN where unknown.
             folder: Where the temporary file lies until :meth:`close`.
 
         Raises:
@@ -84,15 +89,18 @@ class ContextRows:
         """Removes the temporary file."""
         self.close()
 
-    def _spool(self, pieces: Iterable[Tensor]) -> tuple[Integers, Integers]:
+    def _spool(self, pieces: Iterable[Tensor]) -> tuple[Contexts, Integers]:
         """Writes each row's place in the order of discovery; returns the contexts in that order and their counts."""
         places: dict[bytes, int] = {}
         counts: list[int] = []
+        kind: npt.DTypeLike = np.int64
         for piece in pieces:
-            rows = piece[(piece >= 0).all(dim=1)].numpy()
+            known = ~piece.isnan() if piece.is_floating_point() else piece >= 0
+            rows = piece[known.all(dim=1)].numpy()
             self.skipped += len(piece) - len(rows)
             if len(rows) == 0:
                 continue
+            kind = rows.dtype
             first, group, count = _group(rows)
             here = [places.setdefault(row.tobytes(), len(places)) for row in rows[first]]
             counts.extend([0] * (len(places) - len(counts)))
@@ -102,7 +110,7 @@ class ContextRows:
         if not places:
             raise ValueError("expected at least one row with a known context, got none")
         self._file.flush()
-        found = np.frombuffer(b"".join(places), dtype=np.int64).reshape(len(places), -1)
+        found = np.frombuffer(b"".join(places), dtype=kind).reshape(len(places), -1)
         return found, np.array(counts, dtype=np.int64)
 
 
@@ -116,16 +124,17 @@ class ContextRequests(Requests):
 
     unit = "context"
 
-    def __init__(self, rows: ContextRows, encoding: TableEncoding, shows_skipped: bool) -> None:
+    def __init__(self, rows: ContextRows, encoding: TableEncoding, observe: Observe, shows_skipped: bool) -> None:
         """Takes the rows.
 
         Args:
             rows: The rows.
             encoding: Names of the columns and categories.
+            observe: Returns the requests for contexts ``(contexts, columns)``.
             shows_skipped: Whether the figures say how many rows were left out.
         """
         self.rows, self.encoding, self._shows_skipped = rows, encoding, shows_skipped
-        self.observation, self.distinct = Observation(context=rows.distinct), len(rows.distinct)
+        self.observation, self.distinct = observe(rows.distinct), len(rows.distinct)
 
     @classmethod
     def read(
@@ -133,10 +142,11 @@ class ContextRequests(Requests):
         path: Path | None,
         encoding: TableEncoding,
         folder: Path,
+        observe: Observe,
         skip_unknown: bool,
         report: Callable[[int], None] = lambda rows: None,
     ) -> "ContextRequests":
-        """Reads a CSV or Parquet file; other arguments as for ``Problem.read_requests``.
+        """Reads a CSV or Parquet file; arguments as for ``Problem.read_requests`` and the constructor.
 
         Raises:
             ValueError: If a file is given to an estimator without context columns, or none to one with them; if a name
@@ -155,7 +165,7 @@ class ContextRequests(Requests):
         # A problem without context columns has a single context.
         only = [torch.zeros(1, 1, dtype=torch.long)]
         pieces = only if path is None else read_contexts(path, encoding, skip_unknown, report)
-        return cls(ContextRows(pieces, folder), encoding, skip_unknown)
+        return cls(ContextRows(pieces, folder), encoding, observe, skip_unknown)
 
     def __len__(self) -> int:
         """Returns the number of rows that are answered."""
@@ -188,7 +198,9 @@ class ContextRequests(Requests):
         names = (*encoding.contexts.items(), *encoding.features.items())
         contexts = self.rows.distinct.unbind(dim=1) if encoding.contexts else ()
         table = {
-            name: pa.DictionaryArray.from_arrays(column.int().numpy(), pa.array(categories, pa.string()))
+            name: pa.array(map(number_text, column.tolist()), pa.string()).dictionary_encode()
+            if name in encoding.numeric_contexts
+            else pa.DictionaryArray.from_arrays(column.int().numpy(), pa.array(categories, pa.string()))
             for (name, categories), column in zip(names, (*contexts, *answers.choice[:, 0].unbind(dim=1)), strict=True)
         }
         table[ESTIMATED] = pa.array(answers.estimated[:, 0].numpy())
@@ -218,7 +230,7 @@ def read_contexts(
         report: Called with the rows read so far.
 
     Yields:
-        Long tensors of shape ``(rows, columns)``, -1 where a category is unknown.
+        Tensors of shape ``(rows, columns)`` as :meth:`TableEncoding.find_contexts` gives them.
 
     Raises:
         TableError: If the file cannot be read, or an unknown context is not let pass.
@@ -234,13 +246,15 @@ def read_contexts(
         yield found
 
 
-def _group(rows: Integers) -> tuple[Integers, Integers, Integers]:
+def _group(rows: Contexts) -> tuple[Integers, Integers, Integers]:
     """Returns the first row of each distinct one, each row's place among the distinct ones, and how often they occur.
 
     Column by column, so that a place never exceeds the number of rows: a code for all columns at once may overflow.
     """
     group = np.zeros(len(rows), dtype=np.int64)
     for column in rows.T:
+        if column.dtype != np.int64:
+            column = np.unique(column, return_inverse=True)[1].astype(np.int64)
         code = group * (int(column.max()) + 1) + column
         _, first, group, count = np.unique(code, return_index=True, return_inverse=True, return_counts=True)
     return first, group, count

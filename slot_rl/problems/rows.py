@@ -1,12 +1,14 @@
 """Rows of categorical features: each feature is a slot, its categories are the items, and a context may be given.
 
 The vocabularies are fixed, so the candidates and the mask that pads short vocabularies are properties of the problem
-and stay out of the observation. The candidates are the embedding rows of our own network; of somebody else's module
-nothing is known but that it can be softened, so there they are one-hot rows. A table without context columns has a
-single context, a column with one category, so that an observation is never empty.
+and stay out of the observation. The candidates are the rows of our own network, embeddings or computed from numbers; of
+somebody else's module nothing is known but that it can be softened, so there they are one-hot rows. A context's
+categories are indices in the observation; its numbers, and the numbers that describe categories, are a vector. A table
+without context columns has a single context, a column with one category, so that an observation is never empty.
 """
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -31,7 +33,8 @@ class RowProblem(Problem):
     """Fixed vocabularies, one per feature; sizes may differ.
 
     Attributes:
-        contexts: Long tensor of shape ``(contexts, columns)``: every context that is asked about, equally often.
+        contexts: Every context that is asked about, equally often: a long tensor of shape ``(contexts, columns)``, or
+            float64 where the encoding has columns of numbers.
         encoding: Names of the features, contexts and categories, for reading and writing tables; None if unknown.
     """
 
@@ -49,7 +52,8 @@ class RowProblem(Problem):
 
         Args:
             estimator: A network with a vocabulary, or any module that :func:`slot_rl.estimators.soften` can soften.
-            contexts: Long tensor of shape ``(contexts, columns)``; None where the estimator has no context.
+            contexts: Tensor of shape ``(contexts, columns)``, as :meth:`TableEncoding.encode_contexts` gives it; None
+                where the estimator has no context.
             truth: The ground truth, called with choice and context; None if unknown.
             name: The problem's id, for reports.
             encoding: Names of the features, contexts and categories; None if unknown.
@@ -63,17 +67,20 @@ class RowProblem(Problem):
         """
         estimator = estimator if isinstance(estimator, EstimatorNet) else soften(estimator)
         known_sizes, known_columns = _known_sizes(estimator, encoding)
+        width = _vector_width(estimator, encoding)
         if context_sizes is None and known_columns is None:
             context_sizes = _occurring(contexts)
         columns = _agreed("context_sizes", context_sizes, known_columns)
         super().__init__(name, _agreed("sizes", sizes, known_sizes), estimator, truth)
-        self.context_sizes = columns or (1,)
-        self.contexts = _checked_contexts(contexts, columns)
+        self.contexts, self._known = _known_contexts(contexts, columns, encoding if width else None)
+        self.context_sizes = columns if columns or width else (1,)
         self.encoding = encoding
-        self._has_context = bool(columns)
+        self._has_context, self._vector_width = bool(columns), width
         self._catalogue: Tensor | None = None
         if isinstance(estimator, EstimatorNet) and estimator.catalogue is not None:
-            self._catalogue = estimator.catalogue.detach().clone()
+            rows = estimator.candidates()
+            assert rows is not None
+            self._catalogue = rows.detach().clone()
         else:
             # A softened module is returned as it is.
             check_softened(soften(estimator), self.sizes, self.contexts[:1] if columns else None)
@@ -92,20 +99,21 @@ class RowProblem(Problem):
         return self.candidates(Observation())
 
     def observation_parts(self) -> dict[str, ObservationPart]:
-        """Returns the context, one category index a column."""
-        return {"context": ObservationPart((len(self.context_sizes),), "categories", self.context_sizes)}
+        """Returns the context: one category index a column, and the numbers, as far as there are any."""
+        parts = {"context": ObservationPart((len(self.context_sizes),), "categories", self.context_sizes)}
+        vector = {"context_vector": ObservationPart((self._vector_width,), "real")}
+        return (parts if self.context_sizes else {}) | (vector if self._vector_width else {})
 
     def sample(self, batch: int, generator: torch.Generator) -> Observation:
         """Draws contexts with replacement."""
-        rows = torch.randint(len(self.contexts), (batch,), generator=generator)
-        return Observation(context=self.contexts[rows])
+        return self._known[torch.randint(len(self.contexts), (batch,), generator=generator)]
 
     def evaluation_observations(self, most: int, generator: torch.Generator) -> Observation:
         """Returns every context once where there are at most ``most``, otherwise draws without replacement."""
         rows = torch.arange(len(self.contexts))
         if len(rows) > most:
             rows = torch.randperm(len(rows), generator=generator)[:most]
-        return Observation(context=self.contexts[rows])
+        return self._known[rows]
 
     def candidates(self, observation: Observation) -> Tensor:
         """Returns the estimator's embedding rows ``(slots, items, dim)``, or one-hot rows for a softened module."""
@@ -132,20 +140,21 @@ class RowProblem(Problem):
 
     def true_scores(self, observation: Observation, choice: Tensor) -> TrueScores:
         """Returns true scores; a table of measurements also gives normalised scores and what was measured."""
-        true, table, context = self.true_score(observation, choice), self._truth_table, self._context(observation)
+        true, table = self.true_score(observation, choice), self._truth_table
         if table is None:
             return TrueScores(true)
+        context = self._truth_context(table, observation)
         return TrueScores(true, table.normalised(choice, context), table.measured(choice, context))
 
     def best_true_scores(self, observation: Observation) -> Tensor | None:
         """Returns the highest measured score of each request, ``(batch,)``; None if the truth is not a table."""
         table = self._truth_table
-        return None if table is None else table.best(self._context(observation), len(observation))
+        return None if table is None else table.best(self._truth_context(table, observation), len(observation))
 
     def random_true_scores(self, observation: Observation) -> TrueScores | None:
         """Returns the means over each request's measured choices, ``(batch,)``; None if the truth is not a table."""
         table = self._truth_table
-        return None if table is None else table.random(self._context(observation), len(observation))
+        return None if table is None else table.random(self._truth_context(table, observation), len(observation))
 
     @property
     def unmeasured(self) -> Unmeasured | None:
@@ -154,15 +163,14 @@ class RowProblem(Problem):
 
     def request_names(self, observation: Observation) -> RequestNames | None:
         """Returns each request's context in words, or as indices where the categories have no names."""
-        assert observation.context is not None
-        rows = observation.context.tolist()
         if self.encoding is None:
-            return RequestNames("context", [str(tuple(row)) for row in rows])
+            assert observation.context is not None
+            return RequestNames("context", [str(tuple(row)) for row in observation.context.tolist()])
         columns = self.encoding.contexts
         if not columns:
-            return RequestNames("context", ["the only one"] * len(rows))
+            return RequestNames("context", ["the only one"] * len(observation))
         each = max(5, (_WIDEST_NAME + 2) // len(columns) - 2)
-        cells = ([found[i] for found, i in zip(columns.values(), row, strict=True)] for row in rows)
+        cells = self.encoding.context_names(observation.context, observation.context_vector)
         names = [_shortened(", ".join(_shortened(cell, each) for cell in row)) for row in cells]
         return RequestNames(_shortened(", ".join(columns)), names)
 
@@ -177,20 +185,19 @@ class RowProblem(Problem):
         if encoding is None:
             return super().read_logged(path)
         table = read_table(path, None, tuple(encoding.contexts), tuple(encoding.features))
-        choice, context = encoding.encode_features(table), encoding.encode_contexts(table)
+        choice, context = encoding.encode_features(table), _observed(encoding, encoding.encode_contexts(table))
         if len(table) < 2:
             raise ValueError(f"expected at least two logged rows in {path}, got {len(table)}")
-        # A problem without context columns has one context.
-        return Observation(context=context if context.shape[1] else context.new_zeros(len(table), 1)), choice
+        return context, choice
 
     def read_requests(self, asked: RequestFiles, report: Callable[[int], None] | None = None) -> ContextRequests:
         """Reads a CSV or Parquet file with the context columns; see :meth:`Problem.read_requests`."""
         if self.encoding is None:
             raise ValueError(f"expected an estimator that names its columns, got {self.name} without names")
         asked.refuse_items(self.name)
-        return ContextRequests.read(
-            asked.requests, self.encoding, asked.folder, asked.skip_unknown, report or (lambda rows: None)
-        )
+        encoding, watch = self.encoding, report or (lambda rows: None)
+        observe = partial(_observed, encoding)
+        return ContextRequests.read(asked.requests, encoding, asked.folder, observe, asked.skip_unknown, watch)
 
     @property
     def _truth_table(self) -> TruthTable | None:
@@ -199,11 +206,22 @@ class RowProblem(Problem):
     def _context(self, observation: Observation) -> Tensor | None:
         return observation.context if self._has_context else None
 
+    def _numbers(self, observation: Observation) -> tuple[Tensor, ...]:
+        """Returns the vector of numbers, where there is one, as a further argument."""
+        return (observation.context_vector,) if self._vector_width and observation.context_vector is not None else ()
+
+    def _truth_context(self, truth: TruthTable, observation: Observation) -> Tensor | None:
+        if not self._vector_width:
+            return self._context(observation)
+        return truth.find_contexts(observation.context, observation.context_vector)
+
     def _ask(self, estimator: Score, observation: Observation, vectors: Tensor) -> Tensor:
-        return estimator(vectors, self._context(observation))
+        return estimator(vectors, self._context(observation), *self._numbers(observation))
 
     def _ask_truth(self, truth: Score, observation: Observation, choice: Tensor) -> Tensor:
-        return truth(choice, self._context(observation))
+        if isinstance(truth, TruthTable):
+            return truth(choice, self._truth_context(truth, observation))
+        return truth(choice, self._context(observation), *self._numbers(observation))
 
 
 def _shortened(text: str, most: int = _WIDEST_NAME) -> str:
@@ -224,6 +242,46 @@ def _known_sizes(
         return None, None
     features, contexts = (tuple(map(len, part.values())) for part in (encoding.features, encoding.contexts))
     return features, contexts
+
+
+def _vector_width(estimator: nn.Module, encoding: TableEncoding | None) -> int:
+    """Returns the length of a context's vector of numbers."""
+    described = encoding is not None and bool(encoding.numbers or encoding.descriptors)
+    if not isinstance(estimator, EstimatorNet):
+        if described:
+            raise ValueError("expected an encoding of categories alone for a module, got one with numbers")
+        return 0
+    known = encoding.context_widths if encoding is not None else ()
+    expected = estimator.shape.context_numbers
+    if known != expected:
+        raise ValueError(f"expected an encoding whose context columns have {expected} numbers, got {known}")
+    return sum(known)
+
+
+def _observed(encoding: TableEncoding, contexts: Tensor) -> Observation:
+    """Returns requests for contexts ``(rows, columns)``; a problem without context columns has one context."""
+    if not encoding.contexts:
+        return Observation(context=contexts.new_zeros(len(contexts), 1))
+    context, vector = encoding.context_parts(contexts)
+    return Observation(context=context, context_vector=vector)
+
+
+def _known_contexts(
+    contexts: Tensor | None, sizes: tuple[int, ...], encoding: TableEncoding | None
+) -> tuple[Tensor, Observation]:
+    """Returns the contexts, checked, and the requests for them; the encoding is given where contexts have numbers."""
+    if encoding is None:
+        contexts = _checked_contexts(contexts, sizes)
+        return contexts, Observation(context=contexts)
+    if contexts is None or contexts.dim() != 2 or contexts.shape[1] != len(encoding.contexts) or len(contexts) == 0:
+        found = None if contexts is None else tuple(contexts.shape)
+        raise ValueError(f"expected contexts of shape (contexts, {len(encoding.contexts)}), got {found}")
+    if not bool(contexts.isfinite().all()):
+        raise ValueError("expected finite contexts, got NaN or infinity")
+    observation = _observed(encoding, contexts)
+    if sizes:
+        _checked_contexts(observation.context, sizes)
+    return contexts, observation
 
 
 def _agreed(name: str, given: Sequence[int] | None, known: tuple[int, ...] | None) -> tuple[int, ...]:

@@ -1,17 +1,20 @@
 """A measured landscape as ground truth: look up the true score of a row in a table of measurements."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from math import inf, nan, prod
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from slot_rl.estimators.encoding import TableEncoding
-from slot_rl.estimators.table import TableError, read_table
+from slot_rl.estimators.described import numbers_of
+from slot_rl.estimators.encoding import TableEncoding, places_of
+from slot_rl.estimators.store import context_tensor
+from slot_rl.estimators.table import Table, TableError, read_table
 from slot_rl.problems.base import TrueScores, Unmeasured
 
 MOST_CELLS = 100_000_000
+ContextFinder = Callable[[Tensor | None, Tensor | None], Tensor]
 
 
 class TruthTable:
@@ -56,6 +59,7 @@ class TruthTable:
         count = torch.zeros(prod(sizes), dtype=torch.int32).index_add_(0, cells, torch.ones_like(cells).int())
         means = torch.zeros(prod(sizes), dtype=torch.float64).index_add_(0, cells, score.double())
         self._measured = count > 0
+        self._find: ContextFinder | None = None
         self._fill(means.div_(count.clamp_min_(1)).view(shape), ~self._measured.view(shape))
 
     def _fill(self, means: Tensor, gaps: Tensor) -> None:
@@ -76,6 +80,16 @@ class TruthTable:
             total, count = total + lows * (self._combinations - count), torch.full_like(count, self._combinations)
         self._means = (total / count).float()
 
+    def find_contexts(self, codes: Tensor | None, vectors: Tensor | None) -> Tensor:
+        """Returns the indices ``(batch, columns)`` of contexts whose numbers are given as an estimator takes them.
+
+        Raises:
+            ValueError: If the table was not read from a file with such contexts.
+        """
+        if self._find is None:
+            raise ValueError("expected a ground truth that was read from a table with numeric contexts, got another")
+        return self._find(codes, vectors)
+
     @classmethod
     def read(cls, path: Path, encoding: TableEncoding, unmeasured: Unmeasured = "omit") -> "TruthTable":
         """Reads a table with the columns of an estimator's own table.
@@ -91,9 +105,19 @@ class TruthTable:
         table = read_table(path, encoding.score, tuple(encoding.contexts), tuple(encoding.features))
         if table.score is None:
             raise TableError(f"expected a score column in {path}, got none")
-        sizes = [len(found) for found in (*encoding.contexts.values(), *encoding.features.values())]
-        score = torch.tensor(table.score)
-        return cls(encoding.encode_features(table), encoding.encode_contexts(table), score, sizes, unmeasured)
+        features, offered = encoding.encode_levels(table)
+        if not bool(offered.any()):
+            raise TableError(f"expected rows in {path} with levels that the estimator may choose, got none")
+        contexts, score = encoding.encode_contexts(table), torch.tensor(table.score)
+        sizes, find = [len(found) for found in encoding.contexts.values()], None
+        if encoding.context_widths:
+            contexts, find = _joined(encoding, contexts, table)
+            # A context that the table lacks has an index of its own, of which nothing was measured.
+            sizes = [int(contexts.max()) + 2]
+        sizes += [len(found) for found in encoding.features.values()]
+        found = cls(features[offered], contexts[offered], score[offered], sizes, unmeasured)
+        found._find = find
+        return found
 
     def __call__(self, choice: Tensor, context: Tensor | None) -> Tensor:
         """Returns the true scores ``(..., batch)`` of choices ``(..., batch, features)`` in ``(batch, columns)``."""
@@ -156,3 +180,15 @@ class TruthTable:
         if context is None or columns == 0:
             return cells
         return cells + (context * self._strides[:columns]).sum(dim=-1)
+
+
+def _joined(encoding: TableEncoding, contexts: Tensor, table: Table) -> tuple[Tensor, ContextFinder]:
+    """Returns one index ``(rows, 1)`` for each distinct context, and what finds it; combinations would be too many."""
+    numbers = {name: sorted(set(numbers_of(table, name).tolist())) for name in encoding.numeric_contexts}
+
+    def found(codes: Tensor | None, vectors: Tensor | None) -> Tensor:
+        return places_of(encoding.find_in_parts(codes, vectors, numbers), known).unsqueeze(1)
+
+    indices = encoding.find_in_parts(*encoding.context_parts(contexts), numbers)
+    known = context_tensor(indices)
+    return places_of(indices, known).unsqueeze(1), found

@@ -183,3 +183,18 @@ def test_an_empty_memory_has_nothing_to_imitate() -> None:
     assert len(replay) == 0
     with pytest.raises(ValueError, match="expected a replay with requests, got an empty one"):
         replay.sample(1, generator_from(0))
+
+
+@pytest.mark.parametrize("with_indices", [True, False])
+def test_contexts_with_numbers_keep_their_best_row(with_indices: bool) -> None:
+    replay = Replay(8)
+    index, number = torch.tensor([0, 0, 1, 0, 0]), torch.tensor([0.1, 0.2, 0.1, 0.1, 0.2])
+    indices = {"context": index.unsqueeze(1)} if with_indices else {}
+    observation = Observation(**indices, context_vector=torch.stack([number, -number], dim=1))
+    replay.add(observation, SearchResult(torch.arange(5).unsqueeze(1), torch.tensor([1.0, 2.0, 3.0, 4.0, 0.0])))
+    assert len(replay) == (3 if with_indices else 2)
+    drawn, found = replay.sample(200, generator_from(0))
+    assert drawn.context_vector is not None
+    kept = {round(float(n), 3): c for n, c in zip(drawn.context_vector[:, 0], found.choice[:, 0].tolist(), strict=True)}
+    assert set(found.choice[:, 0].tolist()) == ({1, 2, 3} if with_indices else {1, 3})
+    assert kept[0.2] == 1

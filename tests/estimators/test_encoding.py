@@ -10,8 +10,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from slot_rl.estimators.described import ColumnKinds, Descriptors, NumberUnit
 from slot_rl.estimators.encoding import TableEncoding, Unknown
 from slot_rl.estimators.table import Table, TableError, TextColumn, read_table
+from tests.helpers.numbers import ligand_file, reactions
 
 
 def table_of(**columns: list[str]) -> Table:
@@ -109,3 +111,106 @@ def test_an_unknown_category_is_named_by_its_row_in_the_file() -> None:
     encoding = TableEncoding.of(table_of(a=["p", "q"]), "y", [])
     with pytest.raises(TableError, match="expected a known category of 'a' .* in row 502 of t.csv, got 'Q'"):
         encoding.encode_features(replace(table_of(a=["p", "Q", "q", "R"]), first_row=501))
+
+
+def numeric(folder: Path) -> tuple[Table, TableEncoding]:
+    """The reactions, with temperature and equivalents as numbers and described ligands."""
+    table = read_table(reactions(folder / "t.csv"), "yield", ("acid", "temperature"))
+    kinds = ColumnKinds(("temperature", "equivalents"), {}, {"ligand": ligand_file(folder / "l.csv")})
+    return table, TableEncoding.of(table, "yield", ("acid", "temperature"), kinds)
+
+
+def test_levels_are_sorted_by_size_and_contexts_have_none(tmp_path: Path) -> None:
+    _, encoding = numeric(tmp_path)
+    assert encoding.features == {"ligand": ("L1", "L2", "L3", "L4", "L5"), "equivalents": ("1", "1.5", "2")}
+    assert encoding.contexts == {"acid": ("a", "b"), "temperature": ()}
+    assert encoding.plain_contexts == {"acid": ("a", "b")} and encoding.context_widths == (1,)
+    assert encoding.numbers == {"temperature": NumberUnit(95, 125**0.5), "equivalents": NumberUnit(1.5, (1 / 6) ** 0.5)}
+
+
+def test_an_encoding_with_numbers_comes_back_from_json(tmp_path: Path) -> None:
+    _, encoding = numeric(tmp_path)
+    assert TableEncoding.from_json(json.loads(json.dumps(encoding.to_json()))) == encoding
+
+
+def test_an_encoding_of_categories_is_stored_as_before() -> None:
+    encoding = TableEncoding("y", {"a": ("p", "q")}, {"u": ("r",)})
+    assert encoding.to_json() == {"score": "y", "features": {"a": ("p", "q")}, "contexts": {"u": ("r",)}}
+
+
+def test_one_number_written_in_many_ways_is_one_level() -> None:
+    table = table_of(t=["105", "105.0", " 1.05e2", "90"], a=["p", "q", "p", "q"])
+    encoding = TableEncoding.of(table, "y", [], ColumnKinds(("t",)))
+    assert encoding.features["t"] == ("90", "105")
+    assert encoding.encode_features(table)[:, 0].tolist() == [1, 1, 1, 0]
+
+
+def test_units_of_a_context_are_those_of_the_rows_given() -> None:
+    table = table_of(t=["1", "3", "100"], a=["p", "q", "p"])
+    encoding = TableEncoding.of(table, "y", ["t"], ColumnKinds(("t",)))
+    encoding = encoding.in_units_of(table, torch.tensor([1, 0]))
+    assert encoding.numbers == {"t": NumberUnit(2, 1)}
+    codes, vectors = encoding.context_parts(encoding.encode_contexts(table))
+    assert codes is None and vectors is not None and vectors.tolist() == [[-1], [1], [98]]
+
+
+def test_contexts_are_indices_and_numbers_and_come_back(tmp_path: Path) -> None:
+    table, encoding = numeric(tmp_path)
+    contexts = encoding.encode_contexts(table)
+    assert contexts.dtype == torch.float64
+    assert contexts[[0, 12, 48, -1]].tolist() == [[0, 80], [0, 90], [1, 80], [1, 110]]
+    codes, vectors = encoding.context_parts(contexts)
+    assert codes is not None and codes.dtype == torch.long and vectors is not None
+    assert codes[:, 0].tolist() == contexts[:, 0].tolist()
+    torch.testing.assert_close(vectors[:, 0].double() * 125**0.5 + 95, contexts[:, 1], rtol=1e-6, atol=0)
+    found = encoding.find_in_parts(codes, vectors, {"temperature": (80, 90, 110)})
+    assert found[[0, 12, 24, 36, 48]].tolist() == [[0, 0], [0, 1], [0, 3], [0, 2], [1, 0]]
+    assert encoding.context_names(codes[:13:12], vectors[:13:12]) == [["a", "80"], ["a", "90"]]
+
+
+def test_described_contexts_are_their_numbers(tmp_path: Path) -> None:
+    table = table_of(ligand=["L2", "L5"], a=["p", "q"])
+    kinds = ColumnKinds(descriptors={"ligand": ligand_file(tmp_path / "l.csv")})
+    encoding = TableEncoding.of(table, "y", ["ligand"], kinds)
+    assert encoding.contexts == {"ligand": ("L1", "L2", "L3", "L4", "L5")}
+    contexts = encoding.encode_contexts(table)
+    assert contexts.dtype == torch.long and contexts.tolist() == [[1], [4]]
+    codes, vectors = encoding.context_parts(contexts)
+    assert codes is None and vectors is not None
+    assert torch.equal(vectors, encoding.descriptors["ligand"].vectors[[1, 4]])
+    assert torch.equal(encoding.find_in_parts(codes, vectors, {}), contexts)
+    assert encoding.context_names(codes, vectors) == [["L2"], ["L5"]]
+
+
+def test_unseen_numbers_are_found_and_other_texts_refused() -> None:
+    encoding = TableEncoding.of(
+        table_of(t=["1", "2"], u=["p", "q"], a=["r", "s"]), "y", ["t", "u"], ColumnKinds(("t",))
+    )
+    found, unknown = encoding.find_contexts(table_of(t=["-7.50", "1e9"], u=["q", "P"]))
+    assert found[0].tolist() == [-7.5, 1] and found[1, 0] == 1e9 and bool(found[1, 1].isnan())
+    assert unknown == [Unknown(2, "u", "P")]
+    with pytest.raises(TableError, match="expected a finite number in column 't' in row 8 of t.csv, got 'warm'"):
+        encoding.find_contexts(replace(table_of(t=["1", "warm"], u=["p", "p"]), first_row=7))
+
+
+def test_only_some_levels_may_be_offered() -> None:
+    table = table_of(t=["1", "2", "4"], a=["p", "q", "p"])
+    whole = TableEncoding.of(table, "y", [], ColumnKinds(("t",), {"t": (2.0, 3.0)}))
+    assert whole.features["t"] == ("1", "2", "3", "4")
+    encoding = whole.with_levels({"t": (2.0, 3.0)})
+    assert encoding.features == {"t": ("2", "3"), "a": ("p", "q")}
+    numbers, all_numbers = encoding.item_numbers("t"), whole.item_numbers("t")
+    assert numbers is not None and all_numbers is not None and torch.equal(numbers, all_numbers[1:3])
+    codes, offered = encoding.encode_levels(table)
+    assert offered.tolist() == [False, True, False] and codes[1].tolist() == [0, 1]
+    with pytest.raises(TableError, match="expected a finite number in column 't' in row 1 of t.csv, got 'x'"):
+        encoding.encode_levels(table_of(t=["x"], a=["p"]))
+    with pytest.raises(TableError, match="expected a known category of 'a' .* got 'r'"):
+        encoding.encode_levels(table_of(t=["2"], a=["r"]))
+    with pytest.raises(TableError, match=r"expected a known category of 't' \('2', '3'\) in row 1 of t.csv, got '1'"):
+        encoding.encode_features(table)
+
+
+def test_equal_descriptors_have_equal_vectors() -> None:
+    found = Descriptors(("n",), ((1.0,), (1.0,), (4.0,)))
+    assert torch.equal(found.vectors[0], found.vectors[1]) and float(found.vectors.sum()) == pytest.approx(0, abs=1e-6)

@@ -13,15 +13,19 @@ import torch
 from torch import Tensor
 
 from slot_rl.estimators import fitting
+from slot_rl.estimators.described import Descriptors, NumberUnit
+from slot_rl.estimators.encoding import TableEncoding
 from slot_rl.estimators.fitting import (
     TableFit,
     TableRows,
     TruthFit,
     fit_on_table,
     fit_on_truth,
+    network_for,
     predict_rows,
     r_squared,
     split_rows,
+    with_levels,
 )
 from slot_rl.estimators.net import EstimatorNet, EstimatorShape
 from slot_rl.seeding import generator_from, seeded_initialisation
@@ -352,3 +356,60 @@ def test_swap_linearity_makes_the_gradient_foretell_swaps() -> None:
 def test_a_negative_swap_linearity_is_refused() -> None:
     with pytest.raises(ValueError, match="swap_linearity >= 0, got -1"):
         TableFit(swap_linearity=-1.0)
+
+
+def linear_in(number: Tensor, encoding: TableEncoding) -> tuple[EstimatorNet, TableRows]:
+    """Rows of a context number ``(contexts,)`` and a feature of 5, the score a linear function of both, and a fit."""
+    contexts, features = number.repeat_interleave(5), torch.arange(5).repeat(len(number))
+    codes, vectors = encoding.context_parts(contexts.double().unsqueeze(1))
+    rows = TableRows(features.unsqueeze(1), codes, 3 * contexts.float() + features, vectors)
+    fit = TableFit(epochs=150, patience=150, batch_size=8, learning_rate=3e-3, dim=4, hidden=(32,), swap_linearity=0)
+    net = network_for(encoding, fit, 0)
+    known = rows[(contexts != 3).nonzero().squeeze(1)]
+    fit_on_table(net, known, known, fit, generator_from(0), quiet)
+    return net, rows[(contexts == 3).nonzero().squeeze(1)]
+
+
+def test_a_numeric_context_is_interpolated_to_an_unseen_one() -> None:
+    feature, number = {"a": tuple("vwxyz")}, torch.tensor([0, 1, 2, 3, 4, 5, 6])
+    errors, described = [], Descriptors(("n",), tuple((float(n),) for n in number))
+    for encoding in (
+        TableEncoding("y", feature, {"t": ()}, {"t": NumberUnit(3, 2)}),
+        TableEncoding("y", feature, {"t": tuple("0123456")}, {}, {"t": described}),
+        TableEncoding("y", feature, {"t": tuple("0123456")}),
+    ):
+        net, unseen = linear_in(number, encoding)
+        errors.append(float((predict_rows(net, unseen) - unseen.score).abs().mean()))
+    # The spread of the scores is 6; an embedding that was never fitted is noise.
+    assert errors[0] < 0.7 and errors[1] < 0.7
+    assert errors[2] > 2
+
+
+def test_an_unseen_described_category_is_foretold() -> None:
+    descriptors = Descriptors(("n",), tuple((float(n),) for n in range(7)))
+    features = torch.cartesian_prod(torch.arange(7), torch.arange(4))
+    rows = TableRows(features, None, 3 * features[:, 0].float() + features[:, 1])
+    seen, unseen = rows[(features[:, 0] != 5).nonzero().squeeze(1)], rows[(features[:, 0] == 5).nonzero().squeeze(1)]
+    fit = TableFit(epochs=150, patience=150, batch_size=8, learning_rate=3e-3, dim=4, hidden=(32,), swap_linearity=0)
+    errors = []
+    for described in ({"a": descriptors}, {}):
+        encoding = TableEncoding("y", {"a": tuple("0123456"), "b": tuple("0123")}, {}, {}, described)
+        net = network_for(encoding, fit, 0)
+        fit_on_table(net, seen, seen, fit, generator_from(0), quiet)
+        errors.append(float((predict_rows(net, unseen) - unseen.score).abs().mean()))
+    assert errors[0] < 1 < 2 < errors[1]
+
+
+def test_other_levels_score_as_those_of_the_fit() -> None:
+    unit = NumberUnit(3, 2)
+    whole = TableEncoding("y", {"t": tuple("12345"), "a": ("p", "q", "r")}, {}, {"t": unit})
+    fit = TableFit(dim=4, hidden=(8,))
+    net = network_for(whole, fit, 1)
+    for levels in ((2.0, 4.0), (1.0, 2.0, 3.0, 3.5, 4.0, 5.0, 6.0)):
+        encoding = whole.with_levels({"t": levels})
+        other = with_levels(net, encoding, fit)
+        assert other.shape.vocabulary == (len(levels), 3)
+        place = encoding.features["t"].index("4")
+        for a in range(3):
+            one, two = (TableRows(torch.tensor([[t, a]]), None, torch.zeros(1)) for t in (3, place))
+            assert torch.equal(predict_rows(net, one), predict_rows(other, two))

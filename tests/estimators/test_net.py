@@ -136,3 +136,60 @@ def test_weights_come_from_the_seed_alone() -> None:
     assert torch.equal(torch.get_rng_state(), before)
     assert all(torch.equal(first[name], second[name]) for name in first)
     assert not torch.equal(first["catalogue"], other["catalogue"])
+
+
+DESCRIBED = EstimatorShape(2, 3, (4,), (2, 3), (2,), described=(0, 2), context_numbers=(2,), encoder=5)
+
+
+def test_a_described_slot_has_no_embeddings_but_encoded_numbers() -> None:
+    net = build(DESCRIBED)
+    numbers = torch.tensor([[1.0, 2.0], [0.0, -1.0], [0.5, 0.0]])
+    net.describe(1, numbers)
+    rows = net.candidates()
+    assert rows is not None and net.catalogue is not None
+    assert torch.equal(rows[0], net.catalogue[0]) and bool((net.catalogue[1] == 0).all())
+    weights = {name.removeprefix("encoders.1."): value.tolist() for name, value in net.state_dict().items()}
+
+    def linear(layer: int, inputs: list[float]) -> list[float]:
+        rows = zip(weights[f"{layer}.weight"], weights[f"{layer}.bias"], strict=True)
+        return [bias + sum(w * x for w, x in zip(row, inputs, strict=True)) for row, bias in rows]
+
+    for item, row in enumerate(numbers.tolist()):
+        expected = linear(2, [silu(x) for x in linear(0, row)])
+        assert rows[1, item].tolist() == pytest.approx(expected, abs=1e-5)
+
+
+def test_short_described_slots_are_padded_with_zeros() -> None:
+    net = build(EstimatorShape(2, 3, (4,), (2, 3), described=(1, 0)))
+    net.describe(0, torch.tensor([[1.0], [2.0]]))
+    rows = net.candidates()
+    assert rows is not None and rows.shape == (2, 3, 3)
+    assert bool((rows[0, 2] == 0).all()) and bool((rows[0, :2] != 0).all())
+
+
+def test_candidates_are_differentiable_in_the_encoder() -> None:
+    net = build(DESCRIBED).requires_grad_(True)
+    net.describe(1, torch.randn(3, 2, generator=generator_from(0)))
+    rows = net.candidates()
+    assert rows is not None
+    rows[1].sum().backward()
+    assert all(bool((p.grad != 0).any()) for p in net.encoders.parameters() if p.grad is not None)
+    assert sum(p.grad is not None for p in net.encoders.parameters()) == 4
+
+
+def test_a_vector_of_numbers_changes_the_score() -> None:
+    net = build(DESCRIBED)
+    vectors, context = torch.randn(3, 2, 3, generator=generator_from(0)), torch.tensor([[0], [0], [1]])
+    numbers = torch.tensor([[0.0, 1.0], [5.0, 1.0], [0.0, 1.0]])
+    scores = net(vectors[:1].expand(3, -1, -1), context, numbers)
+    assert len(set(scores.tolist())) == 3
+    both = net(torch.stack([vectors, vectors]), context, numbers)
+    assert both.shape == (2, 3) and torch.equal(both[0], net(vectors, context, numbers))
+    with pytest.raises(ValueError, match="expected a context of 2 numbers, got None"):
+        net(vectors, context)
+
+
+def test_a_shape_without_numbers_is_stored_as_before() -> None:
+    names = ["slots", "dim", "hidden", "vocabulary", "contexts", "context_dim"]
+    assert list(EstimatorShape(2, 3).to_json()) == names
+    assert EstimatorShape.from_json(json.loads(json.dumps(DESCRIBED.to_json()))) == DESCRIBED

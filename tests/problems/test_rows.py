@@ -1,6 +1,7 @@
 """Row problems: scores against look-ups by hand, contexts drawn and listed, short vocabularies masked, and guards."""
 
 import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -8,11 +9,16 @@ import torch
 from torch import Tensor, nn
 
 from slot_rl.estimators import EstimatorNet, EstimatorShape
+from slot_rl.estimators.described import ColumnKinds, Descriptors, NumberUnit
 from slot_rl.estimators.encoding import TableEncoding
+from slot_rl.estimators.fitting import TableFit, network_for
+from slot_rl.estimators.store import context_tensor
+from slot_rl.estimators.table import read_table
 from slot_rl.problems import Budget, Observation, RowProblem
 from slot_rl.problems.truth_table import TruthTable
 from slot_rl.seeding import generator_from, seeded_initialisation
 from slot_rl.selectors.categorical import one_hot
+from tests.helpers.numbers import ligand_file, reactions, write
 
 CONTEXTS = torch.tensor([[0, 0], [0, 2], [1, 1], [1, 2]])
 
@@ -311,3 +317,113 @@ def test_what_cannot_be_softened_is_refused_at_the_door() -> None:
 
     with pytest.raises(TypeError, match="got mul in layer 'Arithmetic'"):
         RowProblem(Arithmetic(), sizes=(2, 4, 3))
+
+
+NUMERIC = TableEncoding("y", {"a": ("p", "q")}, {"t": ()}, {"t": NumberUnit(2, 4)})
+
+
+def numeric_problem(folder: Path, truth: Path | None = None) -> RowProblem:
+    """The reactions, described by numbers, with an estimator that was not fitted."""
+    names = ("acid", "temperature")
+    table = read_table(reactions(folder / "t.csv"), "yield", names)
+    kinds = ColumnKinds(("temperature", "equivalents"), {}, {"ligand": ligand_file(folder / "l.csv")})
+    encoding = TableEncoding.of(table, "yield", names, kinds)
+    net, contexts = (
+        network_for(encoding, TableFit(dim=4, hidden=(8,)), 0),
+        context_tensor(encoding.encode_contexts(table)),
+    )
+    found = TruthTable.read(folder / "t.csv" if truth is None else truth, encoding)
+    return RowProblem(net, contexts, found, "numbers", encoding)
+
+
+def test_contexts_with_numbers_have_two_parts(tmp_path: Path) -> None:
+    problem = numeric_problem(tmp_path)
+    parts = problem.observation_parts()
+    assert (parts["context"].sizes, parts["context_vector"].shape) == ((2,), (1,))
+    assert problem.contexts.tolist() == [[acid, t] for acid in (0, 1) for t in (80, 90, 100, 110)]
+    observation = problem.evaluation_observations(100, generator_from(0))
+    assert observation.context is not None and observation.context_vector is not None
+    assert observation.context.tolist() == [[0]] * 4 + [[1]] * 4
+    torch.testing.assert_close(observation.context_vector[:4, 0] * 125**0.5 + 95, torch.tensor([80.0, 90, 100, 110]))
+    drawn = problem.sample(50, generator_from(0))
+    assert len(drawn) == 50 and drawn.context_vector is not None and drawn.context_vector.shape == (50, 1)
+    names = problem.request_names(observation[:2])
+    assert names is not None and (names.title, names.names) == ("acid, temperature", ["a, 80", "a, 90"])
+
+
+def test_a_numeric_context_alone_needs_no_indices() -> None:
+    net = network_for(NUMERIC, TableFit(dim=4, hidden=(8,)), 0)
+    problem = RowProblem(net, torch.tensor([[1.0], [7.5]], dtype=torch.float64), None, "rows", NUMERIC)
+    assert set(problem.observation_parts()) == {"context_vector"}
+    observation = problem.evaluation_observations(9, generator_from(0))
+    assert set(observation.tensors()) == {"context_vector"}
+    scores = problem.score(observation, torch.zeros(2, 1, dtype=torch.long))
+    assert scores[0] != scores[1]
+    _, far = NUMERIC.context_parts(torch.tensor([[-1e308]], dtype=torch.float64))
+    assert bool(problem.score(Observation(context_vector=far), torch.zeros(1, 1, dtype=torch.long)).isfinite())
+
+
+def test_candidates_of_described_slots_are_encoded_numbers(tmp_path: Path) -> None:
+    problem = numeric_problem(tmp_path)
+    assert problem.sizes == (5, 3)  # a ligand of the file that the table does not have is an item too
+    observation, choice = problem.sample(3, generator_from(0)), torch.tensor([[4, 0], [0, 2], [4, 2]])
+    scores = problem.score(observation, choice)
+    selection = one_hot(choice, problem.items, torch.float32)
+    torch.testing.assert_close(problem.score_selection(observation, selection), scores)
+    assert not problem.catalogue.requires_grad and bool((problem.catalogue[1, 3:] == 0).all())
+
+
+def test_the_truth_of_numbers_is_looked_up_or_not_measured(tmp_path: Path) -> None:
+    rows = ["a,80.0,L1,1,10", "a,80,L3,2.0,30", "b,95,L1,1,7"]
+    truth = write(tmp_path / "truth.csv", "acid,temperature,ligand,equivalents,yield", rows)
+    problem = numeric_problem(tmp_path, truth)
+    assert problem.encoding is not None
+    contexts = torch.tensor([[0, 80], [0, 80], [1, 95], [1, 80], [1, 96]], dtype=torch.float64)
+    codes, vectors = problem.encoding.context_parts(contexts)
+    observation = Observation(context=codes, context_vector=vectors)
+    found = problem.true_scores(observation, torch.tensor([[0, 0], [2, 2], [0, 0], [0, 0], [0, 0]]))
+    assert found.measured is not None and found.measured.tolist() == [True, True, True, False, False]
+    assert found.true[:3].tolist() == [10, 30, 7]
+    assert bool(found.true[3:].isnan().all())
+    assert found.normalised is not None and found.normalised[:3].tolist() == [0, 1, 1]
+    best = problem.best_true_scores(observation)
+    assert best is not None and best[:3].tolist() == [30, 30, 7]
+    unseen = problem.true_scores(observation[:1], torch.tensor([[4, 0]]))
+    assert unseen.measured is not None and not bool(unseen.measured)
+
+
+def test_logged_rows_have_their_numbers(tmp_path: Path) -> None:
+    problem = numeric_problem(tmp_path)
+    log = write(tmp_path / "log.csv", "ligand,equivalents,temperature,acid", ["L5,1.50,97.5,b", "L1,2,80,a"])
+    observation, choice = problem.read_logged(log)
+    assert choice.tolist() == [[4, 1], [0, 2]]
+    assert observation.context is not None and observation.context.tolist() == [[1], [0]]
+    assert observation.context_vector is not None
+    torch.testing.assert_close(observation.context_vector[:, 0] * 125**0.5 + 95, torch.tensor([97.5, 80]))
+
+
+@pytest.mark.parametrize(
+    ("contexts", "message"),
+    [
+        (None, r"expected contexts of shape \(contexts, 1\), got None"),
+        (torch.zeros(2, 2), r"expected contexts of shape \(contexts, 1\), got \(2, 2\)"),
+        (torch.tensor([[torch.nan]]), "expected finite contexts, got NaN or infinity"),
+    ],
+)
+def test_numeric_contexts_that_do_not_fit_are_refused(contexts: Tensor | None, message: str) -> None:
+    net = network_for(NUMERIC, TableFit(dim=4, hidden=(8,)), 0)
+    with pytest.raises(ValueError, match=message):
+        RowProblem(net, contexts, encoding=NUMERIC)
+
+
+def test_an_estimator_of_numbers_needs_its_encoding() -> None:
+    net = network_for(NUMERIC, TableFit(dim=4, hidden=(8,)), 0)
+    with pytest.raises(ValueError, match=r"expected an encoding whose context columns have \(1,\) numbers, got \(\)"):
+        RowProblem(net, torch.ones(1, 1))
+
+
+def test_a_module_has_no_encoding_with_numbers() -> None:
+    module = nn.Sequential(nn.Embedding(2, 3), nn.Flatten(), nn.Linear(3, 1))
+    encoding = TableEncoding("y", {"a": ("p", "q")}, {}, {}, {"a": Descriptors(("n",), ((1.0,), (2.0,)))})
+    with pytest.raises(ValueError, match="expected an encoding of categories alone for a module, got one with numbers"):
+        RowProblem(module, encoding=encoding)
