@@ -93,7 +93,7 @@ def test_a_wheel_holds_every_module_and_the_shipped_estimators(wheel: Path) -> N
         for path in shipped.rglob("*")
         if path.name == "card.json" or path.suffix == ".safetensors"
     }
-    assert len(expected) == 4
+    assert len(expected) == 6
     assert {name for name in names if "/shipped/" in name and not name.endswith(".png")} == expected
 
 
