@@ -44,7 +44,8 @@ class RecommendConfig:
             has none. For requests with candidates, .safetensors with candidates (requests, items, dim) and perhaps a
             boolean mask (requests, slots, items).
         items: For slates: file of the items to choose from; those of the training if left out.
-        exclude: For slates: file of pairs of a request's and an item's id; such an item is not in the answer.
+        exclude: File of what no answer may have: pairs of a request's and an item's id; for a table's features a
+            category in the feature's column, and the contexts that it concerns.
         top: Different answers for each request, the best first: the answer, and the best of its swaps, which cost
             2 (top - 1) estimator calls more, and one with a gradient.
         mode: One pass of the policy, best of its draws, or a pass improved by search; pass for --calls 0 and
@@ -220,8 +221,11 @@ class Recommender:
 
     @classmethod
     def load(cls, run: Path | str, problem: Problem | str | None = None, **sources: Any) -> "Recommender":
-        """Loads a run from its folder; arguments and errors as for ``slot_rl.load``."""
-        return cls(load(run, problem, **sources))
+        """Loads a run from its folder; arguments and errors as for ``slot_rl.load``.
+
+        The truth of the training may be gone: answers have a true score only with ``truth``.
+        """
+        return cls(load(run, problem, **sources, trained_truth=False))
 
     def __call__(
         self,

@@ -63,8 +63,8 @@ def test_unseen_numbers_and_categories_are_answered(script: Command, folder: Pat
     assert [(row["acid"], row["temperature"]) for row in rows] == [
         ("a", "60"),
         ("b", "130"),
-        ("a", "105"),
-        ("b", "80"),
+        ("a", "105.0"),
+        ("b", "80.0"),
         ("a", "60"),
     ]
     assert rows[0] == rows[4]
@@ -205,7 +205,8 @@ def test_requests_that_say_no_number_are_refused(
     recommend = partial(script, SCRIPTS / "recommend.py", tmp_path / "run", "--contexts", asked)
     code, _, errors = recommend("--out", tmp_path / "o.csv", "--unknown", "skip" if skip else "error")
     if message is None:
-        assert (code, [row["temperature"] for row in read(tmp_path / "o.csv")]) == (0, ["-5"])
+        shown = [(row["temperature"], row["not_answered"]) for row in read(tmp_path / "o.csv")]
+        assert (code, shown) == (0, [("-5", ""), ("80", "expected a known acid, got 'c'")])
     else:
         assert code == 2 and errors.startswith("error: " + message.format(asked=asked)), errors
         assert not (tmp_path / "o.csv").exists()

@@ -28,8 +28,10 @@ from slot_rl.io import read_config
 from slot_rl.networks import PointerSize
 from slot_rl.pretraining import PretrainConfig, pretrain
 from slot_rl.problems import Observation, RowProblem, context_rows, make_problem
+from slot_rl.problems.answer_file import AnswerWriter
 from slot_rl.problems.context_rows import ContextRows
 from slot_rl.problems.truths import pick_value
+from slot_rl.recommending import Recommender
 from slot_rl.reevaluation import problem_of_run
 from slot_rl.seeding import generator_from
 from slot_rl.training import RunConfig, train_run
@@ -100,6 +102,8 @@ def read(path: Path) -> list[dict[str, Any]]:
     if path.suffix == ".parquet":
         rows: list[dict[str, Any]] = pa.parquet.read_table(path).to_pylist()
         return rows
+    if path.suffix == ".jsonl":
+        return [json.loads(line) for line in path.read_text().splitlines()]
     with path.open(newline="", encoding="utf-8") as file:
         return list(csv.DictReader(file))
 
@@ -123,8 +127,10 @@ def test_rows_come_out_in_order_with_exact_text(
     assert (code, errors) == (0, "")
     assert f"written: {out}" in shown
     rows = read(out)
-    assert list(rows[0]) == [*COLUMNS, "estimated_score", "true_score"]
-    assert [(row["heat"], row["solvent"]) for row in rows] == asked
+    assert list(rows[0]) == ["id", "solvent", "heat", "base", "ligand", "estimated_score", "true_score"]
+    assert [(str(row["id"]), row["heat"], row["solvent"]) for row in rows] == [
+        (str(i), *a) for i, a in enumerate(asked)
+    ]
     problem, table = problem_with_truth(home), measured()
     assert problem.encoding is not None
     for row in rows:
@@ -138,18 +144,38 @@ def test_rows_come_out_in_order_with_exact_text(
         else:
             assert row["true_score"] == ("" if suffix == ".csv" else None)
     assert {row["true_score"] in ("", None) for row in rows} == {True, False}
-    assert len({tuple(row.items()) for row in rows}) == len(set(asked)) == 9
+    assert len({tuple(row[name] for name in COLUMNS) for row in rows}) == len(set(asked)) == 9
 
 
-def test_csv_and_parquet_have_the_same_answers(
-    recommend: Command, script: Command, asked: list[Cells], home: Path, tmp_path: Path
+@pytest.mark.parametrize("suffix", [".csv", ".parquet", ".jsonl"])
+def test_all_formats_have_the_same_answers(
+    suffix: str, recommend: Command, script: Command, asked: list[Cells], home: Path, tmp_path: Path
 ) -> None:
-    table = pa.table({"heat": [h for h, _ in asked], "solvent": [s for _, s in asked], "id": range(len(asked))})
-    pa.parquet.write_table(table, tmp_path / "asked.parquet")
+    rows = [{"id": str(i), "solvent": solvent, "heat": heat} for i, (heat, solvent) in enumerate(asked)]
+    if suffix == ".parquet":
+        pa.parquet.write_table(pa.Table.from_pylist(rows), tmp_path / "asked.parquet")
+    if suffix == ".jsonl":
+        (tmp_path / "asked.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     assert recommend("--out", tmp_path / "from_csv.csv")[0] == 0
-    done = script(SCRIPT, home / "run", "--contexts", tmp_path / "asked.parquet", "--out", tmp_path / "other.csv")
-    assert done[0] == 0
-    assert (tmp_path / "from_csv.csv").read_bytes() == (tmp_path / "other.csv").read_bytes()
+    out = tmp_path / f"out{suffix}"
+    done = script(SCRIPT, home / "run", "--requests", tmp_path / f"asked{suffix}", "--out", out)
+    assert (done[0], done[2]) == (0, "")
+    expected = read(tmp_path / "from_csv.csv")
+    assert [{**row, "estimated_score": 0} for row in read(out)] == [{**row, "estimated_score": 0} for row in expected]
+    for row, other in zip(read(out), expected, strict=True):
+        assert float(row["estimated_score"]) == pytest.approx(float(other["estimated_score"]), abs=1e-6)
+
+
+def test_an_unknown_context_in_json_lines_names_its_row(script: Command, home: Path, tmp_path: Path) -> None:
+    asked, out = tmp_path / "asked.jsonl", tmp_path / "out.jsonl"
+    rows = [{"heat": "hot", "solvent": "NA"}, {"heat": "hot", "solvent": "?"}]
+    asked.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    code, _, errors = script(SCRIPT, home / "run", "--requests", asked, "--out", out)
+    assert code == 2 and f"in row 2 of {asked}, got '?'" in errors
+    asked.write_text(json.dumps({"heat": "hot"}))
+    code, _, errors = script(SCRIPT, home / "run", "--requests", asked, "--out", out)
+    assert (code, errors) == (2, f"error: expected a column 'solvent' in {asked}, got 'heat'\n")
+    assert not out.exists()
 
 
 @pytest.mark.parametrize("worst", [False, True])
@@ -237,7 +263,9 @@ def test_a_context_has_one_answer_everywhere(recommend: Command, asked: list[Cel
     backwards = sorted(set(asked), reverse=True)
     write_csv(tmp_path / "asked.csv", ["heat", "solvent"], [list(pair) for pair in backwards])
     assert recommend("--out", tmp_path / "second.csv", "--mode", "draws")[0] == 0
-    assert read(tmp_path / "second.csv") == [answers[pair] for pair in backwards]
+    assert read(tmp_path / "second.csv") == [
+        {name: cell for name, cell in answers[pair].items() if name != "id"} for pair in backwards
+    ]
 
 
 def test_an_unknown_context_names_row_column_and_value(
@@ -250,22 +278,106 @@ def test_an_unknown_context_names_row_column_and_value(
     assert code == 2
     assert errors == (
         f"error: expected a known category of 'solvent' ('1.0', 'NA', 'p ') in row 6 of {tmp_path / 'asked.csv'}, "
-        "got 'na'; --unknown skip leaves such rows out\n"
+        "got 'na'; --unknown skip gives such rows an empty answer\n"
     )
     assert others(tmp_path) == set()
 
 
-def test_unknown_contexts_can_be_left_out_and_counted(recommend: Command, asked: list[Cells], tmp_path: Path) -> None:
+@pytest.mark.parametrize("top", [1, 2])
+def test_unknown_contexts_have_an_empty_answer_with_the_reason(
+    top: int, recommend: Command, asked: list[Cells], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     rows = [["hot", "NA"], ["hot", "na"], ["", "1.0"], ["HOT", "?"], ["hot", "1.0"]]
     write_csv(tmp_path / "asked.csv", ["heat", "solvent"], rows)
-    code, shown, _ = recommend("--out", tmp_path / "out.csv", "--unknown", "skip")
+    monkeypatch.setattr(context_rows, "WRITE_ROWS", 2)
+    code, shown, _ = recommend("--out", tmp_path / "out.csv", "--unknown", "skip", "--top", top)
     assert code == 0
-    assert [[row["heat"], row["solvent"]] for row in read(tmp_path / "out.csv")] == [rows[0], rows[2], rows[4]]
-    assert any("left out" in line and " 2 " in line for line in shown.splitlines())
+    found = read(tmp_path / "out.csv")
+    assert [[row["heat"], row["solvent"]] for row in found] == [
+        row for i, row in enumerate(rows) for _ in range(1 if i in (1, 3) else top)
+    ]
+    answered = [row for row in found if row["estimated_score"]]
+    assert {row["not_answered"] for row in answered} == {""} and len(answered) == 3 * top
+    assert [row["not_answered"] for row in found if row not in answered] == [
+        "expected a known solvent, got 'na'",
+        "expected a known heat, got 'HOT'",
+    ]
+    assert all(row["ligand"] == row["base"] == "" for row in found if row not in answered)
+    assert any("not answered" in line and " 2 " in line for line in shown.splitlines())
     write_csv(tmp_path / "asked.csv", ["heat", "solvent"], rows[1:2])
     code, _, errors = recommend("--out", tmp_path / "none.csv", "--unknown", "skip")
     assert (code, errors) == (2, "error: expected at least one row with a known context, got none\n")
     assert others(tmp_path) == {"out.csv"}
+
+
+def test_the_best_answers_are_distinct_and_sorted(recommend: Command, asked: list[Cells], tmp_path: Path) -> None:
+    assert recommend("--out", tmp_path / "one.csv", "--calls", 0)[0] == 0
+    assert recommend("--out", tmp_path / "top.csv", "--calls", 0, "--top", 5)[0] == 0
+    one, top = read(tmp_path / "one.csv"), read(tmp_path / "top.csv")
+    assert [row["id"] for row in top] == [row["id"] for row in one for _ in range(5)]
+    for i, best in enumerate(one):
+        five = top[5 * i : 5 * i + 5]
+        assert [row["rank"] for row in five] == ["1", "2", "3", "4", "5"]
+        assert len({(row["base"], row["ligand"]) for row in five}) == 5
+        scores = [float(row["estimated_score"]) for row in five]
+        assert scores == sorted(scores, reverse=True) and scores[0] >= float(best["estimated_score"])
+    # There are three times four answers, of which one change of the best reaches 1 + 2 + 3.
+    assert recommend("--out", tmp_path / "all.csv", "--calls", 0, "--top", 50)[0] == 0
+    assert len(read(tmp_path / "all.csv")) == 6 * len(asked)
+
+
+def test_excluded_categories_are_in_no_answer(recommend: Command, asked: list[Cells], tmp_path: Path) -> None:
+    exclude = write_csv(tmp_path / "out_of_stock.csv", ["ligand", "heat"], [["1", "hot"], ["b ", "hot"], ["1.0", ""]])
+    for number, flags in enumerate(("--calls 0", "--calls 9", "--mode draws", "--top 4")):
+        out = tmp_path / f"{number}.csv"
+        assert recommend("--out", out, "--exclude", exclude, *flags.split())[0] == 0
+        rows = read(out)
+        assert all(row["ligand"] == "" for row in rows if row["heat"] == "hot")
+        # A row without a context concerns every context.
+        assert all(row["ligand"] != "1.0" for row in rows)
+    exclude.unlink()
+
+
+@pytest.mark.parametrize(
+    ("header", "rows", "message"),
+    [
+        (["metal"], [["Pd"]], "expected a column of base, ligand in {path}, got metal"),
+        (["ligand"], [["Pd"]], "expected a known category of 'ligand' ("),
+        (["ligand", "base"], [["1", "α"]], "expected a category of one feature in row 1 of {path}, got 2"),
+        (["base"], [["α"], ['q"uote'], ["line\nbreak"]], "expected {path} to leave a category of 'base' for every"),
+    ],
+)
+def test_exclusions_that_cannot_be_are_refused(
+    header: list[str], rows: list[list[str]], message: str, recommend: Command, asked: list[Cells], tmp_path: Path
+) -> None:
+    path = write_csv(tmp_path / "exclude.csv", header, rows)
+    code, _, errors = recommend("--out", tmp_path / "out.csv", "--exclude", path)
+    assert code == 2 and errors.startswith(f"error: {message.format(path=path)}") and len(errors.splitlines()) == 1
+    assert others(tmp_path) == {path.name}
+
+
+def test_in_python_a_row_of_contexts_is_a_dictionary(home: Path, recommend: Command, tmp_path: Path) -> None:
+    recommender = Recommender.load(home / "run")
+    write_csv(tmp_path / "asked.csv", ["heat", "solvent", "id"], [["hot", "NA", 7], ["", "p ", 8]])
+    assert recommend("--out", tmp_path / "out.jsonl", "--calls", 3)[0] == 0
+    expected = [{**row, "id": int(row["id"])} for row in read(tmp_path / "out.jsonl")]
+    rows = [{"heat": "hot", "solvent": "NA", "id": 7}, {"heat": "", "solvent": "p ", "id": 8}]
+    found = recommender(rows, calls=3)
+    assert [{**row, "estimated_score": 0} for row in found] == [{**row, "estimated_score": 0} for row in expected]
+    alone = recommender(rows[0], calls=3)
+    assert alone.pop("estimated_score") == pytest.approx(found[0].pop("estimated_score"), abs=1e-6)
+    assert alone == found[0]
+    top = recommender(rows[0], top=3)
+    assert [row["rank"] for row in top] == [1, 2, 3] and {row["id"] for row in top} == {7}
+    judged = Recommender.load(home / "run", truth=home / "table.csv")(rows[0])
+    assert judged["true_score"] == pytest.approx(measured()[tuple(judged[name] for name in COLUMNS)])
+    with pytest.raises(ValueError, match=r"expected a known category of 'heat' .* in row 2 of the requests, got 'HOT'"):
+        recommender([rows[0], {"heat": "HOT", "solvent": "NA"}])
+    with pytest.raises(ValueError, match="expected a column 'solvent' in the requests, got 'heat'"):
+        recommender({"heat": "hot"})
+    with pytest.raises(ValueError, match="expected"):
+        recommender(rows, items=tmp_path / "items.csv")
+    assert Recommender.load(home / "plain")({})["base"] in BASE
 
 
 def test_an_earlier_file_stays_unless_it_may_be_replaced(
@@ -299,26 +411,16 @@ def test_an_interrupted_write_leaves_the_earlier_file(
 ) -> None:
     out = tmp_path / f"out{suffix}"
     out.write_text("precious")
-    writer = context_rows.table_writer
+    write, written = AnswerWriter.write, []
 
-    class Stopping:
-        def __init__(self, *arguments: Any) -> None:
-            self.real, self.written = writer(*arguments), 0
+    def stopping(self: AnswerWriter, table: pa.Table) -> None:
+        written.append(table)
+        if len(written) > 2:
+            assert len(others(tmp_path)) == 2  # the half file lies beside the earlier one
+            raise failure
+        write(self, table)
 
-        def __enter__(self) -> "Stopping":
-            return self
-
-        def __exit__(self, *_: object) -> None:
-            self.real.close()
-
-        def write_table(self, table: pa.Table) -> None:
-            self.written += 1
-            if self.written > 2:
-                assert len(others(tmp_path)) == 2  # the half file lies beside the earlier one
-                raise failure
-            self.real.write_table(table)
-
-    monkeypatch.setattr(context_rows, "table_writer", Stopping)
+    monkeypatch.setattr(AnswerWriter, "write", stopping)
     monkeypatch.setattr(context_rows, "WRITE_ROWS", 10)
     code, _, errors = recommend("--out", out, "--force")
     assert code == (130 if isinstance(failure, KeyboardInterrupt) else 2) and errors
@@ -338,8 +440,11 @@ def test_a_broken_last_row_is_found_before_anything_is_answered(
 
 def flag_sets(home: Path, tmp_path: Path) -> Iterator[tuple[list[object], str]]:
     run, contexts, out = home / "run", ["--contexts", tmp_path / "asked.csv"], ["--out", tmp_path / "out.csv"]
-    yield [run, *out], "expected --contexts FILE with 'heat', 'solvent', which the run's estimator asks for, got none"
-    yield [run, *contexts, "--out", tmp_path / "out.txt"], "expected --out to end in .csv or .parquet, got out.txt"
+    yield [run, *out], "expected --requests FILE with 'heat', 'solvent', which the run's estimator asks for, got none"
+    yield (
+        [run, *contexts, "--out", tmp_path / "out.txt"],
+        "expected --out to end in .csv or .parquet or .jsonl, got out.txt",
+    )
     yield (
         [run, *contexts, "--out", tmp_path / "no" / "out.csv"],
         f"expected an existing folder for --out, got {tmp_path}",
@@ -348,7 +453,7 @@ def flag_sets(home: Path, tmp_path: Path) -> Iterator[tuple[list[object], str]]:
     yield [run, "--contexts", home / "none.csv", *out], "expected a CSV or Parquet file, got"
     yield [run, *contexts, *out, "--calls", 1], "expected at least 2 calls for mode search, got 1"
     yield [run, *contexts, *out, "--truth", tmp_path / "asked.csv"], "expected a column 'base' in"
-    yield [home / "plain", *contexts, *out], "expected no --contexts for an estimator without context columns, got"
+    yield [home / "plain", *contexts, *out], "expected no --requests for an estimator without context columns, got"
     yield [home / "slots", *contexts, *out], "expected --out to end in .safetensors, got out.csv"
 
 
@@ -368,15 +473,14 @@ def test_the_trainings_truth_may_be_gone_and_is_not_used_unasked(
     assert document["truth"] is not None
     monkeypatch.setattr(recommending, "read_config", lambda run: {**document, "truth": "/gone.csv"})
     assert recommend("--out", tmp_path / "out.csv")[0] == 0
-    assert list(read(tmp_path / "out.csv")[0]) == [*COLUMNS, "estimated_score"]
+    assert list(read(tmp_path / "out.csv")[0]) == ["id", "solvent", "heat", "base", "ligand", "estimated_score"]
 
 
-def test_a_column_that_the_output_adds_is_refused_as_a_name(
-    recommend: Command, asked: list[Cells], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(context_rows, "ESTIMATED", "ligand")
-    code, _, errors = recommend("--out", tmp_path / "out.csv")
-    assert code == 2 and "expected no column named 'ligand' in the estimator's table" in errors
+def test_answers_replace_columns_of_the_same_name(recommend: Command, asked: list[Cells], tmp_path: Path) -> None:
+    assert recommend("--out", tmp_path / "first.csv")[0] == 0
+    (tmp_path / "asked.csv").write_bytes((tmp_path / "first.csv").read_bytes())
+    assert recommend("--out", tmp_path / "second.csv")[0] == 0
+    assert (tmp_path / "second.csv").read_bytes() == (tmp_path / "first.csv").read_bytes()
 
 
 def test_without_contexts_one_row_is_written(script: Command, home: Path, tmp_path: Path) -> None:
@@ -472,8 +576,10 @@ def test_distinct_contexts_and_the_rows_that_mean_them(
         distinct = [tuple(row) for row in found.distinct.tolist()]
         assert distinct == sorted(set(known))
         assert found.counts.tolist() == [Counter(known)[row] for row in distinct]
-        assert (len(found), found.skipped) == (len(known), len(rows) - len(known))
+        assert (len(found), found.skipped) == (len(rows), len(rows) - len(known))
         for _ in range(2):
-            places = [places.tolist() for places in found.places(most)]
-            assert [distinct[place] for part in places for place in part] == known
-            assert all(len(part) == most for part in places[:-1])
+            found.rewind()
+            parts = [found.places(most).tolist() for _ in range(0, len(rows), most)]
+            meant = [distinct[place] if place >= 0 else None for part in parts for place in part]
+            assert meant == [row if row in known else None for row in rows]
+            assert all(len(part) == most for part in parts[:-1])

@@ -145,6 +145,18 @@ def stream_table(path: Path, columns: Sequence[str], rows_per_batch: int = 65_53
     return _stream(path, tuple(columns), rows_per_batch)
 
 
+def stream_cells(path: Path, rows_per_batch: int = 65_536) -> Iterator[pa.Table]:
+    """Yields all columns of a CSV or Parquet file in batches of rows; the cells of CSV files are text.
+
+    Raises:
+        TableError: If the file cannot be read.
+    """
+    names = column_names(path)
+    _refuse_doubled(path, names)
+    for batch in _batches(path, names, rows_per_batch):
+        yield pa.Table.from_batches([batch])
+
+
 def _stream(path: Path, columns: Sequence[str], most: int) -> Iterator[Table]:
     first_row = 1
     for batch in _batches(path, columns, most):

@@ -12,7 +12,6 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet
 
-from slot_rl.estimators.table import TableError
 from slot_rl.io import whole_file
 
 
@@ -67,13 +66,10 @@ def arrow_table(frame: pd.DataFrame) -> pa.Table:
     return pa.table(columns)
 
 
-def with_columns(table: pa.Table, columns: Mapping[str, pa.Array], path: Path) -> pa.Table:
-    """Returns a table with further columns behind its own; raises TableError if a name is taken."""
-    for name, column in columns.items():
-        if name in table.column_names:
-            raise TableError(f"expected no column named {name!r} in {path}, got one: it is the output's")
-        table = table.append_column(name, column)
-    return table
+def with_columns(table: pa.Table, columns: Mapping[str, pa.Array]) -> pa.Table:
+    """Returns a table with further columns behind its own; one of its own with the same name is left out."""
+    kept = [name for name in table.column_names if name not in columns]
+    return pa.table({**{name: table[name] for name in kept}, **columns})
 
 
 def _arrow_column(cells: "pd.Series[Any]") -> pa.Array:

@@ -1,29 +1,30 @@
 """Requests as rows of a table of contexts: each distinct context is answered once, and each row is written.
 
-The table is read once, piece by piece, so memory grows only with the number of distinct contexts. The rows, one number
-each, are kept in an unnamed temporary file, which the system removes when the process ends.
+The table is read piece by piece, so memory grows only with the number of distinct contexts. What each row asks for, one
+number, is kept in an unnamed temporary file, which the system removes when the process ends. The table is read a second
+time when the answers are written beside its columns.
 """
 
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import IO
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
 import pyarrow as pa
-import pyarrow.csv
-import pyarrow.parquet
 import torch
 from torch import Tensor
 
-from slot_rl.estimators.described import number_text
-from slot_rl.estimators.encoding import TableEncoding, refuse_unknown
-from slot_rl.estimators.frames import Integers
-from slot_rl.estimators.table import stream_table
-from slot_rl.io import whole_file
+from slot_rl.estimators.encoding import TableEncoding, Unknown, refuse_unknown
+from slot_rl.estimators.frames import Integers, read_frame, stream_frames, texts
+from slot_rl.estimators.table import Table, TableError, TextColumn, stream_cells, stream_table
+from slot_rl.problems.answer_file import answer_file, arrow_table, with_columns
 from slot_rl.problems.observation import Observation
-from slot_rl.problems.requests import ESTIMATED, TRUE, Answer, Answers, Requests
+from slot_rl.problems.requests import ESTIMATED, RANK, REASON, TRUE, Answer, Answers, RequestFiles, Requests
 
 READ_ROWS = WRITE_ROWS = 65_536
 Contexts = npt.NDArray[np.int64 | np.float64]
@@ -69,13 +70,16 @@ class ContextRows:
 
     def __len__(self) -> int:
         """Returns the number of rows."""
-        return int(self.counts.sum())
+        return int(self.counts.sum()) + self.skipped
 
-    def places(self, rows: int) -> Iterator[Integers]:
-        """Yields the rows' places among the distinct contexts, in the table's order, ``rows`` at a time."""
+    def rewind(self) -> None:
+        """Has :meth:`places` begin again with the first row."""
         self._file.seek(0)
-        while len(found := np.fromfile(self._file, dtype=np.int32, count=rows)):
-            yield self._place[found]
+
+    def places(self, rows: int) -> Integers:
+        """Returns the places of the next ``rows`` rows among the distinct contexts, -1 where a context is unknown."""
+        found = np.fromfile(self._file, dtype=np.int32, count=rows)
+        return np.where(found < 0, -1, self._place[found])
 
     def close(self) -> None:
         """Removes the temporary file."""
@@ -95,18 +99,18 @@ class ContextRows:
         counts: list[int] = []
         kind: npt.DTypeLike = np.int64
         for piece in pieces:
-            known = ~piece.isnan() if piece.is_floating_point() else piece >= 0
-            rows = piece[known.all(dim=1)].numpy()
+            known = (~piece.isnan() if piece.is_floating_point() else piece >= 0).all(dim=1)
+            rows, spooled = piece[known].numpy(), np.full(len(piece), -1, dtype=np.int32)
             self.skipped += len(piece) - len(rows)
-            if len(rows) == 0:
-                continue
-            kind = rows.dtype
-            first, group, count = _group(rows)
-            here = [places.setdefault(row.tobytes(), len(places)) for row in rows[first]]
-            counts.extend([0] * (len(places) - len(counts)))
-            for place, more in zip(here, count.tolist(), strict=True):
-                counts[place] += more
-            np.array(here, dtype=np.int32)[group].tofile(self._file)
+            if len(rows):
+                kind = rows.dtype
+                first, group, count = _group(rows)
+                here = [places.setdefault(row.tobytes(), len(places)) for row in rows[first]]
+                counts.extend([0] * (len(places) - len(counts)))
+                for place, more in zip(here, count.tolist(), strict=True):
+                    counts[place] += more
+                spooled[known.numpy()] = np.array(here, dtype=np.int32)[group]
+            spooled.tofile(self._file)
         if not places:
             raise ValueError("expected at least one row with a known context, got none")
         self._file.flush()
@@ -124,98 +128,223 @@ class ContextRequests(Requests):
 
     unit = "context"
 
-    def __init__(self, rows: ContextRows, encoding: TableEncoding, observe: Observe, shows_skipped: bool) -> None:
+    def __init__(
+        self, path: Path | None, rows: ContextRows, encoding: TableEncoding, observation: Observation, forgive: bool
+    ) -> None:
         """Takes the rows.
 
         Args:
+            path: The file; None for the only request of an estimator without context.
             rows: The rows.
             encoding: Names of the columns and categories.
-            observe: Returns the requests for contexts ``(contexts, columns)``.
-            shows_skipped: Whether the figures say how many rows were left out.
+            observation: The requests for the distinct contexts.
+            forgive: Whether a row with an unknown context gets an empty answer with the reason.
         """
-        self.rows, self.encoding, self._shows_skipped = rows, encoding, shows_skipped
-        self.observation, self.distinct = observe(rows.distinct), len(rows.distinct)
+        self._path, self.rows, self.encoding, self._forgive = path, rows, encoding, forgive
+        self._observation, self.distinct = observation, len(rows.distinct)
 
     @classmethod
     def read(
-        cls,
-        path: Path | None,
-        encoding: TableEncoding,
-        folder: Path,
-        observe: Observe,
-        skip_unknown: bool,
-        report: Callable[[int], None] = lambda rows: None,
+        cls, asked: RequestFiles, encoding: TableEncoding, observe: Observe, report: Callable[[int], None]
     ) -> "ContextRequests":
-        """Reads a CSV or Parquet file; arguments as for ``Problem.read_requests`` and the constructor.
+        """Reads a file of contexts, and perhaps one of categories that must not be chosen.
+
+        Args:
+            asked: The files.
+            encoding: Names of the columns and categories.
+            observe: Returns the requests for contexts ``(contexts, columns)``.
+            report: Called with the rows read so far.
 
         Raises:
-            ValueError: If a file is given to an estimator without context columns, or none to one with them; if a name
-                of the output's columns is taken; or as :func:`read_contexts`.
+            ValueError: If a file is given to an estimator without context columns, or none to one with them; or as
+                :func:`read_contexts`.
         """
-        columns = ", ".join(map(repr, encoding.contexts))
+        path, columns = asked.requests, ", ".join(map(repr, encoding.contexts))
         if columns and path is None:
-            raise ValueError(f"expected --contexts FILE with {columns}, which the run's estimator asks for, got none")
+            raise ValueError(f"expected --requests FILE with {columns}, which the run's estimator asks for, got none")
         if not columns and path is not None:
-            raise ValueError(f"expected no --contexts for an estimator without context columns, got {path}")
-        for name in (ESTIMATED, TRUE):
-            if name in (*encoding.contexts, *encoding.features):
-                raise ValueError(
-                    f"expected no column named {name!r} in the estimator's table, got one: it is the output's"
-                )
+            raise ValueError(f"expected no --requests for an estimator without context columns, got {path}")
         # A problem without context columns has a single context.
         only = [torch.zeros(1, 1, dtype=torch.long)]
-        pieces = only if path is None else read_contexts(path, encoding, skip_unknown, report)
-        return cls(ContextRows(pieces, folder), encoding, observe, skip_unknown)
+        pieces = only if path is None else read_contexts(path, encoding, asked.skip_unknown, report)
+        with ExitStack() as stack:
+            rows = stack.enter_context(ContextRows(pieces, asked.folder))
+            observation = observe(rows.distinct)
+            if asked.exclude is not None:
+                observation = replace(observation, mask=allowed_categories(asked.exclude, encoding, rows.distinct))
+            stack.pop_all()  # the temporary file stays open
+        return cls(path, rows, encoding, observation, asked.skip_unknown)
 
     def __len__(self) -> int:
-        """Returns the number of rows that are answered."""
+        """Returns the number of rows."""
         return len(self.rows)
 
     def figures(self) -> dict[str, str]:
-        """Returns the numbers of rows, of distinct contexts and of rows left out."""
-        figures = {"rows": f"{len(self):,}", "distinct contexts": f"{len(self.rows.distinct):,}"}
-        return figures | ({"rows left out as unknown": f"{self.rows.skipped:,}"} if self._shows_skipped else {})
+        """Returns the numbers of rows, of distinct contexts and of rows without an answer."""
+        figures = {"rows": f"{len(self):,}", "distinct contexts": f"{self.distinct:,}"}
+        return figures | ({"not answered": f"{self.rows.skipped:,}"} if self._forgive else {})
 
     def write(self, out: Path, answer: Answer, report: Callable[[int], None]) -> None:
-        """Writes a CSV or Parquet file with the categories of context and choice, and the scores."""
-        table = self._table(answer(self.observation, self.rows.counts))
-        texts = (
-            field.with_type(pa.string()) if pa.types.is_dictionary(field.type) else field for field in table.schema
-        )
-        schema = pa.schema(list(texts))
-        with whole_file(out) as path, table_writer(path, out.suffix, schema) as writer:
-            for places in self.rows.places(WRITE_ROWS):
-                writer.write_table(table.take(pa.array(places)).cast(schema))
+        """Writes the file's columns, a category for each feature, and the scores."""
+        columns = ContextAnswers(self.encoding, answer(self._observation, self.rows.counts))
+        self.rows.rewind()
+        with answer_file(out) as writer:
+            for given in _cells(self._path):
+                # The only request of an estimator without context has no columns.
+                places = self.rows.places(len(given) or 1)
+                said = self._reasons(given, places) if self._forgive else None
+                writer.write(columns.beside(given, places, said))
                 report(len(places))
 
     def close(self) -> None:
         """Removes the temporary file."""
         self.rows.close()
 
-    def _table(self, answers: Answers) -> pa.Table:
-        """Returns one row for each distinct context; categories as dictionaries, which hold each text once."""
-        encoding = self.encoding
-        names = (*encoding.contexts.items(), *encoding.features.items())
-        contexts = self.rows.distinct.unbind(dim=1) if encoding.contexts else ()
-        table = {
-            name: pa.array(map(number_text, column.tolist()), pa.string()).dictionary_encode()
-            if name in encoding.numeric_contexts
-            else pa.DictionaryArray.from_arrays(column.int().numpy(), pa.array(categories, pa.string()))
-            for (name, categories), column in zip(names, (*contexts, *answers.choice[:, 0].unbind(dim=1)), strict=True)
+    def _reasons(self, given: pa.Table, places: Integers) -> list[str | None]:
+        """Returns why rows have no answer, None for those that have one."""
+        said: list[str | None] = [None] * len(places)
+        if (places < 0).any():
+            assert self._path is not None
+            for cell in self.encoding.find_contexts(_text_table(given, self.encoding.contexts, self._path, 0))[1]:
+                said[cell.row] = said[cell.row] or f"expected a known {cell.column}, got {cell.value!r}"
+        return said
+
+
+class ContextAnswers:
+    """The answers to distinct contexts as columns, which are repeated for every row that asks."""
+
+    def __init__(self, encoding: TableEncoding, answers: Answers) -> None:
+        """Takes the answers to all distinct contexts."""
+        exists = answers.estimated > -torch.inf
+        self._count = exists.sum(dim=1).numpy()
+        self._first = np.concatenate([[0], self._count.cumsum()])[:-1]
+        self._columns: dict[str, pa.Array] = {
+            name: pa.DictionaryArray.from_arrays(column.int().numpy(), pa.array(categories, pa.string()))
+            for (name, categories), column in zip(
+                encoding.features.items(), answers.choice[exists].unbind(dim=1), strict=True
+            )
         }
-        table[ESTIMATED] = pa.array(answers.estimated[:, 0].numpy())
+        self._columns[ESTIMATED] = pa.array(answers.estimated[exists].numpy())
         if answers.true is not None:
             # An answer that was not measured has no true score in the file, even if the figures count it as the worst.
-            unknown = None if answers.measured is None else (answers.measured[:, 0] == 0).numpy()
-            table[TRUE] = pa.array(answers.true[:, 0].numpy(), mask=unknown)
-        return pa.table(table)
+            unknown = None if answers.measured is None else (answers.measured[exists] == 0).numpy()
+            self._columns[TRUE] = pa.array(answers.true[exists].numpy(), mask=unknown)
+        if exists.shape[1] > 1:
+            self._columns[RANK] = pa.array(exists.cumsum(dim=1)[exists].numpy())
+
+    def beside(self, given: pa.Table, places: Integers, reasons: list[str | None] | None = None) -> pa.Table:
+        """Returns rows with the answers to their contexts, each row as often as it has answers.
+
+        Args:
+            given: The rows.
+            places: Each row's place among the distinct contexts; -1 for none, which gets an empty answer.
+            reasons: Why a row has no answer; None for no such column.
+        """
+        known = places >= 0
+        times = np.where(known, self._count[places], 1)
+        row = np.repeat(np.arange(len(places)), times)
+        within = np.arange(len(row)) - np.repeat(times.cumsum() - times, times)
+        answer = pa.array(self._first[places[row]] + within, mask=~known[row])
+        columns = {name: column.take(answer) for name, column in self._columns.items()}
+        if reasons is not None:
+            columns[REASON] = pa.array([reasons[i] for i in row], pa.string())
+        return with_columns(given.take(pa.array(row)) if given.num_columns else given, columns)
 
 
-def table_writer(path: Path, suffix: str, schema: pa.Schema) -> pa.csv.CSVWriter | pa.parquet.ParquetWriter:
-    """Opens a CSV or Parquet file, by the suffix, to which tables of one schema are written one after the other."""
-    if suffix.lower() == ".csv":
-        return pa.csv.CSVWriter(path, schema)
-    return pa.parquet.ParquetWriter(path, schema)
+class ContextDesk:
+    """Answers rows of contexts that are given in Python."""
+
+    def __init__(self, encoding: TableEncoding, observe: Observe) -> None:
+        """Takes the names, and what makes requests of contexts."""
+        self._encoding, self._observe = encoding, observe
+
+    def answered(self, frame: pd.DataFrame, answer: Answer, path: Path) -> pa.Table:
+        """Returns the rows with a category for each feature and the scores.
+
+        Raises:
+            TableError: If a context is unknown.
+        """
+        given, names = arrow_table(frame), self._encoding.contexts
+        for name in names:
+            if name not in frame.columns:
+                raise TableError(f"expected a column {name!r} in {path}, got {', '.join(map(repr, frame.columns))}")
+        if not names:
+            only = answer(self._observe(torch.zeros(1, 1, dtype=torch.long)))
+            return ContextAnswers(self._encoding, only).beside(given, np.zeros(len(frame), dtype=np.int64))
+        found, unknown = self._encoding.find_contexts(_text_table(given, names, path))
+        if unknown:
+            refuse_unknown(unknown[0], names[unknown[0].column], path)
+        return ContextAnswers(self._encoding, answer(self._observe(found))).beside(given, np.arange(len(frame)))
+
+
+def allowed_categories(path: Path, encoding: TableEncoding, contexts: Tensor) -> Tensor:
+    """Reads categories that must not be chosen.
+
+    Args:
+        path: A file whose rows have a category of one feature each, in the feature's column. With context columns, a
+            row concerns only this context.
+        encoding: Names of the columns and categories.
+        contexts: The contexts that are asked about, ``(contexts, columns)``.
+
+    Returns:
+        A boolean tensor of shape ``(contexts, features, categories)``, true where a category may be chosen.
+
+    Raises:
+        TableError: If a row is not as expected, or a context has no category left.
+    """
+    frame, features = read_frame(path), encoding.features
+    cells = {name: texts(frame[name]) for name in (*encoding.contexts, *features) if name in frame.columns}
+    if not set(cells) & set(features):
+        raise TableError(f"expected a column of {', '.join(features)} in {path}, got {', '.join(frame.columns)}")
+    named = list(encoding.context_names(*encoding.context_parts(contexts))) if encoding.contexts else [()]
+    sizes = torch.tensor([len(found) for found in features.values()])
+    allowed = (torch.arange(int(sizes.max())) < sizes.unsqueeze(1)).repeat(len(contexts), 1, 1)
+    for row in range(len(frame)):
+        given = {name: column[row] for name, column in cells.items() if column[row]}
+        chosen = [name for name in given if name in features]
+        if len(chosen) != 1:
+            raise TableError(f"expected a category of one feature in row {row + 1} of {path}, got {len(chosen)}")
+        feature, category = chosen[0], given.pop(chosen[0])
+        if category not in features[feature]:
+            refuse_unknown(Unknown(row + 1, feature, category), features[feature], path)
+        concerned = [given.items() <= dict(zip(encoding.contexts, names, strict=True)).items() for names in named]
+        slot, item = list(features).index(feature), features[feature].index(category)
+        allowed[torch.tensor(concerned), slot, item] = False
+    if not bool(allowed.any(dim=-1).all()):
+        context, slot = (~allowed.any(dim=-1)).nonzero()[0].tolist()
+        raise TableError(
+            f"expected {path} to leave a category of {list(features)[slot]!r} for every context, "
+            f"got none for {', '.join(named[context]) or 'the only one'}"
+        )
+    return allowed
+
+
+def _cells(path: Path | None) -> Iterator[pa.Table]:
+    """Yields all columns of a file; a table without any for None."""
+    if path is None:
+        yield pa.table({})
+    elif path.suffix.lower() == ".jsonl":
+        yield from map(arrow_table, stream_frames(path, WRITE_ROWS))
+    else:
+        yield from stream_cells(path, WRITE_ROWS)
+
+
+def _text_table(cells: pa.Table, names: Iterable[str], path: Path, first_row: int = 1) -> Table:
+    """Returns some columns as text, as a file's reader does."""
+    columns = {name: pa.chunked_array([pa.array(texts(cells[name].to_pandas()), pa.string())]) for name in names}
+    return Table(path, {name: TextColumn.of(column) for name, column in columns.items()}, None, first_row)
+
+
+def _tables(path: Path, columns: tuple[str, ...]) -> Iterator[Table]:
+    """Yields context columns as text."""
+    if path.suffix.lower() != ".jsonl":
+        yield from stream_table(path, columns, READ_ROWS)
+        return
+    for frame in stream_frames(path, READ_ROWS):
+        for name in columns:
+            if name not in frame.columns:
+                raise TableError(f"expected a column {name!r} in {path}, got {', '.join(map(repr, frame.columns))}")
+        yield _text_table(arrow_table(frame), columns, path, int(frame.index[0]) + 1)
 
 
 def read_contexts(
@@ -236,10 +365,10 @@ def read_contexts(
         TableError: If the file cannot be read, or an unknown context is not let pass.
     """
     rows = 0
-    for table in stream_table(path, tuple(encoding.contexts), READ_ROWS):
+    for table in _tables(path, tuple(encoding.contexts)):
         found, unknown = encoding.find_contexts(table)
         if unknown and not skip:
-            hint = "; --unknown skip leaves such rows out"
+            hint = "; --unknown skip gives such rows an empty answer"
             refuse_unknown(unknown[0], encoding.contexts[unknown[0].column], path, hint)
         rows += len(found)
         report(rows)

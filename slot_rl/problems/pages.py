@@ -97,7 +97,7 @@ class PageDesk:
         well = np.flatnonzero([not fault for fault in asked.faults])
         self.unanswered += len(frame) - len(well)
         found = [self._answers(part, asked, lists, answer) for part in self._parts(well, lists)]
-        return with_columns(*self._columns(frame, well, asked.faults, found), path)
+        return with_columns(*self._columns(frame, well, asked.faults, found))
 
     def _allowed(self, request: str, listed: Integers | None) -> Integers | None:
         excluded = self._excluded.get(request)

@@ -20,9 +20,9 @@ from slot_rl.estimators.net import EstimatorNet
 from slot_rl.estimators.soften import check_softened, soften
 from slot_rl.estimators.table import read_table
 from slot_rl.problems.base import Problem, RequestNames, TrueScores, Unmeasured
-from slot_rl.problems.context_rows import ContextRequests
+from slot_rl.problems.context_rows import ContextDesk, ContextRequests
 from slot_rl.problems.observation import Observation, ObservationPart
-from slot_rl.problems.requests import RequestFiles
+from slot_rl.problems.requests import Desk, RequestFiles
 from slot_rl.problems.truth_table import TruthTable
 from slot_rl.selectors.categorical import one_hot
 
@@ -91,7 +91,7 @@ class RowProblem(Problem):
     @property
     def request_suffixes(self) -> tuple[str, ...]:
         """Endings of tables of contexts."""
-        return (".csv", ".parquet")
+        return (".csv", ".parquet", ".jsonl")
 
     @property
     def catalogue(self) -> Tensor:
@@ -122,7 +122,9 @@ class RowProblem(Problem):
         return self._catalogue
 
     def mask(self, observation: Observation) -> Tensor | None:
-        """Returns the padding of short vocabularies, ``(slots, items)``; None if all have one length."""
+        """Returns the padding of short vocabularies, ``(slots, items)``, or what a request allows, without padding."""
+        if observation.mask is not None:
+            return observation.mask & self._mask
         return None if bool(self._mask.all()) else self._mask
 
     def gather(self, observation: Observation, choice: Tensor) -> Tensor:
@@ -194,10 +196,16 @@ class RowProblem(Problem):
         """Reads a CSV or Parquet file with the context columns; see :meth:`Problem.read_requests`."""
         if self.encoding is None:
             raise ValueError(f"expected an estimator that names its columns, got {self.name} without names")
-        asked.refuse_items(self.name)
-        encoding, watch = self.encoding, report or (lambda rows: None)
-        observe = partial(_observed, encoding)
-        return ContextRequests.read(asked.requests, encoding, asked.folder, observe, asked.skip_unknown, watch)
+        if asked.items is not None:
+            raise ValueError(f"expected no --items for {self.name}, whose items are the estimator's, got {asked.items}")
+        observe = partial(_observed, self.encoding)
+        return ContextRequests.read(asked, self.encoding, observe, report or (lambda rows: None))
+
+    def desk(self, items: Path | None = None) -> Desk:
+        """Returns what answers rows of contexts."""
+        if self.encoding is None or items is not None:
+            return super().desk(items)
+        return ContextDesk(self.encoding, partial(_observed, self.encoding))
 
     @property
     def _truth_table(self) -> TruthTable | None:
