@@ -6,7 +6,7 @@ written without a point.
 
 import contextlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -98,6 +98,13 @@ def _check_names(path: Path, names: list[str]) -> None:
         raise TableError(
             f"expected every column of {path} to have a name of its own, got {', '.join(map(repr, names))}"
         )
+
+
+def need_columns(frame: pd.DataFrame, columns: Iterable[str], path: Path) -> None:
+    """Raises TableError if a column is missing; the path is for the message."""
+    for column in columns:
+        if column not in frame.columns:
+            raise TableError(f"expected a column {column!r} in {path}, got {', '.join(map(repr, frame.columns))}")
 
 
 def texts(cells: "pd.Series[Any]") -> list[str]:

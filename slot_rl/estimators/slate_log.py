@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from slot_rl.estimators.columns import Encoded, FileColumns, id_column
-from slot_rl.estimators.frames import Integers, id_texts, numbers, read_frame, texts
+from slot_rl.estimators.frames import Integers, id_texts, need_columns, numbers, read_frame, texts
 from slot_rl.estimators.table import TableError
 
 ITEM_IDS, REQUEST_IDS = ("item", "item_id", "id"), ("request", "request_id", "id")
@@ -169,9 +169,7 @@ class SlateLog:
         """
         frame = read_frame(path)
         name = id_column(frame, REQUEST_IDS, path)
-        for column in (score, *slots):
-            if column not in frame.columns:
-                raise TableError(f"expected a column {column!r} in {path}, got {', '.join(map(repr, frame.columns))}")
+        need_columns(frame, (score, *slots), path)
         found = list(slots) or [column for column in frame.columns if column not in (name, score, PROPENSITY)]
         if not found:
             raise TableError(f"expected a column for each slot in {path}, got {', '.join(map(repr, frame.columns))}")

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from slot_rl.estimators.encoding import TableEncoding, Unknown, refuse_unknown
-from slot_rl.estimators.frames import Integers, read_frame, stream_frames, texts
+from slot_rl.estimators.frames import Integers, need_columns, read_frame, stream_frames, texts
 from slot_rl.estimators.table import Table, TableError, TextColumn, stream_cells, stream_table
 from slot_rl.problems.answer_file import answer_file, arrow_table, with_columns
 from slot_rl.problems.observation import Observation
@@ -265,9 +265,7 @@ class ContextDesk:
             TableError: If a context is unknown.
         """
         given, names = arrow_table(frame), self._encoding.contexts
-        for name in names:
-            if name not in frame.columns:
-                raise TableError(f"expected a column {name!r} in {path}, got {', '.join(map(repr, frame.columns))}")
+        need_columns(frame, names, path)
         if not names:
             only = answer(self._observe(torch.zeros(1, 1, dtype=torch.long)))
             return ContextAnswers(self._encoding, only).beside(given, np.zeros(len(frame), dtype=np.int64))
@@ -341,9 +339,7 @@ def _tables(path: Path, columns: tuple[str, ...]) -> Iterator[Table]:
         yield from stream_table(path, columns, READ_ROWS)
         return
     for frame in stream_frames(path, READ_ROWS):
-        for name in columns:
-            if name not in frame.columns:
-                raise TableError(f"expected a column {name!r} in {path}, got {', '.join(map(repr, frame.columns))}")
+        need_columns(frame, columns, path)
         yield _text_table(arrow_table(frame), columns, path, int(frame.index[0]) + 1)
 
 

@@ -317,7 +317,9 @@ def _check_shape(env_id: str, stored: StoredEstimator, expected: EstimatorShape)
 def _refuse(env_id: str, **options: object) -> None:
     for name, value in options.items():
         if value is not None:
-            raise ValueError(f"expected no {name} for {env_id}, got {value!r}")
+            raise ValueError(
+                f"expected no {name} for {env_id}, got {str(value) if isinstance(value, Path) else value!r}"
+            )
 
 
 BUILDERS: dict[str, Callable[[Arguments], Problem]] = {
