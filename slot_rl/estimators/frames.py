@@ -5,6 +5,7 @@ written without a point.
 """
 
 import contextlib
+import datetime
 import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -16,10 +17,11 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet
 
-from slot_rl.estimators.table import TableError
+from slot_rl.estimators.table import TableError, stream_cells
 
 SUFFIXES = (".csv", ".parquet", ".jsonl")
 FRAME_ROWS = 8_192
+LARGEST = float(np.finfo(np.float32).max)
 
 Integers = npt.NDArray[np.int64]
 
@@ -54,19 +56,19 @@ def stream_frames(path: Path, rows: int = FRAME_ROWS) -> Iterator[pd.DataFrame]:
 
 
 def _pieces(path: Path, rows: int) -> Iterator[pd.DataFrame]:
-    if path.suffix.lower() == ".parquet":
-        with pa.parquet.ParquetFile(path, pre_buffer=False) as file:
-            _check_names(path, file.schema_arrow.names)
-            for batch in file.iter_batches(rows):
-                yield batch.to_pandas(types_mapper=_nullable, ignore_metadata=True)
-    elif path.suffix.lower() == ".csv":
-        header = pd.read_csv(path, header=None, nrows=1, dtype=str, keep_default_na=False)
-        _check_names(path, header.iloc[0].tolist())
-        with pd.read_csv(path, dtype=str, keep_default_na=False, chunksize=rows) as reader:
-            yield from reader
-    else:
-        with open(path, encoding="utf-8") as lines:
+    if path.suffix.lower() == ".jsonl":
+        with open(path, encoding="utf-8-sig") as lines:
             yield from _json_pieces(path, lines, rows)
+        return
+    for cells in stream_cells(path, rows):
+        if "" in cells.column_names:
+            names = ", ".join(map(repr, cells.column_names))
+            raise TableError(f"expected every column of {path} to have a name, got {names}")
+        plain = {
+            name: cells[name].cast(kind.value_type) if pa.types.is_dictionary(kind) else cells[name]
+            for name, kind in zip(cells.column_names, cells.schema.types, strict=True)
+        }
+        yield pa.table(plain).to_pandas(types_mapper=_nullable, ignore_metadata=True)
 
 
 def _json_pieces(path: Path, lines: Any, rows: int) -> Iterator[pd.DataFrame]:
@@ -74,15 +76,19 @@ def _json_pieces(path: Path, lines: Any, rows: int) -> Iterator[pd.DataFrame]:
     for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
-        document = json.loads(line)
+        try:
+            document = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise TableError(f"expected a JSON object in line {number} of {path}, got: {error.msg}") from error
         if not isinstance(document, dict):
             raise TableError(f"expected a JSON object in line {number} of {path}, got {type(document).__name__}")
         found.append(document)
         if len(found) == rows:
-            yield pd.DataFrame(found)
+            yield pd.DataFrame(found, dtype=object)
             found = []
     if found:
-        yield pd.DataFrame(found)
+        # As objects, whole numbers keep all digits beside an empty cell.
+        yield pd.DataFrame(found, dtype=object)
 
 
 def _nullable(kind: pa.DataType) -> Any:
@@ -90,14 +96,6 @@ def _nullable(kind: pa.DataType) -> Any:
     if pa.types.is_integer(kind):
         return pd.Int64Dtype()
     return pd.BooleanDtype() if pa.types.is_boolean(kind) else None
-
-
-def _check_names(path: Path, names: list[str]) -> None:
-    doubled = sorted({name for name in names if names.count(name) > 1})
-    if doubled or "" in names:
-        raise TableError(
-            f"expected every column of {path} to have a name of its own, got {', '.join(map(repr, names))}"
-        )
 
 
 def need_columns(frame: pd.DataFrame, columns: Iterable[str], path: Path) -> None:
@@ -131,10 +129,13 @@ def numbers(cells: "pd.Series[Any]", path: Path) -> npt.NDArray[np.float64]:
     """Returns cells as numbers, NaN where one is missing.
 
     Raises:
-        TableError: If a cell is neither empty nor a finite number.
+        TableError: If a cell is neither empty nor a finite number that float32 can hold.
     """
     found = pd.to_numeric(cells.map(_stripped), errors="coerce").to_numpy(np.float64, copy=True, na_value=np.nan)
-    bad = ~np.isfinite(found) & ~np.array([_missing(cell) for cell in cells.tolist()], dtype=bool)
+    missing = np.array([_missing(cell) for cell in cells.tolist()], dtype=bool)
+    if cells.dtype.kind in "mM":  # times count in a unit that depends on the file
+        found = np.full(len(cells), np.nan)
+    bad = ~missing & ~(np.abs(found) <= LARGEST)
     if bad.any():
         row = int(bad.argmax())
         raise TableError(
@@ -145,9 +146,9 @@ def numbers(cells: "pd.Series[Any]", path: Path) -> npt.NDArray[np.float64]:
 
 
 def is_numeric(cells: "pd.Series[Any]") -> bool:
-    """Returns whether every cell that is not missing is a number, and one is there."""
+    """Returns whether every cell that is not missing is a number, and one is there; dates and booleans are none."""
     present = [cell for cell in cells.tolist() if not _missing(cell)]
-    if any(isinstance(cell, list | dict | np.ndarray) for cell in present):
+    if any(isinstance(cell, list | dict | np.ndarray | bool | datetime.date | datetime.timedelta) for cell in present):
         return False
     return bool(present) and not pd.to_numeric(pd.Series(present).map(_stripped), errors="coerce").isna().any()
 
@@ -159,10 +160,11 @@ def _stripped(cell: Any) -> Any:
 def _missing(cell: Any) -> bool:
     if isinstance(cell, str):
         return not cell.strip()
-    return cell is None or cell is pd.NA or (isinstance(cell, float) and np.isnan(cell))
+    return cell is None or cell is pd.NA or cell is pd.NaT or (isinstance(cell, float) and np.isnan(cell))
 
 
 def _text(cell: Any) -> str:
     if isinstance(cell, float | np.floating) and float(cell).is_integer():
         return str(int(cell))
-    return str(cell)
+    # A date is written as such, whether or not its column could hold times.
+    return str(cell).removesuffix(" 00:00:00") if isinstance(cell, datetime.datetime) else str(cell)

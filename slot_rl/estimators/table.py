@@ -175,7 +175,8 @@ def _batches(path: Path, columns: Sequence[str], most: int) -> Iterator[pa.Recor
                 for block in reader:
                     yield from (block.slice(start, most) for start in range(0, block.num_rows, most))
         else:
-            with pa.parquet.ParquetFile(path) as file:
+            # Read ahead, a file of nested columns would be in memory as a whole.
+            with pa.parquet.ParquetFile(path, pre_buffer=False) as file:
                 yield from file.iter_batches(most, columns=list(columns))
 
 

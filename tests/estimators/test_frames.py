@@ -1,5 +1,6 @@
 """Files as data frames: the same text from every format, numbers with the row of a bad cell, and whole or in pieces."""
 
+import datetime
 import json
 from pathlib import Path
 from typing import Any
@@ -40,7 +41,33 @@ def test_pieces_join_to_the_whole_and_count_rows(tmp_path: Path) -> None:
         assert texts(pd.concat(pieces)["id"]) == texts(read_frame(path)["id"])
 
 
-@pytest.mark.parametrize("cell", ["nan", "inf", "1,5", "x", "--"])
+def test_booleans_and_dates_are_text_in_every_format(tmp_path: Path) -> None:
+    days = [datetime.date(2024, 2, 29), None, datetime.date(1969, 1, 1)]
+    times = [None if day is None else datetime.datetime.combine(day, datetime.time()) for day in days]
+    new, paths = [True, None, False], [tmp_path / f"t.{suffix}" for suffix in ("parquet", "csv", "jsonl")]
+    pq.write_table(pa.table({"day": days, "time": times, "new": new}), paths[0])
+    paths[1].write_text("day,time,new\n2024-02-29,2024-02-29,True\n,,\n1969-01-01,1969-01-01,False\n")
+    cells = [
+        {"day": day and str(day), "time": day and str(day), "new": each} for day, each in zip(days, new, strict=True)
+    ]
+    paths[2].write_text("\ufeff" + "".join(json.dumps(row) + "\n" for row in cells))  # some programs write a mark first
+    for path in paths:
+        frame = read_frame(path)
+        assert texts(frame["day"]) == texts(frame["time"]) == ["2024-02-29", "", "1969-01-01"]
+        assert texts(frame["new"]) == ["True", "", "False"]
+        assert not any(is_numeric(frame[name]) for name in frame.columns)
+    # Nanoseconds and microseconds would be different numbers.
+    with pytest.raises(TableError, match="expected a finite number in column 'time', row 1 of"):
+        numbers(read_frame(paths[0])["time"], paths[0])
+
+
+def test_categories_of_a_parquet_file_are_their_text(tmp_path: Path) -> None:
+    pd.DataFrame({"a": pd.Categorical(["y", "x", "y"]), "b": [1, 2, 3]}).to_parquet(tmp_path / "t.parquet")
+    frame = read_frame(tmp_path / "t.parquet")
+    assert texts(frame["a"]) == ["y", "x", "y"] and texts(frame["b"]) == ["1", "2", "3"]
+
+
+@pytest.mark.parametrize("cell", ["nan", "inf", "1,5", "x", "--", "1e39", "-1e39"])
 def test_a_bad_number_is_named_with_its_row(cell: str, tmp_path: Path) -> None:
     path = tmp_path / "t.csv"
     pd.DataFrame({"a": ["1", cell]}).to_csv(path, index=False)
@@ -60,11 +87,14 @@ def test_ids_of_any_type_become_text() -> None:
         ("t.txt", "a\n1\n", "expected a file ending in .csv"),
         ("t.csv", "a,b\n", "expected rows in"),
         ("t.csv", "", "expected a readable table"),
-        ("t.csv", "a,a\n1,2\n", "to have a name of its own"),
+        ("t.csv", "a,a\n1,2\n", "expected every column of .* once, got 'a' more than once"),
+        ("t.csv", "a,\n1,2\n", "to have a name, got 'a', ''"),
         ("t.csv", "a\n1\n2,3,4\n", "expected a readable table"),
+        ("t.csv", "a,b\n1,2,3\n4,5,6\n", "Expected 2 columns, got 3"),
+        ("t.csv", "a,b,c\n1,2,3\n4,5\n", "Expected 3 columns, got 2"),
         ("t.parquet", "no parquet", "expected a readable table"),
         ("t.jsonl", "[1]\n", "expected a JSON object in line 1"),
-        ("t.jsonl", '{"a": 1\n', "expected a readable table"),
+        ("t.jsonl", '{"a": 1}\n{"a": 1\n', "expected a JSON object in line 2 of .*, got: Expecting ',' delimiter"),
     ],
 )
 def test_unusable_files_are_refused(name: str, content: str | None, message: str, tmp_path: Path) -> None:
