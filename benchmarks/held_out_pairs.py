@@ -63,7 +63,7 @@ SPLITS = 10
 
 @dataclass(frozen=True)
 class HeldOutPairsConfig:
-    """Numbers in place of categories, on a context left out and on few rows; takes most of an hour.
+    """Numbers in place of categories, on a context left out and on few rows; takes a quarter of an hour.
 
     Attributes:
         data: Folder with suzuki.csv, suzuki_descriptors and direct_arylation.csv.

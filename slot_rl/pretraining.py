@@ -1,7 +1,7 @@
 """Pretraining an estimator, on a table or on one of the synthetic ground truths, as one command."""
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 
 import torch
@@ -36,6 +36,12 @@ from slot_rl.seeding import generator_from, seeded_initialisation
 from slot_rl.slate_pretraining import SlateFiles, pretrain_slates
 
 TEST_SAMPLES = 100_000
+_USED_BY_ALL = ("out", "seed", "force")
+_USED = {
+    "problem": (),
+    "table": ("score", "context", "features", "numeric", "levels", "descriptors", "categorical", "fit"),
+    "log": ("score", "categorical", "items", "requests", "slots", "slates"),
+}
 
 
 @dataclass(frozen=True)
@@ -110,10 +116,12 @@ def pretrain(config: PretrainConfig) -> None:
     Raises:
         ValueError: If the configuration is contradictory, the table is unusable, or the folder is taken.
     """
-    sources = {"--problem": config.problem, "--table": config.table, "--log": config.log}
-    given = [flag for flag, source in sources.items() if source is not None]
+    sources = ("problem", "table", "log")
+    given = [source for source in sources if getattr(config, source) is not None]
     if len(given) != 1:
-        raise ValueError(f"expected one of {', '.join(sources)}, got {' and '.join(given) or 'none'}")
+        flags = ", ".join(f"--{source}" for source in sources)
+        raise ValueError(f"expected one of {flags}, got {' and '.join(f'--{source}' for source in given) or 'none'}")
+    _refuse_flags(config, given[0])
     out = _free_folder(config)
     if config.log is not None or config.problem == SHIPPED_SLATE:
         log = None if config.log is None else _slate_files(config, config.log)
@@ -133,6 +141,25 @@ def pretrain(config: PretrainConfig) -> None:
     source = config.problem or str(fit.details["table"])
     plot_fit(out / "fit.png", fit.predicted.numpy(), fit.true.numpy(), f"{source}, test R² = {figures['r2']:.3f}")
     _report(out, figures, len(fit.true), shipped)
+
+
+def _refuse_flags(config: PretrainConfig, source: str) -> None:
+    """Refuses flags that a fit on this source does not use."""
+    used = (*_USED_BY_ALL, source, *(("slates",) if config.problem == SHIPPED_SLATE else _USED[source]))
+    default = _flags(PretrainConfig())
+    for (part, flag), value in _flags(config).items():
+        if part not in used and value != default[part, flag]:
+            raise ValueError(f"expected no --{flag.replace('_', '-')} with --{source}, got {value}")
+
+
+def _flags(config: PretrainConfig) -> dict[tuple[str, str], object]:
+    """Returns values by field and flag: the settings of a fit are flags of their own."""
+    found: dict[tuple[str, str], object] = {}
+    for part in fields(config):
+        value = getattr(config, part.name)
+        flags = asdict(value) if isinstance(value, TableFit | SlateFit) else {part.name: value}
+        found |= {(part.name, flag): each for flag, each in flags.items()}
+    return found
 
 
 def _free_folder(config: PretrainConfig) -> Path:
@@ -157,12 +184,6 @@ def _fit_problem(config: PretrainConfig) -> Fit:
     if config.problem not in by_name:
         names = ", ".join([*by_name, SHIPPED_SLATE])
         raise ValueError(f"expected --problem to be one of {names}, got {config.problem!r}")
-    if config.score is not None or config.context or config.features is not None:
-        raise ValueError("expected --score, --context and --features with --table only, got them with --problem")
-    if config.numeric or config.levels or config.descriptors or config.categorical:
-        raise ValueError(
-            "expected --numeric, --levels, --descriptors and --categorical with --table only, got --problem"
-        )
     synthetic = by_name[config.problem]
     with seeded_initialisation(config.seed):
         net = EstimatorNet(synthetic.shape)

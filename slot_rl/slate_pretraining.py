@@ -12,7 +12,7 @@ from torch import Tensor
 from slot_rl.console import console, fit_progress, print_figures, say
 from slot_rl.estimators.columns import Encoded, FileColumns
 from slot_rl.estimators.fitting import r_squared
-from slot_rl.estimators.frames import Integers, read_frame
+from slot_rl.estimators.frames import Integers, read_frame, texts
 from slot_rl.estimators.slate import SlateNet, slate_shape
 from slot_rl.estimators.slate_fitting import (
     SlateData,
@@ -134,9 +134,11 @@ def _read(files: SlateFiles) -> _Source:
             raise ValueError(
                 f"expected --categorical among {', '.join(items.columns.names + columns.names)}, got {name!r}"
             )
-    asked = encode_requests(frame, files.requests, columns, items.ids, least=1)
-    places = {each: row for row, each in enumerate(asked.ids)}
-    log = SlateLog.read(files.log, files.score, files.slots, items.places(), places)
+    ids = texts(frame[columns.id])
+    log = SlateLog.read(
+        files.log, files.score, files.slots, items.places(), {each: row for row, each in enumerate(ids)}
+    )
+    asked = encode_requests(frame, files.requests, columns, items.ids, least=len(log.slots))
     data = SlateData(log, items.encoded, asked.encoded)
     card = {"log": files.log.name, "items": files.items.name, "requests": files.requests.name, "score": files.score}
     return _Source(data, items, columns, asked.lists, card)

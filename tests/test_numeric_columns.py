@@ -179,12 +179,6 @@ def test_refused_columns_are_one_line_and_leave_nothing(
     assert not (tmp_path / "e").exists()
 
 
-def test_kinds_of_columns_need_a_table(script: Command, tmp_path: Path) -> None:
-    flags = ["--problem", "slots-v0", "--numeric", "t", "--out", tmp_path / "e"]
-    code, _, errors = script(SCRIPTS / "pretrain_estimator.py", *flags)
-    assert code == 2 and errors.startswith("error: expected --numeric, --levels, --descriptors and --categorical with")
-
-
 @pytest.mark.parametrize(
     ("row", "skip", "message"),
     [

@@ -228,11 +228,27 @@ def test_a_refused_table_is_one_line_and_leaves_nothing(
             "expected --problem to be one of slots-v0, slots-large-v0, slate-v0, got 'nope'",
             id="unknown",
         ),
-        pytest.param(
-            ["--problem", "slots-v0", "--score", "y"], "expected --score, --context and --features with --table", id="y"
+        *(
+            pytest.param(
+                [*source.split(), *flags.split()], f"expected no {flag} with {source.split()[0]}, got", id=flag
+            )
+            for source, flags, flag in (
+                ("--problem slots-v0", "--score y", "--score"),
+                ("--problem slots-v0", "--features a", "--features"),
+                ("--problem slots-v0", "--context u", "--context"),
+                ("--problem slots-v0", "--numeric t", "--numeric"),
+                ("--problem slots-v0", "--epochs 3", "--epochs"),
+                ("--problem slate-v0", "--epochs 3", "--epochs"),
+                ("--problem slate-v0", "--items i.csv", "--items"),
+                ("--table t.csv", "--items i.csv", "--items"),
+                ("--table t.csv", "--slots a", "--slots"),
+                ("--table t.csv", "--passes 3", "--passes"),
+                ("--table t.csv", "--inverse-propensity", "--inverse-propensity"),
+                ("--log l.csv", "--context u", "--context"),
+                ("--log l.csv", "--levels t=1", "--levels"),
+                ("--log l.csv", "--batch-size 3", "--batch-size"),
+            )
         ),
-        pytest.param(["--problem", "slots-v0", "--features", "a"], "expected --score, --context and --fea", id="a"),
-        pytest.param(["--problem", "slots-v0", "--context", "u"], "expected --score, --context and --fea", id="u"),
         pytest.param(
             ["--table", "absent.csv", "--score", "y"], "expected a CSV or Parquet file, got absent.csv", id="-"
         ),

@@ -124,6 +124,19 @@ def test_excluded_items_are_in_no_answer(answered: Answered, shop: Shop, tmp_pat
     assert second[NAMES].to_numpy().tolist()[1] == first[NAMES].to_numpy().tolist()[1]
 
 
+def test_exclusions_that_leave_too_few_items_are_refused(
+    run: Path, shop: Shop, script: Command, tmp_path: Path
+) -> None:
+    asked = shop.request_rows.head(2).assign(candidates=pd.Series([["i1", "i2", "i3", "i4"]] * 2), request=[7, 8])
+    asked.to_parquet(tmp_path / "asked.parquet", index=False)
+    pd.DataFrame({"request": [8, 8], "item": ["i1", "i4"]}).to_csv(tmp_path / "out.csv", index=False)
+    flags = ["--requests", tmp_path / "asked.parquet", "--exclude", tmp_path / "out.csv", "--out", tmp_path / "a.csv"]
+    code, _, errors = script(RECOMMEND, run, *flags)
+    assert code == 2 and "expected at least 3 items that are not excluded, got 2 in row 2 of" in errors
+    assert script(RECOMMEND, run, *flags, "--unknown", "skip")[0] == 0
+    assert pd.read_csv(tmp_path / "a.csv")["not_answered"].notna().tolist() == [False, True]
+
+
 def test_several_answers_differ_and_fall(answered: Answered, shop: Shop) -> None:
     answers = answered(shop.request_rows.head(4), "--top", 5)
     assert answers["rank"].tolist() == [1, 2, 3, 4, 5] * 4
@@ -152,7 +165,7 @@ def test_faulty_requests_get_the_reason(answered: Answered, shop: Shop) -> None:
             "known items, got 'ghost' in column 'candidates', row 2",
         ),
         ({"candidates": [["i1", "i2", "i3"], []]}, "at least 3 candidates, got 0 in column 'candidates', row 2"),
-        ({"candidates": [["i1", "i2", "i3"], ["i1"]]}, "at least 3 candidates, got 1 in column 'candidates', row 2"),
+        ({"candidates": [["i1", "i2", "i3"], ["i1"]]}, "at least 3 candidates, got 1 in column"),
         ({"wealth": [1.0, np.nan]}, "a number in column 'wealth', row 2 of"),
         ({"wealth": ["1", "rich"]}, "finite number in column 'wealth', row 2 of"),
     ],
@@ -175,16 +188,29 @@ def test_wrong_items_are_one_line(run: Path, shop: Shop, script: Command, tmp_pa
     for rows, message in (
         (doubled, f"each 'item' of {tmp_path / 'items.csv'} once, got 'i0' in rows 1 and {ITEMS + 1}"),
         (shop.item_rows.drop(columns="price"), "expected a column 'price'"),
+        (shop.item_rows.head(2), f"expected at least 3 items in {tmp_path / 'items.csv'}, got 2"),
     ):
         rows.to_csv(tmp_path / "items.csv", index=False)
         code, _, errors = script(RECOMMEND, run, *flags)
         assert code == 2 and message in errors and len(errors.splitlines()) == 1
 
 
+def with_list(rows: pd.DataFrame, row: int, candidates: list[str]) -> pd.DataFrame:
+    lists = [candidates if i == row else each for i, each in enumerate(rows["candidates"])]
+    return rows.assign(candidates=pd.Series(lists))
+
+
 @pytest.mark.parametrize(
     ("part", "change", "message"),
     [
         ("items", lambda rows: pd.concat([rows, rows.tail(1)]), "once, got 'i23' in rows 24 and 25"),
+        (
+            "requests",
+            lambda rows: with_list(rows, 1, ["i1"]),
+            "at least 3 candidates, got 1 in column 'candidates', row 2",
+        ),
+        ("requests", lambda rows: with_list(rows, 3, []), "at least 3 candidates, got 0 in column 'candidates', row 4"),
+        ("requests", lambda rows: with_list(rows, 0, ["?"]), "known items, got '?' in column 'candidates', row 1"),
         ("log", lambda rows: rows.assign(s1="ghost"), "the id of a known item in column 's1', row 1 of"),
         ("log", lambda rows: rows.assign(request=999), "the id of a known request in column 'request', row 1 of"),
         ("log", lambda rows: rows.assign(value=np.nan), "a number in column 'value', row 1 of"),
@@ -218,6 +244,8 @@ def test_clicks_have_a_log_loss_and_probabilities(script: Command, tmp_path: Pat
 
 def test_propensities_weigh_the_fit(script: Command, tmp_path: Path) -> None:
     shop = write_shop(tmp_path / "log", slates=300)
+    code, _, errors = script(PRETRAIN, *shop.flags(), "--slots", *NAMES, NAMES[0], "--out", tmp_path / "doubled")
+    assert code == 2 and "expected different columns for the slots, got" in errors
     rows = pd.read_parquet(shop.log)
     rows["propensity"] = np.where(np.arange(300) % 2, 0.9, 0.01)
     rows.to_parquet(shop.log, index=False)

@@ -140,7 +140,7 @@ def numbers(cells: "pd.Series[Any]", path: Path) -> npt.NDArray[np.float64]:
         row = int(bad.argmax())
         raise TableError(
             f"expected a finite number in column {cells.name!r}, row {cells.index[row] + 1} of {path}, "
-            f"got {cells.iloc[row]!r}"
+            f"got {str(cells.iloc[row])!r}"
         )
     return found
 

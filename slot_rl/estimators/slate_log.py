@@ -171,6 +171,8 @@ class SlateLog:
         name = id_column(frame, REQUEST_IDS, path)
         need_columns(frame, (score, *slots), path)
         found = list(slots) or [column for column in frame.columns if column not in (name, score, PROPENSITY)]
+        if len(set(found)) < len(found):
+            raise TableError(f"expected different columns for the slots, got {', '.join(map(repr, found))}")
         if not found:
             raise TableError(f"expected a column for each slot in {path}, got {', '.join(map(repr, frame.columns))}")
         rows = [_rows_of(frame, column, path, items, "item") for column in found]

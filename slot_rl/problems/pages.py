@@ -73,10 +73,14 @@ class PageDesk:
             forgive: Whether a request that cannot be answered gets an empty answer with the reason.
 
         Raises:
-            TableError: If a file is not as expected.
+            TableError: If a file is not as expected, or has too few items.
         """
         self._names, self._forgive, self.unanswered = names, forgive, 0
         self.ids, self._vectors = (names.items, names.vectors) if items is None else names.read_items(items)
+        # As many as fill a page without a repetition, unless the pool itself has fewer.
+        self._least = min(len(names.slots), len(names.items))
+        if len(self.ids) < self._least:
+            raise TableError(f"expected at least {self._least} items in {items}, got {len(self.ids)}")
         self._excluded = {} if exclude is None else read_exclusions(exclude, self.ids)
 
     def answered(self, frame: pd.DataFrame, answer: Answer, path: Path) -> pa.Table:
@@ -85,12 +89,11 @@ class PageDesk:
         Raises:
             TableError: If a row is not as expected.
         """
-        slots = len(self._names.slots)
-        asked = encode_requests(frame, path, self._names.columns, self.ids, slots, self._forgive)
+        asked = encode_requests(frame, path, self._names.columns, self.ids, self._least, self._forgive)
         lists = [self._allowed(*pair) for pair in zip(asked.ids, asked.lists, strict=True)]
         for row, each in enumerate(lists):
-            if each is not None and not len(each) and not asked.faults[row]:
-                asked.faults[row] = "an item that is not excluded, got none"
+            if each is not None and len(each) < self._least and not asked.faults[row]:
+                asked.faults[row] = f"at least {self._least} items that are not excluded, got {len(each)}"
         for row, fault in zip(frame.index, asked.faults, strict=True):
             if fault and not self._forgive:
                 raise TableError(f"expected {fault} in row {row + 1} of {path}")
