@@ -16,7 +16,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from slot_rl.estimators.table import Table, TableError, TextColumn, column_names, read_table
+from slot_rl.estimators.table import LARGEST, Table, TableError, TextColumn, column_names, read_table, too_large
 
 FEW_LEVELS = 20
 """A column of numbers that are not all whole is taken for categories only if it has at most so many of them."""
@@ -29,13 +29,13 @@ _Value = TypeVar("_Value")
 
 
 def parse_number(text: str) -> float | None:
-    """Returns the finite number that a text says, or None."""
+    """Returns the finite number, not above ``LARGEST``, that a text says, or None."""
     try:
         # Python would also read 1_000.
         number = float(text) if "_" not in text else math.nan
     except ValueError:
         return None
-    return number + 0.0 if math.isfinite(number) else None  # -0.0 + 0.0 is 0.0
+    return number + 0.0 if abs(number) <= LARGEST else None  # -0.0 + 0.0 is 0.0
 
 
 def number_text(number: float) -> str:
@@ -62,7 +62,7 @@ def numbers_of(table: Table, name: str) -> Doubles:
         row = int(np.argmax(bad[column.codes]))
         raise TableError(
             f"expected a finite number in column {name!r} in row {table.first_row + row} of {table.path}, "
-            f"got {column[row]!r}"
+            f"got {column[row]!r}{too_large(column[row])}"
         )
     return np.array(found, dtype=np.float64)[column.codes]
 

@@ -17,11 +17,10 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet
 
-from slot_rl.estimators.table import TableError, stream_cells
+from slot_rl.estimators.table import LARGEST, TableError, stream_cells, too_large
 
 SUFFIXES = (".csv", ".parquet", ".jsonl")
 FRAME_ROWS = 8_192
-LARGEST = float(np.finfo(np.float32).max)
 
 Integers = npt.NDArray[np.int64]
 
@@ -129,7 +128,7 @@ def numbers(cells: "pd.Series[Any]", path: Path) -> npt.NDArray[np.float64]:
     """Returns cells as numbers, NaN where one is missing.
 
     Raises:
-        TableError: If a cell is neither empty nor a finite number that float32 can hold.
+        TableError: If a cell is neither empty nor a finite number.
     """
     found = pd.to_numeric(cells.map(_stripped), errors="coerce").to_numpy(np.float64, copy=True, na_value=np.nan)
     missing = np.array([_missing(cell) for cell in cells.tolist()], dtype=bool)
@@ -140,7 +139,7 @@ def numbers(cells: "pd.Series[Any]", path: Path) -> npt.NDArray[np.float64]:
         row = int(bad.argmax())
         raise TableError(
             f"expected a finite number in column {cells.name!r}, row {cells.index[row] + 1} of {path}, "
-            f"got {str(cells.iloc[row])!r}"
+            f"got {str(cells.iloc[row])!r}{too_large(cells.iloc[row])}"
         )
     return found
 

@@ -7,6 +7,7 @@ around it are allowed. A text column is stored as its distinct texts and one int
 repeat a few texts.
 """
 
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,6 +22,9 @@ import pyarrow.parquet
 
 IDENTIFIER_SHARE = 0.5
 IDENTIFIER_LEAST = 100
+
+LARGEST = 1e18
+"""Numbers are at most this far from 0, so that their squares are finite in single precision."""
 
 CSV_PARSE = pa.csv.ParseOptions(newlines_in_values=True)
 # With one thread, an error can name its row.
@@ -259,10 +263,11 @@ def _as_score(path: Path, name: str, column: pa.ChunkedArray) -> npt.NDArray[np.
     except pa.ArrowException as error:
         row, cell = next((i, c) for i, c in enumerate(column.to_pylist(), start=1) if not _is_number(c))
         raise TableError(f"expected a number as {name!r} in row {row} of {path}, got {cell!r}") from error
-    finite = np.isfinite(values)
-    if not finite.all():
-        row = int(np.argmin(finite))
-        raise TableError(f"expected a finite {name!r} in row {row + 1} of {path}, got {column[row].as_py()!r}")
+    usable = np.abs(values) <= LARGEST
+    if not usable.all():
+        row = int(np.argmin(usable))
+        cell = column[row].as_py()
+        raise TableError(f"expected a finite {name!r} in row {row + 1} of {path}, got {cell!r}{too_large(cell)}")
     return values
 
 
@@ -272,6 +277,15 @@ def _is_number(cell: object) -> bool:
     except pa.ArrowException:
         return False
     return True
+
+
+def too_large(cell: object) -> str:
+    """Returns what to add to a message that refuses a cell, if it is a number that is too large."""
+    try:
+        large = LARGEST < abs(float(str(cell))) < math.inf
+    except ValueError:
+        return ""
+    return f"; at most {LARGEST:g} can be used" if large else ""
 
 
 def _refuse_identifiers(path: Path, text: dict[str, TextColumn]) -> None:

@@ -19,7 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from slot_rl.estimators.encoding import TableEncoding
-from slot_rl.estimators.table import Table, TableError, read_table, stream_table
+from slot_rl.estimators.table import LARGEST, Table, TableError, read_table, stream_table
 
 SCORES = pa.array([1.5, 2.0])
 
@@ -134,7 +134,7 @@ def test_text_in_parquet_comes_back_exactly(folder: Path, column: list[str], enc
 
 
 @settings(max_examples=100, deadline=None)
-@given(values=st.lists(st.floats(allow_nan=False, allow_infinity=False), min_size=1, max_size=6))
+@given(values=st.lists(st.floats(-LARGEST, LARGEST), min_size=1, max_size=6))
 def test_scores_written_by_repr_come_back_bit_equal(folder: Path, values: list[float]) -> None:
     path = written(folder, "a,y\n" + "".join(f"X,{value!r}\n" for value in values), "scores.csv")
     score = read_table(path, "y").score
@@ -205,6 +205,7 @@ def test_blanks_around_a_score_are_ignored(tmp_path: Path) -> None:
         ),
         pytest.param("a,y\nX,1\nZ,nan\n", "expected a finite 'y' in row 2 of .*t.csv, got 'nan'", id="NaN"),
         pytest.param("a,y\nX,1\nZ,-inf\n", "expected a finite 'y' in row 2 of .*t.csv, got '-inf'", id="infinity"),
+        pytest.param("a,y\nX,-2e18\n", "got '-2e18'; at most 1e.18 can be used", id="large"),
         pytest.param("a,y\nX,1e999\n", "expected a finite 'y' in row 1 of .*, got '1e999'", id="overflow"),
         pytest.param(
             "a,b,y\nX,1,1\nZ,2\n", r"expected a readable table in .*: .*Expected 3 columns, got 2: Z,2", id="too short"
