@@ -9,6 +9,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -23,6 +25,7 @@ from slot_rl.problems.requests import Desk, RequestFiles, Requests
 from slot_rl.seeding import generator_from
 
 CandidateSampler = Callable[[tuple[int, ...], torch.Generator], Tensor]
+Numbers = Tensor | npt.ArrayLike
 
 
 def standard_normal(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
@@ -62,12 +65,12 @@ class SlotProblem(Problem):
         truth: Score | None = None,
         name: str = "slots",
         *,
-        pool: Tensor | None = None,
-        contexts: Tensor | None = None,
+        pool: Numbers | None = None,
+        contexts: Numbers | None = None,
         context_dim: int = 0,
         context_sizes: tuple[int, ...] = (),
         requests: Observation | None = None,
-        slot_features: Tensor | None = None,
+        slot_features: Numbers | None = None,
         item_ids: Sequence[str] | None = None,
         context_columns: Sequence[str] | None = None,
     ) -> None:
@@ -96,13 +99,13 @@ class SlotProblem(Problem):
             ValueError: If sizes are below 1 or contradict each other, a part of a request has another shape or is not
                 finite, or the estimator does not score such requests.
         """
-        items, dim = _sizes(items, dim, pool)
+        self._pool: Tensor | None = _real("pool", pool, 2)
+        items, dim = _sizes(items, dim, self._pool)
         super().__init__(name, (items,) * slots, estimator, truth)
         fewest = items if fewest_items is None else fewest_items
         if not 1 <= fewest <= items:
             raise ValueError(f"expected fewest_items from 1 to items = {items}, got {fewest}")
         self.dim, self.fewest_items, self._draw = dim, fewest, draw
-        self._pool: Tensor | None = _real("pool", pool, 2)
         self._fixed_features = _real("slot_features", slot_features, 2)
         self.requests = _known_requests(contexts, requests, context_dim, context_sizes, slots)
         parts = {} if self.requests is None else self.requests.tensors()
@@ -222,6 +225,11 @@ class SlotProblem(Problem):
         """Draws candidates, and the mask of their padding where their number varies."""
         if self._pool is None:
             candidates = self._draw((batch, self.items, self.dim), generator)
+            if candidates.shape != (batch, self.items, self.dim) or candidates.dtype != torch.float32:
+                raise ValueError(
+                    f"expected draw to return float32 ({batch}, {self.items}, {self.dim}), got {candidates.dtype} "
+                    f"{tuple(candidates.shape)}"
+                )
         elif len(self._pool) == self.items == self.fewest_items:
             return self._pool.expand(batch, -1, -1), None
         else:
@@ -246,24 +254,28 @@ class SlotProblem(Problem):
         observation = self.sample(3, generator_from(0))
         items = self.gather(observation, torch.zeros(3, self.slots, dtype=torch.long))
         for score in (self._estimator, self._truth):
-            if score is not None:
-                with torch.no_grad():
-                    self._ask(score, observation, items)
+            if score is None:
+                continue
+            with torch.no_grad():
+                found = self._ask(score, observation, items)
+            if found.shape != (3,):
+                raise ValueError(f"expected one score for each of 3 requests, got {tuple(found.shape)}")
 
     def _ask(self, estimator: Score, observation: Observation, vectors: Tensor) -> Tensor:
-        leading = vectors.shape[:-2]
+        leading, what = vectors.shape[:-2], "a truth" if estimator is self._truth else "an estimator"
         arguments = [vectors.reshape(-1, *vectors.shape[-2:]), *self._given(observation, leading)]
         try:
             answer = estimator(*arguments)
         except (RuntimeError, TypeError, IndexError, ValueError, AttributeError) as error:
             said = " ".join(str(error).split())
             raise ValueError(
-                f"expected an estimator of {_shapes(arguments)} for {self.name}, got {type(error).__name__}: {said}"
+                f"expected {what} of {_shapes(arguments)} for {self.name}, got {type(error).__name__}: {said}"
             ) from error
         rows = leading.numel()
         if not isinstance(answer, Tensor) or answer.dim() == 0 or len(answer) != rows or not answer.is_floating_point():
             found = f"{answer.dtype} {tuple(answer.shape)}" if isinstance(answer, Tensor) else type(answer).__name__
-            raise ValueError(f"expected {rows} scores from the estimator for {_shapes(arguments)}, got {found}")
+            raise ValueError(f"expected {what} that gives {rows} scores for {_shapes(arguments)}, got {found}")
+        # A latent has further dimensions.
         return answer.reshape(*leading, *(() if answer.shape[1:].numel() == 1 else answer.shape[1:]))
 
     def _given(self, observation: Observation, leading: torch.Size) -> tuple[Any, ...]:
@@ -289,21 +301,20 @@ def _sizes(items: int | None, dim: int | None, pool: Tensor | None) -> tuple[int
         if dim < 1:
             raise ValueError(f"expected dim >= 1, got {dim}")
         return items, dim
-    if pool.dim() != 2 or dim not in (None, pool.shape[1]) or (items or 1) > len(pool):
-        raise ValueError(
-            f"expected a pool (vectors, dim) of at least {items} vectors of length {dim}, got {tuple(pool.shape)}"
-        )
+    if dim not in (None, pool.shape[1]) or (items or 1) > len(pool):
+        least, long = items or 1, pool.shape[1] if dim is None else dim
+        raise ValueError(f"expected a pool of at least {least} vectors of length {long}, got {tuple(pool.shape)}")
     return len(pool) if items is None else items, pool.shape[1]
 
 
 def _known_requests(
-    contexts: Tensor | None, requests: Observation | None, dim: int, sizes: tuple[int, ...], slots: int
+    contexts: Numbers | None, requests: Observation | None, dim: int, sizes: tuple[int, ...], slots: int
 ) -> Observation | None:
     """Returns the known requests, checked; None if they are drawn."""
     if contexts is not None:
         if requests is not None:
             raise ValueError("expected either contexts or requests, got both")
-        requests = Observation(context_vector=contexts)
+        requests = Observation(context_vector=_real("contexts", contexts, 2))
     if requests is None:
         return None
     if dim or sizes:
@@ -319,10 +330,14 @@ def _known_requests(
     return Observation(**checked)
 
 
-def _real(name: str, values: Tensor | None, rank: int) -> Any:
+def _real(name: str, given: Numbers | None, rank: int) -> Any:
     """Returns a part of requests in the problem's type; refuses another rank, and numbers that are not finite."""
-    if values is None:
+    if given is None:
         return None
+    try:
+        values = given if isinstance(given, Tensor) else torch.from_numpy(np.array(given))
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"expected numbers as {name}, got {type(given).__name__}: {error}") from error
     if values.dim() != rank or values.numel() == 0:
         raise ValueError(f"expected {name} with {rank} dimensions, got shape {tuple(values.shape)}")
     if not bool(values.isfinite().all()):

@@ -159,7 +159,7 @@ def test_a_latent_that_is_not_finite_is_caught_with_its_batch(value: float, grad
 def test_an_estimator_without_latent_is_named() -> None:
     observation = Observation(torch.zeros(1, 3, 1))
     rows = torch.zeros(1, 2, 3)
-    for estimator, name in ((total, "total"), (nn.Flatten(), "Flatten")):
+    for estimator, name in ((total, "total"), (nn.Sequential(nn.Flatten(), nn.Linear(2, 1)), "Sequential")):
         problem = SlotProblem(estimator, 2, 3, 1, name="bare")
         with pytest.raises(TypeError, match=f"expected an estimator with to_latent for bare, got {name} without one"):
             problem.latent(observation, rows)

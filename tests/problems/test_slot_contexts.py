@@ -98,10 +98,17 @@ def test_a_module_that_knows_one_batch_dimension_will_do() -> None:
 @pytest.mark.parametrize(
     ("estimator", "message"),
     [
-        (lambda items: items.sum(), r"expected 3 scores from the estimator for \(3, 2, 3\), got torch.float32 \(\)"),
-        (lambda items: items.argmax(dim=-1)[:, 0], r"expected 3 scores .*, got torch.int64 \(3,\)"),
-        (lambda items: items[:2, 0, 0], r"expected 3 scores .*, got torch.float32 \(2,\)"),
-        (lambda items: [1.0, 2.0, 3.0], "expected 3 scores .*, got list"),
+        (
+            lambda items: items.sum(),
+            r"an estimator that gives 3 scores for \(3, 2, 3\), got torch.float32 \(\)",
+        ),
+        (lambda items: items.sum(-1), r"expected one score for each of 3 requests, got \(3, 2\)"),
+        (
+            lambda items: items.argmax(dim=-1)[:, 0],
+            r"gives 3 scores .*, got torch.int64 \(3,\)",
+        ),
+        (lambda items: items[:2, 0, 0], r"gives 3 scores .*, got torch.float32 \(2,\)"),
+        (lambda items: [1.0, 2.0, 3.0], "gives 3 scores .*, got list"),
         (nn.Linear(7, 1), r"expected an estimator of \(3, 2, 3\) for slots, got RuntimeError"),
         (lambda items, context: items, "expected an estimator of .*, got TypeError"),
     ],
@@ -115,9 +122,15 @@ def test_a_misfit_is_reported_when_the_problem_is_built(estimator: Any, message:
     ("changes", "message"),
     [
         ({"items": None}, "expected items and dim, or a pool"),
-        ({"pool": torch.zeros(3, 2)}, "expected a pool .* of at least 4 vectors of length 3, got"),
+        ({"pool": torch.zeros(3, 3)}, r"expected a pool of at least 4 vectors of length 3, got \(3, 3\)"),
+        ({"pool": torch.zeros(9, 2)}, r"expected a pool of at least 4 vectors of length 3, got \(9, 2\)"),
+        ({"pool": [["a"]]}, "expected numbers as pool, got list"),
+        ({"pool": [[1.0], [1.0, 2.0]]}, "expected numbers as pool, got list"),
+        ({"draw": lambda shape, generator: torch.zeros(3, 3)}, r"expected draw to return float32 \(3, 4, 3\), got"),
+        ({"draw": lambda shape, generator: torch.zeros(shape).double()}, "got torch.float64"),
+        ({"truth": lambda items: items.sum()}, "expected a truth that gives 3 scores"),
         ({"pool": torch.full((6, 3), torch.nan)}, "expected finite pool, got NaN or infinity in row 0"),
-        ({"contexts": torch.zeros(5)}, "expected context_vector with 2 dimensions, got shape"),
+        ({"contexts": torch.zeros(5)}, "expected contexts with 2 dimensions, got shape"),
         ({"contexts": torch.zeros(5, 2), "context_dim": 2}, "expected no context_dim"),
         ({"contexts": torch.zeros(5, 2), "requests": Observation()}, "expected either contexts or requests"),
         ({"requests": Observation(candidates=torch.zeros(2, 4, 3))}, "expected known requests with context"),
@@ -134,6 +147,18 @@ def test_contradictions_are_refused(changes: dict[str, Any], message: str) -> No
     settings: dict[str, Any] = {"items": 4, "dim": 3} | changes
     with pytest.raises(ValueError, match=message):
         SlotProblem(lambda items, *given: items.sum(dim=(-1, -2)), 2, **settings)
+
+
+def test_arrays_and_lists_become_tensors() -> None:
+    pool, contexts = np.arange(12).reshape(4, 3), [[0.5, 1.0, 2.0], [1.0, 0.0, 0.0]]
+    features = ((1,), (2,))
+    problem = SlotProblem(
+        lambda items, *_: items.sum((-1, -2)), 2, pool=pool, contexts=contexts, slot_features=features
+    )
+    assert problem.pool is not None and problem.pool.dtype == torch.float32
+    assert (problem.items, problem.dim, problem.context_dim, problem.slot_dim) == (4, 3, 3, 1)
+    observation = problem.sample(2, generator_from(0))
+    assert problem.score(observation, torch.tensor([[0, 1], [2, 3]])).tolist() == [15.0, 51.0]
 
 
 def test_known_requests_are_drawn_and_judged_on_once() -> None:
