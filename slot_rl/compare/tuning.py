@@ -60,7 +60,8 @@ def tune(config: TuneConfig) -> Presets:
         raise ValueError(f"expected tasks of one environment, got {', '.join(sorted(envs))}")
     presets = read_presets(tasks[0].env, config.presets)
     if not presets.agents:
-        raise ValueError(f"expected presets of {tasks[0].env} in {config.presets}, got none")
+        path = preset_file(tasks[0].env, config.presets)
+        raise ValueError(f"expected presets of {tasks[0].env} with the trials to run in {path}, got none")
     trials = {name: [to_json(options) for options in presets.trials(name)] for name in presets.agents}
     runs = {
         name: [[_run(config, task, name, options, seed) for task in tasks for seed in config.seeds] for options in each]
