@@ -298,11 +298,16 @@ class TableEncoding:
                 refuse_unknown(Unknown(table.first_row + row, name, table.text[name][row]), categories, table.path)
 
 
+def shown_names(categories: Sequence[str]) -> str:
+    """Returns some of the categories, for messages."""
+    return ", ".join(map(repr, categories[:5])) + (", ..." if len(categories) > 5 else "")
+
+
 def refuse_unknown(cell: Unknown, categories: Sequence[str], path: Path, hint: str = "") -> NoReturn:
     """Raises TableError for a cell with an unknown category; the message names some known categories."""
-    known = ", ".join(map(repr, categories[:5])) + (", ..." if len(categories) > 5 else "")
     raise TableError(
-        f"expected a known category of {cell.column!r} ({known}) in row {cell.row} of {path}, got {cell.value!r}{hint}"
+        f"expected a known category of {cell.column!r} ({shown_names(categories)}) in row {cell.row} of {path}, "
+        f"got {cell.value!r}{hint}"
     )
 
 

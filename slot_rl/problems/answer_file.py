@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.parquet
 
@@ -25,16 +27,19 @@ class AnswerWriter:
         self._schema: pa.Schema | None = None
 
     def write(self, table: pa.Table) -> None:
-        """Writes some rows."""
+        """Writes some rows.
+
+        Raises:
+            ValueError: If a column's cells do not have the type that they had in the first table.
+        """
         table = pa.table({name: _plain(table[name], self._suffix) for name in table.column_names})
         if self._schema is None:
             self._schema = table.schema
             self._writer = self._opened(table.schema)
-        table = table.cast(self._schema)
         if self._suffix == ".jsonl":
-            self._writer.writelines(json.dumps(row, default=str, allow_nan=False) + "\n" for row in table.to_pylist())
+            self._writer.writelines(json.dumps(row, default=str) + "\n" for row in table.to_pylist())
         else:
-            self._writer.write_table(table)
+            self._writer.write_table(_as_declared(table, self._schema))
 
     def close(self) -> None:
         """Ends the file."""
@@ -79,7 +84,28 @@ def _arrow_column(cells: "pd.Series[Any]") -> pa.Array:
         as_text = [[str(one) for one in cell] if isinstance(cell, list) else cell for cell in cells.tolist()]
         with contextlib.suppress(pa.ArrowInvalid, pa.ArrowTypeError):
             return pa.array(as_text)
-        return pa.array([None if cell is None else json.dumps(cell, default=str) for cell in as_text])
+        known = (None if isinstance(cell, float) and math.isnan(cell) else cell for cell in as_text)
+        return pa.array(
+            [cell if cell is None or isinstance(cell, str) else json.dumps(cell, default=str) for cell in known]
+        )
+
+
+def _as_declared(table: pa.Table, schema: pa.Schema) -> pa.Table:
+    """Returns the columns of a schema, null where they are missing; raises ValueError if others or other types come."""
+    hint = "a .jsonl file can hold both"
+    for name in table.column_names:
+        if name not in schema.names:
+            raise ValueError(f"expected no column {name!r} as in the first rows, got one; {hint}")
+    columns = {}
+    for kind in schema:
+        cells = table[kind.name] if kind.name in table.column_names else pa.nulls(len(table))
+        try:
+            columns[kind.name] = cells.cast(kind.type)
+        except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+            raise ValueError(
+                f"expected {kind.type} in column {kind.name!r} as in the first rows, got {cells.type}; {hint}"
+            ) from error
+    return pa.table(columns)
 
 
 def _plain(column: pa.ChunkedArray, suffix: str) -> pa.ChunkedArray:
@@ -88,6 +114,8 @@ def _plain(column: pa.ChunkedArray, suffix: str) -> pa.ChunkedArray:
         return column.cast(column.type.value_type)
     if pa.types.is_null(column.type):
         return column.cast(pa.string())
+    if suffix == ".jsonl" and pa.types.is_floating(column.type):
+        return pc.if_else(pc.is_nan(column), None, column)  # JSON has no NaN
     if suffix == ".csv" and pa.types.is_nested(column.type):
         return pa.chunked_array(
             [[None if cell is None else json.dumps(cell) for cell in column.to_pylist()]], pa.string()

@@ -1,6 +1,6 @@
 """Requests for pages as rows of a table: contexts, lists of candidates by id, and answers as items' ids, one a slot."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,14 +12,16 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
-from slot_rl.estimators.columns import Encoded, FileColumns, id_column
-from slot_rl.estimators.frames import Integers, read_frame, texts
-from slot_rl.estimators.slate_log import ITEM_IDS, REQUEST_IDS, Items, SlateRequests, encode_requests
-from slot_rl.estimators.table import TableError
+from slot_rl.estimators.columns import UNSEEN, Encoded, FileColumns, id_column
+from slot_rl.estimators.encoding import shown_names
+from slot_rl.estimators.frames import Integers, need_columns, read_frame, texts
+from slot_rl.estimators.slate_log import ITEM_IDS, REQUEST_IDS, Items, encode_requests
+from slot_rl.estimators.table import LARGEST, TableError
 from slot_rl.problems.answer_file import arrow_table, with_columns
 from slot_rl.problems.observation import Observation
 from slot_rl.problems.requests import ESTIMATED, RANK, REASON, TRUE, Answer, Answers
 
+SLOT_FEATURES = "slot_features"
 CELLS = 2**23
 """Most numbers of candidates that are held at once."""
 
@@ -33,16 +35,28 @@ class PageNames:
         vectors: The pool, ``(items, dim)``.
         slots: Names of the slots.
         columns: The requests' columns.
+        slot_dim: Numbers with which each request describes each slot, in its column ``slot_features``.
     """
 
     items: tuple[str, ...]
     vectors: Tensor
     slots: tuple[str, ...]
     columns: FileColumns
+    slot_dim: int = 0
 
-    def contexts(self, rows: Encoded) -> Tensor | None:
-        """Returns the context vectors ``(rows, context_dim)`` of encoded requests; None without a context."""
-        return rows.numbers if self.columns.width else None
+    def parts(self, rows: Encoded) -> dict[str, Tensor]:
+        """Returns the contexts of encoded requests, as an observation's parts."""
+        vector = {"context_vector": rows.numbers} if self.columns.width else {}
+        return vector | ({"context": rows.codes - 1} if self.columns.categories else {})
+
+    def faults(self, frame: pd.DataFrame, rows: Encoded) -> list[str]:
+        """Returns what is expected instead of each request's context; empty where it is known."""
+        said = [""] * len(frame)
+        for (name, known), codes in zip(self.columns.categories.items(), rows.codes.T, strict=True):
+            for row in (codes == UNSEEN).nonzero().flatten().tolist():
+                cell = texts(frame[name].iloc[[row]])[0]
+                said[row] = said[row] or f"a known category of {name!r} ({shown_names(known)}), got {cell!r}"
+        return said
 
     def read_items(self, path: Path) -> tuple[tuple[str, ...], Tensor]:
         """Reads other items from a file: an id, and the numbers of their vectors in the pool's order.
@@ -89,7 +103,13 @@ class PageDesk:
         Raises:
             TableError: If a row is not as expected.
         """
+        slots = len(self._names.slots)
         asked = encode_requests(frame, path, self._names.columns, self.ids, self._least, self._forgive)
+        faults = self._names.faults(frame, asked.encoded)
+        asked.faults[:] = [fault or other for fault, other in zip(asked.faults, faults, strict=True)]
+        given = self._names.parts(asked.encoded)
+        if self._names.slot_dim:
+            given["slot_features"] = read_slot_features(frame, path, slots, self._names.slot_dim)
         lists = [self._allowed(*pair) for pair in zip(asked.ids, asked.lists, strict=True)]
         for row, each in enumerate(lists):
             if each is not None and len(each) < self._least and not asked.faults[row]:
@@ -99,7 +119,7 @@ class PageDesk:
                 raise TableError(f"expected {fault} in row {row + 1} of {path}")
         well = np.flatnonzero([not fault for fault in asked.faults])
         self.unanswered += len(frame) - len(well)
-        found = [self._answers(part, asked, lists, answer) for part in self._parts(well, lists)]
+        found = [self._answers(part, given, lists, answer) for part in self._parts(well, lists)]
         return with_columns(*self._columns(frame, well, asked.faults, found))
 
     def _allowed(self, request: str, listed: Integers | None) -> Integers | None:
@@ -115,14 +135,14 @@ class PageDesk:
         return [rows[start : start + together] for start in range(0, len(rows), together)]
 
     def _answers(
-        self, part: Integers, asked: SlateRequests, lists: list[Integers | None], answer: Answer
+        self, part: Integers, given: Mapping[str, Tensor], lists: list[Integers | None], answer: Answer
     ) -> tuple[Tensor, Answers]:
         """Answers some rows; returns the rows of the chosen items among all items, and the answers."""
         every = np.arange(len(self.ids))
         listed = padded([every if (each := lists[row]) is None else each for row in part])
         candidates, mask = listed_candidates(self._vectors, listed, len(self._names.slots))
-        contexts = self._names.contexts(asked.encoded[torch.from_numpy(part)])
-        answers = answer(Observation(candidates, None if bool(mask.all()) else mask, context_vector=contexts))
+        contexts = {name: rows[torch.from_numpy(part)] for name, rows in given.items()}
+        answers = answer(Observation(candidates, None if bool(mask.all()) else mask, **contexts))
         chosen = listed.unsqueeze(1).expand(-1, answers.choice.shape[1], -1).gather(2, answers.choice)
         return chosen, answers
 
@@ -154,6 +174,28 @@ class PageDesk:
             said = [f"expected {faults[i]}" if faults[i] else None for i in row[order]]
             columns[REASON] = pa.array(said, pa.string())
         return arrow_table(frame.iloc[row[order]]), columns
+
+
+def read_slot_features(frame: pd.DataFrame, path: Path, slots: int, dim: int) -> Tensor:
+    """Returns the numbers of each request's slots, ``(rows, slots, dim)``, from lists of lists.
+
+    Raises:
+        TableError: If the column is missing, or a cell does not have ``slots`` lists of ``dim`` finite numbers.
+    """
+    need_columns(frame, [SLOT_FEATURES], path)
+    found = np.zeros((len(frame), slots, dim))
+    for row, cell in enumerate(frame[SLOT_FEATURES].tolist()):
+        try:
+            numbers = np.array([list(each) for each in cell], dtype=np.float64)
+        except (TypeError, ValueError):
+            numbers = np.zeros(0)
+        if numbers.shape != (slots, dim) or not (np.abs(numbers) <= LARGEST).all():
+            raise TableError(
+                f"expected {slots} lists of {dim} finite numbers in column {SLOT_FEATURES!r}, "
+                f"row {frame.index[row] + 1} of {path}, got {cell!r}"
+            )
+        found[row] = numbers
+    return torch.from_numpy(found).float()
 
 
 def padded(lists: Sequence[Integers | None]) -> Tensor:

@@ -1,8 +1,9 @@
 """Slates of a log: pages for requests with contexts, from items that a file names."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
+import pandas as pd
 import torch
 from torch import Tensor
 
@@ -25,11 +26,16 @@ class SlateNames(PageNames):
         stored: The estimator.
     """
 
-    stored: StoredSlates
+    # Without a default, it could not follow the fields of the base class that have one.
+    stored: StoredSlates = field(kw_only=True)
 
-    def contexts(self, rows: Encoded) -> Tensor:
-        """Returns the context vectors ``(rows, context_dim)`` of encoded requests."""
-        return self.stored.net.context_vectors(rows)
+    def parts(self, rows: Encoded) -> dict[str, Tensor]:
+        """Returns the context vectors that the estimator makes of encoded requests."""
+        return {"context_vector": self.stored.net.context_vectors(rows)}
+
+    def faults(self, frame: pd.DataFrame, rows: Encoded) -> list[str]:
+        """Returns no fault: an unknown category falls back to the other columns."""
+        return [""] * len(frame)
 
     def read_items(self, path: Path) -> tuple[tuple[str, ...], Tensor]:
         """Reads items with the columns of the training's; one that the training knew has its embedding."""
@@ -68,7 +74,7 @@ class SlateProblem(SlotProblem):
             contexts=stored.net.context_vectors(stored.requests),
         )
         assert self.pool is not None
-        self.names = SlateNames(stored.item_ids, self.pool, stored.slots, stored.request_columns, stored)
+        self.names = SlateNames(stored.item_ids, self.pool, stored.slots, stored.request_columns, stored=stored)
 
     def sample(self, batch: int, generator: torch.Generator) -> Observation:
         """Draws requests with replacement; one without a list of its own has random items."""

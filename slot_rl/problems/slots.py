@@ -5,7 +5,7 @@ may vary between requests: lists are padded with zeros to the longest and the pa
 """
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +73,7 @@ class SlotProblem(Problem):
         slot_features: Numbers | None = None,
         item_ids: Sequence[str] | None = None,
         context_columns: Sequence[str] | None = None,
+        context_categories: Mapping[str, Sequence[str]] | None = None,
     ) -> None:
         """Builds the problem.
 
@@ -94,6 +95,7 @@ class SlotProblem(Problem):
             slot_features: Numbers of each slot for every request, ``(slots, slot_dim)``.
             item_ids: What files of requests and answers call the pool's vectors; their numbers from 0 if None.
             context_columns: What files of requests call the numbers of a context; ``context_1``, ... if None.
+            context_categories: What they call its categories, by column; ``category_1`` with ``0``, ``1``, ... if None.
 
         Raises:
             ValueError: If sizes are below 1 or contradict each other, a part of a request has another shape or is not
@@ -111,11 +113,17 @@ class SlotProblem(Problem):
         parts = {} if self.requests is None else self.requests.tensors()
         vector, features = parts.get("context_vector"), parts.get("slot_features", self._fixed_features)
         self.context_dim = context_dim if vector is None else vector.shape[1]
-        self.context_sizes = tuple((parts["context"].amax(dim=0) + 1).tolist()) if "context" in parts else context_sizes
+        self.context_sizes = context_sizes
+        if "context" in parts:
+            # Known requests may lack a category that has a name.
+            known = [len(each) for each in (context_categories or {}).values()]
+            occurring = (parts["context"].amax(dim=0) + 1).tolist()
+            enough = len(known) == len(occurring) and all(map(int.__ge__, known, occurring))
+            self.context_sizes = tuple(known if enough else occurring)
         self.slot_dim = 0 if features is None else features.shape[-1]
         if features is not None and features.shape[-2] != slots:
             raise ValueError(f"expected slot_features of {slots} slots, got {tuple(features.shape)}")
-        self.names = None if self.pool is None else self._named(self.pool, item_ids, context_columns)
+        self.names = None if self.pool is None else self._named(item_ids, context_columns, context_categories)
         self._try_out()
 
     @property
@@ -210,7 +218,11 @@ class SlotProblem(Problem):
         """Returns what answers rows with contexts and perhaps lists of candidates."""
         return super().desk(items) if self.names is None else PageDesk(self.names, items)
 
-    def _named(self, pool: Tensor, ids: Sequence[str] | None, columns: Sequence[str] | None) -> PageNames:
+    def _named(
+        self, ids: Sequence[str] | None, columns: Sequence[str] | None, named: Mapping[str, Sequence[str]] | None
+    ) -> PageNames:
+        pool = self._pool
+        assert pool is not None
         items = tuple(map(str, range(len(pool)) if ids is None else ids))
         given = tuple(columns) if columns is not None else tuple(f"context_{i + 1}" for i in range(self.context_dim))
         if len(set(items)) < len(pool) or len(items) > len(pool) or len(set(given)) < self.context_dim:
@@ -218,8 +230,17 @@ class SlotProblem(Problem):
                 f"expected {len(pool)} different item_ids and {self.context_dim} different context_columns, "
                 f"got {len(set(items))} and {len(set(given))}"
             )
+        sizes = self.context_sizes
+        if named is None:
+            named = {f"category_{i + 1}": [str(each) for each in range(size)] for i, size in enumerate(sizes)}
+        found = tuple(len(set(known)) for known in named.values())
+        if found != sizes:
+            raise ValueError(f"expected context_categories with {sizes} different categories, got {found}")
+        categories = {name: tuple(map(str, known)) for name, known in named.items()}
+        request_columns = FileColumns("request", dict.fromkeys(given, 0.0), (), categories)
         slots = tuple(f"slot_{i + 1}" for i in range(self.slots))
-        return PageNames(items, pool, slots, FileColumns("request", dict.fromkeys(given, 0.0), (), {}))
+        own = self.requests is not None and self.requests.slot_features is not None
+        return PageNames(items, pool, slots, request_columns, self.slot_dim if own else 0)
 
     def _draw_candidates(self, batch: int, generator: torch.Generator) -> tuple[Tensor, Tensor | None]:
         """Draws candidates, and the mask of their padding where their number varies."""
