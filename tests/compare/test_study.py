@@ -9,6 +9,7 @@ import pytest
 from slot_rl.compare.runner import COMPARISON, LocalLauncher, complete, do_runs, opened, write_failure
 from slot_rl.compare.study import Study, StudyAgent, Tracking, parse_task, read_study
 from slot_rl.evaluation import EvaluationConfig
+from slot_rl.problems.named import OWN
 from tests.conftest import ROOT
 from tests.helpers.small import PICK_VALUE, run
 
@@ -141,6 +142,15 @@ def test_a_study_is_read_from_yaml(tmp_path: Path) -> None:
     assert study.agents[1] == StudyAgent("few_calls", "guided_search", {"calls_per_context": 3})
     assert [(task.label, task.timesteps) for task in study.tasks] == [("pick", None), ("Rows-v0", 900)]
     assert study.tasks[1].logged == tmp_path / "rows.csv"
+
+
+def test_a_task_of_the_users_own_needs_no_id(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text("def build(): ...")
+    tasks = f"tasks:\n  - {{problem: '{tmp_path / 'mine.py'}:build', name: pages}}\n"
+    (tmp_path / "study.yaml").write_text("agents: {random: , gumbel: }\n" + tasks)
+    (task,) = read_study(tmp_path / "study.yaml", {}, trust=True)["tasks"]
+    assert (task.env, task.label, task.trust) == (OWN, "pages", True)
+    assert task.problem == f"{tmp_path / 'mine.py'}:build"
 
 
 def test_a_studys_runs_have_their_options_and_budgets(tmp_path: Path) -> None:
