@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from slot_rl.compare.presets import read_presets
 from slot_rl.compare.runner import COMPARISON, LocalLauncher, complete, do_runs, opened, write_failure
 from slot_rl.compare.study import Study, StudyAgent, Tracking, parse_task, read_study
 from slot_rl.evaluation import EvaluationConfig
@@ -207,8 +208,10 @@ def test_no_study_file_and_unknown_agents_are_refused(tmp_path: Path) -> None:
 
 def test_the_study_of_the_documentation_is_one(tmp_path: Path) -> None:
     page = (ROOT / "docs" / "comparing.md").read_text(encoding="utf-8")
-    (text,) = re.findall(r"```yaml\n(.*?)```", page, flags=re.DOTALL)
+    text, presets = re.findall(r"```yaml\n(.*?)```", page, flags=re.DOTALL)
     (tmp_path / "study.yaml").write_text(text)
+    (tmp_path / "Own-v0.yaml").write_text(presets)
+    assert len(read_presets(OWN, tmp_path).trials("gumbel")) == 2
     (tmp_path / "suzuki.csv").write_text("a,y\n")
     study = Study(**read_study(tmp_path / "study.yaml", {"fitted": str(tmp_path), "data": str(tmp_path)}))
     assert [agent.label for agent in study.agents] == ["gumbel", "gumbel_no_entropy", "guided_search_400"]
