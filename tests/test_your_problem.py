@@ -12,6 +12,7 @@ import pytest
 import torch
 
 import slot_rl
+from slot_rl.evaluation import EvaluationConfig
 from slot_rl.problems import Problem, SlotProblem
 from slot_rl.problems.named import OWN
 from tests.conftest import ROOT, Command
@@ -95,8 +96,10 @@ def test_the_python_of_the_page_runs(script: Command, monkeypatch: pytest.Monkey
     short: dict[str, Any] = {"timesteps": 600, "force": True, "wandb": "disabled", "batch_size": 64}
     real = slot_rl.train
     monkeypatch.setattr(slot_rl, "train", lambda *args, **given: real(*args, **{**given, **short}), raising=False)
-    code = PYTHON.replace("seeds=3,", "seeds=3, timesteps=600, workers=1, wandb='disabled',")
-    names: dict[str, object] = {"gymnasium": gym}
+    code = PYTHON.replace("seeds=3,", "seeds=3, timesteps=600, workers=1, wandb='disabled', evaluation=few,")
+    few = EvaluationConfig(eval_size=16)
+    short["evaluation"] = few
+    names: dict[str, object] = {"gymnasium": gym, "few": few}
     exec(code.replace('out="comparison"', 'out="in-python"'), names)
     run, answer, env = names["run"], names["answer"], names["env"]
     assert isinstance(run, slot_rl.TrainedRun) and run.summary["env"] == OWN

@@ -25,7 +25,7 @@ from slot_rl.problems.requests import Desk, RequestFiles, Requests
 from slot_rl.seeding import generator_from
 
 CandidateSampler = Callable[[tuple[int, ...], torch.Generator], Tensor]
-Numbers = Tensor | npt.ArrayLike
+TensorLike = Tensor | npt.ArrayLike
 
 
 def standard_normal(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
@@ -51,7 +51,7 @@ class SlotProblem(Problem):
         fewest_items: The shortest list that is drawn; below ``items`` the number varies and observations have a mask.
         context_dim: Length of the context's vector; 0 without one.
         context_sizes: Categories of each context column; empty without one.
-        slot_dim: Numbers that describe a slot; 0 without them.
+        slot_dim: TensorLike that describe a slot; 0 without them.
     """
 
     def __init__(
@@ -65,12 +65,12 @@ class SlotProblem(Problem):
         truth: Score | None = None,
         name: str = "slots",
         *,
-        pool: Numbers | None = None,
-        contexts: Numbers | None = None,
+        pool: TensorLike | None = None,
+        contexts: TensorLike | None = None,
         context_dim: int = 0,
         context_sizes: tuple[int, ...] = (),
         requests: Observation | None = None,
-        slot_features: Numbers | None = None,
+        slot_features: TensorLike | None = None,
         item_ids: Sequence[str] | None = None,
         context_columns: Sequence[str] | None = None,
         context_categories: Mapping[str, Sequence[str]] | None = None,
@@ -92,7 +92,7 @@ class SlotProblem(Problem):
             context_dim: Length of a context vector if there are no known requests; their numbers are N(0, 1).
             context_sizes: Categories of each context column if there are no known requests; all are equally frequent.
             requests: Known requests with several parts: context vectors, categories, and slot features.
-            slot_features: Numbers of each slot for every request, ``(slots, slot_dim)``.
+            slot_features: TensorLike of each slot for every request, ``(slots, slot_dim)``.
             item_ids: What files of requests and answers call the pool's vectors; their numbers from 0 if None.
             context_columns: What files of requests call the numbers of a context; ``context_1``, ... if None.
             context_categories: What they call its categories, by column; ``category_1`` with ``0``, ``1``, ... if None.
@@ -329,7 +329,7 @@ def _sizes(items: int | None, dim: int | None, pool: Tensor | None) -> tuple[int
 
 
 def _known_requests(
-    contexts: Numbers | None, requests: Observation | None, dim: int, sizes: tuple[int, ...], slots: int
+    contexts: TensorLike | None, requests: Observation | None, dim: int, sizes: tuple[int, ...], slots: int
 ) -> Observation | None:
     """Returns the known requests, checked; None if they are drawn."""
     if contexts is not None:
@@ -351,7 +351,7 @@ def _known_requests(
     return Observation(**checked)
 
 
-def _real(name: str, given: Numbers | None, rank: int) -> Any:
+def _real(name: str, given: TensorLike | None, rank: int) -> Any:
     """Returns a part of requests in the problem's type; refuses another rank, and numbers that are not finite."""
     if given is None:
         return None
