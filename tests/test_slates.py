@@ -258,6 +258,17 @@ def test_propensities_weigh_the_fit(script: Command, tmp_path: Path) -> None:
     assert code == 2 and "expected a column 'propensity'" in errors
 
 
+def test_the_unit_of_a_number_does_not_matter(script: Command, tmp_path: Path) -> None:
+    fits = []
+    for name, unit in (("euros", 1.0), ("giga", 1e-9)):
+        shop = write_shop(tmp_path / name, slates=300)
+        items = pd.read_parquet(shop.items)
+        items.assign(price=items["price"] * unit).to_parquet(shop.items)
+        assert script(PRETRAIN, *shop.flags(), "--out", tmp_path / f"e-{name}", "--passes", 4)[0] == 0
+        fits.append(load_slates(tmp_path / f"e-{name}").card["test"]["r2"])
+    assert fits[0] == pytest.approx(fits[1], abs=1e-3)
+
+
 def test_a_fit_repeats_bit_for_bit(script: Command, tmp_path: Path) -> None:
     shop = write_shop(tmp_path / "log", slates=300)
     for name in ("a", "b"):

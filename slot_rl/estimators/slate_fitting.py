@@ -165,10 +165,11 @@ def _standardise(net: SlateNet, data: SlateData, train: Tensor) -> None:
             ("item", net.item_vectors(data.items, ids)),
             ("context", net.context_vectors(data.requests[data.log.request[train].unique()])),
         ):
-            spread = vectors.std(dim=0)
-            getattr(net, f"{name}_mean").copy_(vectors.mean(dim=0))
-            # An item's own embedding is zero at first, and keeps its units.
-            getattr(net, f"{name}_spread").copy_(torch.where(spread > 1e-6, spread, 1.0))
+            mean, spread = vectors.mean(dim=0), vectors.std(dim=0)
+            getattr(net, f"{name}_mean").copy_(mean)
+            # An item's own embedding is zero at first, and keeps its units. The computed spread of equal numbers may be
+            # a rounding error.
+            getattr(net, f"{name}_spread").copy_(torch.where(spread > 1e-6 * mean.abs(), spread, 1.0))
         if not net.shape.binary:
             net.offset.fill_(data.log.score[train].mean())
             net.scale.fill_(data.log.score[train].std().clamp_min(1e-12))
