@@ -153,9 +153,12 @@ class _Units(nn.Module):
 
     def __init__(self, dim: int, vectors: Tensor | None) -> None:
         super().__init__()
-        spread = torch.ones(dim) if vectors is None else vectors.std(dim=0)
-        self.register_buffer("mean", torch.zeros(dim) if vectors is None else vectors.mean(dim=0))
-        self.register_buffer("spread", torch.where(spread > 0, spread, 1.0))
+        mean, spread = torch.zeros(dim), torch.ones(dim)
+        if vectors is not None:
+            mean, spread = vectors.mean(dim=0), vectors.std(dim=0)
+        self.register_buffer("mean", mean)
+        # The computed spread of equal numbers may be a rounding error.
+        self.register_buffer("spread", torch.where(spread > 1e-6 * mean.abs(), spread, 1.0))
 
     def forward(self, vectors: Tensor) -> Tensor:
         return (vectors - self.mean) / self.spread

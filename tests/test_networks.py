@@ -280,3 +280,23 @@ def test_sizes_below_one_are_refused(sizes: tuple[int, int, int]) -> None:
     message = rf"expected width, hidden and rounds >= 1, got .*width={width}, hidden={hidden}, rounds={rounds}"
     with pytest.raises(ValueError, match=message):
         PointerSize(width, hidden, rounds)
+
+
+@pytest.mark.parametrize("unit", [1e-9, 1.0, 1e9])
+def test_the_users_units_do_not_matter(unit: float) -> None:
+    pool, contexts = torch.randn(50, 3, generator=generator_from(0)), torch.randn(40, 2, generator=generator_from(1))
+    logits = []
+    for scale in (1.0, unit):
+        with seeded_initialisation(0):
+            numbers = {"context_dim": 2, "pool": pool * scale + 3 * scale, "context_vectors": contexts * scale}
+            network = PointerNetwork(2, 3, (), PointerSize(8, 16), None, **numbers)  # type: ignore[arg-type]
+        items = (pool[:5] * scale + 3 * scale).expand(4, -1, -1)
+        logits.append(network(items, None, None, contexts[:4] * scale)[0])
+    assert torch.allclose(logits[0], logits[1], atol=1e-4)
+
+
+def test_a_number_that_never_varied_may_vary_at_serving() -> None:
+    pool = torch.full((1_000, 1), 0.1)
+    network = PointerNetwork(1, 1, (), PointerSize(8, 16), None, pool=pool)
+    logits = network(torch.tensor([[[0.1], [0.3]]]), None, None)[0]
+    assert float(logits.abs().max()) < 1e3
