@@ -1,6 +1,8 @@
 """What a person sees at the terminal: progress bars, tables, and one clear line for bad input; Markdown tables."""
 
+import io
 import os
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -15,23 +17,24 @@ from slot_rl.problems.base import NonFiniteScore
 BAD_INPUT = 2
 INTERRUPTED = 130
 
-console = Console(highlight=False)
-_errors = Console(stderr=True, highlight=False, soft_wrap=True)
+# Text from data is never read as markup.
+console = Console(highlight=False, markup=False, emoji=False)
+_errors = Console(stderr=True, highlight=False, soft_wrap=True, markup=False, emoji=False)
 
 
 def say(text: str) -> None:
     """Prints one line as it is: not folded, however narrow the terminal is, and without markup."""
-    console.print(text, soft_wrap=True, markup=False, emoji=False)
+    console.print(text, soft_wrap=True)
 
 
 def progress_bar() -> Progress:
     """Returns a progress bar with count, remaining time, and a free text field ``note``; fits into 80 columns."""
     return Progress(
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(bar_width=14),
         TextColumn("{task.completed:,.0f}/{task.total:,.0f}"),
         TimeRemainingColumn(elapsed_when_finished=True),
-        TextColumn("{task.fields[note]}"),
+        TextColumn("{task.fields[note]}", markup=False),
         console=console,
     )
 
@@ -94,6 +97,9 @@ def run(main: Callable[[], int | None]) -> int:
     """
     # Two threads on a contended core can turn 0.4 ms into 200 ms, and bit-equal runs need one.
     torch.set_num_threads(1)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # A letter that the stream's encoding lacks must not end a command.
     try:
         return main() or 0
     except KeyboardInterrupt:
@@ -102,5 +108,5 @@ def run(main: Callable[[], int | None]) -> int:
     except (ValueError, TypeError, OSError, NonFiniteScore) as error:
         if os.environ.get("SLOT_RL_DEBUG"):
             raise
-        _errors.print(f"error: {error}", markup=False, emoji=False)
+        _errors.print(f"error: {error}")
         return BAD_INPUT

@@ -19,6 +19,11 @@ Numbers = npt.NDArray[np.floating]
 Curve = tuple[Sequence[float], Sequence[float]]
 
 
+def plain_text(text: str) -> str:
+    """Returns a text that matplotlib does not read as a formula."""
+    return text.replace("$", r"\$")
+
+
 def plot_fit(path: Path, predicted: Numbers, true: Numbers, title: str) -> None:
     """Draws predicted against true scores.
 
@@ -33,7 +38,7 @@ def plot_fit(path: Path, predicted: Numbers, true: Numbers, title: str) -> None:
     axes.scatter(true, predicted, s=size, alpha=0.35, linewidths=0, color="tab:blue", rasterized=True)
     ends = [float(min(true.min(), predicted.min())), float(max(true.max(), predicted.max()))]
     axes.plot(ends, ends, color="black", linewidth=0.8, label="perfect")
-    axes.set(xlabel="true score", ylabel="predicted score", title=title, aspect="equal")
+    axes.set(xlabel="true score", ylabel="predicted score", title=plain_text(title), aspect="equal")
     axes.legend(loc="upper left", frameon=False)
     figure.savefig(path, dpi=130)
     pyplot.close(figure)
@@ -56,7 +61,7 @@ def plot_learning_curve(
         axes.plot(budget, values, marker=".", markersize=4, label=name)
     for i, (name, value) in enumerate(levels.items()):
         axes.axhline(value, color=f"C{len(curves) + i}", linewidth=1.1, linestyle=["--", ":", "-."][i % 3], label=name)
-    axes.set(xlabel="estimator calls in training", ylabel="optimality (0 random, 1 best)", title=title)
+    axes.set(xlabel="estimator calls in training", ylabel="optimality (0 random, 1 best)", title=plain_text(title))
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
     axes.set_ylim(min(-0.05, *(float(np.nanmin(values)) for values in curves.values())), None)
     axes.legend(frameon=False, fontsize="small", loc="center left", bbox_to_anchor=(1.0, 0.5))
@@ -96,7 +101,7 @@ def plot_curves(path: Path, panels: Sequence[Panel], along: str, log_along: bool
     for axes, panel in zip(grid.flat, panels, strict=False):
         for name, (abscissas, ordinates) in panel.curves.items():
             axes.plot(abscissas, ordinates, linewidth=1.2, **_line(names.index(name)))
-        axes.set(title=panel.title, ylabel=panel.value, yscale="log" if panel.log else "linear")
+        axes.set(title=plain_text(panel.title), ylabel=panel.value, yscale="log" if panel.log else "linear")
         if log_along:
             axes.set_xscale("symlog", linthresh=1)
         axes.xaxis.set_major_formatter(lambda number, _: f"{number:,.0f}")
@@ -161,7 +166,7 @@ def plot_bias_and_variance(path: Path, panels: Mapping[str, Sequence[Point]]) ->
             axes.scatter(*place, s=area, color=f"C{i % 10}", marker="os^"[i // 10 % 3], alpha=0.7, linewidths=0)
         axes.axhline(least[0], color="black", linewidth=0.6, linestyle=":")
         axes.annotate("unbiased", (0.01, least[0]), xycoords=("axes fraction", "data"), fontsize="x-small", va="bottom")
-        axes.set(xscale="log", yscale="log", title=title)
+        axes.set(xscale="log", yscale="log", title=plain_text(title))
         axes.margins(x=0.1, y=0.1)
         axes.grid(alpha=0.25)
     figure.supxlabel("variance / |true gradient|²", fontsize="medium")
@@ -218,7 +223,7 @@ def plot_intervals(path: Path, panels: Mapping[str, Mapping[str, Mapping[str, In
                     axes.plot([interval.low, interval.high], [place, place], color=f"C{i}", linewidth=1.5)
                     axes.plot(interval.value, place, marker="o", markersize=4, color=f"C{i}")
         axes.axvline(0.0, color="black", linewidth=0.6)
-        axes.set(title=title, yticks=range(len(cases)), yticklabels=cases, ylim=(len(cases) - 0.5, -0.5))
+        axes.set(title=plain_text(title), yticks=range(len(cases)), yticklabels=cases, ylim=(len(cases) - 0.5, -0.5))
         axes.grid(alpha=0.25, axis="x")
     figure.supxlabel(along, fontsize="medium")
     handles = [Line2D([], [], label=name, color=f"C{i}", marker="o", markersize=4) for i, name in enumerate(names)]

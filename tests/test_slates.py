@@ -269,6 +269,18 @@ def test_the_unit_of_a_number_does_not_matter(script: Command, tmp_path: Path) -
     assert fits[0] == pytest.approx(fits[1], abs=1e-3)
 
 
+def test_row_numbers_are_left_out_of_a_fit(script: Command, tmp_path: Path) -> None:
+    shop = write_shop(tmp_path / "log", slates=300)
+    assert script(PRETRAIN, *shop.flags(), "--out", tmp_path / "plain", "--passes", 2)[0] == 0
+    for path in (shop.items, shop.requests, shop.log):
+        rows = pd.read_parquet(path)
+        rows.set_index(pd.Index([i * i for i in range(len(rows))])).to_parquet(path)
+    code, shown, errors = script(PRETRAIN, *shop.flags(), "--out", tmp_path / "numbered", "--passes", 2)
+    assert (code, errors) == (0, "")
+    assert shown.count("left out as row numbers: '__index_level_0__' of") == 3
+    assert load_slates(tmp_path / "plain").sha256 == load_slates(tmp_path / "numbered").sha256
+
+
 def test_a_fit_repeats_bit_for_bit(script: Command, tmp_path: Path) -> None:
     shop = write_shop(tmp_path / "log", slates=300)
     for name in ("a", "b"):

@@ -19,6 +19,7 @@ from matplotlib.ticker import FixedLocator, NullLocator
 
 from slot_rl.compare.curves import Along, learning_bands, profiles, serving_medians
 from slot_rl.compare.statistics import Floats
+from slot_rl.plots import plain_text
 
 COLOURS = "#3f90da #ffa90e #bd1f01 #94a4a2 #832db6 #a96b59 #e76300 #b9ac70 #717581 #92dadd".split()
 """Petroff's ten colours (arXiv:2107.02270), which colour-blind readers can tell apart."""
@@ -192,7 +193,7 @@ def _rows(drawn: pd.DataFrame, agents: Sequence[str]) -> tuple[Figure, Panels, d
     rows = _shown(drawn["agent"], agents)
     figure, panels = _panels(drawn, (2.9, 1.1 + 0.34 * len(rows)), _inches(rows), columns=4, sharey=True)
     for axes, _ in panels:
-        axes.set(yticks=range(len(rows)), yticklabels=map(_text, rows), ylim=(len(rows) - 0.5, -0.5))
+        axes.set(yticks=range(len(rows)), yticklabels=map(plain_text, rows), ylim=(len(rows) - 0.5, -0.5))
         _stretch(axes, "x")
         axes.tick_params(axis="y", length=0)
         axes.grid(visible=False, axis="y")
@@ -204,7 +205,7 @@ def _rows(drawn: pd.DataFrame, agents: Sequence[str]) -> tuple[Figure, Panels, d
 
 def _draw_matrix(axes: Axes, cells: pd.DataFrame) -> None:
     axes.imshow(cells, cmap="coolwarm_r", vmin=0.0, vmax=1.0)
-    labels = list(map(_text, cells.index))
+    labels = list(map(plain_text, cells.index))
     for (row, column), value in np.ndenumerate(cells.to_numpy()):
         if not np.isnan(value):
             colour = "white" if abs(value - 0.5) > 0.35 else "black"
@@ -236,7 +237,7 @@ def _panels(
         axes.set_axis_off()
     panels = list(zip(grid.flat, by_task.values(), strict=False))
     for (axes, _), task in zip(panels, by_task, strict=True):
-        axes.set_title(_text(fill(task, max(16, int(11 * size[0])))), fontsize="medium")
+        axes.set_title(plain_text(fill(task, max(16, int(11 * size[0])))), fontsize="medium")
         axes.grid(alpha=0.25)
         axes.set_axisbelow(True)
         axes.spines[["top", "right"]].set_visible(False)
@@ -251,7 +252,7 @@ def _name_axes(panels: Sequence[Axes], abscissas: str, ordinates: str) -> None:
 
 def _legend(figure: Figure, shown: Sequence[str], looks: Mapping[str, Look], marked: bool = True) -> None:
     plain = {} if marked else {"marker": ""}
-    handles = [Line2D([], [], label=_text(agent), **(looks[agent] | plain)) for agent in shown]
+    handles = [Line2D([], [], label=plain_text(agent), **(looks[agent] | plain)) for agent in shown]
     figure.legend(handles=handles, loc="outside right upper", frameon=False, handlelength=3.2)
 
 
@@ -259,10 +260,6 @@ def _shown(drawn: Iterable[str], agents: Sequence[str]) -> list[str]:
     """Returns the agents in a picture, in the comparison's order; agents that are not in the comparison come last."""
     every = dict.fromkeys(drawn)
     return [agent for agent in dict.fromkeys([*agents, *every]) if agent in every]
-
-
-def _text(name: str) -> str:
-    return name.replace("$", r"\$")  # Matplotlib would read a formula.
 
 
 def _plain(number: float, _: object = None) -> str:

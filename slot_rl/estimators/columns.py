@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from slot_rl.estimators.frames import is_numeric, numbers, texts
-from slot_rl.estimators.table import TableError
+from slot_rl.estimators.table import TableError, is_row_number
 
 UNSEEN = 0
 """The index of a category that the fit has not seen; its column is then as good as left out."""
@@ -59,7 +59,7 @@ class FileColumns:
         categorical: Collection[str] = (),
         leave: Collection[str] = (),
     ) -> "FileColumns":
-        """Returns the columns of a file; all that are not left out.
+        """Returns the columns of a file; all that are not left out, and hold no row numbers.
 
         Args:
             frame: The rows.
@@ -74,7 +74,9 @@ class FileColumns:
         name = id_column(frame, id_names, path)
         ids = texts(frame[name])
         check_ids(ids, name, path)
-        found = [column for column in frame.columns if column != name and column not in leave]
+        found = [
+            column for column in frame.columns if column != name and column not in leave and not is_row_number(column)
+        ]
         numeric = [column for column in found if column not in categorical and is_numeric(frame[column])]
         values = {column: numbers(frame[column], path) for column in numeric}
         return cls(

@@ -16,7 +16,16 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from slot_rl.estimators.table import LARGEST, Table, TableError, TextColumn, column_names, read_table, too_large
+from slot_rl.estimators.table import (
+    LARGEST,
+    Table,
+    TableError,
+    TextColumn,
+    column_names,
+    is_row_number,
+    read_table,
+    too_large,
+)
 
 FEW_LEVELS = 20
 """A column of numbers that are not all whole is taken for categories only if it has at most so many of them."""
@@ -114,7 +123,7 @@ class Descriptors:
         Raises:
             TableError: If the column is missing, there is no other, a category occurs twice, or a cell is no number.
         """
-        names = [name for name in column_names(path) if name != column]
+        names = [name for name in column_names(path) if name != column and not is_row_number(name)]
         if not names:
             raise TableError(f"expected columns of numbers beside {column!r} in {path}, got none")
         table = read_table(path, None, (column,), names)

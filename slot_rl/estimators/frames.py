@@ -60,9 +60,6 @@ def _pieces(path: Path, rows: int) -> Iterator[pd.DataFrame]:
             yield from _json_pieces(path, lines, rows)
         return
     for cells in stream_cells(path, rows):
-        if "" in cells.column_names:
-            names = ", ".join(map(repr, cells.column_names))
-            raise TableError(f"expected every column of {path} to have a name, got {names}")
         plain = {
             name: cells[name].cast(kind.value_type) if pa.types.is_dictionary(kind) else cells[name]
             for name, kind in zip(cells.column_names, cells.schema.types, strict=True)

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from slot_rl.estimators.columns import Encoded, FileColumns, id_column
 from slot_rl.estimators.frames import Integers, id_texts, need_columns, numbers, read_frame, texts
-from slot_rl.estimators.table import TableError
+from slot_rl.estimators.table import TableError, is_row_number
 
 ITEM_IDS, REQUEST_IDS = ("item", "item_id", "id"), ("request", "request_id", "id")
 CANDIDATES, PROPENSITY = "candidates", "propensity"
@@ -170,7 +170,9 @@ class SlateLog:
         frame = read_frame(path)
         name = id_column(frame, REQUEST_IDS, path)
         need_columns(frame, (score, *slots), path)
-        found = list(slots) or [column for column in frame.columns if column not in (name, score, PROPENSITY)]
+        others = (name, score, PROPENSITY)
+        free = [column for column in frame.columns if column not in others and not is_row_number(column)]
+        found = list(slots) or free
         if len(set(found)) < len(found):
             raise TableError(f"expected different columns for the slots, got {', '.join(map(repr, found))}")
         if not found:

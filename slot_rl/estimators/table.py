@@ -7,7 +7,9 @@ around it are allowed. A text column is stored as its distinct texts and one int
 repeat a few texts.
 """
 
+import codecs
 import math
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,7 +25,7 @@ import pyarrow.parquet
 IDENTIFIER_SHARE = 0.5
 IDENTIFIER_LEAST = 100
 
-LARGEST = 1e18
+LARGEST = 1e19
 """Numbers are at most this far from 0, so that their squares are finite in single precision."""
 
 CSV_PARSE = pa.csv.ParseOptions(newlines_in_values=True)
@@ -101,7 +103,7 @@ def read_table(
         path: A ``.csv`` or ``.parquet`` file.
         score: The score column, or None.
         contexts: Context columns.
-        features: Feature columns; None for every column that is neither score nor context.
+        features: Feature columns; None for every column that is neither score nor context, nor holds row numbers.
         known: Columns that may look like identifiers.
 
     Raises:
@@ -110,7 +112,8 @@ def read_table(
     """
     names = column_names(path)
     _refuse_doubled(path, names)
-    chosen = features if features is not None else [name for name in names if name not in {*contexts, score}]
+    free = [name for name in names if name not in {*contexts, score} and not is_row_number(name)]
+    chosen = free if features is None else features
     wanted = [*contexts, *chosen]
     _check_wanted(path, names, wanted, score)
     if not chosen:
@@ -202,11 +205,42 @@ def column_names(path: Path) -> list[str]:
         raise TableError(f"expected a CSV or Parquet file, got {path}, which is no file")
     if not _is_csv(path) and path.suffix.lower() != ".parquet":
         raise TableError(f"expected a .csv or .parquet file, got {path.name}")
+    if _is_csv(path):
+        _check_csv(path)
     with _readable(path):
         names = _csv_names(path) if _is_csv(path) else pa.parquet.read_schema(path).names
     if not names:
         raise TableError(f"expected columns in {path}, got none")
     return list(names)
+
+
+def is_row_number(name: str) -> bool:
+    """Returns whether a column holds the row numbers that pandas stores beside the data: it says nothing of a row."""
+    return re.fullmatch(r"\s*|Unnamed: \d+|__index_level_\d+__", name) is not None
+
+
+def row_numbers(path: Path) -> str:
+    """Returns what to tell the user of a file's columns of row numbers, which are left out; empty without any."""
+    found = [] if path.suffix.lower() == ".jsonl" else [name for name in column_names(path) if is_row_number(name)]
+    return f"left out as row numbers: {', '.join(map(repr, found))} of {path}" if found else ""
+
+
+def _check_csv(path: Path) -> None:
+    """Refuses files of other programs by what they are: other encodings and other separators."""
+    with _readable(path), path.open("rb") as file:
+        start = file.readline()
+    if start[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
+        raise TableError(f"expected {path} in UTF-8, got UTF-16")
+    try:
+        header = start.decode("utf-8-sig").rstrip("\r\n")
+    except UnicodeDecodeError as error:
+        raise TableError(f"expected {path} in UTF-8, got a header in another encoding") from error
+    if header.startswith("sep="):
+        raise TableError(f"expected the names of the columns in the first line of {path}, got {header!r}")
+    if "," not in header:
+        for name, sign in {"semicolons": ";", "tabs": "\t"}.items():
+            if sign in header:
+                raise TableError(f"expected commas between the columns of {path}, got {name}")
 
 
 def _csv_names(path: Path) -> list[str]:
@@ -259,7 +293,9 @@ def _as_score(path: Path, name: str, column: pa.ChunkedArray) -> npt.NDArray[np.
     if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
         column = pc.utf8_trim_whitespace(column)
     try:
-        values: npt.NDArray[np.float64] = column.cast(pa.float64()).to_numpy()
+        # Integers above 2**53 are rounded, as in a CSV file.
+        whole = pa.types.is_integer(column.type)
+        values: npt.NDArray[np.float64] = column.cast(pa.float64(), safe=not whole).to_numpy()
     except pa.ArrowException as error:
         row, cell = next((i, c) for i, c in enumerate(column.to_pylist(), start=1) if not _is_number(c))
         raise TableError(f"expected a number as {name!r} in row {row} of {path}, got {cell!r}") from error

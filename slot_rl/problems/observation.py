@@ -4,10 +4,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any, Literal
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
 Kind = Literal["real", "boolean", "categories"]
+TensorLike = Tensor | npt.ArrayLike
 
 
 @dataclass(frozen=True)
@@ -73,3 +76,18 @@ class ObservationPart:
     shape: tuple[int, ...]
     kind: Kind
     sizes: tuple[int, ...] = ()
+
+
+def as_tensor(name: str, values: TensorLike) -> Tensor:
+    """Returns a tensor as it is, and an array or lists as a tensor: whole numbers as long.
+
+    Raises:
+        ValueError: If the values are not numbers in rows of one length.
+    """
+    if isinstance(values, Tensor):
+        return values
+    try:
+        found = torch.from_numpy(np.array(values))
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"expected numbers as {name}, got {type(values).__name__}: {error}") from error
+    return found if found.is_floating_point() else found.long()

@@ -21,7 +21,7 @@ from slot_rl.estimators.soften import check_softened, soften
 from slot_rl.estimators.table import read_table
 from slot_rl.problems.base import Problem, RequestNames, TrueScores, Unmeasured
 from slot_rl.problems.context_rows import ContextDesk, ContextRequests
-from slot_rl.problems.observation import Observation, ObservationPart
+from slot_rl.problems.observation import Observation, ObservationPart, TensorLike, as_tensor
 from slot_rl.problems.requests import Desk, RequestFiles
 from slot_rl.problems.truth_table import TruthTable
 from slot_rl.selectors.categorical import one_hot
@@ -41,7 +41,7 @@ class RowProblem(Problem):
     def __init__(
         self,
         estimator: nn.Module,
-        contexts: Tensor | None = None,
+        contexts: TensorLike | None = None,
         truth: Score | None = None,
         name: str = "rows",
         encoding: TableEncoding | None = None,
@@ -52,8 +52,8 @@ class RowProblem(Problem):
 
         Args:
             estimator: A network with a vocabulary, or any module that :func:`slot_rl.estimators.soften` can soften.
-            contexts: Tensor of shape ``(contexts, columns)``, as :meth:`TableEncoding.encode_contexts` gives it; None
-                where the estimator has no context.
+            contexts: Tensor, array or lists of shape ``(contexts, columns)``, as :meth:`TableEncoding.encode_contexts`
+                gives it; None where the estimator has no context.
             truth: The ground truth, called with choice and context; None if unknown.
             name: The problem's id, for reports.
             encoding: Names of the features, contexts and categories; None if unknown.
@@ -66,6 +66,7 @@ class RowProblem(Problem):
             ValueError: If there is no vocabulary, or the estimator, the contexts and the sizes do not fit one another.
         """
         estimator = estimator if isinstance(estimator, EstimatorNet) else soften(estimator)
+        contexts = None if contexts is None else as_tensor("contexts", contexts)
         known_sizes, known_columns = _known_sizes(estimator, encoding)
         width = _vector_width(estimator, encoding)
         if context_sizes is None and known_columns is None:

@@ -9,8 +9,6 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -18,14 +16,13 @@ from slot_rl.estimators.columns import FileColumns
 from slot_rl.estimators.freezing import Score
 from slot_rl.problems.base import Budget, Problem
 from slot_rl.problems.candidate_file import CandidateRequests
-from slot_rl.problems.observation import KINDS, TYPES, Observation, ObservationPart
+from slot_rl.problems.observation import KINDS, TYPES, Observation, ObservationPart, TensorLike, as_tensor
 from slot_rl.problems.page_file import PageRequests
 from slot_rl.problems.pages import PageDesk, PageNames
 from slot_rl.problems.requests import Desk, RequestFiles, Requests
 from slot_rl.seeding import generator_from
 
 CandidateSampler = Callable[[tuple[int, ...], torch.Generator], Tensor]
-TensorLike = Tensor | npt.ArrayLike
 
 
 def standard_normal(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
@@ -355,10 +352,7 @@ def _real(name: str, given: TensorLike | None, rank: int) -> Any:
     """Returns a part of requests in the problem's type; refuses another rank, and numbers that are not finite."""
     if given is None:
         return None
-    try:
-        values = given if isinstance(given, Tensor) else torch.from_numpy(np.array(given))
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"expected numbers as {name}, got {type(given).__name__}: {error}") from error
+    values = as_tensor(name, given)
     if values.dim() != rank or values.numel() == 0:
         raise ValueError(f"expected {name} with {rank} dimensions, got shape {tuple(values.shape)}")
     if not bool(values.isfinite().all()):

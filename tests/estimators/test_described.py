@@ -24,7 +24,7 @@ from tests.helpers.numbers import write
         ("0.1", "0.1"),
         ("1e-7", "1e-07"),
         ("1e18", "1e+18"),
-        ("2e18", "2e18"),
+        ("2e19", "2e19"),
         ("hot", "hot"),
         ("nan", "nan"),
         ("1_0", "1_0"),

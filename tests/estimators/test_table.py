@@ -19,7 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from slot_rl.estimators.encoding import TableEncoding
-from slot_rl.estimators.table import LARGEST, Table, TableError, read_table, stream_table
+from slot_rl.estimators.table import LARGEST, Table, TableError, read_table, row_numbers, stream_table
 
 SCORES = pa.array([1.5, 2.0])
 
@@ -193,7 +193,9 @@ def test_blanks_around_a_score_are_ignored(tmp_path: Path) -> None:
             "expected a column 'y' in .*t.csv, got 'a', 'b'",
             id="score missing",
         ),
-        pytest.param("a;b;y\nX;1;2\n", "expected a column 'y' in .*, got 'a;b;y'", id="semicolons"),
+        pytest.param("a;b;y\nX;1;2\n", "expected commas between the columns of .*, got semicolons", id="semicolons"),
+        pytest.param("a\tb\ty\nX\t1\t2\n", "expected commas between the columns of .*, got tabs", id="tabs"),
+        pytest.param("sep=;\na;y\n", "the names of the columns in the first line of .*, got 'sep=;'", id="sep"),
         pytest.param(
             "a,b,y\nX,1,1\nZ,2,high\n", "expected a number as 'y' in row 2 of .*t.csv, got 'high'", id="text score"
         ),
@@ -205,7 +207,7 @@ def test_blanks_around_a_score_are_ignored(tmp_path: Path) -> None:
         ),
         pytest.param("a,y\nX,1\nZ,nan\n", "expected a finite 'y' in row 2 of .*t.csv, got 'nan'", id="NaN"),
         pytest.param("a,y\nX,1\nZ,-inf\n", "expected a finite 'y' in row 2 of .*t.csv, got '-inf'", id="infinity"),
-        pytest.param("a,y\nX,-2e18\n", "got '-2e18'; at most 1e.18 can be used", id="large"),
+        pytest.param("a,y\nX,-2e19\n", "got '-2e19'; at most 1e.19 can be used", id="large"),
         pytest.param("a,y\nX,1e999\n", "expected a finite 'y' in row 1 of .*, got '1e999'", id="overflow"),
         pytest.param(
             "a,b,y\nX,1,1\nZ,2\n", r"expected a readable table in .*: .*Expected 3 columns, got 2: Z,2", id="too short"
@@ -225,9 +227,9 @@ def test_blanks_around_a_score_are_ignored(tmp_path: Path) -> None:
             "a,y\né,1\n".encode("latin-1"), "expected a readable table in .*, got: .*UTF8", id="a cell is no UTF-8"
         ),
         pytest.param(
-            "é,y\nX,1\n".encode("latin-1"), "expected a readable table in .*, got: .*utf-8", id="a name is no UTF-8"
+            "é,y\nX,1\n".encode("latin-1"), "in UTF-8, got a header in another encoding", id="a name is no UTF-8"
         ),
-        pytest.param("a,y\nX,1\n".encode("utf-16"), "expected a readable table in .*, got: ", id="UTF-16"),
+        pytest.param("a,y\nX,1\n".encode("utf-16"), "expected .* in UTF-8, got UTF-16", id="UTF-16"),
     ],
 )
 def test_an_unusable_csv_is_refused_in_one_line(tmp_path: Path, content: str | bytes, message: str) -> None:
@@ -276,7 +278,7 @@ def test_an_unusable_parquet_column_is_refused(tmp_path: Path, column: pa.Array,
             pa.array(["1", "q"]).dictionary_encode(), "expected a number as 'y' in row 2 .*, got 'q'", id="dictionary"
         ),
         pytest.param(
-            pa.array([1, 2**53 + 1]), f"expected a number as 'y' in row 2 of .*, got {2**53 + 1}", id="too big to hold"
+            pa.array([1, 2**64 - 1], pa.uint64()), f"got {2**64 - 1}; at most 1e.19 can be used", id="too big to use"
         ),
         pytest.param(
             pa.array([datetime.date(2020, 1, 1)] * 2), "expected a number as 'y' in row 1 of .*, got .*date", id="date"
@@ -286,6 +288,25 @@ def test_an_unusable_parquet_column_is_refused(tmp_path: Path, column: pa.Array,
 def test_an_unusable_parquet_score_is_refused(tmp_path: Path, column: pa.Array, message: str) -> None:
     with pytest.raises(TableError, match=message):
         read_table(parquet(tmp_path, a=pa.array(["X", "Z"]), y=column), "y")
+
+
+def test_large_whole_scores_are_the_same_in_both_formats(tmp_path: Path) -> None:
+    values = [2**53 + 1, -(2**60), 2**63 - 1]
+    stored = read_table(parquet(tmp_path, a=pa.array(["X", "Z", "X"]), y=pa.array(values)), "y").score
+    text = read_table(written(tmp_path, "a,y\n" + "".join(f"X,{value}\n" for value in values)), "y").score
+    assert stored is not None and text is not None
+    assert stored.tolist() == text.tolist() == [float(value) for value in values]
+
+
+@pytest.mark.parametrize("name", ["", " ", "Unnamed: 0", "__index_level_0__"])
+def test_row_numbers_are_no_feature_unless_they_are_named(name: str, tmp_path: Path) -> None:
+    path = written(tmp_path, f"{name},a,y\n0,X,1\n1,Z,2\n")
+    assert list(read_table(path, "y").text) == ["a"]
+    assert list(read_table(path, "y", (), [name, "a"]).text) == [name, "a"]
+    assert row_numbers(path) == f"left out as row numbers: {name!r} of {path}"
+    assert row_numbers(written(tmp_path, "a,y\nX,1\n", "plain.csv")) == ""
+    with pytest.raises(TableError, match="expected at least one feature column"):
+        read_table(written(tmp_path, f"{name},y\n0,1\n1,2\n", "alone.csv"), "y")
 
 
 def test_a_parquet_file_with_a_doubled_column_is_refused(tmp_path: Path) -> None:
