@@ -258,7 +258,7 @@ class Recommender:
         problem, serving = self.run.problem, Serving.of(self.run.agent, mode, calls)
         desk = problem.desk(None if items is None else Path(items))
         answer = Answering(self.run.agent, problem, serving, seed, top)
-        table = desk.answered(pd.DataFrame(given), answer, Path("the requests"))
+        table = desk.answered(pd.DataFrame(given, dtype=object), answer, Path("the requests"))
         answers: list[dict[str, Any]] = table.to_pylist()
         return answers[0] if isinstance(requests, Mapping) and top == 1 else answers
 

@@ -1,7 +1,6 @@
 """Files of items, requests and logs as data frames, whole or in pieces; cells are checked where they become numbers.
 
-CSV cells are read as text, and Parquet columns keep their types. Text from both formats is the same: a whole number is
-written without a point.
+CSV cells are read as text, and Parquet columns keep their types. Their text is that of a CSV file that pandas writes.
 """
 
 import contextlib
@@ -17,7 +16,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet
 
-from slot_rl.estimators.table import LARGEST, TableError, stream_cells, too_large
+from slot_rl.estimators.table import LARGEST, TableError, cell_text, stream_cells, too_large
 
 SUFFIXES = (".csv", ".parquet", ".jsonl")
 FRAME_ROWS = 8_192
@@ -102,15 +101,15 @@ def need_columns(frame: pd.DataFrame, columns: Iterable[str], path: Path) -> Non
 
 
 def texts(cells: "pd.Series[Any]") -> list[str]:
-    """Returns cells as text: a missing one is empty, and a whole number has no point."""
-    return ["" if _missing(cell) else _text(cell) for cell in cells.tolist()]
+    """Returns cells as text; a missing one is empty."""
+    return ["" if _missing(cell) else cell_text(cell) for cell in cells.tolist()]
 
 
 def id_texts(ids: npt.NDArray[Any]) -> pa.Array:
     """Returns ids of any type as text."""
     if ids.dtype.kind in "iu":
         return pa.array(ids).cast(pa.string())  # many at once
-    return pa.array([_text(each) for each in ids.tolist()], pa.string())
+    return pa.array([cell_text(each) for each in ids.tolist()], pa.string())
 
 
 def count_rows(path: Path) -> int:
@@ -157,10 +156,3 @@ def _missing(cell: Any) -> bool:
     if isinstance(cell, str):
         return not cell.strip()
     return cell is None or cell is pd.NA or cell is pd.NaT or (isinstance(cell, float) and np.isnan(cell))
-
-
-def _text(cell: Any) -> str:
-    if isinstance(cell, float | np.floating) and float(cell).is_integer():
-        return str(int(cell))
-    # A date is written as such, whether or not its column could hold times.
-    return str(cell).removesuffix(" 00:00:00") if isinstance(cell, datetime.datetime) else str(cell)

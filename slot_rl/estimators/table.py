@@ -2,12 +2,13 @@
 
 Every cell except the score is text and stays exactly as it is: "X" and "x " differ, and NA and an empty cell are
 categories; whoever takes a column for numbers reads its texts as numbers. Blank lines in a CSV file are skipped. In
-Parquet, numbers and booleans are converted to text, and a null is refused. A score must be a finite number; blanks
-around it are allowed. A text column is stored as its distinct texts and one integer per row, because millions of rows
-repeat a few texts.
+Parquet, other types become the text that pandas writes to CSV, and a null is refused. A score must be a finite number;
+blanks around it are allowed. A text column is stored as its distinct texts and one integer per row, because millions of
+rows repeat a few texts.
 """
 
 import codecs
+import datetime
 import math
 import re
 from collections.abc import Iterator, Sequence
@@ -51,7 +52,7 @@ class TextColumn:
 
     @classmethod
     def of(cls, cells: pa.ChunkedArray) -> "TextColumn":
-        """Builds the column from string cells without nulls."""
+        """Builds the column from cells without nulls."""
         # Gives one dictionary for all chunks, with only the texts that occur.
         encoded = cells.dictionary_encode().unify_dictionaries().combine_chunks()
         return cls(encoded.indices.to_numpy(), tuple(encoded.dictionary.to_pylist()))
@@ -282,11 +283,25 @@ def _as_text(path: Path, name: str, column: pa.ChunkedArray, first_row: int = 1)
     if column.null_count:
         row = pc.index(column.is_null(), True).as_py() + first_row
         raise TableError(f"expected a category in column {name!r} of {path}, got a null in row {row}")
+    kind = column.type
+    if pa.types.is_dictionary(kind):
+        # A file's dictionary may hold a text twice, or an unused text.
+        column, kind = column.cast(kind.value_type), kind.value_type
+    if pa.types.is_floating(kind) or pa.types.is_boolean(kind) or pa.types.is_temporal(kind):
+        known = TextColumn.of(column)
+        # In single precision, 0.1 is written with fewer digits.
+        distinct = map(np.float32, known.distinct) if kind == pa.float32() else known.distinct
+        return TextColumn(known.codes, tuple(map(cell_text, distinct)))
     try:
-        # The cast decodes dictionaries: a file's dictionary may hold a text twice, or an unused text.
         return TextColumn.of(column.cast(pa.string()))
     except pa.ArrowException as error:
         raise TableError(f"expected text in column {name!r} of {path}, got {column.type}") from error
+
+
+def cell_text(cell: object) -> str:
+    """Returns a cell's text as pandas writes it to CSV: 25.0, True, 2024-01-31."""
+    # A date is written as such, whether or not its column could hold times.
+    return str(cell).removesuffix(" 00:00:00") if isinstance(cell, datetime.datetime) else str(cell)
 
 
 def _as_score(path: Path, name: str, column: pa.ChunkedArray) -> npt.NDArray[np.float64]:

@@ -77,7 +77,7 @@ def test_a_bad_number_is_named_with_its_row(cell: str, tmp_path: Path) -> None:
 
 def test_ids_of_any_type_become_text() -> None:
     assert id_texts(np.array([3, 12])).to_pylist() == ["3", "12"]
-    assert id_texts(np.array([3, "a", 4.0], dtype=object)).to_pylist() == ["3", "a", "4"]
+    assert id_texts(np.array([3, "a", 4.0], dtype=object)).to_pylist() == ["3", "a", "4.0"]
 
 
 @pytest.mark.parametrize(

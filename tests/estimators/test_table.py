@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -155,12 +156,32 @@ def test_parquet_columns_become_their_text(tmp_path: Path) -> None:
     )
     assert cells(path) == {
         "integer": ["1", "-2"],
-        "boolean": ["true", "false"],
+        "boolean": ["True", "False"],
         "dictionary": ["u", "v"],
         "numbers": ["10", "9"],
         "real": ["2.5", "-0.25"],
         "large": ["X", "x "],
     }
+
+
+def test_a_frame_has_the_same_cells_in_both_formats(tmp_path: Path) -> None:
+    frame = pd.DataFrame(
+        {
+            "temp": [25.0, 60.5, 1e-7],
+            "small": np.array([0.1, 25.0, 1e20], dtype=np.float32),
+            "dry": [True, False, True],
+            "day": pd.to_datetime(["2024-01-01", "1969-12-31", "2024-02-29"]),
+            "time": pd.to_datetime(["2024-01-01 00:00:01", "2024-01-01 10:00:00", "2024-02-29 23:59:59"]),
+            "count": [1, -2, 2**60],
+            "text": ["1.0", " 1", "True"],
+            "y": [1.0, 2.0, 3.0],
+        }
+    )
+    frame.to_csv(tmp_path / "f.csv", index=False)
+    frame.to_parquet(tmp_path / "f.parquet")
+    stored, text = (cells(tmp_path / f"f.{suffix}") for suffix in ("parquet", "csv"))
+    assert stored == text
+    assert stored["day"] == ["2024-01-01", "1969-12-31", "2024-02-29"] and stored["temp"] == ["25.0", "60.5", "1e-07"]
 
 
 @pytest.mark.parametrize(
