@@ -26,6 +26,7 @@ from slot_rl.agents.searches import (
 from slot_rl.agents.selector_agent import SELECTOR_AGENTS, GumbelAgent, SelectorAgent
 from slot_rl.envs import SlotVecEnv
 from slot_rl.problems import Problem
+from slot_rl.seeding import Seed
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,7 @@ class AgentKind:
     build: Any
     options: Options
 
-    def __call__(self, env: Any, options: Options | None = None, seed: int = 0, **changes: Any) -> Agent:
+    def __call__(self, env: Any, options: Options | None = None, seed: Seed = 0, **changes: Any) -> Agent:
         """Builds the agent; arguments and errors are those of its class.
 
         Raises:

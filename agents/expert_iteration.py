@@ -24,6 +24,7 @@ from slot_rl.agents.replay import Replay
 from slot_rl.agents.sb3 import LearningOptions, OneStepAgent, mean_of
 from slot_rl.problems import Observation, Problem
 from slot_rl.search import SearchResult, guided_search, random_choice
+from slot_rl.seeding import Seed
 from slot_rl.selectors.categorical import draw
 
 
@@ -78,7 +79,7 @@ class ExpertIterationAgent(OneStepAgent):
     options: ExpertIterationOptions
     problem: Problem
 
-    def __init__(self, env: Any, options: Any = None, seed: int = 0, verbose: int = 0, **changes: Any) -> None:
+    def __init__(self, env: Any, options: Any = None, seed: Seed = 0, verbose: int = 0, **changes: Any) -> None:
         """Builds the agent; see :class:`slot_rl.agents.sb3.OneStepAgent`.
 
         Raises:

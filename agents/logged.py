@@ -20,6 +20,7 @@ from slot_rl.agents.base import Options, needed_problem
 from slot_rl.agents.sb3 import LearningOptions, OneStepAgent
 from slot_rl.agents.scale import RunningScale
 from slot_rl.problems import Observation, Problem
+from slot_rl.seeding import Seed
 
 
 @dataclass(frozen=True)
@@ -111,7 +112,7 @@ class LoggedAgent(OneStepAgent):
     problem: Problem
 
     def __init__(
-        self, env: Any, options: Any = None, seed: int = 0, verbose: int = 0, read: bool = True, **changes: Any
+        self, env: Any, options: Any = None, seed: Seed = 0, verbose: int = 0, read: bool = True, **changes: Any
     ) -> None:
         """Builds the agent; see :class:`slot_rl.agents.sb3.OneStepAgent`.
 

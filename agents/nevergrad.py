@@ -38,6 +38,7 @@ from torch import Tensor
 from slot_rl.agents.searches import SearchAgent, SearchOptions
 from slot_rl.problems import Observation
 from slot_rl.search import SearchResult, allowed_items, best_of
+from slot_rl.seeding import Seed
 
 ROUNDED = 0.499
 """How far beyond the first and the last item's number the array's bounds lie: all numbers round to an item's."""
@@ -70,7 +71,7 @@ class NevergradAgent(SearchAgent):
     default_options = NevergradOptions()
     options: NevergradOptions
 
-    def __init__(self, env: Any, options: Any = None, seed: int = 0, **changes: Any) -> None:
+    def __init__(self, env: Any, options: Any = None, seed: Seed = 0, **changes: Any) -> None:
         """Builds the agent; raises ValueError if nevergrad is not installed or does not know the optimizer."""
         super().__init__(env, options, seed, **changes)
         known = load_nevergrad().optimizers.registry

@@ -31,7 +31,7 @@ from slot_rl.envs import SlotVecEnv
 from slot_rl.io import BundleError
 from slot_rl.networks import PointerSize
 from slot_rl.problems import IDS, Observation, Problem
-from slot_rl.seeding import generator_from, seeded_initialisation
+from slot_rl.seeding import Seed, as_seed, generator_from, seeded_initialisation
 
 
 @dataclass(frozen=True)
@@ -183,13 +183,13 @@ class OneStepAgent(LearningAgent):
     A subclass writes :meth:`update`: it scores a batch, changes the policy, and returns figures to log.
     """
 
-    def __init__(self, env: Any, options: Any = None, seed: int = 0, verbose: int = 0, **changes: Any) -> None:
+    def __init__(self, env: Any, options: Any = None, seed: Seed = 0, verbose: int = 0, **changes: Any) -> None:
         """Builds the agent.
 
         Args:
             env: A slots environment, ``SlotVecEnv`` for speed, its id, or a problem.
             options: The agent's options; the defaults if None.
-            seed: Seeds weights, requests and draws.
+            seed: Seeds weights, requests and draws; None for a new one.
             verbose: As in Stable-Baselines3.
             changes: Single options that differ, for example ``learning_rate=3e-4``.
 
@@ -204,7 +204,7 @@ class OneStepAgent(LearningAgent):
             verbose=verbose,
             device="cpu",
             support_multi_env=True,
-            seed=seed,
+            seed=as_seed(seed),
         )
         self.problem = problem_of(self.env)
         self.steps_played = 0
@@ -297,7 +297,7 @@ class OnPolicyAgent(LearningAgent, OnPolicyAlgorithm):  # type: ignore[misc]
     options: RewardOptions
     policy: SlotPolicy
 
-    def __init__(self, env: Any, options: Any = None, seed: int = 0, verbose: int = 0, **changes: Any) -> None:
+    def __init__(self, env: Any, options: Any = None, seed: Seed = 0, verbose: int = 0, **changes: Any) -> None:
         """Builds the agent; arguments and errors as for :class:`OneStepAgent`."""
         self.options = self.own_options(options, changes)
         self.scale = RunningScale()
@@ -312,7 +312,7 @@ class OnPolicyAgent(LearningAgent, OnPolicyAlgorithm):  # type: ignore[misc]
             SlotPolicy,
             self.environment(env),
             verbose=verbose,
-            seed=seed,
+            seed=as_seed(seed),
             device="cpu",
             _init_setup_model=False,
             **arguments,

@@ -31,7 +31,7 @@ from slot_rl.search import (
     random_choice,
     search_constant,
 )
-from slot_rl.seeding import generator_from
+from slot_rl.seeding import Seed, as_seed, generator_from
 
 CONSTANT_SWEEPS = 2
 MOST_REQUESTS, MOST_STARTS = 512, 32
@@ -129,7 +129,7 @@ class ReferenceAgent(Agent):
     default_options: ClassVar[Options] = Options()
     problem: Problem
 
-    def __init__(self, env: Any, options: Any = None, seed: int = 0, **changes: Any) -> None:
+    def __init__(self, env: Any, options: Any = None, seed: Seed = 0, **changes: Any) -> None:
         """Builds the agent.
 
         Args:
@@ -146,7 +146,7 @@ class ReferenceAgent(Agent):
         env = make_problem(env) if isinstance(env, str) else env
         self.problem = env if isinstance(env, Problem) else needed_problem(env, self.name)
         self.observation_space = observation_space(self.problem)
-        self.seed, self.num_timesteps = seed, 0
+        self.seed, self.num_timesteps = as_seed(seed), 0
 
     @abstractmethod
     def search(self, observation: Observation, generator: torch.Generator) -> Tensor:
@@ -197,7 +197,7 @@ class BestConstantAgent(ReferenceAgent):
 
     name = "best_constant"
 
-    def __init__(self, env: Any, options: Any = None, seed: int = 0, **changes: Any) -> None:
+    def __init__(self, env: Any, options: Any = None, seed: Seed = 0, **changes: Any) -> None:
         """Builds the agent; see :class:`ReferenceAgent`."""
         super().__init__(env, options, seed, **changes)
         self.constant = torch.zeros(self.problem.slots, dtype=torch.long)
@@ -241,7 +241,7 @@ class ExhaustiveSearchAgent(ReferenceAgent):
 
     name = "exhaustive_search"
 
-    def __init__(self, env: Any, options: Any = None, seed: int = 0, **changes: Any) -> None:
+    def __init__(self, env: Any, options: Any = None, seed: Seed = 0, **changes: Any) -> None:
         """Builds the agent; raises ValueError if a request has too many configurations."""
         super().__init__(env, options, seed, **changes)
         check_enumerable(self.problem)

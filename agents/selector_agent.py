@@ -16,6 +16,7 @@ from slot_rl.agents.policy import entropy_of, log_prob_of
 from slot_rl.agents.sb3 import LearningOptions, OneStepAgent, mean_of, policy_gradient, refuse_negative
 from slot_rl.agents.schedules import ScheduleKind, make_schedule
 from slot_rl.problems import Problem
+from slot_rl.seeding import Seed
 from slot_rl.selectors import NAMES, Gumbel, Selector, StraightThrough, make
 
 FEWEST_ROWS = 2
@@ -92,7 +93,7 @@ class SelectorAgent(OneStepAgent):
     options: SelectorOptions
     problem: Problem
 
-    def __init__(self, env: Any, options: Any = None, seed: int = 0, verbose: int = 0, **changes: Any) -> None:
+    def __init__(self, env: Any, options: Any = None, seed: Seed = 0, verbose: int = 0, **changes: Any) -> None:
         """Builds the agent; see :class:`slot_rl.agents.sb3.OneStepAgent`.
 
         Raises:

@@ -13,6 +13,7 @@ from slot_rl.io import CHECKPOINT, SUMMARY, read_config, read_json
 from slot_rl.problems import Problem
 from slot_rl.problems.named import OWN
 from slot_rl.reevaluation import problem_of_run
+from slot_rl.seeding import Seed, as_seed
 from slot_rl.tracking import WandbMode
 from slot_rl.training import RunConfig, train_run
 
@@ -39,7 +40,7 @@ def train(
     agent: str = "gumbel",
     *,
     timesteps: int = RunConfig.timesteps,
-    seed: int = 0,
+    seed: Seed = 0,
     out: Path | str | None = None,
     force: bool = False,
     estimator: str | None = None,
@@ -81,7 +82,7 @@ def train(
         truth=None if truth is None else Path(truth),
         trust=trust,
         timesteps=timesteps,
-        seed=seed,
+        seed=as_seed(seed),
         out=None if out is None else Path(out),
         force=force,
         wandb=wandb,

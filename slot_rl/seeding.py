@@ -4,10 +4,34 @@ PyTorch initialises layers from its global generator and offers no other way, so
 :func:`seeded_initialisation`, which borrows that generator and puts it back as it was.
 """
 
+import operator
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import SupportsIndex
 
 import torch
+
+Seed = SupportsIndex | None
+SEEDS = 2**32
+"""Seeds lie below this number, which every generator takes."""
+
+
+def as_seed(seed: Seed) -> int:
+    """Returns a seed as a plain number; a new one for None, as Stable-Baselines3 takes it.
+
+    Raises:
+        TypeError: If it is no whole number.
+        ValueError: If it is negative or too large.
+    """
+    if seed is None:
+        return secrets.randbelow(SEEDS)
+    if isinstance(seed, bool) or not hasattr(seed, "__index__"):
+        raise TypeError(f"expected a whole number as seed, got {type(seed).__name__}")
+    number = operator.index(seed)
+    if not 0 <= number < SEEDS:
+        raise ValueError(f"expected 0 <= seed < 2**32, got {number}")
+    return number
 
 
 @contextmanager

@@ -1,0 +1,40 @@
+"""Seeds: whole numbers of any kind, None for a new one, and nothing else."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from slot_rl.agents import AGENTS
+from slot_rl.seeding import as_seed
+
+
+@pytest.mark.parametrize("seed", [3, np.int64(3), np.uint8(3)])
+def test_whole_numbers_are_plain_numbers(seed: Any) -> None:
+    assert (as_seed(seed), type(as_seed(seed))) == (3, int)
+
+
+def test_none_is_a_new_seed() -> None:
+    assert len({as_seed(None) for _ in range(20)}) > 1
+
+
+@pytest.mark.parametrize("seed", ["3", 3.0, np.float64(3), True])
+def test_other_types_are_refused(seed: Any) -> None:
+    with pytest.raises(TypeError, match="expected a whole number as seed, got"):
+        as_seed(seed)
+
+
+@pytest.mark.parametrize("seed", [-1, 2**32])
+def test_seeds_that_generators_do_not_take_are_refused(seed: int) -> None:
+    with pytest.raises(ValueError, match="expected 0 <= seed < 2"):
+        as_seed(seed)
+
+
+@pytest.mark.parametrize("name", ["gumbel", "reinforce", "ppo", "expert_iteration", "guided_search", "best_constant"])
+def test_agents_take_and_keep_any_kind_of_seed(name: str, tmp_path: Any) -> None:
+    for seed in (np.int64(3), None):
+        agent = AGENTS[name]("SlotRL/PickValue-v0", seed=seed).learn(64)
+        assert type(agent.seed) is int
+        agent.save(tmp_path)
+    with pytest.raises(TypeError, match="expected a whole number as seed, got float"):
+        AGENTS[name]("SlotRL/PickValue-v0", seed=0.5)  # type: ignore[arg-type]
