@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import secrets
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -82,6 +83,11 @@ class RunIdentity:
     def labels(self) -> WandbLabels:
         """What Weights & Biases shows of it."""
         return WandbLabels(self.name, self.group, self.agent, (self.agent, self.version))
+
+
+def wandb_project() -> str:
+    """Returns the project by the variable WANDB_PROJECT, else ``slot_rl``."""
+    return os.environ.get("WANDB_PROJECT") or PROJECT
 
 
 def wandb_mode(flag: WandbMode | None) -> WandbMode:
@@ -223,7 +229,9 @@ def start_wandb(folder: Path, labels: WandbLabels, config: Mapping[str, Any], mo
     quiet = wandb.Settings(silent=True, console="off", disable_git=True, x_disable_stats=True)
     try:
         return wandb.init(
-            project=PROJECT,
+            project=wandb_project(),
+            id=secrets.token_hex(4),  # WANDB_RUN_ID would give every run the same one
+            reinit="create_new",  # the caller's own run goes on
             dir=str(folder),
             mode=mode,
             name=labels.name,

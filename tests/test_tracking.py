@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import stable_baselines3.common.logger as sb3_logger
+import wandb
 
 from slot_rl.tracking import RunIdentity, Tracker, TrackerWriter, wandb_mode
 from tests.helpers.wandb_files import finished_records, history, labels
@@ -35,6 +36,26 @@ def test_the_offline_run_carries_labels_config_and_metrics(tmp_path: Path) -> No
     assert any(metric.step_metric == "global_step" for metric in metrics)
     summaries = [r.summary for r in records if r.WhichOneof("record_type") == "summary"]
     assert any(item.key == "score" and json.loads(item.value_json) == 1.5 for s in summaries for item in s.update)
+
+
+def test_the_callers_own_run_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WANDB_RUN_ID", "one-for-all")
+    monkeypatch.setenv("WANDB_PROJECT", "theirs")
+    quiet = wandb.Settings(silent=True, console="off")
+    for name in "ab":
+        (tmp_path / name).mkdir()
+    with wandb.init(project="mine", mode="offline", dir=str(tmp_path), settings=quiet) as mine:
+        for name in "ab":
+            with Tracker(tmp_path / name, IDENTITY, {}, "offline") as tracker:
+                tracker.log(1, {"a": 1.0})
+        assert wandb.run is mine
+        mine.log({"still": 1})
+    ids = []
+    for name in "ab":
+        (run,) = (r.run for r in finished_records(tmp_path / name) if r.WhichOneof("record_type") == "run")
+        assert run.project == "theirs"
+        ids.append(run.run_id)
+    assert len({*ids, "one-for-all"}) == 3
 
 
 def test_the_group_holds_the_budget() -> None:

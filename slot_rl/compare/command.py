@@ -28,7 +28,7 @@ from slot_rl.io import write_json
 from slot_rl.problems import Problem
 from slot_rl.problems.named import OWN
 from slot_rl.provenance import provenance
-from slot_rl.tracking import PROJECT, WandbMode, check_tensorboard, run_group, wandb_mode
+from slot_rl.tracking import WandbMode, check_tensorboard, run_group, wandb_mode, wandb_project
 
 UNESTABLISHED = 1
 Labelled = TypeVar("Labelled")
@@ -218,5 +218,9 @@ def _document(config: CompareConfig, study: Study) -> dict[str, Any]:
         }
         for task in study.tasks
     ]
-    names = {"agents": [agent.label for agent in study.agents], "seeds": list(study.seeds), "wandb_project": PROJECT}
+    names = {
+        "agents": [agent.label for agent in study.agents],
+        "seeds": list(study.seeds),
+        "wandb_project": wandb_project(),
+    }
     return {**provenance(config), "tasks": tasks, **names}
