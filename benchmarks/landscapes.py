@@ -152,7 +152,7 @@ LANDSCAPES = {
 
 @dataclass(frozen=True)
 class LandscapesConfig:
-    """Every agent and search on measured landscapes at equal budget: 40 minutes on two cores; continues where it stopped.
+    """Every agent and search on measured landscapes at equal budget; 40 minutes, and continues where it stopped.
 
     Attributes:
         data: Folder with the measured landscapes.
