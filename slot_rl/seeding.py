@@ -34,6 +34,12 @@ def as_seed(seed: Seed) -> int:
     return number
 
 
+def check_default_dtype() -> None:
+    """Raises ValueError if torch's default type is not float32, in which observations, weights and scores are."""
+    if torch.get_default_dtype() != torch.float32:
+        raise ValueError(f"expected torch's default dtype float32, got {torch.get_default_dtype()}")
+
+
 @contextmanager
 def seeded_initialisation(seed: int) -> Iterator[None]:
     """Builds layers reproducibly and leaves the global generator as found.
@@ -43,7 +49,11 @@ def seeded_initialisation(seed: int) -> Iterator[None]:
 
     Yields:
         Nothing; layers constructed inside the block take their weights from ``seed``.
+
+    Raises:
+        ValueError: As :func:`check_default_dtype`.
     """
+    check_default_dtype()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         yield

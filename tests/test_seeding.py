@@ -4,9 +4,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from slot_rl.agents import AGENTS
-from slot_rl.seeding import as_seed
+from slot_rl.envs import SlotVecEnv
+from slot_rl.problems import make_problem
+from slot_rl.seeding import as_seed, seeded_initialisation
 
 
 @pytest.mark.parametrize("seed", [3, np.int64(3), np.uint8(3)])
@@ -38,3 +41,17 @@ def test_agents_take_and_keep_any_kind_of_seed(name: str, tmp_path: Any) -> None
         agent.save(tmp_path)
     with pytest.raises(TypeError, match="expected a whole number as seed, got float"):
         AGENTS[name]("SlotRL/PickValue-v0", seed=0.5)  # type: ignore[arg-type]
+
+
+def test_another_default_type_is_refused_before_anything_is_built() -> None:
+    env = SlotVecEnv("SlotRL/PickValue-v0", 2)
+    torch.set_default_dtype(torch.float64)
+    try:
+        with pytest.raises(ValueError, match=r"expected torch's default dtype float32, got torch.float64"):
+            AGENTS["gumbel"](env)
+        with pytest.raises(ValueError, match="default dtype"), seeded_initialisation(0):
+            pass
+        with pytest.raises(ValueError, match="default dtype"):
+            make_problem("SlotRL/PickValue-v0")
+    finally:
+        torch.set_default_dtype(torch.float32)

@@ -109,8 +109,18 @@ def load_trusted(reference: Reference, what: str = "an estimator") -> Any:
         if not callable(build):
             found = "no such name" if build is None else f"{type(build).__name__}, which cannot be called"
             raise ValueError(f"expected a function {reference.function} in {reference.path}, got {found}")
+        _check_default_dtype(reference)
         with _blaming(reference, f"build {what}"):
-            return build()
+            built = build()
+        _check_default_dtype(reference)
+        return built
+
+
+def _check_default_dtype(reference: Reference) -> None:
+    found = torch.get_default_dtype()
+    if found != torch.float32:
+        torch.set_default_dtype(torch.float32)
+        raise ValueError(f"expected {reference} to leave torch's default dtype at float32, got {found}")
 
 
 def load_row_estimator(reference: Reference) -> RowEstimator:

@@ -18,6 +18,7 @@ from torch import Tensor
 from slot_rl.estimators.freezing import Score, frozen
 from slot_rl.problems.observation import Observation, ObservationPart
 from slot_rl.problems.requests import Desk, RequestFiles, Requests
+from slot_rl.seeding import check_default_dtype
 from slot_rl.selectors.categorical import one_hot
 
 Unmeasured = Literal["omit", "worst"]
@@ -110,6 +111,7 @@ class Problem(ABC):
 
     def __init__(self, name: str, sizes: tuple[int, ...], estimator: Score, truth: Score | None) -> None:
         """Takes frozen copies of the estimator and the ground truth; the caller's modules stay as they are."""
+        check_default_dtype()
         if not sizes or min(sizes) < 1:
             raise ValueError(f"expected at least one slot with at least one item each, got sizes {sizes}")
         self.name, self.sizes, self.slots = name, sizes, len(sizes)

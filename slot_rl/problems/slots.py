@@ -269,15 +269,15 @@ class SlotProblem(Problem):
 
     def _try_out(self) -> None:
         """Has a few requests scored, so that a misfit is reported when the problem is built."""
-        observation = self.sample(3, generator_from(0))
-        items = self.gather(observation, torch.zeros(3, self.slots, dtype=torch.long))
+        generator = generator_from(0)
+        observation = self.sample(3, generator)
+        items = self.gather(observation, torch.randint(self.fewest_items, (3, self.slots), generator=generator))
         for score in (self._estimator, self._truth):
-            if score is None:
-                continue
-            with torch.no_grad():
-                found = self._ask(score, observation, items)
-            if found.shape != (3,):
-                raise ValueError(f"expected one score for each of 3 requests, got {tuple(found.shape)}")
+            if score is not None:
+                with torch.no_grad():
+                    found = self._ask(score, observation, items)
+                    alone = [self._ask(score, observation[row : row + 1], items[row : row + 1]) for row in range(3)]
+                _check_scores(found, torch.cat(alone))
 
     def _ask(self, estimator: Score, observation: Observation, vectors: Tensor) -> Tensor:
         leading, what = vectors.shape[:-2], "a truth" if estimator is self._truth else "an estimator"
@@ -309,6 +309,19 @@ class SlotProblem(Problem):
 
     def _ask_truth(self, truth: Score, observation: Observation, choice: Tensor) -> Tensor:
         return self._ask(truth, observation, self.gather(observation, choice))
+
+
+def _check_scores(together: Tensor, alone: Tensor) -> None:
+    """Refuses several scores a request, and scores that depend on the other requests or on chance."""
+    if together.dim() != 1:
+        raise ValueError(f"expected one score for each of 3 requests, got {tuple(together.shape)}")
+    scale = float(together.nan_to_num(0, 0, 0).abs().max())
+    if not torch.allclose(together, alone, rtol=1e-3, atol=1e-4 * scale, equal_nan=True):
+        row = int((together - alone).abs().argmax())
+        raise ValueError(
+            f"expected the same score for a request among others and alone, got {float(together[row]):g} and "
+            f"{float(alone[row]):g}"
+        )
 
 
 def _sizes(items: int | None, dim: int | None, pool: Tensor | None) -> tuple[int, int]:

@@ -240,3 +240,14 @@ def test_without_trust_nothing_is_executed(env_id: str, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="expected a function build"):
         make_problem(env_id, str(reference), trust=True)
     assert (tmp_path / "executed").exists()
+
+
+def test_a_file_that_changes_the_default_type_is_refused(tmp_path: Path) -> None:
+    for body in (
+        "torch.set_default_dtype(torch.float64)\ndef build():",
+        "def build():\n    torch.set_default_dtype(torch.float64)",
+    ):
+        (tmp_path / "mine.py").write_text(f"import torch\n{body}\n    return 3\n")
+        with pytest.raises(ValueError, match="to leave torch's default dtype at float32, got torch.float64"):
+            load_trusted(Reference(tmp_path / "mine.py", "build"))
+        assert torch.get_default_dtype() == torch.float32

@@ -103,6 +103,9 @@ def test_a_module_that_knows_one_batch_dimension_will_do() -> None:
             r"an estimator that gives 3 scores for \(3, 2, 3\), got torch.float32 \(\)",
         ),
         (lambda items: items.sum(-1), r"expected one score for each of 3 requests, got \(3, 2\)"),
+        (lambda items: items.sum((-1, -2)) - items.mean(), "the same score for a request among others and alone, got"),
+        (lambda items: torch.rand(len(items)), "the same score for a request among others and alone, got"),
+        (lambda items: torch.rand(len(items)).sort().values, "the same score for a request among others and alone"),
         (
             lambda items: items.argmax(dim=-1)[:, 0],
             r"gives 3 scores .*, got torch.int64 \(3,\)",
