@@ -23,7 +23,7 @@ from rich.progress import Progress
 
 from slot_rl import console, pretraining
 from slot_rl.estimators.encoding import TableEncoding
-from slot_rl.estimators.fitting import TableFit, TableRows, TruthFit, predict_rows, r_squared, split_rows
+from slot_rl.estimators.fitting import TableFit, TableRows, TruthFit, predict_rows, r_squared
 from slot_rl.estimators.store import SHIPPED, load_estimator, load_shipped
 from slot_rl.estimators.table import read_table
 from slot_rl.pretraining import PretrainConfig, pretrain
@@ -31,6 +31,7 @@ from slot_rl.problems import NonFiniteScore, Observation
 from slot_rl.problems.named import SYNTHETIC
 from slot_rl.seeding import generator_from
 from tests.conftest import Command
+from tests.helpers.splits import split_rows
 
 SCRIPT = Path(__file__).resolve().parents[1] / "scripts" / "pretrain_estimator.py"
 FAST = TableFit(epochs=15, patience=15, batch_size=32, learning_rate=1e-2, dim=4, hidden=(32,))

@@ -208,12 +208,6 @@ def split_places(rows: int, fit: TableFit, generator: torch.Generator) -> tuple[
     return train, validation, test
 
 
-def split_rows(rows: TableRows, fit: TableFit, generator: torch.Generator) -> tuple[TableRows, TableRows, TableRows]:
-    """Splits rows at random into training, validation and test rows; raises as :func:`split_places`."""
-    train, validation, test = (rows[part] for part in split_places(len(rows), fit, generator))
-    return train, validation, test
-
-
 def predict_rows(net: EstimatorNet, rows: TableRows) -> Tensor:
     """Scores encoded rows, ``(rows,)``, without gradient."""
     with torch.no_grad():

@@ -24,11 +24,11 @@ from slot_rl.estimators.fitting import (
     network_for,
     predict_rows,
     r_squared,
-    split_rows,
     with_levels,
 )
 from slot_rl.estimators.net import EstimatorNet, EstimatorShape
 from slot_rl.seeding import generator_from, seeded_initialisation
+from tests.helpers.splits import split_rows
 
 FAST = TableFit(epochs=60, patience=20, batch_size=128, learning_rate=3e-3, dim=8, hidden=(64,))
 
