@@ -38,7 +38,7 @@ class Serving:
         if self.mode not in DEFAULT_CALLS:
             raise ValueError(f"expected mode pass, draws or search, got {self.mode!r}")
         fewest = _FEWEST[self.mode]
-        if self.budget < fewest or (self.mode == "pass" and self.budget > 0):
+        if not isinstance(self.budget, int) or self.budget < fewest or (self.mode == "pass" and self.budget > 0):
             expected = "0 calls" if self.mode == "pass" else f"at least {fewest} call{'s' * (fewest > 1)}"
             raise ValueError(f"expected {expected} for mode {self.mode}, got {self.budget}")
 

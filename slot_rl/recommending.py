@@ -8,7 +8,7 @@ problem (``Problem.read_requests``).
 
 import time
 from array import array
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -229,7 +229,7 @@ class Recommender:
 
     def __call__(
         self,
-        requests: Mapping[str, Any] | Sequence[Mapping[str, Any]],
+        requests: Mapping[str, Any] | Iterable[Mapping[str, Any]] | pd.DataFrame,
         calls: int | None = None,
         top: int = 1,
         mode: Mode | None = None,
@@ -239,7 +239,7 @@ class Recommender:
         """Answers one request or several.
 
         Args:
-            requests: Values by column, as in a file of requests.
+            requests: Values by column, as in a file of requests: one dictionary, several, or a data frame.
             calls: Estimator calls for each request; 4 if None.
             top: Different answers for each request, the best first.
             mode: How to answer; see ``agents.serving``.
@@ -250,17 +250,32 @@ class Recommender:
             The request with its answer and scores, or a list of such; with ``top`` above 1, one for each answer.
 
         Raises:
+            TypeError: If the requests are something else.
             ValueError: If a request is not as expected.
         """
-        given = [requests] if isinstance(requests, Mapping) else list(requests)
-        if not given or top < 1:
+        given = _frame(requests)
+        if not len(given) or top < 1:
             raise ValueError(f"expected at least one request and top >= 1, got {len(given)} and {top}")
         problem, serving = self.run.problem, Serving.of(self.run.agent, mode, calls)
         desk = problem.desk(None if items is None else Path(items))
         answer = Answering(self.run.agent, problem, serving, seed, top)
-        table = desk.answered(pd.DataFrame(given, dtype=object), answer, Path("the requests"))
+        table = desk.answered(given, answer, Path("the requests"))
         answers: list[dict[str, Any]] = table.to_pylist()
         return answers[0] if isinstance(requests, Mapping) and top == 1 else answers
+
+
+def _frame(requests: Any) -> pd.DataFrame:
+    """Returns requests as a data frame, cells as they are given; raises TypeError for what is no request."""
+    if isinstance(requests, pd.DataFrame):
+        return requests.reset_index(drop=True)
+    listed = isinstance(requests, Iterable) and not isinstance(requests, str | Mapping)
+    given = list(requests) if listed else [requests]
+    for each in given:
+        if not isinstance(each, Mapping):
+            raise TypeError(f"expected a dict, several, or a data frame as requests, got {type(each).__name__}")
+    rows = [{name: cell.tolist() if isinstance(cell, Tensor) else cell for name, cell in row.items()} for row in given]
+    # As objects, whole numbers stay whole beside a missing one.
+    return pd.DataFrame(rows, dtype=object)
 
 
 def _score_figures(scores: Scores, unmeasured: Unmeasured | None) -> dict[str, str]:

@@ -69,11 +69,13 @@ def train(
         changes: Single options that differ, for example ``learning_rate=3e-4``.
 
     Raises:
-        TypeError: If an option is unknown.
+        TypeError: If an option is unknown, or the problem is none.
         ValueError: If the input is bad; then nothing was written.
     """
     if agent not in AGENTS:
         raise ValueError(f"expected an agent among {', '.join(AGENTS)}, got {agent!r}")
+    if not isinstance(problem, Problem | str):
+        raise TypeError(f"expected a problem, an id, or path.py:function, got {type(problem).__name__}")
     own = problem if isinstance(problem, str) and parse_reference(problem) is not None else None
     run = RunConfig(
         env=RunConfig.env if own else problem if isinstance(problem, str) else OWN,

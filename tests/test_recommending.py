@@ -373,6 +373,11 @@ def test_in_python_a_row_of_contexts_is_a_dictionary(home: Path, recommend: Comm
     assert judged["true_score"] == pytest.approx(measured()[tuple(judged[name] for name in COLUMNS)])
     with pytest.raises(ValueError, match=r"expected a known category of 'heat' .* in row 2 of the requests, got 'HOT'"):
         recommender([rows[0], {"heat": "HOT", "solvent": "NA"}])
+    for wrong in ("hot", 3, None, [["hot", "NA"]]):
+        with pytest.raises(TypeError, match="expected a dict, several, or a data frame as requests, got"):
+            recommender(wrong)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="expected at least 2 calls for mode search, got 2.5"):
+        recommender(rows, calls=2.5)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="expected a column 'solvent' in the requests, got 'heat'"):
         recommender({"heat": "hot"})
     with pytest.raises(ValueError, match="expected"):

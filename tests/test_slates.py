@@ -298,6 +298,13 @@ def test_a_policy_trains_and_is_asked_in_python(home: Path, run: Path, shop: Sho
     assert isinstance(one, dict) and {one[name] for name in NAMES} <= set(shop.item_rows["item"])
     two = recommender([{"wealth": 1.0, "liked": "red", "candidates": ["i1", "i2", "i3"]}] * 2, calls=4, top=2)
     assert [each["rank"] for each in two] == [1, 2, 1, 2]
+    frame = recommender(pd.DataFrame([{"wealth": 1.0, "liked": "red"}] * 3, index=[5, 5, 9]))
+    assert len(frame) == 3 and frame[0]["s0"] == one["s0"]
+    # A request may lack what another one has.
+    some, every = recommender(
+        [{"wealth": 1.0, "liked": "red", "candidates": ["i1", "i2", "i3"]}, {"wealth": 1, "liked": "red"}]
+    )
+    assert {some[name] for name in NAMES} <= {"i1", "i2", "i3"} and every["s0"] == one["s0"]
     assert {each[name] for each in two for name in NAMES} <= {"i1", "i2", "i3"}
     with pytest.raises(ValueError, match="expected a column 'wealth' in the requests"):
         recommender({"liked": "red"})

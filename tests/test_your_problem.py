@@ -132,6 +132,15 @@ def test_a_problem_built_in_python_is_trained_and_loaded(tmp_path: Path) -> None
         slot_rl.load(tmp_path / "r")
 
 
+@pytest.mark.parametrize("problem", [None, 3, torch.nn.Linear(1, 1)])
+def test_what_is_no_problem_is_refused(problem: Any, tmp_path: Path) -> None:
+    with pytest.raises(TypeError, match="expected a problem, an id, or path.py:function, got"):
+        slot_rl.train(problem, out=tmp_path / "run")
+    with pytest.raises(TypeError, match="expected a problem, a task, or several, got"):
+        slot_rl.compare(problem, ["gumbel", "random"], out=tmp_path / "compared")
+    assert not list(tmp_path.iterdir())
+
+
 def test_built_problems_are_compared_in_this_process(tmp_path: Path) -> None:
     problems: dict[str, Problem | str] = {"near": built(), "far": built(pool=torch.linspace(-3, 3, 9).unsqueeze(1))}
     settings: dict[str, Any] = {"out": tmp_path / "c", "seeds": 3, "timesteps": 256, "wandb": "disabled"}

@@ -169,10 +169,12 @@ def compare_problems(
         The conclusions; ``.summaries`` and ``.pairs`` are data frames.
 
     Raises:
-        TypeError: If a setting is unknown.
+        TypeError: If a setting is unknown, or the problems are none.
         ValueError: If the input is bad; then nothing was run.
     """
     given = [problems] if isinstance(problems, Problem | str) else problems
+    if not isinstance(given, Mapping | Sequence):
+        raise TypeError(f"expected a problem, a task, or several, got {type(given).__name__}")
     labelled = given if isinstance(given, Mapping) else {f"own {i}" if i else "own": one for i, one in enumerate(given)}
     config = CompareConfig(out=Path(out), agents=tuple(agents), **settings)
     named = isinstance(given, Mapping)

@@ -102,7 +102,7 @@ def need_columns(frame: pd.DataFrame, columns: Iterable[str], path: Path) -> Non
 
 def texts(cells: "pd.Series[Any]") -> list[str]:
     """Returns cells as text; a missing one is empty."""
-    return ["" if _missing(cell) else cell_text(cell) for cell in cells.tolist()]
+    return ["" if is_missing(cell) else cell_text(cell) for cell in cells.tolist()]
 
 
 def id_texts(ids: npt.NDArray[Any]) -> pa.Array:
@@ -127,7 +127,7 @@ def numbers(cells: "pd.Series[Any]", path: Path) -> npt.NDArray[np.float64]:
         TableError: If a cell is neither empty nor a finite number.
     """
     found = pd.to_numeric(cells.map(_stripped), errors="coerce").to_numpy(np.float64, copy=True, na_value=np.nan)
-    missing = np.array([_missing(cell) for cell in cells.tolist()], dtype=bool)
+    missing = np.array([is_missing(cell) for cell in cells.tolist()], dtype=bool)
     if cells.dtype.kind in "mM":  # times count in a unit that depends on the file
         found = np.full(len(cells), np.nan)
     bad = ~missing & ~(np.abs(found) <= LARGEST)
@@ -142,7 +142,7 @@ def numbers(cells: "pd.Series[Any]", path: Path) -> npt.NDArray[np.float64]:
 
 def is_numeric(cells: "pd.Series[Any]") -> bool:
     """Returns whether every cell that is not missing is a number, and one is there; dates and booleans are none."""
-    present = [cell for cell in cells.tolist() if not _missing(cell)]
+    present = [cell for cell in cells.tolist() if not is_missing(cell)]
     if any(isinstance(cell, list | dict | np.ndarray | bool | datetime.date | datetime.timedelta) for cell in present):
         return False
     return bool(present) and not pd.to_numeric(pd.Series(present).map(_stripped), errors="coerce").isna().any()
@@ -152,7 +152,8 @@ def _stripped(cell: Any) -> Any:
     return cell.strip() or np.nan if isinstance(cell, str) else cell
 
 
-def _missing(cell: Any) -> bool:
+def is_missing(cell: Any) -> bool:
+    """Returns whether a cell is empty: blank text, null, or NaN."""
     if isinstance(cell, str):
         return not cell.strip()
     return cell is None or cell is pd.NA or cell is pd.NaT or (isinstance(cell, float) and np.isnan(cell))

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from slot_rl.estimators.columns import Encoded, FileColumns, id_column
-from slot_rl.estimators.frames import Integers, id_texts, need_columns, numbers, read_frame, texts
+from slot_rl.estimators.frames import Integers, id_texts, is_missing, need_columns, numbers, read_frame, texts
 from slot_rl.estimators.table import TableError, is_row_number
 
 ITEM_IDS, REQUEST_IDS = ("item", "item_id", "id"), ("request", "request_id", "id")
@@ -107,7 +107,7 @@ def _lists(
     cells: "pd.Series[Any]", path: Path, items: Sequence[str], least: int
 ) -> tuple[list[Integers | None], list[str]]:
     """Returns lists of rows among the items, and what is wrong with each, ``"... , got ..."``."""
-    given = [None if cell is None or cell is pd.NA else cell for cell in cells.tolist()]
+    given = [None if is_missing(cell) else cell for cell in cells.tolist()]
     for row, cell in zip(cells.index, given, strict=True):
         if not (cell is None or isinstance(cell, list | tuple | np.ndarray)):
             raise TableError(f"expected a list in column {CANDIDATES!r}, row {row + 1} of {path}, got {cell!r}")
