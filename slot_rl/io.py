@@ -150,7 +150,7 @@ def read_document(folder: Path, kind: str, name: str) -> dict[str, Any]:
         raise BundleError(f"expected a folder with {kind} weights and {name}, got {folder} without {name}")
     document = read_json(path)
     if document.get("format") != FORMAT or document.get("kind") != kind:
-        raise BundleError(f"expected {path} to describe a {kind} in format {FORMAT!r}, got {document.get('kind')!r}")
+        raise BundleError(f"expected {path} to be of kind {kind!r} in format {FORMAT!r}, got {document.get('kind')!r}")
     files = document.get("files")
     if not isinstance(files, dict) or len(files) != 1 or not all(isinstance(e, dict) for e in files.values()):
         raise BundleError(f"expected {path} to name one weights file, got {files!r}")

@@ -172,7 +172,7 @@ def test_a_missing_document_is_noticed(tmp_path: Path, exists: bool) -> None:
 
 
 def test_a_bundle_of_another_kind_is_refused(folder: Path) -> None:
-    with pytest.raises(BundleError, match=f"expected .* to describe a checkpoint in format '{FORMAT}', got 'thing'"):
+    with pytest.raises(BundleError, match=f"expected .* to be of kind 'checkpoint' in format '{FORMAT}', got 'thing'"):
         read_bundle(folder, "checkpoint", NAME)
 
 
@@ -189,7 +189,7 @@ def test_a_document_that_is_not_json_is_refused(folder: Path, content: bytes) ->
         ("[]", "expected a JSON object in .*manifest.json, got list"),
         ("3", "expected a JSON object in .*manifest.json, got int"),
         ("null", "expected a JSON object in .*manifest.json, got NoneType"),
-        ("{}", f"to describe a thing in format '{FORMAT}', got None"),
+        ("{}", f"to be of kind 'thing' in format '{FORMAT}', got None"),
     ],
 )
 def test_a_document_of_another_form_is_refused(folder: Path, content: str, message: str) -> None:
@@ -200,7 +200,7 @@ def test_a_document_of_another_form_is_refused(folder: Path, content: str, messa
 
 def test_a_document_of_another_format_is_refused(folder: Path) -> None:
     rewrite(folder, format="slot_rl bundle 2")
-    with pytest.raises(BundleError, match=f"to describe a thing in format '{FORMAT}', got"):
+    with pytest.raises(BundleError, match=f"to be of kind 'thing' in format '{FORMAT}', got"):
         read_bundle(folder, "thing", NAME)
 
 

@@ -320,6 +320,6 @@ def test_an_estimator_of_other_columns_is_refused(home: Path, run: Path, script:
     shipped = ROOT / "slot_rl" / "estimators" / "shipped"
     for env, folder in ((SLATES, shipped / "slots-v0"), ("SlotRL/Rows-v0", home / "estimator")):
         code, _, errors = script(TRAIN, "--env", env, "--estimator", folder, "--out", tmp_path / "r")
-        assert code == 2 and "to describe a" in errors and len(errors.splitlines()) == 1
+        assert code == 2 and "to be of kind" in errors and len(errors.splitlines()) == 1
     code, _, errors = script(TRAIN, "--env", SLATES, "--out", tmp_path / "r")
     assert code == 2 and "expected estimator=FOLDER" in errors

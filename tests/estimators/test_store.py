@@ -71,7 +71,7 @@ def test_weights_that_are_not_finite_are_refused(tmp_path: Path) -> None:
 
 def test_a_bundle_of_another_kind_is_refused(tmp_path: Path) -> None:
     write_bundle(tmp_path, "checkpoint", {}, {}, CARD)
-    with pytest.raises(BundleError, match="to describe a estimator in format .*, got 'checkpoint'"):
+    with pytest.raises(BundleError, match="to be of kind 'estimator' in format .*, got 'checkpoint'"):
         load_estimator(tmp_path)
 
 
