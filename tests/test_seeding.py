@@ -43,7 +43,7 @@ def test_agents_take_and_keep_any_kind_of_seed(name: str, tmp_path: Any) -> None
         AGENTS[name]("SlotRL/PickValue-v0", seed=0.5)  # type: ignore[arg-type]
 
 
-def test_another_default_type_is_refused_before_anything_is_built() -> None:
+def test_another_default_type_is_refused_at_once() -> None:
     env = SlotVecEnv("SlotRL/PickValue-v0", 2)
     torch.set_default_dtype(torch.float64)
     try:
