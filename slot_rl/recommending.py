@@ -22,6 +22,7 @@ from slot_rl.agents import Agent, load_agent
 from slot_rl.agents.serving import Mode, Serving, best_swaps, serve
 from slot_rl.console import console, print_figures, progress_bar, say
 from slot_rl.envs import SlotVecEnv
+from slot_rl.estimators.described import parse_descriptors
 from slot_rl.io import CHECKPOINT, check_out, read_config
 from slot_rl.metrics import METRICS, Scores
 from slot_rl.problems import Answers, Budget, Observation, Problem, RequestFiles, Unmeasured
@@ -46,6 +47,7 @@ class RecommendConfig:
         items: For slates: file of the items to choose from; those of the training if left out.
         exclude: File of what no answer may have: pairs of a request's and an item's id; for a table's features a
             category in the feature's column, and the contexts that it concerns.
+        descriptors: Files that describe further categories of a described context, as electrophile=new.csv.
         top: Different answers for each request, the best first: the answer, and the best of its swaps, which cost
             2 (top - 1) estimator calls more, and one with a gradient.
         mode: One pass of the policy, best of its draws, or a pass improved by search; pass for --calls 0 and
@@ -68,6 +70,7 @@ class RecommendConfig:
     requests: Annotated[Path | None, tyro.conf.arg(aliases=("--contexts",))] = None
     items: Path | None = None
     exclude: Path | None = None
+    descriptors: tuple[str, ...] = ()
     top: int = 1
     mode: Mode | None = None
     calls: int | None = None
@@ -99,7 +102,10 @@ def recommend(config: RecommendConfig) -> None:
     # The truth of the training may be gone, and no recommendation needs it.
     document = {**document, "truth": None}
     problem = problem_of_run(document, config.estimator, config.truth, config.trust, config.problem, config.unmeasured)
-    inputs = (config.requests, config.items, config.exclude, config.truth)
+    files = parse_descriptors(config.descriptors)
+    if files:
+        problem = problem.with_descriptors(files)
+    inputs = (config.requests, config.items, config.exclude, config.truth, *files.values())
     check_out(config.out, config.force, problem.request_suffixes, inputs)
     tensors = [path.suffix.lower() == ".safetensors" for path in (config.out, config.requests) if path is not None]
     if any(tensors) != all(tensors):
@@ -235,6 +241,7 @@ class Recommender:
         mode: Mode | None = None,
         items: Path | str | None = None,
         seed: int = 0,
+        descriptors: Mapping[str, Path | str] | None = None,
     ) -> Any:
         """Answers one request or several.
 
@@ -245,6 +252,7 @@ class Recommender:
             mode: How to answer; see ``agents.serving``.
             items: A file of new items.
             seed: Seeds draws.
+            descriptors: Files that describe further categories of a described context, by column.
 
         Returns:
             The request with its answer and scores, or a list of such; with ``top`` above 1, one for each answer.
@@ -257,6 +265,8 @@ class Recommender:
         if not len(given) or top < 1:
             raise ValueError(f"expected at least one request and top >= 1, got {len(given)} and {top}")
         problem, serving = self.run.problem, Serving.of(self.run.agent, mode, calls)
+        if descriptors:
+            problem = problem.with_descriptors({name: Path(path) for name, path in descriptors.items()})
         desk = problem.desk(None if items is None else Path(items))
         answer = Answering(self.run.agent, problem, serving, seed, top)
         table = desk.answered(given, answer, Path("the requests"))

@@ -1,6 +1,7 @@
 """Numbers and described categories through the scripts: pretrain, train, evaluate, recommend; and their refusals."""
 
 import csv
+import json
 from functools import partial
 from itertools import product
 from pathlib import Path
@@ -12,6 +13,7 @@ import pyarrow.parquet
 import pytest
 import torch
 
+from slot_rl import Recommender
 from slot_rl.estimators.store import load_estimator
 from slot_rl.problems import RowProblem, make_problem
 from slot_rl.seeding import generator_from
@@ -94,6 +96,34 @@ def test_a_context_of_the_descriptor_file_alone_is_answered(script: Command, tmp
     assert (code, errors) == (0, "")
     found = [(row["ligand"], row["acid"], row["dose"]) for row in read(tmp_path / "o.csv")]
     assert found == [("L5", "b", "2"), ("L1", "a", "2")]
+    # New ligands come with a file of their own, in which known ones may stand again.
+    recommend = partial(script, SCRIPTS / "recommend.py", tmp_path / "run", "--requests")
+    asked = write(tmp_path / "asked.csv", "ligand", ["tiny", "L4", "huge"])
+    new = write(tmp_path / "new.csv", "size,ligand", ["0.5,tiny", "5.5,huge"])
+    code, _, errors = recommend(asked, "--descriptors", f"ligand={new}", "--out", tmp_path / "new.jsonl")
+    assert (code, errors) == (0, "")
+    answers = [json.loads(line) for line in (tmp_path / "new.jsonl").read_text().splitlines()]
+    assert [(row["ligand"], row["acid"], row["dose"]) for row in answers] == [
+        ("tiny", "a", "2"),
+        ("L4", "b", "2"),
+        ("huge", "b", "2"),
+    ]
+    recommender = Recommender.load(tmp_path / "run")
+    assert recommender({"ligand": "huge"}, descriptors={"ligand": new})["acid"] == "b"
+    with pytest.raises(ValueError, match="expected a known category of 'ligand'"):
+        recommender({"ligand": "huge"})
+    for flag, lines, message in (
+        ("acid", ["0.5,tiny"], "expected --descriptors of a described context (ligand), got 'acid'"),
+        ("ligand", ["9,L1"], "expected the numbers of 'L1' in"),
+        ("ligand", ["1,other"], "expected different numbers for each context in"),
+        ("ligand", ["1,x", "2,x"], "expected each category once in column 'ligand'"),
+    ):
+        write(new, "size,ligand", lines)
+        code, _, errors = recommend(asked, "--descriptors", f"{flag}={new}", "--out", tmp_path / "none.csv")
+        assert code == 2 and errors.startswith(f"error: {message}") and errors.count("\n") == 1, errors
+    write(new, "length,ligand", ["1,x"])
+    code, _, errors = recommend(asked, "--descriptors", f"ligand={new}", "--out", tmp_path / "none.csv")
+    assert code == 2 and "expected the columns 'size'" in errors and not (tmp_path / "none.csv").exists()
 
 
 def test_csv_and_parquet_give_the_same_estimator(script: Command, folder: Path, tmp_path: Path) -> None:

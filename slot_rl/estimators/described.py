@@ -108,10 +108,12 @@ class Descriptors:
     Attributes:
         names: Name of each number.
         values: The numbers of each category, in the order of the names.
+        fitted: How many categories the fit knew, whose mean and spread are the units; all of them if None.
     """
 
     names: tuple[str, ...]
     values: tuple[tuple[float, ...], ...]
+    fitted: int | None = None
 
     @classmethod
     def read(cls, path: Path, column: str) -> tuple["Descriptors", tuple[str, ...]]:
@@ -135,11 +137,33 @@ class Descriptors:
         values = tuple(tuple(row) for row in numbers[order].tolist())
         return cls(tuple(names), values), tuple(cells[row] for row in order)
 
+    def with_file(self, path: Path, column: str, known: Sequence[str]) -> tuple["Descriptors", tuple[str, ...]]:
+        """Returns the descriptors of the known categories, and behind them those of a file, in the same units.
+
+        Raises:
+            TableError: As :meth:`read`, if the file has other columns, or other numbers for a known category.
+        """
+        found, categories = self.read(path, column)
+        if set(found.names) != set(self.names):
+            raise TableError(
+                f"expected the columns {', '.join(map(repr, self.names))} beside {column!r} in {path}, "
+                f"got {', '.join(map(repr, found.names))}"
+            )
+        order, values, names = [found.names.index(name) for name in self.names], list(self.values), list(known)
+        for category, row in zip(categories, found.values, strict=True):
+            numbers = tuple(row[i] for i in order)
+            if category not in known:
+                values.append(numbers)
+                names.append(category)
+            elif self.values[known.index(category)] != numbers:
+                raise TableError(f"expected the numbers of {category!r} in {path} as in the fit, got {numbers}")
+        return Descriptors(self.names, tuple(values), self.fitted or len(self.values)), tuple(names)
+
     @cached_property
     def vectors(self) -> Tensor:
         """The standardised numbers, ``(categories, numbers)``."""
         columns = np.array(self.values, dtype=np.float64).T
-        scaled = [NumberUnit.of(column).standardised(column) for column in columns]
+        scaled = [NumberUnit.of(column[: self.fitted]).standardised(column) for column in columns]
         return torch.from_numpy(np.stack(scaled, axis=1)).float()
 
     def to_json(self) -> dict[str, Any]:
@@ -182,7 +206,7 @@ class ColumnKinds:
             ValueError: If a flag is not of this form, or a column is named twice.
         """
         chosen = _by_column("--levels", "COLUMN=NUMBER,NUMBER", levels, _levels)
-        files = _by_column("--descriptors", "COLUMN=FILE", descriptors, lambda name, text: Path(text))
+        files = parse_descriptors(descriptors)
         for name in chosen:
             if name not in numeric:
                 raise ValueError(f"expected --levels of a column named in --numeric, got {name!r}")
@@ -213,6 +237,11 @@ class ColumnKinds:
         for name in table.text:
             if name not in self.known:
                 _refuse_measurements(table, name)
+
+
+def parse_descriptors(texts: Sequence[str]) -> dict[str, Path]:
+    """Reads ``ligand=ligands.csv``; raises ValueError for another form, or a column that is named twice."""
+    return _by_column("--descriptors", "COLUMN=FILE", texts, lambda name, text: Path(text))
 
 
 def _levels(name: str, text: str) -> tuple[float, ...]:

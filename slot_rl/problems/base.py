@@ -7,7 +7,7 @@ choice is the same number for an agent that learns through the estimator and for
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -146,6 +146,14 @@ class Problem(ABC):
             ValueError: If requests of this kind of problem do not bring candidates.
         """
         raise ValueError(f"expected a problem whose requests bring candidates, got {self.name}")
+
+    def with_descriptors(self, files: Mapping[str, Path]) -> "Problem":
+        """Returns the same problem with further categories to ask about, which files describe, by column.
+
+        Raises:
+            ValueError: If this kind of problem has no described contexts, or a file is not usable.
+        """
+        raise ValueError(f"expected a problem of table rows with described contexts, got {self.name}")
 
     @abstractmethod
     def observation_parts(self) -> dict[str, ObservationPart]:

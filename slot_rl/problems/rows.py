@@ -7,7 +7,8 @@ categories are indices in the observation; its numbers, and the numbers that des
 without context columns has a single context, a column with one category, so that an observation is never empty.
 """
 
-from collections.abc import Callable, Sequence
+import copy
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -93,6 +94,14 @@ class RowProblem(Problem):
     def request_suffixes(self) -> tuple[str, ...]:
         """Endings of tables of contexts."""
         return (".csv", ".parquet", ".jsonl")
+
+    def with_descriptors(self, files: Mapping[str, Path]) -> "RowProblem":
+        """Returns the same problem with further categories of described contexts to ask about."""
+        if self.encoding is None:
+            raise ValueError(f"expected an estimator that names its columns, got {self.name} without names")
+        twin = copy.copy(self)
+        twin.encoding = self.encoding.with_descriptors(files)
+        return twin
 
     @property
     def catalogue(self) -> Tensor:
