@@ -22,7 +22,7 @@ from slot_rl.estimators.fitting import (
     predict_rows,
     r_squared,
     split_places,
-    with_levels,
+    with_categories,
 )
 from slot_rl.estimators.net import EstimatorNet
 from slot_rl.estimators.slate_fitting import SlateFit
@@ -240,7 +240,7 @@ def _fit_table(config: PretrainConfig, path: Path) -> Fit:
     predicted = predict_rows(net, test)
     if kinds.levels:
         encoding = encoding.with_levels(kinds.levels)
-        net = with_levels(net, encoding, config.fit)
+        net = with_categories(net, encoding)
     return Fit(net, predicted, test.score, details, encoding, known)
 
 

@@ -47,7 +47,7 @@ class RecommendConfig:
         items: For slates: file of the items to choose from; those of the training if left out.
         exclude: File of what no answer may have: pairs of a request's and an item's id; for a table's features a
             category in the feature's column, and the contexts that it concerns.
-        descriptors: Files that describe further categories of a described context, as electrophile=new.csv.
+        descriptors: Files that describe further categories of a described column, as electrophile=new.csv.
         top: Different answers for each request, the best first: the answer, and the best of its swaps, which cost
             2 (top - 1) estimator calls more, and one with a gradient.
         mode: One pass of the policy, best of its draws, or a pass improved by search; pass for --calls 0 and
@@ -252,7 +252,7 @@ class Recommender:
             mode: How to answer; see ``agents.serving``.
             items: A file of new items.
             seed: Seeds draws.
-            descriptors: Files that describe further categories of a described context, by column.
+            descriptors: Files that describe further categories of a described column, by column.
 
         Returns:
             The request with its answer and scores, or a list of such; with ``top`` above 1, one for each answer.
@@ -264,11 +264,13 @@ class Recommender:
         given = _frame(requests)
         if not len(given) or top < 1:
             raise ValueError(f"expected at least one request and top >= 1, got {len(given)} and {top}")
-        problem, serving = self.run.problem, Serving.of(self.run.agent, mode, calls)
+        problem, agent = self.run.problem, self.run.agent
         if descriptors:
             problem = problem.with_descriptors({name: Path(path) for name, path in descriptors.items()})
+            agent = load_agent(self.run.folder / CHECKPOINT, SlotVecEnv(problem, 2))
+        serving = Serving.of(agent, mode, calls)
         desk = problem.desk(None if items is None else Path(items))
-        answer = Answering(self.run.agent, problem, serving, seed, top)
+        answer = Answering(agent, problem, serving, seed, top)
         table = desk.answered(given, answer, Path("the requests"))
         answers: list[dict[str, Any]] = table.to_pylist()
         return answers[0] if isinstance(requests, Mapping) and top == 1 else answers

@@ -74,6 +74,17 @@ def test_unseen_numbers_and_categories_are_answered(script: Command, folder: Pat
     assert [row["ligand"] for row in rows] == ["L1", "L5", "L5", "L1", "L1"]
     assert {row["equivalents"] for row in rows} == {"3"}
     assert {row["true_score"] for row in rows} == {""}
+    # Ligands that are new since the fit may be chosen, by the policy alone and with a search.
+    new = write(tmp_path / "new.csv", "ligand,size", ["tiny,0.2", "huge,8"])
+    recommend = partial(script, SCRIPTS / "recommend.py", run, "--requests", asked, "--descriptors", f"ligand={new}")
+    for calls in (0, 4):
+        assert recommend("--calls", calls, "--force", "--out", tmp_path / "chosen.csv")[0] == 0
+        found = [row["ligand"] for row in read(tmp_path / "chosen.csv")]
+        assert found == ["tiny", "huge", "huge", "tiny", "tiny"], calls
+    found = Recommender.load(run)({"temperature": 130, "acid": "b"}, descriptors={"ligand": new})["ligand"]
+    assert found == "huge"
+    code, _, errors = recommend(*truth, "--out", tmp_path / "true.csv")
+    assert code == 2 and "expected no truth with new choices" in errors
 
 
 def test_a_context_of_the_descriptor_file_alone_is_answered(script: Command, tmp_path: Path) -> None:
@@ -113,7 +124,7 @@ def test_a_context_of_the_descriptor_file_alone_is_answered(script: Command, tmp
     with pytest.raises(ValueError, match="expected a known category of 'ligand'"):
         recommender({"ligand": "huge"})
     for flag, lines, message in (
-        ("acid", ["0.5,tiny"], "expected --descriptors of a described context (ligand), got 'acid'"),
+        ("acid", ["0.5,tiny"], "expected --descriptors of a described column (ligand), got 'acid'"),
         ("ligand", ["9,L1"], "expected the numbers of 'L1' in"),
         ("ligand", ["1,other"], "expected different numbers for each context in"),
         ("ligand", ["1,x", "2,x"], "expected each category once in column 'ligand'"),

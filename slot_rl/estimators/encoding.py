@@ -103,19 +103,21 @@ class TableEncoding:
         return replace(self, features={name: chosen.get(name, found) for name, found in self.features.items()})
 
     def with_descriptors(self, files: Mapping[str, Path]) -> "TableEncoding":
-        """Returns the encoding with further categories of described context columns, from files by column.
+        """Returns the encoding with further categories of described columns, from files by column.
 
         Raises:
-            ValueError: If a column is no described context, or (a ``TableError``) as :meth:`Descriptors.with_file`.
+            ValueError: If a column is not described, or (a ``TableError``) as :meth:`Descriptors.with_file`.
         """
-        contexts, descriptors = dict(self.contexts), dict(self.descriptors)
-        known = [name for name in contexts if name in descriptors]
+        features, contexts, descriptors = dict(self.features), dict(self.contexts), dict(self.descriptors)
         for name, path in files.items():
-            if name not in known:
-                raise ValueError(f"expected --descriptors of a described context ({', '.join(known)}), got {name!r}")
-            descriptors[name], contexts[name] = descriptors[name].with_file(path, name, contexts[name])
-            _refuse_alike(descriptors[name], contexts[name], path)
-        return replace(self, contexts=contexts, descriptors=descriptors)
+            if name not in descriptors:
+                known = ", ".join(descriptors) or "there is none"
+                raise ValueError(f"expected --descriptors of a described column ({known}), got {name!r}")
+            part = contexts if name in contexts else features
+            descriptors[name], part[name] = descriptors[name].with_file(path, name, part[name])
+            if name in contexts:
+                _refuse_alike(descriptors[name], contexts[name], path)
+        return replace(self, features=features, contexts=contexts, descriptors=descriptors)
 
     @property
     def numeric_contexts(self) -> tuple[str, ...]:

@@ -1,7 +1,7 @@
 """Fits an estimator network on a table, or on fresh samples of a ground truth."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import ceil
 from pathlib import Path
 from typing import cast
@@ -179,15 +179,20 @@ def network_for(encoding: TableEncoding, fit: TableFit, seed: int) -> EstimatorN
     return net
 
 
-def with_levels(net: EstimatorNet, encoding: TableEncoding, fit: TableFit) -> EstimatorNet:
-    """Returns a fitted network for an encoding that differs in the levels to choose from alone."""
-    twin = network_for(encoding, fit, 0)
-    items, wanted = max(net.shape.vocabulary), twin.state_dict()
-    state = {name: value for name, value in net.state_dict().items() if not name.startswith("numbers_")}
-    kept = min(items, max(twin.shape.vocabulary))
-    state["catalogue"] = torch.zeros_like(wanted["catalogue"])
-    state["catalogue"][:, :kept] = net.state_dict()["catalogue"][:, :kept]
-    twin.load_state_dict(state | {name: value for name, value in wanted.items() if name.startswith("numbers_")})
+def with_categories(net: EstimatorNet, encoding: TableEncoding) -> EstimatorNet:
+    """Returns a fitted network for an encoding that differs in the levels or described categories to choose from."""
+    with seeded_initialisation(0):  # replaced by the fitted weights
+        twin = EstimatorNet(replace(net.shape, vocabulary=tuple(map(len, encoding.features.values()))))
+    for slot, name in enumerate(encoding.features):
+        numbers = encoding.item_numbers(name)
+        if numbers is not None:
+            twin.describe(slot, numbers)
+    fitted, state = net.state_dict(), twin.state_dict()
+    kept = min(fitted["catalogue"].shape[1], state["catalogue"].shape[1])
+    catalogue = torch.zeros_like(state["catalogue"])
+    catalogue[:, :kept] = fitted["catalogue"][:, :kept]
+    described = {name: value for name, value in state.items() if name.startswith("numbers_")}
+    twin.load_state_dict({**fitted, **described, "catalogue": catalogue})
     return twin
 
 

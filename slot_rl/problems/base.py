@@ -148,12 +148,12 @@ class Problem(ABC):
         raise ValueError(f"expected a problem whose requests bring candidates, got {self.name}")
 
     def with_descriptors(self, files: Mapping[str, Path]) -> "Problem":
-        """Returns the same problem with further categories to ask about, which files describe, by column.
+        """Returns the same problem with further categories, which files describe, by column.
 
         Raises:
-            ValueError: If this kind of problem has no described contexts, or a file is not usable.
+            ValueError: If this kind of problem has no described columns, or a file is not usable.
         """
-        raise ValueError(f"expected a problem of table rows with described contexts, got {self.name}")
+        raise ValueError(f"expected a problem of table rows with described columns, got {self.name}")
 
     @abstractmethod
     def observation_parts(self) -> dict[str, ObservationPart]:

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from slot_rl.estimators.encoding import TableEncoding
+from slot_rl.estimators.fitting import with_categories
 from slot_rl.estimators.freezing import Score
 from slot_rl.estimators.net import EstimatorNet
 from slot_rl.estimators.soften import check_softened, soften
@@ -96,12 +97,19 @@ class RowProblem(Problem):
         return (".csv", ".parquet", ".jsonl")
 
     def with_descriptors(self, files: Mapping[str, Path]) -> "RowProblem":
-        """Returns the same problem with further categories of described contexts to ask about."""
+        """Returns the same problem with further categories of described columns, to ask about or to choose."""
         if self.encoding is None:
             raise ValueError(f"expected an estimator that names its columns, got {self.name} without names")
-        twin = copy.copy(self)
-        twin.encoding = self.encoding.with_descriptors(files)
-        return twin
+        encoding = self.encoding.with_descriptors(files)
+        if encoding.features == self.encoding.features:
+            twin = copy.copy(self)
+            twin.encoding = encoding
+            return twin
+        if self.has_truth:
+            raise ValueError(f"expected no truth with new choices, which it cannot know, got one for {self.name}")
+        assert isinstance(self._estimator, EstimatorNet)  # no other has descriptors
+        contexts = self.contexts if encoding.contexts else None
+        return RowProblem(with_categories(self._estimator, encoding), contexts, name=self.name, encoding=encoding)
 
     @property
     def catalogue(self) -> Tensor:

@@ -24,7 +24,7 @@ from slot_rl.estimators.fitting import (
     network_for,
     predict_rows,
     r_squared,
-    with_levels,
+    with_categories,
 )
 from slot_rl.estimators.net import EstimatorNet, EstimatorShape
 from slot_rl.seeding import generator_from, seeded_initialisation
@@ -407,7 +407,7 @@ def test_other_levels_score_as_those_of_the_fit() -> None:
     net = network_for(whole, fit, 1)
     for levels in ((2.0, 4.0), (1.0, 2.0, 3.0, 3.5, 4.0, 5.0, 6.0)):
         encoding = whole.with_levels({"t": levels})
-        other = with_levels(net, encoding, fit)
+        other = with_categories(net, encoding)
         assert other.shape.vocabulary == (len(levels), 3)
         place = encoding.features["t"].index("4")
         for a in range(3):
