@@ -13,6 +13,8 @@ from math import sqrt
 import torch
 from torch import Tensor, nn
 
+from slot_rl.estimators.units import mean_and_spread
+
 
 @dataclass(frozen=True)
 class PointerSize:
@@ -153,12 +155,9 @@ class _Units(nn.Module):
 
     def __init__(self, dim: int, vectors: Tensor | None) -> None:
         super().__init__()
-        mean, spread = torch.zeros(dim), torch.ones(dim)
-        if vectors is not None:
-            mean, spread = vectors.mean(dim=0), vectors.std(dim=0)
+        mean, spread = (torch.zeros(dim), torch.ones(dim)) if vectors is None else mean_and_spread(vectors)
         self.register_buffer("mean", mean)
-        # The computed spread of equal numbers may be a rounding error.
-        self.register_buffer("spread", torch.where(spread > 1e-6 * mean.abs(), spread, 1.0))
+        self.register_buffer("spread", spread)
 
     def forward(self, vectors: Tensor) -> Tensor:
         return (vectors - self.mean) / self.spread

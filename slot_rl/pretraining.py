@@ -27,7 +27,7 @@ from slot_rl.estimators.fitting import (
 from slot_rl.estimators.net import EstimatorNet
 from slot_rl.estimators.slate_fitting import SlateFit
 from slot_rl.estimators.store import CARD, context_tensor, load_estimator, load_shipped, save_estimator
-from slot_rl.estimators.table import read_table, row_numbers
+from slot_rl.estimators.table import read_table, row_number_notice
 from slot_rl.io import check_free
 from slot_rl.plots import plot_fit
 from slot_rl.problems.named import SHIPPED_SLATE, SYNTHETIC, Synthetic
@@ -124,7 +124,7 @@ def pretrain(config: PretrainConfig) -> None:
     _refuse_flags(config, given[0])
     out = _free_folder(config)
     for path in (config.table, config.log, config.items, config.requests):
-        notice = "" if path is None else row_numbers(path)
+        notice = "" if path is None else row_number_notice(path)
         if notice and (path != config.table or config.features is None):
             say(notice)
     if config.log is not None or config.problem == SHIPPED_SLATE:

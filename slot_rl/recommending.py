@@ -28,7 +28,7 @@ from slot_rl.metrics import METRICS, Scores
 from slot_rl.problems import Answers, Budget, Observation, Problem, RequestFiles, Unmeasured
 from slot_rl.reevaluation import problem_of_run
 from slot_rl.runs import TrainedRun, load
-from slot_rl.seeding import generator_from
+from slot_rl.seeding import as_seed, generator_from
 
 ANSWER_ROWS, ANSWER_CELLS = 1_024, 2**22
 
@@ -87,8 +87,7 @@ class RecommendConfig:
         """Refuses a seed that no generator takes, and no answer."""
         if self.top < 1:
             raise ValueError(f"expected top >= 1, got {self.top}")
-        if not 0 <= self.seed < 2**32:
-            raise ValueError(f"expected 0 <= seed < 2**32, got {self.seed}")
+        as_seed(self.seed)
 
 
 def recommend(config: RecommendConfig) -> None:
@@ -98,10 +97,8 @@ def recommend(config: RecommendConfig) -> None:
         ValueError: If the run, a file or a row is not as expected; then nothing was written.
     """
     start = time.perf_counter()
-    document = read_config(config.run)
-    # The truth of the training may be gone, and no recommendation needs it.
-    document = {**document, "truth": None}
-    problem = problem_of_run(document, config.estimator, config.truth, config.trust, config.problem, config.unmeasured)
+    sources = (config.estimator, config.truth, config.trust, config.problem, config.unmeasured)
+    problem = problem_of_run(_without_truth(config.run), *sources)
     files = parse_descriptors(config.descriptors)
     if files:
         problem = problem.with_descriptors(files)
@@ -226,12 +223,23 @@ class Recommender:
         self.run = run
 
     @classmethod
-    def load(cls, run: Path | str, problem: Problem | str | None = None, **sources: Any) -> "Recommender":
+    def load(
+        cls,
+        run: Path | str,
+        problem: Problem | str | None = None,
+        *,
+        estimator: str | None = None,
+        truth: Path | str | None = None,
+        trust: bool = False,
+    ) -> "Recommender":
         """Loads a run from its folder; arguments and errors as for ``slot_rl.load``.
 
         The truth of the training may be gone: answers have a true score only with ``truth``.
         """
-        return cls(load(run, problem, **sources, trained_truth=False))
+        if not isinstance(problem, Problem):
+            where = None if truth is None else Path(truth)
+            problem = problem_of_run(_without_truth(Path(run)), estimator, where, trust, problem)
+        return cls(load(run, problem))
 
     def __call__(
         self,
@@ -274,6 +282,11 @@ class Recommender:
         table = desk.answered(given, answer, Path("the requests"))
         answers: list[dict[str, Any]] = table.to_pylist()
         return answers[0] if isinstance(requests, Mapping) and top == 1 else answers
+
+
+def _without_truth(run: Path) -> dict[str, Any]:
+    """Returns a run's config without its truth, which may be gone and which no recommendation needs."""
+    return {**read_config(run), "truth": None}
 
 
 def _frame(requests: Any) -> pd.DataFrame:

@@ -103,7 +103,6 @@ def load(
     estimator: str | None = None,
     truth: Path | str | None = None,
     trust: bool = False,
-    trained_truth: bool = True,
 ) -> TrainedRun:
     """Loads a run from its folder.
 
@@ -113,15 +112,12 @@ def load(
         estimator: Folder or ``path.py:function`` of the estimator, if it has moved.
         truth: Table with the true scores, if it has moved.
         trust: Whether a ``path.py`` may be executed.
-        trained_truth: Whether the table of the training is read where ``truth`` is None.
 
     Raises:
         ValueError: If the folder is no run that ended, its files were altered, or the problem is another one.
     """
     folder = Path(run)
     document = read_config(folder)
-    if not trained_truth:
-        document = {**document, "truth": None}
     if not isinstance(problem, Problem):
         where = None if truth is None else Path(truth)
         problem = problem_of_run(document, estimator, where, trust, problem)

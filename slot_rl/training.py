@@ -35,6 +35,7 @@ from slot_rl.plots import plot_learning_curve
 from slot_rl.problems import Budget, NonFiniteScore, Problem, Unmeasured, make_problem
 from slot_rl.problems.named import own_env, sources
 from slot_rl.provenance import command_line, versions
+from slot_rl.seeding import as_seed
 from slot_rl.summary_tables import print_judgement
 from slot_rl.tracking import RunIdentity, Tracker, TrackerWriter, WandbMode, wandb_mode
 
@@ -78,8 +79,9 @@ class RunConfig:
     def __post_init__(self) -> None:
         """Refuses an empty training and a seed that no generator takes; an own problem has its own env."""
         object.__setattr__(self, "env", own_env(self.env, self.problem, RunConfig.env))
-        if self.timesteps < 1 or not 0 <= self.seed < 2**32:
-            raise ValueError(f"expected timesteps >= 1 and 0 <= seed < 2**32, got {self.timesteps} and {self.seed}")
+        as_seed(self.seed)
+        if self.timesteps < 1:
+            raise ValueError(f"expected timesteps >= 1, got {self.timesteps}")
 
     def make_problem(self) -> Problem:
         """Builds the problem."""

@@ -406,8 +406,9 @@ def read_study(path: Path, variables: Mapping[str, str], trust: bool = False) ->
 
 
 def _task_of(values: dict[str, Any], trust: bool) -> Task:
-    env = str(values.pop("env", OWN) if "problem" in values else values.pop("env"))
-    timesteps = values.pop("timesteps", None)
+    if "problem" in values:
+        values.setdefault("env", OWN)
+    env, timesteps = str(values.pop("env")), values.pop("timesteps", None)
     budget = None if timesteps is None else int(timesteps)
     return make_task(env, {key: str(value) for key, value in values.items()}, budget, trust, {"env": env, **values})
 

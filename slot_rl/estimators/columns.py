@@ -10,7 +10,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from slot_rl.estimators.frames import is_numeric, numbers, texts
+from slot_rl.estimators.frames import is_numeric, need_columns, numbers, texts
 from slot_rl.estimators.table import TableError, is_row_number
 
 UNSEEN = 0
@@ -108,9 +108,7 @@ class FileColumns:
             TableError: If a column is missing, a cell of a numeric column is not a number, or a number is missing where
                 the fit has never seen one missing.
         """
-        for name in self.names:
-            if name not in frame.columns:
-                raise TableError(f"expected a column {name!r} in {path}, got {', '.join(map(repr, frame.columns))}")
+        need_columns(frame, self.names, path)
         parts, flags = [], []
         for name, mean in self.means.items():
             values = numbers(frame[name], path)

@@ -149,15 +149,13 @@ class Descriptors:
                 f"expected the columns {', '.join(map(repr, self.names))} beside {column!r} in {path}, "
                 f"got {', '.join(map(repr, found.names))}"
             )
-        order, values, names = [found.names.index(name) for name in self.names], list(self.values), list(known)
+        order = [found.names.index(name) for name in self.names]
+        values = dict(zip(known, self.values, strict=True))
         for category, row in zip(categories, found.values, strict=True):
             numbers = tuple(row[i] for i in order)
-            if category not in known:
-                values.append(numbers)
-                names.append(category)
-            elif self.values[known.index(category)] != numbers:
+            if values.setdefault(category, numbers) != numbers:
                 raise TableError(f"expected the numbers of {category!r} in {path} as in the fit, got {numbers}")
-        return Descriptors(self.names, tuple(values), self.fitted or len(self.values)), tuple(names)
+        return Descriptors(self.names, tuple(values.values()), self.fitted or len(self.values)), tuple(values)
 
     @cached_property
     def vectors(self) -> Tensor:

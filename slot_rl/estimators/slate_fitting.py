@@ -11,6 +11,7 @@ from slot_rl.estimators.columns import UNSEEN, Encoded
 from slot_rl.estimators.fitting import FitProgress
 from slot_rl.estimators.slate import FORGOTTEN, SlateNet, SlateShape, forgetful
 from slot_rl.estimators.slate_log import SlateLog
+from slot_rl.estimators.units import mean_and_spread
 from slot_rl.seeding import seeded_initialisation
 
 MOST_WEIGHT = 10.0
@@ -165,11 +166,10 @@ def _standardise(net: SlateNet, data: SlateData, train: Tensor) -> None:
             ("item", net.item_vectors(data.items, ids)),
             ("context", net.context_vectors(data.requests[data.log.request[train].unique()])),
         ):
-            mean, spread = vectors.mean(dim=0), vectors.std(dim=0)
+            # An item's own embedding is zero at first, and keeps its units.
+            mean, spread = mean_and_spread(vectors)
             getattr(net, f"{name}_mean").copy_(mean)
-            # An item's own embedding is zero at first, and keeps its units. The computed spread of equal numbers may be
-            # a rounding error.
-            getattr(net, f"{name}_spread").copy_(torch.where(spread > 1e-6 * mean.abs(), spread, 1.0))
+            getattr(net, f"{name}_spread").copy_(spread)
         if not net.shape.binary:
             net.offset.fill_(data.log.score[train].mean())
             net.scale.fill_(data.log.score[train].std().clamp_min(1e-12))

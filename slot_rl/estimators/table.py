@@ -15,6 +15,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -52,10 +53,8 @@ class TextColumn:
 
     @classmethod
     def of(cls, cells: pa.ChunkedArray) -> "TextColumn":
-        """Builds the column from cells without nulls."""
-        # Gives one dictionary for all chunks, with only the texts that occur.
-        encoded = cells.dictionary_encode().unify_dictionaries().combine_chunks()
-        return cls(encoded.indices.to_numpy(), tuple(encoded.dictionary.to_pylist()))
+        """Builds the column from string cells without nulls."""
+        return cls(*_distinct(cells))
 
     def __len__(self) -> int:
         """Returns the number of rows."""
@@ -220,7 +219,7 @@ def is_row_number(name: str) -> bool:
     return re.fullmatch(r"\s*|Unnamed: \d+|__index_level_\d+__", name) is not None
 
 
-def row_numbers(path: Path) -> str:
+def row_number_notice(path: Path) -> str:
     """Returns what to tell the user of a file's columns of row numbers, which are left out; empty without any."""
     found = [] if path.suffix.lower() == ".jsonl" else [name for name in column_names(path) if is_row_number(name)]
     return f"left out as row numbers: {', '.join(map(repr, found))} of {path}" if found else ""
@@ -279,6 +278,13 @@ def _check_wanted(path: Path, names: Sequence[str], wanted: Sequence[str], score
             raise TableError(f"expected {name!r} as one of score, context or feature, got it more than once")
 
 
+def _distinct(cells: pa.ChunkedArray) -> tuple[npt.NDArray[np.int32], tuple[Any, ...]]:
+    """Returns each row's place among the cells that occur, and these."""
+    # Gives one dictionary for all chunks, with only the cells that occur.
+    encoded = cells.dictionary_encode().unify_dictionaries().combine_chunks()
+    return encoded.indices.to_numpy(), tuple(encoded.dictionary.to_pylist())
+
+
 def _as_text(path: Path, name: str, column: pa.ChunkedArray, first_row: int = 1) -> TextColumn:
     if column.null_count:
         row = pc.index(column.is_null(), True).as_py() + first_row
@@ -288,10 +294,9 @@ def _as_text(path: Path, name: str, column: pa.ChunkedArray, first_row: int = 1)
         # A file's dictionary may hold a text twice, or an unused text.
         column, kind = column.cast(kind.value_type), kind.value_type
     if pa.types.is_floating(kind) or pa.types.is_boolean(kind) or pa.types.is_temporal(kind):
-        known = TextColumn.of(column)
+        codes, distinct = _distinct(column)
         # In single precision, 0.1 is written with fewer digits.
-        distinct = map(np.float32, known.distinct) if kind == pa.float32() else known.distinct
-        return TextColumn(known.codes, tuple(map(cell_text, distinct)))
+        return TextColumn(codes, tuple(map(cell_text, map(np.float32, distinct) if kind == pa.float32() else distinct)))
     try:
         return TextColumn.of(column.cast(pa.string()))
     except pa.ArrowException as error:

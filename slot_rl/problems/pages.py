@@ -44,6 +44,47 @@ class PageNames:
     columns: FileColumns
     slot_dim: int = 0
 
+    @classmethod
+    def of(
+        cls,
+        pool: Tensor,
+        slots: int,
+        context_dim: int,
+        context_sizes: Sequence[int],
+        slot_dim: int,
+        ids: Sequence[str] | None,
+        columns: Sequence[str] | None,
+        categories: Mapping[str, Sequence[str]] | None,
+    ) -> "PageNames":
+        """Returns the names, with numbers for those that are None.
+
+        Args:
+            pool: The vectors.
+            slots: Slots of a page.
+            context_dim: Numbers of a context.
+            context_sizes: Categories of each context column.
+            slot_dim: As the attribute.
+            ids: The vectors' names.
+            columns: Names of the context's numbers.
+            categories: Names of each context column's categories.
+
+        Raises:
+            ValueError: If there are too many or too few names, or a name stands twice.
+        """
+        items = range(len(pool)) if ids is None else ids
+        numbers = [f"context_{i + 1}" for i in range(context_dim)] if columns is None else columns
+        if categories is None:
+            categories = {f"category_{i + 1}": list(map(str, range(n))) for i, n in enumerate(context_sizes)}
+        _check_names("item_ids", items, len(pool))
+        _check_names("context_columns", [*numbers, *categories], context_dim + len(context_sizes))
+        for name, known in categories.items():
+            _check_names(f"categories of {name!r}", known, len(known))
+        named = {name: tuple(map(str, known)) for name, known in categories.items()}
+        request_columns = FileColumns("request", dict.fromkeys(numbers, 0.0), (), named)
+        return cls(
+            tuple(map(str, items)), pool, tuple(f"slot_{i + 1}" for i in range(slots)), request_columns, slot_dim
+        )
+
     def parts(self, rows: Encoded) -> dict[str, Tensor]:
         """Returns the contexts of encoded requests, as an observation's parts."""
         vector = {"context_vector": rows.numbers} if self.columns.width else {}
@@ -103,24 +144,23 @@ class PageDesk:
         Raises:
             TableError: If a row is not as expected.
         """
-        slots = len(self._names.slots)
         asked = encode_requests(frame, path, self._names.columns, self.ids, self._least, self._forgive)
-        faults = self._names.faults(frame, asked.encoded)
-        asked.faults[:] = [fault or other for fault, other in zip(asked.faults, faults, strict=True)]
+        unknown = self._names.faults(frame, asked.encoded)
+        faults = [fault or other for fault, other in zip(asked.faults, unknown, strict=True)]
         given = self._names.parts(asked.encoded)
         if self._names.slot_dim:
-            given["slot_features"] = read_slot_features(frame, path, slots, self._names.slot_dim)
+            given[SLOT_FEATURES] = read_slot_features(frame, path, len(self._names.slots), self._names.slot_dim)
         lists = [self._allowed(*pair) for pair in zip(asked.ids, asked.lists, strict=True)]
         for row, each in enumerate(lists):
-            if each is not None and len(each) < self._least and not asked.faults[row]:
-                asked.faults[row] = f"at least {self._least} items that are not excluded, got {len(each)}"
-        for row, fault in zip(frame.index, asked.faults, strict=True):
+            if each is not None and len(each) < self._least and not faults[row]:
+                faults[row] = f"at least {self._least} items that are not excluded, got {len(each)}"
+        for row, fault in zip(frame.index, faults, strict=True):
             if fault and not self._forgive:
                 raise TableError(f"expected {fault} in row {row + 1} of {path}")
-        well = np.flatnonzero([not fault for fault in asked.faults])
+        well = np.flatnonzero([not fault for fault in faults])
         self.unanswered += len(frame) - len(well)
         found = [self._answers(part, given, lists, answer) for part in self._parts(well, lists)]
-        return with_columns(*self._columns(frame, well, asked.faults, found))
+        return with_columns(*self._columns(frame, well, faults, found))
 
     def _allowed(self, request: str, listed: Integers | None) -> Integers | None:
         excluded = self._excluded.get(request)
@@ -174,6 +214,12 @@ class PageDesk:
             said = [f"expected {faults[i]}" if faults[i] else None for i in row[order]]
             columns[REASON] = pa.array(said, pa.string())
         return arrow_table(frame.iloc[row[order]]), columns
+
+
+def _check_names(what: str, names: Sequence[Any], count: int) -> None:
+    different = len({str(name) for name in names})
+    if len(names) != count or different < count:
+        raise ValueError(f"expected {count} different {what}, got {len(names)}, of which {different} are different")
 
 
 def read_slot_features(frame: pd.DataFrame, path: Path, slots: int, dim: int) -> Tensor:

@@ -5,6 +5,7 @@ may vary between requests: lists are padded with zeros to the longest and the pa
 """
 
 import copy
+import operator
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from slot_rl.estimators.columns import FileColumns
 from slot_rl.estimators.freezing import Score
 from slot_rl.problems.base import Budget, Problem
 from slot_rl.problems.candidate_file import CandidateRequests
@@ -110,17 +110,11 @@ class SlotProblem(Problem):
         parts = {} if self.requests is None else self.requests.tensors()
         vector, features = parts.get("context_vector"), parts.get("slot_features", self._fixed_features)
         self.context_dim = context_dim if vector is None else vector.shape[1]
-        self.context_sizes = context_sizes
-        if "context" in parts:
-            # Known requests may lack a category that has a name.
-            known = [len(each) for each in (context_categories or {}).values()]
-            occurring = (parts["context"].amax(dim=0) + 1).tolist()
-            enough = len(known) == len(occurring) and all(map(int.__ge__, known, occurring))
-            self.context_sizes = tuple(known if enough else occurring)
+        self.context_sizes = _category_counts(parts.get("context"), context_sizes, context_categories)
         self.slot_dim = 0 if features is None else features.shape[-1]
         if features is not None and features.shape[-2] != slots:
             raise ValueError(f"expected slot_features of {slots} slots, got {tuple(features.shape)}")
-        self.names = None if self.pool is None else self._named(item_ids, context_columns, context_categories)
+        self.names = self._named(item_ids, context_columns, context_categories)
         self._try_out()
 
     @property
@@ -216,28 +210,16 @@ class SlotProblem(Problem):
         return super().desk(items) if self.names is None else PageDesk(self.names, items)
 
     def _named(
-        self, ids: Sequence[str] | None, columns: Sequence[str] | None, named: Mapping[str, Sequence[str]] | None
-    ) -> PageNames:
-        pool = self._pool
-        assert pool is not None
-        items = tuple(map(str, range(len(pool)) if ids is None else ids))
-        given = tuple(columns) if columns is not None else tuple(f"context_{i + 1}" for i in range(self.context_dim))
-        if len(set(items)) < len(pool) or len(items) > len(pool) or len(set(given)) < self.context_dim:
-            raise ValueError(
-                f"expected {len(pool)} different item_ids and {self.context_dim} different context_columns, "
-                f"got {len(set(items))} and {len(set(given))}"
-            )
-        sizes = self.context_sizes
-        if named is None:
-            named = {f"category_{i + 1}": [str(each) for each in range(size)] for i, size in enumerate(sizes)}
-        found = tuple(len(set(known)) for known in named.values())
-        if found != sizes:
-            raise ValueError(f"expected context_categories with {sizes} different categories, got {found}")
-        categories = {name: tuple(map(str, known)) for name, known in named.items()}
-        request_columns = FileColumns("request", dict.fromkeys(given, 0.0), (), categories)
-        slots = tuple(f"slot_{i + 1}" for i in range(self.slots))
-        own = self.requests is not None and self.requests.slot_features is not None
-        return PageNames(items, pool, slots, request_columns, self.slot_dim if own else 0)
+        self, ids: Sequence[str] | None, columns: Sequence[str] | None, categories: Mapping[str, Sequence[str]] | None
+    ) -> PageNames | None:
+        """Returns what files call the pool's vectors and the requests' columns; None without a pool."""
+        if self._pool is None:
+            if ids is not None or columns is not None or categories is not None:
+                raise ValueError("expected item_ids, context_columns and context_categories with a pool, got no pool")
+            return None
+        own_features = self.requests is not None and self.requests.slot_features is not None
+        sizes = self.slots, self.context_dim, self.context_sizes, self.slot_dim if own_features else 0
+        return PageNames.of(self._pool, *sizes, ids, columns, categories)
 
     def _draw_candidates(self, batch: int, generator: torch.Generator) -> tuple[Tensor, Tensor | None]:
         """Draws candidates, and the mask of their padding where their number varies."""
@@ -309,6 +291,21 @@ class SlotProblem(Problem):
 
     def _ask_truth(self, truth: Score, observation: Observation, choice: Tensor) -> Tensor:
         return self._ask(truth, observation, self.gather(observation, choice))
+
+
+def _category_counts(
+    known: Tensor | None, sizes: tuple[int, ...], named: Mapping[str, Sequence[str]] | None
+) -> tuple[int, ...]:
+    """Returns how many categories each context column has: those with names, or those that occur or are said."""
+    said = sizes if known is None else tuple((known.amax(dim=0) + 1).tolist())
+    if named is None:
+        return said
+    found = tuple(map(len, named.values()))
+    # Known requests may lack a category that has a name.
+    fits = len(found) == len(said) and all(map(operator.ge, found, said))
+    if not fits or (known is None and found != said):
+        raise ValueError(f"expected context_categories with {said} categories, got {found}")
+    return found
 
 
 def _check_scores(together: Tensor, alone: Tensor) -> None:

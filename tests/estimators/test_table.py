@@ -20,7 +20,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from slot_rl.estimators.encoding import TableEncoding
-from slot_rl.estimators.table import LARGEST, Table, TableError, read_table, row_numbers, stream_table
+from slot_rl.estimators.table import LARGEST, Table, TableError, read_table, row_number_notice, stream_table
 
 SCORES = pa.array([1.5, 2.0])
 
@@ -324,8 +324,8 @@ def test_row_numbers_are_no_feature_unless_they_are_named(name: str, tmp_path: P
     path = written(tmp_path, f"{name},a,y\n0,X,1\n1,Z,2\n")
     assert list(read_table(path, "y").text) == ["a"]
     assert list(read_table(path, "y", (), [name, "a"]).text) == [name, "a"]
-    assert row_numbers(path) == f"left out as row numbers: {name!r} of {path}"
-    assert row_numbers(written(tmp_path, "a,y\nX,1\n", "plain.csv")) == ""
+    assert row_number_notice(path) == f"left out as row numbers: {name!r} of {path}"
+    assert row_number_notice(written(tmp_path, "a,y\nX,1\n", "plain.csv")) == ""
     with pytest.raises(TableError, match="expected at least one feature column"):
         read_table(written(tmp_path, f"{name},y\n0,1\n1,2\n", "alone.csv"), "y")
 

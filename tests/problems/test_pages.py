@@ -103,11 +103,30 @@ def test_a_missing_column_is_named() -> None:
 
 
 @pytest.mark.parametrize(
-    "names", [{"country": ("de", "fr", "it")}, {"country": ("de",), "device": ("a", "b")}, {"a": "xx", "b": "yz"}]
+    ("changes", "message"),
+    [
+        ({"context_categories": {"country": ("de", "fr", "it")}}, "expected context_categories with"),
+        ({"context_categories": {"country": ("de",), "device": ("a", "b")}}, "expected context_categories with"),
+        ({"context_categories": {"a": "xx", "b": "yz"}}, "expected 2 different categories of 'a', got 2, of which 1"),
+        (
+            {"context_categories": {"a": "xy", "context_1": "yz"}},
+            "expected 3 different context_columns, got 3",
+        ),
+        ({"item_ids": list("abca")}, "expected 4 different item_ids, got 4, of which 3"),
+        ({"item_ids": list("abcde")}, "expected 4 different item_ids, got 5, of which 5"),
+        ({"context_columns": ["a", "b"]}, "expected 3 different context_columns, got 4"),
+    ],
 )
-def test_names_that_do_not_fit_the_categories_are_refused(names: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match="expected context_categories with"):
-        shop(context_categories=names)
+def test_names_that_do_not_fit_are_refused(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        shop(**changes)
+
+
+def test_names_without_a_pool_are_refused() -> None:
+    for names in ({"item_ids": ["a"]}, {"context_columns": ["a"]}, {"context_categories": {"a": ["b"]}}):
+        settings: dict[str, Any] = {"context_dim": 1} if "context_columns" in names else {"context_sizes": (1,)}
+        with pytest.raises(ValueError, match="expected item_ids, context_columns and context_categories with a pool"):
+            SlotProblem(lambda items, c: items.sum(dim=(-1, -2)), 2, 3, 2, **settings, **names)
 
 
 def test_named_categories_may_exceed_those_of_the_known_requests() -> None:
