@@ -7,19 +7,22 @@ choice is the same number for an agent that learns through the estimator and for
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 import torch
 from torch import Tensor
+from typing_extensions import Self
 
 from slot_rl.estimators.freezing import Score, frozen
+from slot_rl.problems.constraints import Constraint, ConstraintSet, Infeasible, ItemSpace
 from slot_rl.problems.observation import Observation, ObservationPart
 from slot_rl.problems.requests import Desk, RequestFiles, Requests
 from slot_rl.seeding import check_default_dtype
 from slot_rl.selectors.categorical import one_hot
+from slot_rl.selectors.rules import Rules
 
 Unmeasured = Literal["omit", "worst"]
 """What a choice counts as that a truth table has not measured: as not known, or with its context's minimum."""
@@ -102,12 +105,14 @@ class Problem(ABC):
         slots: Slots of a configuration, S.
         sizes: Items that each slot can hold at most, per slot.
         budget: What has been scored and differentiated through this object.
+        constraints: What configurations are allowed; None if all are.
     """
 
     name: str
     slots: int
     sizes: tuple[int, ...]
     budget: Budget
+    constraints: ConstraintSet | None = None
 
     def __init__(self, name: str, sizes: tuple[int, ...], estimator: Score, truth: Score | None) -> None:
         """Takes frozen copies of the estimator and the ground truth; the caller's modules stay as they are."""
@@ -178,6 +183,31 @@ class Problem(ABC):
     @abstractmethod
     def mix(self, observation: Observation, selection: Tensor) -> Tensor:
         """Returns selection-weighted vectors ``(..., batch, slots, dim)`` of rows ``(..., batch, slots, items)``."""
+
+    def item_space(self) -> ItemSpace:
+        """Returns what constraints can refer to: by default the numbers of slots and items."""
+        mask = torch.arange(self.items) < torch.tensor(self.sizes).unsqueeze(-1)
+        return ItemSpace(self.name, mask, fixed=False)
+
+    def with_constraints(self, constraints: Sequence[Constraint]) -> Self:
+        """Returns the same problem with constraints instead of those that it has, with a budget of its own.
+
+        Raises:
+            TypeError: If something is no constraint.
+            ValueError: If a constraint does not fit the problem, or they leave nothing, or cannot be decided exactly.
+        """
+        twin = copy.copy(self)
+        twin.budget = Budget()
+        twin.constraints = ConstraintSet(constraints, self.item_space()) if constraints else None
+        return twin
+
+    def rules(self, observation: Observation) -> Rules | None:
+        """Returns what the constraints allow the requests; None without constraints.
+
+        Raises:
+            Infeasible: If a request allows no configuration.
+        """
+        return None if self.constraints is None else self.constraints.rules(observation, self.mask(observation))
 
     def evaluation_observations(self, most: int, generator: torch.Generator) -> Observation:
         """Returns the requests that agents are compared on: ``most`` draws, or fewer where there are not as many."""
@@ -388,6 +418,7 @@ def check_choice(problem: Problem, observation: Observation, choice: Tensor) -> 
 
     Raises:
         ValueError: If the shape is wrong, an index is out of range, or a masked item is chosen.
+        Infeasible: If a constraint is broken; names it.
     """
     expected = (len(observation), problem.slots)
     if tuple(choice.shape) != expected:
@@ -404,6 +435,13 @@ def check_choice(problem: Problem, observation: Observation, choice: Tensor) -> 
         if masked.any():
             row, slot = masked.nonzero()[0].tolist()
             raise ValueError(f"expected an allowed item in slot {slot}, got masked item {int(choice[row, slot])}")
+    if problem.constraints is not None:
+        broken, constraints = problem.constraints.first_broken(observation, choice)
+        if (broken >= 0).any():
+            row = int((broken >= 0).int().argmax())
+            raise Infeasible(
+                f"expected a configuration that satisfies {constraints[int(broken[row])]}, got {choice[row].tolist()}"
+            )
 
 
 def _finite(what: str, answer: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-Kind = Literal["real", "boolean", "categories"]
+Kind = Literal["real", "boolean", "categories", "numbers"]
 TensorLike = Tensor | npt.ArrayLike
 
 
@@ -23,6 +23,8 @@ class Observation:
         context: Long tensor of shape ``(batch, columns)``, or None.
         context_vector: Float tensor of shape ``(batch, context_dim)``, or None.
         slot_features: Float tensor of shape ``(batch, slots, slot_dim)``, or None where the slots are always the same.
+        labels: Long tensor of shape ``(batch, items, attributes)``, the candidates' categories that constraints speak
+            of; or None.
     """
 
     candidates: Tensor | None = None
@@ -30,6 +32,7 @@ class Observation:
     context: Tensor | None = None
     context_vector: Tensor | None = None
     slot_features: Tensor | None = None
+    labels: Tensor | None = None
 
     @classmethod
     def of(cls, parts: Mapping[str, Any]) -> "Observation":
@@ -58,9 +61,10 @@ KINDS: dict[str, Kind] = {
     "context": "categories",
     "context_vector": "real",
     "slot_features": "real",
+    "labels": "numbers",
 }
 """What the entries of each part are."""
-TYPES = {"real": torch.float32, "boolean": torch.bool, "categories": torch.long}
+TYPES = {"real": torch.float32, "boolean": torch.bool, "categories": torch.long, "numbers": torch.long}
 
 
 @dataclass(frozen=True)
@@ -69,8 +73,9 @@ class ObservationPart:
 
     Attributes:
         shape: Its shape for a single request.
-        kind: Real numbers, booleans, or category indices.
-        sizes: The number of categories of each entry; empty for the other kinds.
+        kind: Real numbers, booleans, category indices, or whole numbers from 0.
+        sizes: The number of categories of each entry; of whole numbers, how many there are in each column; empty for
+            the other kinds.
     """
 
     shape: tuple[int, ...]

@@ -20,8 +20,11 @@ from slot_rl.estimators.fitting import with_categories
 from slot_rl.estimators.freezing import Score
 from slot_rl.estimators.net import EstimatorNet
 from slot_rl.estimators.soften import check_softened, soften
-from slot_rl.estimators.table import read_table
+from slot_rl.estimators.table import column_names, read_table
 from slot_rl.problems.base import Problem, RequestNames, TrueScores, Unmeasured
+from slot_rl.problems.constraints import ItemSpace
+from slot_rl.problems.constraints.base import ListedRows
+from slot_rl.problems.constraints.conjunction import context_key
 from slot_rl.problems.context_rows import ContextDesk, ContextRequests
 from slot_rl.problems.observation import Observation, ObservationPart, TensorLike, as_tensor
 from slot_rl.problems.requests import Desk, RequestFiles
@@ -96,6 +99,19 @@ class RowProblem(Problem):
         """Endings of tables of contexts."""
         return (".csv", ".parquet", ".jsonl")
 
+    def item_space(self) -> ItemSpace:
+        """Returns the features and categories, with their names as far as they have any."""
+        encoding = self.encoding
+        names = None if encoding is None else tuple(map(tuple, encoding.features.values()))
+        return ItemSpace(
+            self.name,
+            self._mask,
+            None if encoding is None else tuple(encoding.features),
+            names,
+            same_items=len(set(self.sizes)) == 1 and (names is None or len(set(names)) == 1),
+            read_rows=None if encoding is None else partial(_read_rows, encoding),
+        )
+
     def with_descriptors(self, files: Mapping[str, Path]) -> "RowProblem":
         """Returns the same problem with further categories of described columns, to ask about or to choose."""
         if self.encoding is None:
@@ -109,7 +125,8 @@ class RowProblem(Problem):
             raise ValueError(f"expected no truth with new choices, which it cannot know, got one for {self.name}")
         assert isinstance(self._estimator, EstimatorNet)  # no other has descriptors
         contexts = self.contexts if encoding.contexts else None
-        return RowProblem(with_categories(self._estimator, encoding), contexts, name=self.name, encoding=encoding)
+        wider = RowProblem(with_categories(self._estimator, encoding), contexts, name=self.name, encoding=encoding)
+        return wider if self.constraints is None else wider.with_constraints(self.constraints.constraints)
 
     @property
     def catalogue(self) -> Tensor:
@@ -248,6 +265,24 @@ class RowProblem(Problem):
         if isinstance(truth, TruthTable):
             return truth(choice, self._truth_context(truth, observation))
         return truth(choice, self._context(observation), *self._numbers(observation))
+
+
+def _read_rows(encoding: TableEncoding, path: Path) -> ListedRows:
+    """Reads configurations, and the contexts beside them, where the file has all context columns or none."""
+    header = set(column_names(path))
+    given = [name for name in encoding.contexts if name in header]
+    if given and len(given) < len(encoding.contexts):
+        missing = next(name for name in encoding.contexts if name not in header)
+        raise ValueError(f"expected all context columns or none in {path}, got no {missing!r}")
+    table = read_table(path, None, tuple(given), tuple(encoding.features))
+    rows = encoding.encode_features(table)
+    if not given:
+        return ListedRows(rows)
+    # Rows of contexts that the estimator does not know are of no use.
+    contexts, unknown = encoding.find_contexts(table)
+    known = torch.ones(len(rows), dtype=torch.bool)
+    known[[cell.row - table.first_row for cell in unknown]] = False
+    return ListedRows(rows[known], context_key(_observed(encoding, contexts[known])))
 
 
 def _shortened(text: str, most: int = _WIDEST_NAME) -> str:

@@ -95,5 +95,8 @@ class SlateProblem(SlotProblem):
         assert self.pool is not None and self.requests is not None
         candidates, mask = listed_candidates(self.pool, known, self.slots)
         return Observation(
-            candidates, mask if self.fewest_items < self.items else None, **self.requests[rows].tensors()
+            candidates,
+            mask if self.fewest_items < self.items else None,
+            **self.requests[rows].tensors(),
+            labels=self.labels.at(known.clamp_min(0)),
         )

@@ -7,21 +7,32 @@ may vary between requests: lists are padded with zeros to the longest and the pa
 import copy
 import operator
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
+from typing_extensions import Self
 
 from slot_rl.estimators.freezing import Score
+from slot_rl.estimators.table import read_table
 from slot_rl.problems.base import Budget, Problem
 from slot_rl.problems.candidate_file import CandidateRequests
+from slot_rl.problems.constraints import Constraint, ConstraintSet, ItemSpace
+from slot_rl.problems.constraints.base import ListedRows
+from slot_rl.problems.item_labels import ItemLabels
 from slot_rl.problems.observation import KINDS, TYPES, Observation, ObservationPart, TensorLike, as_tensor
 from slot_rl.problems.page_file import PageRequests
 from slot_rl.problems.pages import PageDesk, PageNames
 from slot_rl.problems.requests import Desk, RequestFiles, Requests
 from slot_rl.seeding import generator_from
 
+MOST_REDRAWS = 100
+"""How often lists are drawn again that the constraints leave nothing."""
+TRIED = 64
+"""Requests that constraints are tried on."""
 CandidateSampler = Callable[[tuple[int, ...], torch.Generator], Tensor]
 
 
@@ -48,7 +59,8 @@ class SlotProblem(Problem):
         fewest_items: The shortest list that is drawn; below ``items`` the number varies and observations have a mask.
         context_dim: Length of the context's vector; 0 without one.
         context_sizes: Categories of each context column; empty without one.
-        slot_dim: TensorLike that describe a slot; 0 without them.
+        slot_dim: Numbers that describe a slot; 0 without them.
+        labels: Categories of the pool's vectors.
     """
 
     def __init__(
@@ -71,6 +83,8 @@ class SlotProblem(Problem):
         item_ids: Sequence[str] | None = None,
         context_columns: Sequence[str] | None = None,
         context_categories: Mapping[str, Sequence[str]] | None = None,
+        item_labels: Mapping[str, Sequence[object]] | None = None,
+        constraints: Sequence[Constraint] = (),
     ) -> None:
         """Builds the problem.
 
@@ -89,14 +103,16 @@ class SlotProblem(Problem):
             context_dim: Length of a context vector if there are no known requests; their numbers are N(0, 1).
             context_sizes: Categories of each context column if there are no known requests; all are equally frequent.
             requests: Known requests with several parts: context vectors, categories, and slot features.
-            slot_features: TensorLike of each slot for every request, ``(slots, slot_dim)``.
+            slot_features: Numbers of each slot for every request, ``(slots, slot_dim)``.
             item_ids: What files of requests and answers call the pool's vectors; their numbers from 0 if None.
             context_columns: What files of requests call the numbers of a context; ``context_1``, ... if None.
             context_categories: What they call its categories, by column; ``category_1`` with ``0``, ``1``, ... if None.
+            item_labels: Attributes of the pool's vectors that constraints speak of, by name: a category a vector.
+            constraints: What configurations are allowed.
 
         Raises:
             ValueError: If sizes are below 1 or contradict each other, a part of a request has another shape or is not
-                finite, or the estimator does not score such requests.
+                finite, the estimator does not score such requests, or the constraints cannot be satisfied.
         """
         self._pool: Tensor | None = _real("pool", pool, 2)
         items, dim = _sizes(items, dim, self._pool)
@@ -105,6 +121,7 @@ class SlotProblem(Problem):
         if not 1 <= fewest <= items:
             raise ValueError(f"expected fewest_items from 1 to items = {items}, got {fewest}")
         self.dim, self.fewest_items, self._draw = dim, fewest, draw
+        self._whole_pool = self._pool is not None and len(self._pool) == items == fewest
         self._fixed_features = _real("slot_features", slot_features, 2)
         self.requests = _known_requests(contexts, requests, context_dim, context_sizes, slots)
         parts = {} if self.requests is None else self.requests.tensors()
@@ -114,7 +131,10 @@ class SlotProblem(Problem):
         self.slot_dim = 0 if features is None else features.shape[-1]
         if features is not None and features.shape[-2] != slots:
             raise ValueError(f"expected slot_features of {slots} slots, got {tuple(features.shape)}")
+        self.labels = ItemLabels.of(item_labels or {}, 0 if self._pool is None else len(self._pool))
         self.names = self._named(item_ids, context_columns, context_categories)
+        if constraints:
+            self.constraints = ConstraintSet(constraints, self.item_space())
         self._try_out()
 
     @property
@@ -133,7 +153,28 @@ class SlotProblem(Problem):
             parts["context_vector"] = ObservationPart((self.context_dim,), "real")
         if self.requests is not None and self.requests.slot_features is not None:
             parts["slot_features"] = ObservationPart((self.slots, self.slot_dim), "real")
+        if self.labels.names:
+            sizes = tuple(map(len, self.labels.names.values()))
+            parts["labels"] = ObservationPart((self.items, len(sizes)), "numbers", sizes)
         return parts
+
+    def item_space(self) -> ItemSpace:
+        """Returns the slots, and the items where they are the same in every request."""
+        mask, pool = torch.ones(self.slots, self.items, dtype=torch.bool), self._pool
+        if pool is None or not self._whole_pool or len(pool) != self.items:
+            return ItemSpace(self.name, mask, self._slot_names, fixed=False, labels=self.labels.names)
+        ids = None if self.names is None else (self.names.items,) * self.slots
+        read = None if self.names is None else partial(_read_rows, self.names)
+        labels = self.labels.codes if self.labels.names else None
+        return ItemSpace(
+            self.name, mask, self._slot_names, ids, labels=self.labels.names, fixed_labels=labels, read_rows=read
+        )
+
+    def with_constraints(self, constraints: Sequence[Constraint]) -> Self:
+        """Returns the same problem with constraints; see :meth:`Problem.with_constraints`."""
+        twin = super().with_constraints(constraints)
+        twin.sample(TRIED, generator_from(0))
+        return twin
 
     @property
     def pool(self) -> Tensor | None:
@@ -142,20 +183,19 @@ class SlotProblem(Problem):
 
     def sample(self, batch: int, generator: torch.Generator) -> Observation:
         """Draws requests: candidates, a mask where their number varies, and contexts."""
-        candidates, mask = self._draw_candidates(batch, generator)
+        offered = self._draw_candidates(batch, generator)
         known = self.requests
         if known is None:
-            return Observation(candidates, mask, **self._draw_contexts(batch, generator))
+            return replace(offered, **self._draw_contexts(batch, generator))
         rows = torch.randint(len(known), (batch,), generator=generator)
-        return Observation(candidates, mask, **known[rows].tensors())
+        return replace(offered, **known[rows].tensors())
 
     def evaluation_observations(self, most: int, generator: torch.Generator) -> Observation:
         """Returns ``most`` draws; where requests are known, each at most once, with drawn candidates."""
         if self.requests is None:
             return self.sample(most, generator)
         rows = torch.randperm(len(self.requests), generator=generator)[:most]
-        candidates, mask = self._draw_candidates(len(rows), generator)
-        return Observation(candidates, mask, **self.requests[rows].tensors())
+        return replace(self._draw_candidates(len(rows), generator), **self.requests[rows].tensors())
 
     def candidates(self, observation: Observation) -> Tensor:
         """Returns the request's candidates, ``(batch, items, dim)``."""
@@ -182,7 +222,9 @@ class SlotProblem(Problem):
     def with_items(self, items: int) -> "SlotProblem":
         """Returns the same problem for requests with up to ``items`` candidates, with a budget of its own."""
         twin = copy.copy(self)
-        twin.budget, twin.sizes = Budget(), (items,) * self.slots
+        twin.budget, twin.sizes, twin._whole_pool = Budget(), (items,) * self.slots, False
+        if self.constraints is not None and items != self.items:
+            twin.constraints = ConstraintSet(self.constraints.constraints, twin.item_space())
         return twin
 
     def with_truth_as_estimator(self) -> "SlotProblem":
@@ -209,6 +251,10 @@ class SlotProblem(Problem):
         """Returns what answers rows with contexts and perhaps lists of candidates."""
         return super().desk(items) if self.names is None else PageDesk(self.names, items)
 
+    @property
+    def _slot_names(self) -> tuple[str, ...]:
+        return tuple(f"slot_{number + 1}" for number in range(self.slots))
+
     def _named(
         self, ids: Sequence[str] | None, columns: Sequence[str] | None, categories: Mapping[str, Sequence[str]] | None
     ) -> PageNames | None:
@@ -221,8 +267,28 @@ class SlotProblem(Problem):
         sizes = self.slots, self.context_dim, self.context_sizes, self.slot_dim if own_features else 0
         return PageNames.of(self._pool, *sizes, ids, columns, categories)
 
-    def _draw_candidates(self, batch: int, generator: torch.Generator) -> tuple[Tensor, Tensor | None]:
-        """Draws candidates, and the mask of their padding where their number varies."""
+    def _draw_candidates(self, batch: int, generator: torch.Generator) -> Observation:
+        """Draws candidates until the constraints allow every request something."""
+        offered = self._offer(batch, generator)
+        for _ in range(MOST_REDRAWS):
+            bad = self._infeasible(offered)
+            if not bool(bad.any()):
+                return offered
+            again = self._offer(int(bad.sum()), generator).tensors()
+            for name, part in offered.tensors().items():
+                part[bad] = again[name]
+        assert self.constraints is not None
+        self.constraints.rules(offered, offered.mask)
+        return offered
+
+    def _infeasible(self, offered: Observation) -> Tensor:
+        if self.constraints is None:
+            return torch.zeros(1, dtype=torch.bool)
+        return ~self.constraints.possible(offered, offered.mask)
+
+    def _offer(self, batch: int, generator: torch.Generator) -> Observation:
+        """Draws candidates, their labels, and the mask of their padding where their number varies."""
+        rows = None
         if self._pool is None:
             candidates = self._draw((batch, self.items, self.dim), generator)
             if candidates.shape != (batch, self.items, self.dim) or candidates.dtype != torch.float32:
@@ -230,15 +296,19 @@ class SlotProblem(Problem):
                     f"expected draw to return float32 ({batch}, {self.items}, {self.dim}), got {candidates.dtype} "
                     f"{tuple(candidates.shape)}"
                 )
-        elif len(self._pool) == self.items == self.fewest_items:
-            return self._pool.expand(batch, -1, -1), None
+        elif self._whole_pool:
+            labels = self.labels.codes.expand(batch, -1, -1) if self.labels.names else None
+            return Observation(self._pool.expand(batch, -1, -1), labels=labels)
         else:
-            candidates = self._pool[different_rows(batch, self.items, len(self._pool), generator)]
-        if self.fewest_items == self.items:
-            return candidates, None
-        count = torch.randint(self.fewest_items, self.items + 1, (batch, 1), generator=generator)
-        present = torch.arange(self.items) < count
-        return candidates * present.unsqueeze(-1), present.unsqueeze(1).repeat(1, self.slots, 1)
+            rows = different_rows(batch, self.items, len(self._pool), generator)
+            candidates = self._pool[rows]
+        mask = None
+        if self.fewest_items < self.items:
+            count = torch.randint(self.fewest_items, self.items + 1, (batch, 1), generator=generator)
+            present = torch.arange(self.items) < count
+            candidates = candidates * present.unsqueeze(-1)
+            mask = present.unsqueeze(1).repeat(1, self.slots, 1)
+        return Observation(candidates, mask, labels=None if rows is None else self.labels.at(rows))
 
     def _draw_contexts(self, batch: int, generator: torch.Generator) -> dict[str, Tensor]:
         parts = {}
@@ -291,6 +361,20 @@ class SlotProblem(Problem):
 
     def _ask_truth(self, truth: Score, observation: Observation, choice: Tensor) -> Tensor:
         return self._ask(truth, observation, self.gather(observation, choice))
+
+
+def _read_rows(names: PageNames, path: Path) -> ListedRows:
+    """Reads pages, an item's id for each slot."""
+    table = read_table(path, None, (), names.slots)
+    known = {each: number for number, each in enumerate(names.items)}
+    columns = []
+    for name in names.slots:
+        cells = table.text[name].tolist()
+        unknown = next((cell for cell in cells if cell not in known), None)
+        if unknown is not None:
+            raise ValueError(f"expected a known item in column {name!r} of {path}, got {unknown!r}")
+        columns.append(torch.tensor([known[cell] for cell in cells], dtype=torch.long))
+    return ListedRows(torch.stack(columns, dim=1))
 
 
 def _category_counts(

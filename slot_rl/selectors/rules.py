@@ -1,0 +1,97 @@
+"""Draws under rules: slots are filled one after another, each with an item that lets the others still be filled.
+
+Without rules, slots are drawn independently from ``softmax(logits)``. With rules, slot s is drawn from the softmax of
+its logits over the items that are open to it, given the slots before it. The order is that of the slots, so every
+choice has one probability: the product of its slots' conditional probabilities.
+"""
+
+from abc import ABC, abstractmethod
+
+import torch
+from torch import Tensor
+
+from slot_rl.selectors.categorical import draw, one_hot
+
+OPEN = -1
+"""What a choice holds in a slot that is not filled yet."""
+
+
+class Rules(ABC):
+    """What a batch of requests allows; its rows are the requests."""
+
+    @abstractmethod
+    def open_items(self, choice: Tensor, slot: int | None = None) -> Tensor:
+        """Returns which items may stand in each slot, given what the other slots hold.
+
+        An item is open if the slots that are not filled can still be completed with it. So the items that are open to a
+        slot of a complete choice are the swaps that stay allowed.
+
+        Args:
+            choice: Long tensor of shape ``(..., batch, slots)``, :data:`OPEN` where a slot is not filled yet. What it
+                holds must be completable.
+            slot: The slot to ask about; every slot if None.
+
+        Returns:
+            Boolean tensor of shape ``(..., batch, slots, items)``, or ``(..., batch, items)`` for one slot.
+        """
+
+    def allows(self, choice: Tensor) -> Tensor:
+        """Returns whether complete choices ``(..., batch, slots)`` are allowed, ``(..., batch)``."""
+        allowed = torch.ones(choice.shape[:-1], dtype=torch.bool)
+        for slot in range(choice.shape[-1]):
+            is_open = self.open_items(_prefix(choice, slot), slot)
+            allowed &= is_open.gather(-1, choice[..., slot : slot + 1]).squeeze(-1)
+        return allowed
+
+    def draw(self, logits: Tensor, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
+        """Draws slot by slot.
+
+        Args:
+            logits: Tensor of shape ``(..., batch, slots, items)``; an item at minus infinity is never drawn.
+            generator: Random generator; None is the global one.
+
+        Returns:
+            The choice ``(..., batch, slots)``, and the logits on its condition: in the logits' shape, minus infinity
+            where an item was not open given the slots before it.
+        """
+        choice = torch.full(logits.shape[:-1], OPEN)
+        conditional = torch.empty_like(logits)
+        for slot in range(logits.shape[-2]):
+            is_open = self.open_items(choice, slot)
+            conditional[..., slot, :] = logits[..., slot, :].masked_fill(~is_open, -torch.inf)
+            choice[..., slot] = draw(conditional[..., slot, :], generator)
+        return choice, conditional
+
+    def conditional(self, logits: Tensor, choice: Tensor) -> Tensor:
+        """Returns the logits on the condition of a choice, as :meth:`draw` does; differentiable in the logits."""
+        rows = [
+            logits[..., slot, :].masked_fill(~self.open_items(_prefix(choice, slot), slot), -torch.inf)
+            for slot in range(logits.shape[-2])
+        ]
+        return torch.stack(rows, dim=-2)
+
+    def mode(self, logits: Tensor) -> Tensor:
+        """Returns a probable allowed choice ``(..., batch, slots)``: the most confident slot is filled first.
+
+        In each round the slot that is filled is the one whose best open item has the highest probability among its open
+        items.
+        """
+        choice = torch.full(logits.shape[:-1], OPEN)
+        for _ in range(logits.shape[-2]):
+            confidence, item = torch.log_softmax(logits.masked_fill(~self.open_items(choice), -torch.inf), dim=-1).max(
+                dim=-1
+            )
+            slot = confidence.masked_fill(choice != OPEN, -torch.inf).argmax(dim=-1, keepdim=True)
+            choice.scatter_(-1, slot, item.gather(-1, slot))
+        return choice
+
+    def repaired(self, choice: Tensor, items: int, generator: torch.Generator | None) -> Tensor:
+        """Keeps each slot's item where it is open given the slots before it, and draws another one where it is not."""
+        # Far above the noise of a draw: an open item that is wanted is always drawn.
+        return self.draw(1e6 * one_hot(choice, items, torch.float32), generator)[0]
+
+
+def _prefix(choice: Tensor, slot: int) -> Tensor:
+    """Returns a choice whose slots are open from the given one on."""
+    filled = torch.arange(choice.shape[-1]) < slot
+    return choice.masked_fill(~filled, OPEN)
