@@ -8,6 +8,7 @@ from slot_rl.agents.a2c import A2CAgent
 from slot_rl.agents.aligned import AlignedAgent
 from slot_rl.agents.base import MANIFEST, Agent, Options, read_agent
 from slot_rl.agents.expert_iteration import ExpertIterationAgent
+from slot_rl.agents.maskable_ppo import MaskablePPOAgent
 from slot_rl.agents.nevergrad import NevergradAgent
 from slot_rl.agents.policy import SlotPolicy
 from slot_rl.agents.ppo import PPOAgent
@@ -66,6 +67,7 @@ AGENTS: dict[str, AgentKind] = {
     "reinforce": _kind(ReinforceAgent),
     "ppo": _kind(PPOAgent),
     "a2c": _kind(A2CAgent),
+    "maskable_ppo": _kind(MaskablePPOAgent),
     "expert_iteration": _kind(ExpertIterationAgent),
     "reproduction": _kind(ReproductionAgent),
     "aligned": _kind(AlignedAgent),
@@ -95,6 +97,7 @@ __all__ = [
     "GumbelAgent",
     "LearningAgent",
     "LocalSearchAgent",
+    "MaskablePPOAgent",
     "NevergradAgent",
     "Options",
     "PPOAgent",

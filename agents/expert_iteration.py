@@ -19,13 +19,13 @@ from typing import Any
 import torch
 
 from slot_rl.agents.base import needed_problem
-from slot_rl.agents.policy import entropy_of, log_prob_of
+from slot_rl.agents.policy import entropy_of, given
 from slot_rl.agents.replay import Replay
 from slot_rl.agents.sb3 import LearningOptions, OneStepAgent, mean_of
 from slot_rl.problems import Observation, Problem
 from slot_rl.search import SearchResult, guided_search, random_choice
 from slot_rl.seeding import Seed
-from slot_rl.selectors.categorical import draw
+from slot_rl.selectors.categorical import log_prob_of
 
 
 @dataclass(frozen=True)
@@ -110,7 +110,7 @@ class ExpertIterationAgent(OneStepAgent):
 
     def _improve(self, observation: Observation) -> SearchResult:
         with torch.no_grad():
-            start = draw(self.policy.point(observation)[0], self.generator)
+            start = self.policy.draw(observation, self.generator)
         restarted = torch.rand(len(start), 1, generator=self.generator) < self.options.explore
         start = torch.where(restarted, random_choice(self.problem, observation, self.generator), start)
         return guided_search(self.problem, observation, start, self.options.swaps)
@@ -118,7 +118,7 @@ class ExpertIterationAgent(OneStepAgent):
     def _learn(self) -> dict[str, float]:
         observation, found = self.replay.sample(self.options.step_size, self.generator)
         assert found.slope is not None
-        logits, _ = self.policy.point(observation)
+        logits = given(self.policy.point(observation)[0], found.choice, self.policy.rules(observation))
         # The expected first-order score of the policy's swaps of the row; its gradient is straight-through's.
         gain = (torch.softmax(logits, dim=-1) * found.slope).sum(dim=(-1, -2)).mean() / self.scale.unit
         log_prob, entropy = log_prob_of(logits, found.choice).mean(), entropy_of(logits).mean()

@@ -17,6 +17,7 @@ from torch import Tensor
 from typing_extensions import Self
 
 from slot_rl.agents.base import Options, needed_problem
+from slot_rl.agents.policy import most_probable
 from slot_rl.agents.sb3 import LearningOptions, OneStepAgent
 from slot_rl.agents.scale import RunningScale
 from slot_rl.problems import Observation, Problem
@@ -165,7 +166,8 @@ class LoggedAgent(OneStepAgent):
 
     def greedy_scores(self, observation: Observation, logits: Tensor) -> Tensor:
         """Scores the policy's own answers, ``(batch,)``, given its logits ``(batch, slots, items)``."""
-        return self.problem.score(observation, logits.detach().argmax(dim=-1))
+        answers = most_probable(logits.detach(), self.policy.rules(observation))
+        return self.problem.score(observation, answers)
 
     def weights(self, rows: ScoredRows, generated: Tensor) -> Tensor:
         """Returns the weights of logged rows, ``(batch,)``, given the scores of the policy's answers."""
@@ -176,7 +178,17 @@ class LoggedAgent(OneStepAgent):
     def _read(self) -> LoggedRows:
         if self.options.logged is None:
             raise ValueError(f"expected --logged FILE with rows to imitate for {self.name!r}, got none")
-        return LoggedRows(*self.problem.read_logged(self.options.logged))
+        rows = LoggedRows(*self.problem.read_logged(self.options.logged))
+        if self.problem.constraints is None:
+            return rows
+        # What the policy must not name, it need not imitate.
+        allowed = self.problem.constraints.first_broken(rows.observation, rows.choice)[0] < 0
+        if int(allowed.sum()) < 2:
+            raise ValueError(
+                f"expected at least two logged rows that satisfy {self.problem.constraints}, got {int(allowed.sum())} "
+                f"of {len(rows)} in {self.options.logged}"
+            )
+        return rows[allowed]
 
     def _setup_learn(self, total_timesteps: int, *args: Any, **kwargs: Any) -> tuple[int, BaseCallback]:
         """Scores the logged rows before the first update, unless this agent has done so before."""

@@ -3,8 +3,12 @@
 It is built from the spaces alone, so it works with Stable-Baselines3's own algorithms:
 ``PPO(SlotPolicy, SlotVecEnv("SlotRL/Slots-v0", 256))``. Its distribution of independent slots takes a few tensor
 operations for all slots together and draws from the policy's generator, unlike ``MultiCategoricalDistribution``.
+
+Where a problem has constraints, slots are drawn one after another under its rules (:class:`slot_rl.selectors.rules`),
+and the most probable answer is decoded under them, so that the policy can name nothing else.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -18,8 +22,10 @@ from slot_rl.networks import PointerNetwork, PointerSize
 from slot_rl.problems import Observation, Problem
 from slot_rl.seeding import generator_from
 from slot_rl.selectors import masked_logits
-from slot_rl.selectors.categorical import gumbel_noise
+from slot_rl.selectors.categorical import draw, log_prob_of
+from slot_rl.selectors.rules import Rules
 
+RulesOf = Callable[[Observation], Rules | None]
 VALUE_HIDDEN = 64
 UNIT_REQUESTS = 1_024
 """Requests from which the units of context vectors are taken."""
@@ -32,41 +38,67 @@ def entropy_of(logits: Tensor) -> Tensor:
     return -(log_p.exp() * log_p.masked_fill(log_p == -torch.inf, 0.0)).sum(dim=(-1, -2))
 
 
-def log_prob_of(logits: Tensor, choice: Tensor) -> Tensor:
-    """Returns the log-probability ``(batch,)`` of choices ``(batch, slots)`` from logits ``(batch, slots, items)``."""
-    log_p = torch.log_softmax(logits, dim=-1)
-    return log_p.gather(-1, choice.unsqueeze(-1)).squeeze(-1).sum(dim=-1)
+def given(logits: Tensor, choice: Tensor, rules: Rules | None) -> Tensor:
+    """Returns logits ``(batch, slots, items)`` on the condition of a choice; without rules, slots are independent."""
+    return logits if rules is None else rules.conditional(logits, choice)
+
+
+def drawn(logits: Tensor, rules: Rules | None, generator: torch.Generator) -> Tensor:
+    """Draws a choice ``(batch, slots)`` from masked logits ``(batch, slots, items)``."""
+    return draw(logits, generator) if rules is None else rules.draw(logits, generator)[0]
+
+
+def most_probable(logits: Tensor, rules: Rules | None) -> Tensor:
+    """Returns the answer ``(batch, slots)`` that masked logits ``(batch, slots, items)`` name."""
+    return logits.argmax(dim=-1) if rules is None else rules.answer(logits)
 
 
 class SlotDistribution(Distribution):
-    """A distribution over choices, from masked logits of shape ``(batch, slots, items)``."""
+    """A distribution over choices, from masked logits of shape ``(batch, slots, items)``, under rules if there are any.
 
-    def __init__(self, generator: torch.Generator) -> None:
-        """Takes the generator that samples are drawn from."""
+    The entropy under rules is that of each slot given the slots before it, along the last choice that was drawn or
+    whose probability was asked for: over the draws, its mean is the entropy of the whole choice.
+    """
+
+    def __init__(self, generator: torch.Generator, rules: Rules | None = None) -> None:
+        """Takes the generator that samples are drawn from, and the rules of the requests."""
         super().__init__()  # type: ignore[no-untyped-call]
-        self._generator = generator
+        self._generator, self._rules = generator, rules
         self._logits = torch.zeros(0)
+        self._choice: Tensor | None = None
+        self._conditional = self._logits
 
     def proba_distribution(self, logits: Tensor) -> "SlotDistribution":
         """Sets the masked logits."""
-        self._logits = logits
+        self._logits = self._conditional = logits
+        self._choice = None
         return self
 
     def log_prob(self, actions: Tensor) -> Tensor:
         """Returns the log-probability ``(batch,)`` of choices ``(batch, slots)``."""
-        return log_prob_of(self._logits, actions.long())
+        return log_prob_of(self._given(actions.long()), actions.long())
 
     def entropy(self) -> Tensor:
-        """Returns the entropy in nats, ``(batch,)``."""
-        return entropy_of(self._logits)
+        """Returns the entropy in nats, ``(batch,)``; see the class."""
+        if self._rules is not None and self._choice is None:
+            self.sample()
+        return entropy_of(self._conditional)
 
     def sample(self) -> Tensor:
-        """Draws a choice, ``(batch, slots)``; an item with masked logits is never drawn."""
-        return (self._logits + gumbel_noise(self._logits, self._generator)).argmax(dim=-1)
+        """Draws a choice, ``(batch, slots)``; an item with masked logits, or that is not allowed, is never drawn."""
+        if self._rules is None:
+            return draw(self._logits, self._generator)
+        self._choice, self._conditional = self._rules.draw(self._logits, self._generator)
+        return self._choice
 
     def mode(self) -> Tensor:
         """Returns the most probable choice, ``(batch, slots)``."""
-        return self._logits.argmax(dim=-1)
+        return most_probable(self._logits, self._rules)
+
+    def _given(self, choice: Tensor) -> Tensor:
+        if self._rules is not None and choice is not self._choice:
+            self._choice, self._conditional = choice, self._rules.conditional(self._logits, choice)
+        return self._conditional
 
     def proba_distribution_net(self, *args: Any, **kwargs: Any) -> nn.Module:
         """Refuses: the pointer network gives the logits itself."""
@@ -99,6 +131,8 @@ class SlotPolicy(ActorCriticPolicy):
         catalogue: Tensor | None = None,
         pool: Tensor | None = None,
         context_vectors: Tensor | None = None,
+        rules: RulesOf | None = None,
+        free: bool = False,
         **kwargs: Any,
     ) -> None:
         """Builds the policy.
@@ -111,6 +145,8 @@ class SlotPolicy(ActorCriticPolicy):
             catalogue: Fixed candidates ``(slots, items, dim)`` where observations bring none; one-hot rows if None.
             pool: Vectors that candidates are drawn from, ``(vectors, dim)``, for their units.
             context_vectors: Some requests' context vectors ``(requests, context_dim)``, for their units.
+            rules: Says what requests allow; everything that is not masked if None.
+            free: Whether draws keep no rules, for environments that penalise; answers keep them.
             kwargs: Further arguments of ``ActorCriticPolicy``.
 
         Raises:
@@ -123,6 +159,7 @@ class SlotPolicy(ActorCriticPolicy):
             )
         self._size = size or PointerSize()
         self._catalogue, self._pool, self._context_vectors = catalogue, pool, context_vectors
+        self._rules, self._free = rules, free
         super().__init__(observation_space, action_space, lr_schedule, **kwargs)
 
     def _build(self, lr_schedule: Schedule) -> None:
@@ -158,6 +195,18 @@ class SlotPolicy(ActorCriticPolicy):
         logits, latent = self.network(observation.candidates, mask, *given)
         return masked_logits(logits, mask), latent
 
+    def rules(self, observation: Observation) -> Rules | None:
+        """Returns what the requests allow; None if everything that is not masked."""
+        return None if self._rules is None else self._rules(observation)
+
+    def answer(self, observation: Observation) -> Tensor:
+        """Returns the most probable allowed choice, ``(batch, slots)``."""
+        return most_probable(self.point(observation)[0], self.rules(observation))
+
+    def draw(self, observation: Observation, generator: torch.Generator) -> Tensor:
+        """Draws an allowed choice, ``(batch, slots)``."""
+        return drawn(self.point(observation)[0], self.rules(observation), generator)
+
     def forward(self, obs: PyTorchObs, deterministic: bool = False) -> tuple[Tensor, Tensor, Tensor]:
         """Returns choices ``(batch, slots)``, values ``(batch, 1)`` and the choices' log-probabilities ``(batch,)``."""
         distribution, values = self.act_and_value(obs)
@@ -166,8 +215,10 @@ class SlotPolicy(ActorCriticPolicy):
 
     def act_and_value(self, obs: PyTorchObs) -> tuple[SlotDistribution, Tensor]:
         """Returns the distribution over choices and the values ``(batch, 1)`` from one pass of the network."""
-        logits, latent = self.point(as_observation(obs))
-        return SlotDistribution(self.generator).proba_distribution(logits), self.value_head(latent)
+        observation = as_observation(obs)
+        logits, latent = self.point(observation)
+        rules = None if self._free else self.rules(observation)
+        return SlotDistribution(self.generator, rules).proba_distribution(logits), self.value_head(latent)
 
     def evaluate_actions(self, obs: PyTorchObs, actions: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
         """Returns values ``(batch, 1)``, log-probabilities ``(batch,)`` and entropy ``(batch,)``."""
@@ -190,11 +241,18 @@ def as_observation(obs: PyTorchObs) -> Observation:
     return Observation.of(obs)
 
 
-def policy_kwargs(problem: Problem | None, size: PointerSize) -> dict[str, Any]:
+def policy_kwargs(problem: Problem | None, size: PointerSize, free: bool = False) -> dict[str, Any]:
     """Returns the arguments that fit :class:`SlotPolicy` to a problem: sizes, fixed candidates, contexts' units."""
     if problem is None:
         return {"size": size}
     contexts = None
     if "context_vector" in problem.observation_parts():
         contexts = problem.sample(UNIT_REQUESTS, generator_from(0)).context_vector
-    return {"size": size, "catalogue": problem.catalogue, "pool": problem.pool, "context_vectors": contexts}
+    return {
+        "size": size,
+        "catalogue": problem.catalogue,
+        "pool": problem.pool,
+        "context_vectors": contexts,
+        "rules": problem.rules,
+        "free": free,
+    }

@@ -21,8 +21,9 @@ from dataclasses import dataclass
 import torch
 
 from slot_rl.agents.logged import LoggedAgent, LoggedOptions, LoggedRows, ScoredRows
-from slot_rl.agents.policy import entropy_of, log_prob_of
+from slot_rl.agents.policy import entropy_of, given
 from slot_rl.agents.sb3 import mean_of
+from slot_rl.selectors.categorical import log_prob_of
 
 _CHUNK = 16_384
 
@@ -59,8 +60,9 @@ class ReproductionAgent(LoggedAgent):
         logits, _ = self.policy.point(rows.observation)
         generated = self.greedy_scores(rows.observation, logits)
         weights = self.weights(rows, generated)
-        cross_entropy = -log_prob_of(logits, rows.choice)
-        entropy = entropy_of(logits).mean()
+        conditional = given(logits, rows.choice, self.policy.rules(rows.observation))
+        cross_entropy = -log_prob_of(conditional, rows.choice)
+        entropy = entropy_of(conditional).mean()
         loss = (weights * cross_entropy).mean() - self.entropy_coefficient * entropy
         norm = self.optimizer_step(loss)
         return {

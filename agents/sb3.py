@@ -9,7 +9,7 @@ import time
 from abc import abstractmethod
 from dataclasses import asdict, dataclass, field
 from math import inf
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -74,6 +74,11 @@ class LearningOptions(Options):
         return self.batch_size
 
     @property
+    def free(self) -> bool:
+        """Whether draws keep no constraints."""
+        return False
+
+    @property
     def entropy_over_time(self) -> Schedule:
         """The entropy bonus over the training."""
         end = 0.0 if self.entropy_end is None and self.entropy_schedule != "constant" else self.entropy_end
@@ -86,14 +91,25 @@ class RewardOptions(LearningOptions):
 
     Attributes:
         value_coefficient: Weight of the value's squared error.
+        infeasible: Under constraints, "mask" draws allowed answers only; "penalise" draws without them, and the
+            environment punishes an answer that is not allowed, as agents must learn it that cannot mask. The answers
+            of the trained agent are allowed ones either way.
     """
 
     value_coefficient: float = 0.5
+    infeasible: Literal["mask", "penalise"] = "mask"
 
     def __post_init__(self) -> None:
         """Refuses values that no training could use."""
         super().__post_init__()
         refuse_negative(self.value_coefficient)
+        if self.infeasible not in ("mask", "penalise"):
+            raise ValueError(f"expected infeasible mask or penalise, got {self.infeasible!r}")
+
+    @property
+    def free(self) -> bool:
+        """Whether draws keep no constraints."""
+        return self.infeasible == "penalise"
 
 
 def refuse_negative(value_coefficient: float) -> None:
@@ -133,11 +149,13 @@ class LearningAgent(Agent, BaseAlgorithm):  # type: ignore[misc]  # load() takes
     def answer(self, observation: Observation) -> Tensor:
         """Returns the policy's most probable choice, ``(batch, slots)``."""
         with torch.no_grad():
-            return self.policy.point(observation)[0].argmax(dim=-1)
+            return self.policy.answer(observation)
 
     def environment(self, env: Any) -> Any:
         """Returns a problem or its id as a batched environment, and an environment as it is."""
-        return SlotVecEnv(env, self.options.num_envs) if isinstance(env, Problem) or env in IDS else env
+        if not isinstance(env, Problem) and env not in IDS:
+            return env
+        return SlotVecEnv(env, self.options.num_envs, infeasible="penalise" if self.options.free else "refuse")
 
     def step_size(self, remaining: float) -> float:
         """Returns Adam's step size when a share ``remaining`` of the training is left."""
@@ -216,7 +234,7 @@ class OneStepAgent(LearningAgent):
         self.env.seed(self.seed)
         self.generator = generator_from(self.seed)
         self.scale = RunningScale()
-        kwargs = policy_kwargs(self.problem, self.options.policy)
+        kwargs = policy_kwargs(self.problem, self.options.policy, self.options.free)
         with seeded_initialisation(self.seed):
             self.policy = SlotPolicy(self.observation_space, self.action_space, self.lr_schedule, **kwargs)
 
@@ -319,7 +337,7 @@ class OnPolicyAgent(LearningAgent, OnPolicyAlgorithm):  # type: ignore[misc]
         )
         self.problem = problem_of(self.env)
         self.n_steps = max(1, round(self.options.batch_size / self.n_envs))
-        self.policy_kwargs = policy_kwargs(self.problem, self.options.policy)
+        self.policy_kwargs = policy_kwargs(self.problem, self.options.policy, self.options.free)
         self._setup_model()
 
     def learn(self, total_timesteps: int, *args: Any, **kwargs: Any) -> Self:

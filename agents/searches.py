@@ -23,6 +23,7 @@ from slot_rl.search import (
     check_enumerable,
     check_fit,
     configurations,
+    constant_choice,
     cross_entropy_search,
     exhaustive_search,
     genetic_search,
@@ -206,20 +207,16 @@ class BestConstantAgent(ReferenceAgent):
         """Finds the constant by coordinate sweeps; calls go into requests first, and the rest into more starts."""
         assert self.seed is not None
         generator = generator_from(OWN_REQUESTS + self.seed)
-        affordable = timesteps // (CONSTANT_SWEEPS * sum(self.problem.sizes))
+        slots = self.problem.slots
+        exchanges = 0 if self.problem.constraints is None else slots * (slots - 1) // 2
+        affordable = timesteps // (CONSTANT_SWEEPS * (sum(self.problem.sizes) + exchanges))
         observation = self.problem.evaluation_observations(max(1, min(MOST_REQUESTS, affordable)), generator)
         starts = max(1, min(MOST_STARTS, affordable // len(observation)))
         self.constant = search_constant(self.problem, observation, CONSTANT_SWEEPS, starts, generator)
 
     def search(self, observation: Observation, generator: torch.Generator) -> Tensor:
-        """Returns the constant; where a request does not allow it, the first allowed item."""
-        mask = self.problem.mask(observation)
-        constant = self.constant.expand(len(observation), -1)
-        if mask is None:
-            return constant.clone()
-        mask = mask.expand(len(observation), self.problem.slots, self.problem.items)
-        fits = mask.gather(-1, constant.unsqueeze(-1)).squeeze(-1)
-        return torch.where(fits, constant, mask.int().argmax(dim=-1))
+        """Returns the constant; a request that does not allow it repairs it, see :func:`constant_choice`."""
+        return constant_choice(self.problem, observation, self.constant)
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Returns the constant."""
@@ -248,7 +245,7 @@ class ExhaustiveSearchAgent(ReferenceAgent):
 
     @property
     def calls_per_context(self) -> int:
-        """One estimator call for each configuration."""
+        """One estimator call for each configuration; one that constraints forbid to a whole batch is not scored."""
         return configurations(self.problem)
 
     def search(self, observation: Observation, generator: torch.Generator) -> Tensor:

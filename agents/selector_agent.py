@@ -12,12 +12,13 @@ from typing import Any
 import torch
 
 from slot_rl.agents.base import needed_problem
-from slot_rl.agents.policy import entropy_of, log_prob_of
+from slot_rl.agents.policy import entropy_of, given
 from slot_rl.agents.sb3 import LearningOptions, OneStepAgent, mean_of, policy_gradient, refuse_negative
 from slot_rl.agents.schedules import ScheduleKind, make_schedule
 from slot_rl.problems import Problem
 from slot_rl.seeding import Seed
 from slot_rl.selectors import NAMES, Gumbel, Selector, StraightThrough, make
+from slot_rl.selectors.categorical import log_prob_of
 
 FEWEST_ROWS = 2
 """Requests in an update, however many configurations the selector scores for each: a spread needs two scores."""
@@ -103,6 +104,8 @@ class SelectorAgent(OneStepAgent):
         self.problem = needed_problem(self.env, self.name)
         # Checked here and not at the first update, so that a refused problem leaves no files behind.
         self._forwards, _ = self.options.selector.cost(self.problem.slots, self.problem.items)
+        if self.problem.constraints is not None:
+            self.options.selector.check_rules()
 
     @property
     def name(self) -> str:  # type: ignore[override]
@@ -129,19 +132,24 @@ class SelectorAgent(OneStepAgent):
         logits, latent = self.policy.point(observation)
         # Standardised before the selector sees it: some selectors' step means something in units of score.
         unit = self.scale.unit
+        rules = self.policy.rules(observation)
         estimate = self.selector(
-            logits, lambda rows: self.problem.score_selection(observation, rows) / unit, generator=self.generator
+            logits,
+            lambda rows: self.problem.score_selection(observation, rows) / unit,
+            generator=self.generator,
+            rules=rules,
         )
+        conditional = given(logits, estimate.choice, rules)
         score = estimate.score * unit
         self.scale.update(score)
-        entropy = entropy_of(logits).mean()
+        entropy = entropy_of(conditional).mean()
         gain = estimate.surrogate.mean() * (unit / self.scale.unit)
         figures = {f"train/{name}": mean_of(value) for name, value in estimate.diagnostics.items()}
         loss = torch.zeros(())
         if self.options.score_function_share > 0:
             share = min(1.0, self.options.score_function_share * self.progress)
             values = self.policy.value_head(latent).squeeze(-1)
-            log_prob = log_prob_of(logits, estimate.choice)
+            log_prob = log_prob_of(conditional, estimate.choice)
             by_score, value_loss = policy_gradient(log_prob, values, self.scale.standardise(score))
             gain = (1 - share) * gain + share * by_score
             loss = self.options.value_coefficient * value_loss

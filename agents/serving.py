@@ -2,7 +2,8 @@
 
 ``pass`` is the agent's own answer and costs no call. ``draws`` takes the best of k answers, the agent's own and k - 1
 draws of its policy: k forwards. ``search`` lets r rounds of guided swaps improve the agent's own answer: ``1 + r``
-forwards and as many backwards. No mode scores below the pass, by the estimator's score.
+forwards and as many backwards. None of them scores below the pass, by the estimator's score. ``sample`` answers with a
+draw of the policy and costs no call: its probability is known, so its logged outcome can be used to learn from.
 """
 
 from dataclasses import dataclass
@@ -12,13 +13,14 @@ import torch
 from torch import Tensor
 
 from slot_rl.agents.base import Agent
+from slot_rl.agents.policy import drawn, given
 from slot_rl.problems import Observation, Problem
-from slot_rl.search import SearchResult, allowed_items, best_of, guided_search
-from slot_rl.selectors.categorical import draw, one_hot, swap_effects
+from slot_rl.search import SearchResult, best_of, guided_search, moves_of
+from slot_rl.selectors.categorical import log_prob_of
 
-Mode = Literal["pass", "draws", "search"]
-DEFAULT_CALLS: dict[Mode, int] = {"pass": 0, "draws": 4, "search": 4}
-_FEWEST: dict[Mode, int] = {"pass": 0, "draws": 1, "search": 2}
+Mode = Literal["pass", "draws", "search", "sample"]
+DEFAULT_CALLS: dict[Mode, int] = {"pass": 0, "draws": 4, "search": 4, "sample": 0}
+_FEWEST: dict[Mode, int] = {"pass": 0, "draws": 1, "search": 2, "sample": 0}
 
 
 @dataclass(frozen=True)
@@ -26,8 +28,9 @@ class Serving:
     """How to answer, and for how many calls of the estimator a request.
 
     Attributes:
-        mode: The agent's own answer, the best of several draws, or guided swaps from the agent's own answer.
-        calls: Estimator calls for each request, K: 0 for a pass, K draws, or K - 1 rounds of swaps; 4 if None.
+        mode: The agent's own answer, the best of several draws, guided swaps from the agent's own answer, or a draw.
+        calls: Estimator calls for each request, K: 0 for a pass or a sample, K draws, or K - 1 rounds of swaps; 4 if
+            None.
     """
 
     mode: Mode = "search"
@@ -36,10 +39,10 @@ class Serving:
     def __post_init__(self) -> None:
         """Refuses an unknown mode and calls that it cannot use."""
         if self.mode not in DEFAULT_CALLS:
-            raise ValueError(f"expected mode pass, draws or search, got {self.mode!r}")
+            raise ValueError(f"expected mode {', '.join(DEFAULT_CALLS)}, got {self.mode!r}")
         fewest = _FEWEST[self.mode]
-        if not isinstance(self.budget, int) or self.budget < fewest or (self.mode == "pass" and self.budget > 0):
-            expected = "0 calls" if self.mode == "pass" else f"at least {fewest} call{'s' * (fewest > 1)}"
+        if not isinstance(self.budget, int) or self.budget < fewest or (fewest == 0 and self.budget > 0):
+            expected = "0 calls" if fewest == 0 else f"at least {fewest} call{'s' * (fewest > 1)}"
             raise ValueError(f"expected {expected} for mode {self.mode}, got {self.budget}")
 
     @classmethod
@@ -75,8 +78,8 @@ def serve(
         generator: Source of the draws.
 
     Returns:
-        The answers and their estimated scores. A pass needs no score; the call that reports it is not counted in the
-        problem's budget.
+        The answers and their estimated scores. A pass or a sample needs no score; the call that reports it is not
+        counted in the problem's budget.
 
     Raises:
         ValueError: If draws are asked for without a generator, or of an agent without a policy.
@@ -88,14 +91,30 @@ def serve(
         return SearchResult(start, problem.with_fresh_budget().score(observation, start))
     if generator is None or agent.policy is None:
         raise ValueError(f"expected a generator and an agent with a policy for draws, got {generator} and {agent.name}")
-    best = SearchResult(start, problem.score(observation, start))
     with torch.no_grad():
-        logits = agent.policy.point(observation)[0]
+        logits, rules = agent.policy.point(observation)[0], agent.policy.rules(observation)
+    if serving.mode == "sample":
+        choice = drawn(logits, rules, generator)
+        return SearchResult(choice, problem.with_fresh_budget().score(observation, choice))
+    best = SearchResult(start, problem.score(observation, start))
     # One draw of every request at a time, so that memory does not grow with the calls.
     for _ in range(serving.budget - 1):
-        choice = draw(logits, generator)
+        choice = drawn(logits, rules, generator)
         best = best_of([best, SearchResult(choice, problem.score(observation, choice))])
     return best
+
+
+def propensity(agent: Agent, observation: Observation, choice: Tensor) -> Tensor:
+    """Returns the probability ``(batch,)`` with which an agent's policy draws choices ``(batch, slots)``.
+
+    Raises:
+        ValueError: If the agent has no policy.
+    """
+    if agent.policy is None:
+        raise ValueError(f"expected an agent with a policy for a propensity, got {agent.name}")
+    with torch.no_grad():
+        logits = agent.policy.point(observation)[0].double()
+        return log_prob_of(given(logits, choice, agent.policy.rules(observation)), choice).exp()
 
 
 @dataclass(frozen=True)
@@ -114,7 +133,8 @@ class RankedAnswers:
 def best_swaps(problem: Problem, observation: Observation, found: SearchResult, top: int) -> RankedAnswers:
     """Returns an answer together with the best of its single swaps, ``top`` in all.
 
-    The estimator's slope at the answer names the 2 (top - 1) most promising swaps, and these are scored.
+    The estimator's slope at the answer names the 2 (top - 1) most promising swaps, and these are scored. Under
+    constraints they are allowed ones, and exchanges of two slots' items are among them.
 
     Args:
         problem: The problem, whose budget counts the calls.
@@ -126,12 +146,11 @@ def best_swaps(problem: Problem, observation: Observation, found: SearchResult, 
     if top == 1:
         return RankedAnswers(choice, score)
     slope = problem.score_and_slope(observation, found.choice)[1] if found.slope is None else found.slope
-    allowed = allowed_items(problem, observation) & (one_hot(found.choice, problem.items, torch.bool) == 0)
-    effects = swap_effects(slope, found.choice).masked_fill(~allowed, -torch.inf).flatten(1)
-    effect, swap = effects.topk(min(2 * (top - 1), effects.shape[1]), dim=1)
-    swapped = choice.repeat(1, swap.shape[1], 1)
-    swapped.scatter_(2, (swap // problem.items).unsqueeze(2), (swap % problem.items).unsqueeze(2))
-    scores = problem.score(observation, swapped.transpose(0, 1)).T.masked_fill(effect == -torch.inf, -torch.inf)
-    ranked, order = torch.cat([score, scores], dim=1).topk(min(top, 1 + swap.shape[1]), dim=1)
+    moves = moves_of(problem, observation)
+    moves.look(found.choice, slope)
+    swaps = moves.best(2 * (top - 1))
+    swapped = moves.rows(swaps)
+    scores = problem.score(observation, swapped.transpose(0, 1)).T.masked_fill(~moves.open_among(swaps), -torch.inf)
+    ranked, order = torch.cat([score, scores], dim=1).topk(min(top, 1 + swaps.shape[1]), dim=1)
     choices = torch.cat([choice, swapped], dim=1)
     return RankedAnswers(choices.gather(1, order.unsqueeze(2).expand(-1, -1, problem.slots)), ranked)

@@ -1,5 +1,7 @@
 """Environments around a problem, as gymnasium Env, gymnasium VectorEnv and Stable-Baselines3 VecEnv.
 
+In one step an answer names an item for every slot; in the sequential forms a step fills one slot.
+
 The classes load on first use, so that importing the package stays light.
 """
 
@@ -7,13 +9,30 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from slot_rl.envs.sequential import SequentialEnv
+    from slot_rl.envs.sequential_vec import SequentialVecEnv
+    from slot_rl.envs.sequential_vector import SequentialVectorEnv
     from slot_rl.envs.single import SlotsEnv
     from slot_rl.envs.vec import SlotVecEnv
     from slot_rl.envs.vector import SlotsVectorEnv
 
-__all__ = ["SlotVecEnv", "SlotsEnv", "SlotsVectorEnv"]
+__all__ = [
+    "SequentialEnv",
+    "SequentialVecEnv",
+    "SequentialVectorEnv",
+    "SlotVecEnv",
+    "SlotsEnv",
+    "SlotsVectorEnv",
+]
 
-_HOMES = {"SlotsEnv": "single", "SlotsVectorEnv": "vector", "SlotVecEnv": "vec"}
+_HOMES = {
+    "SequentialEnv": "sequential",
+    "SequentialVecEnv": "sequential_vec",
+    "SequentialVectorEnv": "sequential_vector",
+    "SlotsEnv": "single",
+    "SlotsVectorEnv": "vector",
+    "SlotVecEnv": "vec",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -1,17 +1,25 @@
 """What the three faces of a problem share: its spaces, its observations as arrays, and a batch of one-step episodes."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from math import isfinite
+from typing import Any, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from gymnasium import spaces
+from torch import Tensor
 
 from slot_rl.problems import Observation, ObservationPart, Problem, check_choice, make_problem
+from slot_rl.search import is_allowed, random_choice
+from slot_rl.seeding import generator_from
 
 Arrays = dict[str, npt.NDArray[Any]]
+Infeasibility = Literal["refuse", "penalise"]
+"""What becomes of an answer that is not allowed: an error, or a stated reward."""
+PENALTY_ANSWERS, PENALTY_DEVIATIONS = 256, 3
+"""Random allowed answers from which the penalty is taken, and how many standard deviations it lies below their mean."""
 
 
 def as_problem(problem: Problem | str, options: Mapping[str, Any]) -> Problem:
@@ -38,6 +46,9 @@ def observation_space(problem: Problem) -> spaces.Dict:
 def _space(part: ObservationPart) -> spaces.Space[Any]:
     if part.kind == "real":
         return spaces.Box(-np.inf, np.inf, part.shape, np.float32)
+    if part.kind == "numbers":
+        # Not a MultiDiscrete: Stable-Baselines3 takes no table of them.
+        return spaces.Box(0, np.broadcast_to(np.array(part.sizes) - 1, part.shape), part.shape, np.int64)
     return spaces.MultiBinary(part.shape) if part.kind == "boolean" else spaces.MultiDiscrete(list(part.sizes))
 
 
@@ -55,6 +66,37 @@ def to_arrays(observation: Observation) -> Arrays:
     return arrays
 
 
+def default_penalty(problem: Problem) -> float:
+    """Returns three standard deviations below the mean score of 256 random allowed answers.
+
+    The draws are the same every time, and the calls count in no budget.
+    """
+    twin, generator = problem.with_fresh_budget(), generator_from(0)
+    observation = twin.sample(PENALTY_ANSWERS, generator)
+    scores = twin.score(observation, random_choice(twin, observation, generator)).double()
+    # In the precision of rewards, so that a penalty can be told from them by comparing.
+    return float((scores.mean() - PENALTY_DEVIATIONS * scores.std()).float())
+
+
+def checked_penalty(problem: Problem, infeasible: str, penalty: float | None) -> float | None:
+    """Returns the reward of an answer that is not allowed; None where such answers are refused.
+
+    Raises:
+        ValueError: If ``infeasible`` is unknown, or the penalty is not finite or has no use.
+    """
+    if infeasible not in get_args(Infeasibility):
+        raise ValueError(f"expected infeasible {' or '.join(get_args(Infeasibility))}, got {infeasible!r}")
+    if infeasible == "refuse":
+        if penalty is not None:
+            raise ValueError(f"expected no penalty with infeasible='refuse', got {penalty!r}")
+        return None
+    if penalty is None:
+        return default_penalty(problem)
+    if isinstance(penalty, bool) or not isinstance(penalty, (int, float, np.number)) or not isfinite(penalty):
+        raise ValueError(f"expected a finite number as penalty, got {penalty!r}")
+    return float(penalty)
+
+
 @dataclass
 class Episodes:
     """A batch of one-step episodes: the requests that are open, and the generator that draws the next ones.
@@ -62,18 +104,25 @@ class Episodes:
     Attributes:
         problem: The problem.
         size: Episodes in the batch.
+        infeasible: What becomes of an answer that is not allowed.
+        penalty: Its reward; :func:`default_penalty` if None is given, and None where such answers are refused.
         observation: The open requests; None before the first start.
     """
 
     problem: Problem
     size: int
+    infeasible: Infeasibility = "refuse"
+    penalty: float | None = None
     observation: Observation | None = None
 
     def __post_init__(self) -> None:
-        """Refuses an empty batch."""
+        """Refuses an empty batch, and options of no use."""
         if self.size < 1:
             raise ValueError(f"expected at least one environment, got {self.size}")
+        self.penalty = checked_penalty(self.problem, self.infeasible, self.penalty)
         self._generator = torch.Generator()
+        # Says whether answers name items at all, where those that are not allowed are no error.
+        self._unconstrained = self.problem if self.penalty is None else self.problem.with_constraints([])
 
     def seed(self, random: np.random.Generator) -> None:
         """Seeds all further draws from an environment's own generator."""
@@ -94,29 +143,48 @@ class Episodes:
             self.observation = self.problem.sample(self.size, self._generator)
         return {name: part.copy() for name, part in to_arrays(self.observation).items()}
 
-    def finish(self, actions: npt.ArrayLike) -> npt.NDArray[np.float32]:
+    def finish(self, actions: npt.ArrayLike) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.bool_]]:
         """Scores one choice per open request.
 
         Args:
             actions: Integers of shape ``(size, slots)``.
 
         Returns:
-            Rewards of shape ``(size,)``.
+            Rewards of shape ``(size,)``, and which of them are penalties.
 
         Raises:
             RuntimeError: If no request is open.
             TypeError: If the actions are not integers.
-            ValueError: If an action names no item, or a masked one.
+            ValueError: If an action names no item; also if it is not allowed, unless such answers are penalised.
         """
         if self.observation is None:
             raise RuntimeError("expected reset() before step(), got a step with no open request")
-        actions = np.asarray(actions)
-        if actions.dtype.kind not in "iu":
-            raise TypeError(f"expected integer actions, got {actions.dtype}")
-        choice = torch.as_tensor(actions.astype(np.int64, copy=False))
-        check_choice(self.problem, self.observation, choice)
-        rewards: npt.NDArray[np.float32] = self.problem.score(self.observation, choice).numpy()
-        return rewards
+        choice = integers(actions)
+        allowed = self._allowed(self.observation, choice)
+        return self._rewards(self.observation, choice, allowed, ~allowed), (~allowed).numpy()
+
+    def _allowed(self, observation: Observation, choice: Tensor) -> Tensor:
+        """Returns which choices are allowed, ``(size,)``; where others are refused, raises for them."""
+        if self.penalty is None:
+            check_choice(self.problem, observation, choice)
+            return torch.ones(len(choice), dtype=torch.bool)
+        check_choice(self._unconstrained, replace(observation, mask=None), choice)
+        return is_allowed(self.problem, observation, choice)
+
+    def _rewards(
+        self, observation: Observation, choice: Tensor, complete: Tensor, penalised: Tensor
+    ) -> npt.NDArray[np.float32]:
+        """Returns the scores of complete answers, penalties at one call each, and 0 for the other rows, ``(size,)``."""
+        if bool(complete.all()):
+            scores: npt.NDArray[np.float32] = self.problem.score(observation, choice).numpy()
+            return scores
+        rewards = torch.zeros(len(choice))
+        if bool(complete.any()):
+            rewards[complete] = self.problem.score(observation[complete], choice[complete]).float()
+        if self.penalty is not None:
+            rewards[penalised] = self.penalty
+            self.problem.budget.forwards += int(penalised.sum())
+        return rewards.numpy()
 
     def _given(self, arrays: Mapping[str, npt.NDArray[Any]]) -> Observation:
         spaces_by_name = observation_space(self.problem)
@@ -133,8 +201,15 @@ class Episodes:
             rows = np.asarray(arrays[name])
             # Gymnasium 1.1 counts fractions as contained.
             whole = rows.dtype.kind in "iu"
-            if isinstance(space, spaces.MultiDiscrete) and not (whole and all(map(space.contains, rows))):
-                raise ValueError(
-                    f"expected {name!r} below {space.nvec.tolist()} in the given observation, got {arrays[name]}"
-                )
+            if space.dtype == np.int64 and not (whole and all(map(space.contains, rows.astype(np.int64)))):
+                sizes = self.problem.observation_parts()[name].sizes
+                raise ValueError(f"expected {name!r} below {list(sizes)} in the given observation, got {arrays[name]}")
         return Observation.of({name: np.array(part) for name, part in arrays.items()})
+
+
+def integers(actions: npt.ArrayLike) -> Tensor:
+    """Returns actions as a long tensor; raises TypeError if they are not integers."""
+    found = np.asarray(actions)
+    if found.dtype.kind not in "iu":
+        raise TypeError(f"expected integer actions, got {found.dtype}")
+    return torch.as_tensor(found.astype(np.int64, copy=False))

@@ -5,65 +5,53 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from gymnasium import spaces
 from stable_baselines3.common.vec_env import VecEnv
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvStepReturn
 
-from slot_rl.envs.episodes import Arrays, Episodes, action_space, as_problem, observation_space
+from slot_rl.envs.episodes import Arrays, Episodes, Infeasibility, action_space, as_problem, observation_space
 from slot_rl.problems import Problem
 
 EPISODES_KEPT = 100
 """Stable-Baselines3 averages the last 100 episodes, so more than 100 reports a step would be made for nothing."""
 
 
-class SlotVecEnv(VecEnv):
-    """``num_envs`` one-step episodes at once with one estimator call a step.
+class BatchedVecEnv(VecEnv):
+    """A batch of episodes whose environments cannot differ; a subclass says what a step is.
 
-    The last 100 infos carry the episode's statistics; the others are one shared empty dict.
+    Attributes:
+        problem: The problem.
     """
 
-    def __init__(self, problem: Problem | str, num_envs: int = 1, seed: int | None = None, **options: Any) -> None:
-        """Builds the environment.
-
-        Args:
-            problem: A problem, or a problem's id.
-            num_envs: Requests per step.
-            seed: Seeds the requests; :meth:`seed` does so later.
-            options: Options of ``slot_rl.problems.make_problem``, with an id only.
-
-        Raises:
-            ValueError: If the problem cannot be built from the arguments.
-        """
-        self.problem = as_problem(problem, options)
+    def __init__(self, episodes: Episodes, observations: spaces.Space[Any], actions: spaces.Space[Any]) -> None:
+        """Takes the episodes, and the spaces of a single one."""
+        self.problem = episodes.problem
         self.render_mode = None  # VecEnv.__init__ asks for it
-        self._episodes = Episodes(self.problem, num_envs)
-        self._episodes.seed(np.random.default_rng(seed))
+        self._batch = episodes
         self._actions: npt.NDArray[Any] = np.zeros(0)
-        super().__init__(num_envs, observation_space(self.problem), action_space(self.problem))
+        super().__init__(episodes.size, observations, actions)
+
+    @property
+    def penalty(self) -> float | None:
+        """The reward of an answer that is not allowed; None where such answers are refused."""
+        return self._batch.penalty
 
     def seed(self, seed: int | None = None) -> Sequence[int | None]:
         """Seeds all further requests, from the next reset on."""
-        self._episodes.seed(np.random.default_rng(seed))
+        self._batch.seed(np.random.default_rng(seed))
         return [seed] * self.num_envs
 
     def reset(self) -> Arrays:
         """Opens requests; ``set_options({"observation": ...})`` beforehand opens given ones, stacked."""
         options = self._options[0]
-        self.reset_infos = [{} for _ in range(self.num_envs)]
         self._reset_options()
-        return self._episodes.start(options)
+        observation = self._batch.start(options)
+        self.reset_infos = [{} for _ in range(self.num_envs)]
+        return observation
 
     def step_async(self, actions: npt.NDArray[Any]) -> None:
         """Keeps the actions for :meth:`step_wait`."""
         self._actions = actions
-
-    def step_wait(self) -> VecEnvStepReturn:
-        """Scores the choices and opens the next requests."""
-        rewards = self._episodes.finish(self._actions)
-        shared: dict[str, Any] = {}
-        infos = [shared] * self.num_envs
-        for i in range(max(0, self.num_envs - EPISODES_KEPT), self.num_envs):
-            infos[i] = {"episode": {"r": float(rewards[i]), "l": 1}}
-        return self._episodes.start(), rewards, np.ones(self.num_envs, dtype=np.bool_), infos
 
     def close(self) -> None:
         """Does nothing; there is nothing to close."""
@@ -86,3 +74,50 @@ class SlotVecEnv(VecEnv):
 
     def _count(self, indices: Any) -> int:
         return sum(1 for _ in self._get_indices(indices))
+
+
+class SlotVecEnv(BatchedVecEnv):
+    """``num_envs`` one-step episodes at once with one estimator call a step.
+
+    The last 100 infos carry the episode's statistics; the others are one shared empty dict. With
+    ``infeasible="penalise"`` answers that are not allowed earn ``penalty`` and the others their scores, and
+    ``info["infeasible"]`` tells which ones.
+    """
+
+    def __init__(
+        self,
+        problem: Problem | str,
+        num_envs: int = 1,
+        seed: int | None = None,
+        infeasible: Infeasibility = "refuse",
+        penalty: float | None = None,
+        **options: Any,
+    ) -> None:
+        """Builds the environment.
+
+        Args:
+            problem: A problem, or a problem's id.
+            num_envs: Requests per step.
+            seed: Seeds the requests; :meth:`seed` does so later.
+            infeasible: As in :class:`slot_rl.envs.SlotsEnv`.
+            penalty: Likewise.
+            options: Options of ``slot_rl.problems.make_problem``, with an id only.
+
+        Raises:
+            ValueError: If the problem cannot be built from the arguments.
+        """
+        problem = as_problem(problem, options)
+        self._episodes = Episodes(problem, num_envs, infeasible, penalty)
+        self._episodes.seed(np.random.default_rng(seed))
+        super().__init__(self._episodes, observation_space(problem), action_space(problem))
+
+    def step_wait(self) -> VecEnvStepReturn:
+        """Scores the choices and opens the next requests."""
+        rewards, infeasible = self._episodes.finish(self._actions)
+        allowed: dict[str, Any] = {} if self.penalty is None else {"infeasible": False}
+        infos = [allowed] * self.num_envs
+        for i in infeasible.nonzero()[0].tolist():
+            infos[i] = {"infeasible": True}
+        for i in range(max(0, self.num_envs - EPISODES_KEPT), self.num_envs):
+            infos[i] = {**infos[i], "episode": {"r": float(rewards[i]), "l": 1}}
+        return self._episodes.start(), rewards, np.ones(self.num_envs, dtype=np.bool_), infos

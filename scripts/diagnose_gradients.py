@@ -10,7 +10,7 @@ from slot_rl.diagnosis import DiagnosisConfig, diagnose
 
 def main() -> None:
     """Parses the flags and diagnoses."""
-    diagnose(tyro.cli(DiagnosisConfig))
+    diagnose(tyro.cli(DiagnosisConfig, config=(tyro.conf.OmitArgPrefixes,)))
 
 
 if __name__ == "__main__":

@@ -25,7 +25,8 @@ from slot_rl.envs import SlotVecEnv
 from slot_rl.io import CHECKPOINT, check_free, fresh_folder, read_config, write_json
 from slot_rl.plots import Point, plot_bias_and_variance
 from slot_rl.problems import Observation, Problem, make_problem
-from slot_rl.problems.named import ROWS, own_env
+from slot_rl.problems.constraints.written import ConstraintFlags
+from slot_rl.problems.named import ROWS, constrained, own_env
 from slot_rl.provenance import provenance
 from slot_rl.reevaluation import problem_of_run
 from slot_rl.seeding import generator_from
@@ -57,6 +58,7 @@ class DiagnosisConfig:
         seed: Seeds requests, logits and draws.
         out: The folder of the figures and the picture.
         force: Replace the diagnosis that is already there.
+        constraints: What answers are allowed.
     """
 
     env: str | None = None
@@ -73,6 +75,7 @@ class DiagnosisConfig:
     seed: int = 0
     out: Path = Path("runs/diagnosis")
     force: bool = False
+    constraints: ConstraintFlags = field(default_factory=ConstraintFlags)
 
     def __post_init__(self) -> None:
         """Refuses an empty measurement."""
@@ -86,10 +89,12 @@ class DiagnosisConfig:
     def make_problem(self) -> Problem:
         """Builds the problem."""
         if self.policy is not None and self.env is None:
-            return problem_of_run(read_config(self.policy), self.estimator, trust=self.trust, problem=self.problem)
-        default = "SlotRL/Slots-v0" if self.estimator is None else ROWS
-        env = own_env(self.env or default, self.problem, default)
-        return make_problem(env, self.estimator, trust=self.trust, problem=self.problem)
+            found = problem_of_run(read_config(self.policy), self.estimator, trust=self.trust, problem=self.problem)
+        else:
+            default = "SlotRL/Slots-v0" if self.estimator is None else ROWS
+            env = own_env(self.env or default, self.problem, default)
+            found = make_problem(env, self.estimator, trust=self.trust, problem=self.problem)
+        return constrained(found, self.constraints.entries(), self.constraints.own_constraints, self.trust)
 
 
 @dataclass(frozen=True)
@@ -157,7 +162,8 @@ class Setup:
         rows = torch.arange(len(self.logits)).repeat(draws)
         observation, logits = self.observation[rows], self.logits[rows].requires_grad_()
         start = time.perf_counter()
-        estimate = selector(logits, partial(self.problem.score_selection, observation), generator=self.generator)
+        objective, rules = partial(self.problem.score_selection, observation), self.problem.rules(observation)
+        estimate = selector(logits, objective, generator=self.generator, rules=rules)
         (gradient,) = torch.autograd.grad(estimate.surrogate.sum(), logits)
         seconds = time.perf_counter() - start
         return gradient.unflatten(0, (draws, -1)).double(), estimate.diagnostics["dead"].double(), seconds
@@ -177,7 +183,7 @@ def diagnose(config: DiagnosisConfig) -> list[SelectorFigures]:
     setup = _setup(config)
     # Padding is included: a selector receives the same number of items for all slots.
     exact = setup.problem.items**setup.problem.slots <= config.limit
-    names = [name for name in NAMES if name != "exact" or exact]
+    names = [name for name in NAMES if (name != "exact" or exact) and not _refuses(name, setup.problem)]
     with progress_bar() as progress:
         task = progress.add_task("measuring", total=len(names) + 1, note="true gradient")
         truth = _true_gradient(setup, config, exact)
@@ -194,6 +200,16 @@ def diagnose(config: DiagnosisConfig) -> list[SelectorFigures]:
     found.sort(key=lambda one: one.error)
     _report(config, setup.problem.name, found, truth)
     return found
+
+
+def _refuses(name: str, problem: Problem) -> bool:
+    try:
+        if problem.constraints is not None:
+            make(name).check_rules()
+    except ValueError as refusal:
+        say(f"not measured: {refusal}")
+        return True
+    return False
 
 
 def _setup(config: DiagnosisConfig) -> Setup:

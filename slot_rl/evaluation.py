@@ -21,8 +21,10 @@ from slot_rl.search import (
     MOST_CONFIGURATIONS,
     best_constant,
     configurations,
+    constant_choice,
     enumerate_landscape,
     guided_search,
+    highest_score,
     mean_score,
     mean_scores,
     random_choice,
@@ -113,7 +115,7 @@ class Evaluation:
         at_random = self._figures(self._random_scores) | {"optimality": 0.0, "hit_rate": self._random_hit_rate()}
         self.references = [
             Row("random", 0, 0, at_random),
-            self._row("best constant", 0, 0, constant.expand(len(self.observation), -1)),
+            self._row("best constant", 0, 0, constant_choice(self.problem, self.observation, constant)),
             self._row("guided search", GUIDED_CALLS, GUIDED_CALLS, guided),
             self._row("best" if self.best_is_exact else "best known", None, None, best_choice),
         ]
@@ -122,7 +124,7 @@ class Evaluation:
             ranked = ranked_choice(self.problem, self.observation, means)
             self.references.insert(2, self._row("best ranking", 0, 0, ranked))
         if self._true_constant is not None:
-            true_constant = self._true_constant.expand(len(self.observation), -1)
+            true_constant = constant_choice(self.problem, self.observation, self._true_constant)
             self.references.insert(2, self._row("constant, best true", 0, 0, true_constant))
 
     def judge(self, choose: Choose, name: str = "policy, one pass", calls: int = 0, backwards: int = 0) -> Row:
@@ -190,14 +192,33 @@ class Evaluation:
     def _enumerate_truth(self, estimated: Tensor) -> Scores:
         """Finds the true bests and the best constant; returns the scores of a random choice."""
         problem, requests = self.problem, self.observation
-        at_random = problem.random_true_scores(requests)
-        if at_random is None:
+        known = self._measured_truth()
+        if known is None:
             true = enumerate_landscape(problem, requests, problem.true_score)
             self.true_bests, self._true_constant = true.best, true.constant
             return Scores(estimated, true.mean)
-        self.true_bests = problem.best_true_scores(requests)
+        self.true_bests, at_random = known
         self._true_constant = best_constant(problem, requests, problem.true_score)
         return Scores(estimated, **vars(at_random), gap=self._random_gap(estimated, at_random))
+
+    def _measured_truth(self) -> tuple[Tensor, TrueScores] | None:
+        """Returns the best true scores and those of a random choice, where the truth is a table of measurements."""
+        problem, requests = self.problem, self.observation
+        best, at_random = problem.best_true_scores(requests), problem.random_true_scores(requests)
+        if best is None or at_random is None or problem.constraints is None:
+            return None if best is None or at_random is None else (best, at_random)
+        # A table knows this of all its rows; those that are allowed are looked up one by one.
+        means = {name: self._allowed_mean(name) for name, values in vars(at_random).items() if values is not None}
+        return highest_score(problem, requests, problem.true_score), TrueScores(**means)
+
+    def _allowed_mean(self, name: str) -> Tensor:
+        """Returns the mean of a part of the true scores over each request's allowed configurations that have it."""
+
+        def known(observation: Observation, choice: Tensor) -> Tensor:
+            values: Tensor = getattr(self.problem.true_scores(observation, choice), name)
+            return values.float()
+
+        return mean_score(self.problem, self.observation, known)
 
     def _random_gap(self, estimated: Tensor, at_random: TrueScores) -> Tensor:
         """Returns the mean of estimated minus true score over each request's configurations with a true score."""
@@ -216,12 +237,21 @@ class Evaluation:
         found = self._strongest(self.problem)[0]
         self.best = self.problem.score(self.observation, found)
         if self.problem.has_truth:
-            known = self.problem.best_true_scores(self.observation)
-            self.true_bests = self._strongest(self.problem.with_truth_as_estimator())[1] if known is None else known
-            at_random = self.problem.random_true_scores(self.observation)
-            if at_random is not None:
-                self._random_scores = replace(self._random_scores, **vars(at_random))
+            self._search_truth()
         return found, search_constant(self.problem, self.observation)
+
+    def _search_truth(self) -> None:
+        """Finds the true bests; of a table whose allowed rows are too many to look at, none is known."""
+        problem = self.problem
+        table = problem.best_true_scores(self.observation) is not None
+        if table and problem.constraints is not None and configurations(problem) > MOST_CONFIGURATIONS:
+            return
+        known = self._measured_truth()
+        if known is None:
+            self.true_bests = self._strongest(problem.with_truth_as_estimator())[1]
+        else:
+            self.true_bests = known[0]
+            self._random_scores = replace(self._random_scores, **vars(known[1]))
 
     def _strongest(self, problem: Problem) -> tuple[Tensor, Tensor]:
         found = restarted_search(problem, self.observation, STRONG_RESTARTS, STRONG_ROUNDS, self._generator)

@@ -9,7 +9,7 @@ problem (``Problem.read_requests``).
 import time
 from array import array
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -19,7 +19,7 @@ import tyro
 from torch import Tensor
 
 from slot_rl.agents import Agent, load_agent
-from slot_rl.agents.serving import Mode, Serving, best_swaps, serve
+from slot_rl.agents.serving import Mode, Serving, best_swaps, propensity, serve
 from slot_rl.console import console, print_figures, progress_bar, say
 from slot_rl.envs import SlotVecEnv
 from slot_rl.estimators.described import parse_descriptors
@@ -50,8 +50,9 @@ class RecommendConfig:
         descriptors: Files that describe further categories of a described column, as electrophile=new.csv.
         top: Different answers for each request, the best first: the answer, and the best of its swaps, which cost
             2 (top - 1) estimator calls more, and one with a gradient.
-        mode: One pass of the policy, best of its draws, or a pass improved by search; pass for --calls 0 and
-            otherwise search if left out.
+        mode: One pass of the policy, best of its draws, a pass improved by search, or a sample: one draw of the policy
+            with its probability in the column propensity (rows with the same context share a draw); pass for --calls 0
+            and otherwise search if left out.
         calls: Estimator calls for each distinct request: K draws, or a pass and K - 1 rounds of guided swaps
             with as many backwards; 4 if left out.
         truth: Table with the true scores.
@@ -85,8 +86,8 @@ class RecommendConfig:
 
     def __post_init__(self) -> None:
         """Refuses a seed that no generator takes, and no answer."""
-        if self.top < 1:
-            raise ValueError(f"expected top >= 1, got {self.top}")
+        if self.top < 1 or (self.top > 1 and self.mode == "sample"):
+            raise ValueError(f"expected top >= 1, and 1 with mode sample, got {self.top}")
         as_seed(self.seed)
 
 
@@ -168,15 +169,19 @@ class Answering:
         # Filled in place: many small results between what a search frees would keep its memory from being returned.
         choice = torch.zeros(len(observation), self._top, problem.slots, dtype=torch.long)
         score = torch.full((len(observation), self._top), -torch.inf)
+        chances = torch.ones(len(observation), 1, dtype=torch.float64)
         for first in range(0, len(observation), rows):
             part = slice(first, first + rows)
             found = serve(self._agent, problem, observation[part], self._serving, self._generator)
+            if self._serving.mode == "sample":
+                chances[part, 0] = propensity(self._agent, observation[part], found.choice)
             ranked = best_swaps(problem, observation[part], found, self._top)
             choice[part, : ranked.choice.shape[1]], score[part, : ranked.score.shape[1]] = ranked.choice, ranked.score
             self._report(len(found.score))
         self._budget.forwards += problem.budget.forwards
         self._budget.backwards += problem.budget.backwards
-        return self._judged(problem, observation, choice, score, weights)
+        judged = self._judged(problem, observation, choice, score, weights)
+        return replace(judged, propensity=chances) if self._serving.mode == "sample" else judged
 
     def _judged(
         self, problem: Problem, observation: Observation, choice: Tensor, score: Tensor, weights: Tensor | None
@@ -206,7 +211,7 @@ class Answering:
         requests = len(self._kept["estimated"])
         forwards, backwards = (spent / requests for spent in (self._budget.forwards, self._budget.backwards))
         figures = {f"calls per {unit}": f"{forwards:g} estimator calls, {backwards:g} backward passes"}
-        if self._serving.mode == "pass":
+        if self._serving.budget == 0:
             figures["to report its score"] = "1 estimator call"
         return figures
 

@@ -107,7 +107,16 @@ def problem_of_run(
     if unmeasured is None:
         # Runs of earlier versions counted them as the worst.
         unmeasured = "omit" if truth is None else document.get("unmeasured", "worst")
-    return make_problem(env_id, estimator, truth, trust=trust, problem=problem, unmeasured=unmeasured)
+    return make_problem(
+        env_id,
+        estimator,
+        truth,
+        trust=trust,
+        problem=problem,
+        unmeasured=unmeasured,
+        constraints=document.get("constraints", ()),
+        own_constraints=document.get("own_constraints", True),
+    )
 
 
 def _refuse_another(what: str, found: str | None, expected: object, source: str | None) -> None:

@@ -33,6 +33,7 @@ from slot_rl.io import (
 from slot_rl.metrics import METRICS, POLICY_WITH_SEARCH, truth_mark
 from slot_rl.plots import plot_learning_curve
 from slot_rl.problems import Budget, NonFiniteScore, Problem, Unmeasured, make_problem
+from slot_rl.problems.constraints.written import ConstraintFlags
 from slot_rl.problems.named import own_env, sources
 from slot_rl.provenance import command_line, versions
 from slot_rl.seeding import as_seed
@@ -60,6 +61,7 @@ class RunConfig:
         out: The run's folder; runs/<env>__<agent>__s<seed>__<time> if left out.
         force: Replace the run that is already in --out.
         wandb: Weights & Biases mode; WANDB_MODE if left out, offline without it.
+        constraints: What answers are allowed.
         evaluation: The requests to judge on.
     """
 
@@ -74,6 +76,7 @@ class RunConfig:
     out: Path | None = None
     force: bool = False
     wandb: WandbMode | None = None
+    constraints: ConstraintFlags = field(default_factory=ConstraintFlags)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
 
     def __post_init__(self) -> None:
@@ -85,8 +88,16 @@ class RunConfig:
 
     def make_problem(self) -> Problem:
         """Builds the problem."""
-        settings: dict[str, Any] = {"trust": self.trust, "problem": self.problem, "unmeasured": self.unmeasured}
-        return make_problem(self.env, self.estimator, self.truth, **settings)
+        return make_problem(
+            self.env,
+            self.estimator,
+            self.truth,
+            trust=self.trust,
+            problem=self.problem,
+            unmeasured=self.unmeasured,
+            constraints=self.constraints.entries(),
+            own_constraints=self.constraints.own_constraints,
+        )
 
 
 @dataclass(frozen=True)
@@ -326,7 +337,7 @@ def _config_document(agent_name: str, run: RunConfig, options: Options) -> dict[
         "agent": agent_name,
         "budget": run.timesteps,
         "seed": run.seed,
-        **sources(run.env, run.estimator, run.truth, run.problem),
+        **sources(run.env, run.estimator, run.truth, run.problem, run.constraints),
         "unmeasured": run.unmeasured,
         "evaluation": asdict(run.evaluation),
         "options": to_json(options),

@@ -26,6 +26,7 @@ from slot_rl.console import say
 from slot_rl.evaluation import EvaluationConfig
 from slot_rl.io import write_json
 from slot_rl.problems import Problem
+from slot_rl.problems.constraints.written import ConstraintFlags
 from slot_rl.problems.named import OWN
 from slot_rl.provenance import provenance
 from slot_rl.tracking import WandbMode, check_tensorboard, run_group, wandb_mode, wandb_project
@@ -43,7 +44,7 @@ class CompareConfig:
         agents: The agents by name; with ppo among them, the others are timed on its final score. With --study, some of
             its labels.
         env: Tasks, each ID[,estimator=FOLDER][,truth=FILE[,unmeasured=worst]][,logged=FILE][,problem=FILE.py:FUNCTION]
-            [,name=LABEL]. With --study, some of its labels.
+            [,constraints=FILE.yaml][,own_constraints=no][,name=LABEL]. With --study, some of its labels.
         problem: Tasks of your own, each FILE.py:FUNCTION[,name=LABEL], with --trust.
         study: A YAML file with agents, tasks and settings, in place of --agents and --env; flags below overrule it.
         variables: Values for the names in braces in the study's texts, each NAME=VALUE.
@@ -59,6 +60,7 @@ class CompareConfig:
         wandb: Weights & Biases mode; WANDB_MODE if left out, offline without it.
         tensorboard: Also write TensorBoard's files (extra [tensorboard]).
         trust: Execute the Python files that tasks name as estimators, with all your rights.
+        constraints: What answers are allowed, in every task.
         evaluation: The requests to judge on.
     """
 
@@ -80,6 +82,7 @@ class CompareConfig:
     wandb: WandbMode | None = None
     tensorboard: bool = False
     trust: bool = False
+    constraints: ConstraintFlags = field(default_factory=ConstraintFlags)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
 
     def resolved(self, tasks: Sequence[Task] = ()) -> Study:
@@ -115,12 +118,18 @@ class CompareConfig:
         first = found["seeds"].start if self.first_seed is None else self.first_seed
         count = len(found["seeds"]) if self.seeds is None else self.seeds
         found["seeds"] = range(first, first + count)
+        found["tasks"] = [self._constrained(task) for task in found["tasks"]]
         flags = {"timesteps": self.timesteps, "failure_threshold": self.failure_threshold}
         given = {name: value for name, value in flags.items() if value is not None}
         study = Study(**{"timesteps": 200_000, "evaluation": self.evaluation, **found, **given})
         if self.timesteps is None:
             return study
         return replace(study, tasks=[replace(task, timesteps=None) for task in study.tasks])
+
+    def _constrained(self, task: Task) -> Task:
+        entries, own = self.constraints.entries(), self.constraints.own_constraints
+        limits = (*task.constraints, *entries)
+        return replace(task, constraints=limits, own_constraints=task.own_constraints and own)
 
 
 def _chosen(flag: str, labels: Sequence[str], entries: Sequence[Any]) -> list[Any]:

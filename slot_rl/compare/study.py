@@ -25,11 +25,20 @@ from slot_rl.estimators.trusted import parse_reference
 from slot_rl.evaluation import Evaluation, EvaluationConfig
 from slot_rl.io import SUMMARY, read_json
 from slot_rl.problems import Problem, Unmeasured, make_problem
-from slot_rl.problems.named import OWN, check_unmeasured, estimator_hash, own_reference, resolved_estimator, short_name
+from slot_rl.problems.constraints.written import Entry, contents_of, read_entries, resolved_entries
+from slot_rl.problems.named import (
+    OWN,
+    check_unmeasured,
+    constrained,
+    estimator_hash,
+    own_reference,
+    resolved_estimator,
+    short_name,
+)
 from slot_rl.provenance import versions
 from slot_rl.tracking import WandbMode
 
-TASK_KEYS = ("estimator", "truth", "unmeasured", "logged", "problem", "name")
+TASK_KEYS = ("estimator", "truth", "unmeasured", "logged", "problem", "constraints", "own_constraints", "name")
 FORBIDDEN = "=<>@"
 """Characters with a meaning in a dashboard's filters, in a group's name, or in a claim."""
 RUNS, FAILURE, PARTIAL = "runs", "failure.json", ".partial"
@@ -61,6 +70,8 @@ class Task:
         problem: path.py:function of the user's own problem.
         built: The problem itself, if it exists in this process only; its runs are never continued by another call.
         unmeasured: What answers count as that the truth has not measured.
+        constraints: Further constraints as entries; see ``slot_rl.problems.constraints.written``.
+        own_constraints: Whether the problem's own constraints hold.
     """
 
     label: str
@@ -73,13 +84,19 @@ class Task:
     problem: str | None = None
     built: Problem | None = None
     unmeasured: Unmeasured = "omit"
+    constraints: tuple[Entry, ...] = ()
+    own_constraints: bool = True
 
     def make_problem(self) -> Problem:
         """Builds the problem."""
+        limits = self.constraints, self.own_constraints
         if self.built is not None:
-            return self.built.with_fresh_budget()
+            return constrained(self.built.with_fresh_budget(), *limits, self.trust)
         settings: dict[str, Any] = {"trust": self.trust, "problem": self.problem, "unmeasured": self.unmeasured}
-        return make_problem(self.env, self.estimator, self.truth, **settings)
+        return make_problem(self.env, self.estimator, self.truth, None, **settings, **self._limits())
+
+    def _limits(self) -> dict[str, Any]:
+        return {"constraints": list(self.constraints), "own_constraints": self.own_constraints}
 
     def document(self) -> dict[str, Any]:
         """Returns what a run's result depends on: contents, not places."""
@@ -87,6 +104,8 @@ class Task:
         document["truth_sha256"] = None if self.truth is None else _hash_of(self.truth)
         if self.truth is not None:
             document["unmeasured"] = self.unmeasured
+        if self.constraints or not self.own_constraints:
+            document |= self._limits() | {"constraints": contents_of(self.constraints)}
         if self.problem is not None:
             document["problem_sha256"] = own_reference(self.problem).sha256()
         if self.built is not None:
@@ -98,11 +117,16 @@ class Task:
         truth = None if self.truth is None else str(self.truth)
         places = {"task": self.label, "problem": self.problem, "estimator": self.estimator, "truth": truth}
         # Also without a truth, in case one is given later.
-        return {**places, "unmeasured": self.unmeasured}
+        return {**places, "unmeasured": self.unmeasured, **self._limits()}
 
 
 def make_task(
-    env: str, values: Mapping[str, str], timesteps: int | None = None, trust: bool = False, source: object = None
+    env: str,
+    values: Mapping[str, str],
+    timesteps: int | None = None,
+    trust: bool = False,
+    source: object = None,
+    constraints: Sequence[Entry] = (),
 ) -> Task:
     """Builds a task from its environment and the values of :data:`TASK_KEYS`.
 
@@ -112,6 +136,7 @@ def make_task(
         timesteps: Estimator calls of each training; the study's if None.
         trust: Whether an estimator may be a Python file to execute.
         source: What the user wrote, for messages.
+        constraints: Constraints as entries, with those of the file that the values name.
 
     Raises:
         ValueError: If a key is unknown, a value is empty or not of its kind, a file is missing, or the label is not
@@ -119,7 +144,7 @@ def make_task(
     """
     if not all(key in TASK_KEYS and value for key, value in values.items()):
         expected = "ID[,estimator=FOLDER][,truth=FILE[,unmeasured=worst]][,logged=FILE][,problem=FILE.py:FUNCTION]"
-        expected += "[,name=LABEL]"
+        expected += "[,constraints=FILE.yaml][,own_constraints=no][,name=LABEL]"
         raise ValueError(f"expected --env {expected}, got {source or values!r}")
     estimator = values.get("estimator")
     files = {key: Path(values[key]) for key in ("truth", "logged") if key in values}
@@ -135,7 +160,12 @@ def make_task(
     folder = None if estimator is None else resolved_estimator(estimator)
     problem = None if own is None else str(own_reference(own).resolved())
     unmeasured = check_unmeasured(values.get("unmeasured", "omit"), files.get("truth"))
+    written = read_entries(Path(values["constraints"])) if "constraints" in values else []
+    own_too = values.get("own_constraints", "yes").lower()
+    if own_too not in ("yes", "no", "true", "false"):
+        raise ValueError(f"expected own_constraints to be yes or no, got {own_too!r}")
     kinds: dict[str, Any] = {"problem": problem, "unmeasured": unmeasured}
+    kinds |= {"constraints": (*written, *constraints), "own_constraints": own_too in ("yes", "true")}
     return Task(label, env, folder, **paths, timesteps=timesteps, trust=trust, **kinds)
 
 
@@ -410,7 +440,11 @@ def _task_of(values: dict[str, Any], trust: bool) -> Task:
         values.setdefault("env", OWN)
     env, timesteps = str(values.pop("env")), values.pop("timesteps", None)
     budget = None if timesteps is None else int(timesteps)
-    return make_task(env, {key: str(value) for key, value in values.items()}, budget, trust, {"env": env, **values})
+    # A list of entries, or the name of a file with one.
+    listed = isinstance(values.get("constraints"), list)
+    entries = resolved_entries(values.pop("constraints")) if listed else []
+    texts = {key: str(value) for key, value in values.items()}
+    return make_task(env, texts, budget, trust, {"env": env, **values}, entries)
 
 
 def _filled(value: Any, variables: Mapping[str, str]) -> Any:

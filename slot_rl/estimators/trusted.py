@@ -6,7 +6,7 @@ that it is trusted. The bytes that run are the bytes that were hashed; files tha
 
 import hashlib
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import module_from_spec, spec_from_file_location
@@ -101,19 +101,31 @@ def load_trusted(reference: Reference, what: str = "an estimator") -> Any:
     Raises:
         ValueError: If there is no such file or function, or the code raises an error.
     """
-    content = reference.read()
     with seeded_initialisation(0), _importable(reference.path.resolve().parent):
-        with _blaming(reference, f"build {what}"):
-            module = _executed(content, reference.path.resolve())
-        build = getattr(module, reference.function, None)
-        if not callable(build):
-            found = "no such name" if build is None else f"{type(build).__name__}, which cannot be called"
-            raise ValueError(f"expected a function {reference.function} in {reference.path}, got {found}")
-        _check_default_dtype(reference)
+        build = _function(reference, f"build {what}")
         with _blaming(reference, f"build {what}"):
             built = build()
         _check_default_dtype(reference)
         return built
+
+
+def load_function(reference: Reference) -> Callable[..., Any]:
+    """Executes a Python file and returns one of its functions; raises ValueError as :func:`load_trusted` does."""
+    with seeded_initialisation(0), _importable(reference.path.resolve().parent):
+        return _function(reference, "define it")
+
+
+def _function(reference: Reference, task: str) -> Callable[..., Any]:
+    content = reference.read()
+    with _blaming(reference, task):
+        module = _executed(content, reference.path.resolve())
+    found = getattr(module, reference.function, None)
+    if not callable(found):
+        instead = "no such name" if found is None else f"{type(found).__name__}, which cannot be called"
+        raise ValueError(f"expected a function {reference.function} in {reference.path}, got {instead}")
+    _check_default_dtype(reference)
+    function: Callable[..., Any] = found
+    return function
 
 
 def _check_default_dtype(reference: Reference) -> None:

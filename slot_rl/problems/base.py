@@ -209,6 +209,12 @@ class Problem(ABC):
         """
         return None if self.constraints is None else self.constraints.rules(observation, self.mask(observation))
 
+    def impossible(self, observation: Observation) -> dict[int, str]:
+        """Returns the numbers of the requests that the constraints leave no configuration, and what they expected."""
+        if self.constraints is None:
+            return {}
+        return self.constraints.impossible(observation, self.mask(observation))
+
     def evaluation_observations(self, most: int, generator: torch.Generator) -> Observation:
         """Returns the requests that agents are compared on: ``most`` draws, or fewer where there are not as many."""
         return self.sample(most, generator)

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from slot_rl.io import write_atomically
-from slot_rl.problems.observation import Observation, ObservationPart
-from slot_rl.problems.requests import TRUE, Answer, Requests
+from slot_rl.problems.observation import TYPES, Observation, ObservationPart
+from slot_rl.problems.requests import PROPENSITY, TRUE, Answer, Requests
 
 
 class CandidateRequests(Requests):
@@ -53,7 +53,9 @@ class CandidateRequests(Requests):
         if mask is not None:
             _check_mask(mask, (len(candidates), slots, candidates.shape[1]), path)
         for name, part in given.items():
-            _check_part(name, tensors[name], (len(candidates), *part.shape), part, path)
+            # What is said of each item follows the number of items.
+            shape = (candidates.shape[1], *part.shape[1:]) if part.kind == "numbers" else part.shape
+            _check_part(name, tensors[name], (len(candidates), *shape), part, path)
         return cls(Observation.of(tensors))
 
     def __len__(self) -> int:
@@ -73,6 +75,8 @@ class CandidateRequests(Requests):
         tensors = {"choice": found.choice, "score": found.estimated}
         if found.true is not None:
             tensors[TRUE] = found.true
+        if found.propensity is not None:
+            tensors[PROPENSITY] = found.propensity
         shown = {name: part.squeeze(1).contiguous() for name, part in tensors.items()}
         write_atomically(out, safetensors.torch.save(shown))
         report(len(self))
@@ -89,7 +93,7 @@ def _check_candidates(candidates: Tensor, dim: int, path: Path) -> None:
 
 
 def _check_part(name: str, found: Tensor, shape: tuple[int, ...], part: ObservationPart, path: Path) -> None:
-    kind = torch.long if part.kind == "categories" else torch.float32
+    kind = TYPES[part.kind]
     if found.dtype != kind or tuple(found.shape) != shape:
         raise ValueError(f"expected {kind} {name} {shape} in {path}, got {found.dtype} {tuple(found.shape)}")
     _check_finite(name, found, path)

@@ -6,7 +6,7 @@ time when the answers are written beside its columns.
 """
 
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -24,11 +24,12 @@ from slot_rl.estimators.frames import Integers, need_columns, read_frame, stream
 from slot_rl.estimators.table import Table, TableError, TextColumn, stream_cells, stream_table
 from slot_rl.problems.answer_file import answer_file, arrow_table, with_columns
 from slot_rl.problems.observation import Observation
-from slot_rl.problems.requests import ESTIMATED, RANK, REASON, TRUE, Answer, Answers, RequestFiles, Requests
+from slot_rl.problems.requests import ESTIMATED, PROPENSITY, RANK, REASON, TRUE, Answer, Answers, RequestFiles, Requests
 
 READ_ROWS = WRITE_ROWS = 65_536
 Contexts = npt.NDArray[np.int64 | np.float64]
 Observe = Callable[[Tensor], Observation]
+Impossible = Callable[[Observation], dict[int, str]]
 
 
 class ContextRows:
@@ -129,7 +130,13 @@ class ContextRequests(Requests):
     unit = "context"
 
     def __init__(
-        self, path: Path | None, rows: ContextRows, encoding: TableEncoding, observation: Observation, forgive: bool
+        self,
+        path: Path | None,
+        rows: ContextRows,
+        encoding: TableEncoding,
+        observation: Observation,
+        forgive: bool,
+        impossible: Mapping[int, str],
     ) -> None:
         """Takes the rows.
 
@@ -138,14 +145,22 @@ class ContextRequests(Requests):
             rows: The rows.
             encoding: Names of the columns and categories.
             observation: The requests for the distinct contexts.
-            forgive: Whether a row with an unknown context gets an empty answer with the reason.
+            forgive: Whether a row that cannot be answered gets an empty answer with the reason.
+            impossible: What constraints expect of the contexts that they leave nothing, by place.
         """
         self._path, self.rows, self.encoding, self._forgive = path, rows, encoding, forgive
-        self._observation, self.distinct = observation, len(rows.distinct)
+        self._impossible, self._possible = impossible, torch.ones(len(rows.distinct), dtype=torch.bool)
+        self._possible[list(impossible)] = False
+        self._observation, self.distinct = observation, int(self._possible.sum())
 
     @classmethod
     def read(
-        cls, asked: RequestFiles, encoding: TableEncoding, observe: Observe, report: Callable[[int], None]
+        cls,
+        asked: RequestFiles,
+        encoding: TableEncoding,
+        observe: Observe,
+        report: Callable[[int], None],
+        impossible: Impossible,
     ) -> "ContextRequests":
         """Reads a file of contexts, and perhaps one of categories that must not be chosen.
 
@@ -154,6 +169,7 @@ class ContextRequests(Requests):
             encoding: Names of the columns and categories.
             observe: Returns the requests for contexts ``(contexts, columns)``.
             report: Called with the rows read so far.
+            impossible: Says which requests the problem's constraints leave nothing, and what they expected.
 
         Raises:
             ValueError: If a file is given to an estimator without context columns, or none to one with them; or as
@@ -172,8 +188,12 @@ class ContextRequests(Requests):
             observation = observe(rows.distinct)
             if asked.exclude is not None:
                 observation = replace(observation, mask=allowed_categories(asked.exclude, encoding, rows.distinct))
+            faults = impossible(observation)
+            if faults and (len(faults) == len(observation) or not asked.skip_unknown):
+                place, fault = next(iter(faults.items()))
+                raise ValueError(f"expected {fault} for {_shown(encoding, rows.distinct[place])}, got none")
             stack.pop_all()  # the temporary file stays open
-        return cls(path, rows, encoding, observation, asked.skip_unknown)
+        return cls(path, rows, encoding, observation, asked.skip_unknown, faults)
 
     def __len__(self) -> int:
         """Returns the number of rows."""
@@ -182,18 +202,22 @@ class ContextRequests(Requests):
     def figures(self) -> dict[str, str]:
         """Returns the numbers of rows, of distinct contexts and of rows without an answer."""
         figures = {"rows": f"{len(self):,}", "distinct contexts": f"{self.distinct:,}"}
-        return figures | ({"not answered": f"{self.rows.skipped:,}"} if self._forgive else {})
+        missing = self.rows.skipped + int(self.rows.counts[~self._possible].sum())
+        return figures | ({"not answered": f"{missing:,}"} if self._forgive else {})
 
     def write(self, out: Path, answer: Answer, report: Callable[[int], None]) -> None:
         """Writes the file's columns, a category for each feature, and the scores."""
-        columns = ContextAnswers(self.encoding, answer(self._observation, self.rows.counts))
+        good = self._possible
+        columns = ContextAnswers(self.encoding, answer(self._observation[good], self.rows.counts[good]))
+        among_good = (good.cumsum(dim=0) - 1).masked_fill(~good, -1).numpy()
         self.rows.rewind()
         with answer_file(out) as writer:
             for given in _cells(self._path):
                 # The only request of an estimator without context has no columns.
                 places = self.rows.places(len(given) or 1)
                 said = self._reasons(given, places) if self._forgive else None
-                writer.write(columns.beside(given, places, said))
+                answered = np.where(places < 0, -1, among_good[places])
+                writer.write(columns.beside(given, answered, said))
                 report(len(places))
 
     def close(self) -> None:
@@ -202,7 +226,8 @@ class ContextRequests(Requests):
 
     def _reasons(self, given: pa.Table, places: Integers) -> list[str | None]:
         """Returns why rows have no answer, None for those that have one."""
-        said: list[str | None] = [None] * len(places)
+        expected = self._impossible
+        said: list[str | None] = [f"expected {expected[i]}" if i in expected else None for i in places.tolist()]
         if (places < 0).any():
             assert self._path is not None
             for cell in self.encoding.find_contexts(_text_table(given, self.encoding.contexts, self._path, 0))[1]:
@@ -229,6 +254,8 @@ class ContextAnswers:
             # An answer that was not measured has no true score in the file, even if the figures count it as the worst.
             unknown = None if answers.measured is None else (answers.measured[exists] == 0).numpy()
             self._columns[TRUE] = pa.array(answers.true[exists].numpy(), mask=unknown)
+        if answers.propensity is not None:
+            self._columns[PROPENSITY] = pa.array(answers.propensity[exists].numpy())
         if exists.shape[1] > 1:
             self._columns[RANK] = pa.array(exists.cumsum(dim=1)[exists].numpy())
 
@@ -254,25 +281,31 @@ class ContextAnswers:
 class ContextDesk:
     """Answers rows of contexts that are given in Python."""
 
-    def __init__(self, encoding: TableEncoding, observe: Observe) -> None:
-        """Takes the names, and what makes requests of contexts."""
-        self._encoding, self._observe = encoding, observe
+    def __init__(self, encoding: TableEncoding, observe: Observe, impossible: Impossible) -> None:
+        """Takes the names, what makes requests of contexts, and what says which the constraints leave nothing."""
+        self._encoding, self._observe, self._impossible = encoding, observe, impossible
 
     def answered(self, frame: pd.DataFrame, answer: Answer, path: Path) -> pa.Table:
         """Returns the rows with a category for each feature and the scores.
 
         Raises:
-            TableError: If a context is unknown.
+            TableError: If a context is unknown, or the constraints leave it nothing.
         """
         given, names = arrow_table(frame), self._encoding.contexts
         need_columns(frame, names, path)
         if not names:
-            only = answer(self._observe(torch.zeros(1, 1, dtype=torch.long)))
+            only = answer(self._asked(torch.zeros(1, 1, dtype=torch.long)))
             return ContextAnswers(self._encoding, only).beside(given, np.zeros(len(frame), dtype=np.int64))
         found, unknown = self._encoding.find_contexts(_text_table(given, names, path))
         if unknown:
             refuse_unknown(unknown[0], names[unknown[0].column], path)
-        return ContextAnswers(self._encoding, answer(self._observe(found))).beside(given, np.arange(len(frame)))
+        return ContextAnswers(self._encoding, answer(self._asked(found))).beside(given, np.arange(len(frame)))
+
+    def _asked(self, contexts: Tensor) -> Observation:
+        observation = self._observe(contexts)
+        for place, fault in self._impossible(observation).items():
+            raise TableError(f"expected {fault} for {_shown(self._encoding, contexts[place])}, got none")
+        return observation
 
 
 def allowed_categories(path: Path, encoding: TableEncoding, contexts: Tensor) -> Tensor:
@@ -315,6 +348,14 @@ def allowed_categories(path: Path, encoding: TableEncoding, contexts: Tensor) ->
             f"got none for {', '.join(named[context]) or 'the only one'}"
         )
     return allowed
+
+
+def _shown(encoding: TableEncoding, context: Tensor) -> str:
+    """Returns a context ``(columns,)`` in words."""
+    if not encoding.contexts:
+        return "the only context"
+    (names,) = encoding.context_names(*encoding.context_parts(context.unsqueeze(0)))
+    return "context " + ", ".join(names)
 
 
 def _cells(path: Path | None) -> Iterator[pa.Table]:

@@ -1,9 +1,9 @@
 """The problems that come with an id; the ids are those of the environments."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 from slot_rl.estimators.fitting import TruthFit
 from slot_rl.estimators.freezing import Score
@@ -21,8 +21,20 @@ from slot_rl.estimators.trusted import (
 )
 from slot_rl.io import read_document, weights_hash
 from slot_rl.problems.base import Problem, Unmeasured
+from slot_rl.problems.constraints import AtMost, Constraint, Distinct
+from slot_rl.problems.constraints.written import ConstraintFlags, Entry, constraints_of
 from slot_rl.problems.rows import RowProblem
-from slot_rl.problems.simulated_user import DIM, FEWEST, MOST, SLOTS, PageTruth, slate_catalogue
+from slot_rl.problems.simulated_user import (
+    DIM,
+    FEWEST,
+    GROUP,
+    MOST,
+    MOST_OF_A_GROUP,
+    SLOTS,
+    PageTruth,
+    slate_catalogue,
+    slate_groups,
+)
 from slot_rl.problems.slates import SlateProblem
 from slot_rl.problems.slots import SlotProblem, standard_normal, unit_uniform
 from slot_rl.problems.truth_table import TruthTable
@@ -82,6 +94,7 @@ class Arguments:
         trust: Whether a ``path.py`` may be executed.
         problem: ``path.py:function`` of a function that builds the user's own problem.
         unmeasured: What choices count as that the ground truth has not measured.
+        own_constraints: Whether the problem's own constraints hold.
     """
 
     env_id: str
@@ -91,6 +104,7 @@ class Arguments:
     trust: bool = False
     problem: str | Path | None = None
     unmeasured: Unmeasured = "omit"
+    own_constraints: bool = True
 
 
 def short_name(env: str) -> str:
@@ -106,6 +120,8 @@ def make_problem(
     trust: bool = False,
     problem: str | Path | None = None,
     unmeasured: Unmeasured = "omit",
+    constraints: Sequence[Entry | Constraint] = (),
+    own_constraints: bool = True,
 ) -> Problem:
     """Builds a problem by its id.
 
@@ -119,14 +135,16 @@ def make_problem(
         problem: ``path.py:function`` of a function that builds a problem, for ``SlotRL/Own-v0``.
         unmeasured: What choices count as that the ground truth has not measured: "omit" for nothing, "worst" for their
             context's minimum.
+        constraints: Further constraints, as objects or as entries (see ``slot_rl.problems.constraints.written``).
+        own_constraints: Whether the problem's own constraints hold too.
 
     Returns:
         The problem, with a fresh budget.
 
     Raises:
         TypeError: If the estimator is a module that cannot be softened.
-        ValueError: If the id is unknown, an argument is missing or has no meaning for this problem, or the estimator is
-            code that is not trusted, fails, or builds something else.
+        ValueError: If the id is unknown, an argument is missing or has no meaning for this problem, the estimator is
+            code that is not trusted, fails, or builds something else, or the constraints cannot be satisfied.
     """
     if problem is None and parse_reference(env_id) is not None:
         env_id, problem = OWN, env_id
@@ -135,7 +153,23 @@ def make_problem(
     if env_id != OWN:
         _refuse(env_id, problem=problem)
     check_unmeasured(unmeasured, truth)
-    return BUILDERS[env_id](Arguments(env_id, estimator, truth, fewest_items, trust, problem, unmeasured))
+    built = BUILDERS[env_id](
+        Arguments(env_id, estimator, truth, fewest_items, trust, problem, unmeasured, own_constraints)
+    )
+    return constrained(built, constraints, own_constraints, trust)
+
+
+def constrained(
+    problem: Problem, constraints: Sequence[Entry | Constraint], own_constraints: bool = True, trust: bool = False
+) -> Problem:
+    """Returns a problem with further constraints, or without its own; arguments and errors as of :func:`make_problem`.
+
+    It is the same object where nothing changes.
+    """
+    own = () if problem.constraints is None else problem.constraints.constraints
+    if not constraints and (own_constraints or not own):
+        return problem
+    return problem.with_constraints([*(own if own_constraints else ()), *constraints_of(constraints, trust)])
 
 
 def own_reference(problem: str | Path) -> Reference:
@@ -204,8 +238,12 @@ def own_env(env: str, problem: str | None, default: str) -> str:
 
 
 def sources(
-    env: str, estimator: str | Path | None, truth: Path | None, problem: str | Path | None
-) -> dict[str, str | None]:
+    env: str,
+    estimator: str | Path | None,
+    truth: Path | None,
+    problem: str | Path | None,
+    constraints: ConstraintFlags,
+) -> dict[str, Any]:
     """Returns from what :func:`make_problem` builds a problem, with the hashes of code and weights, ready for JSON."""
     own = None if problem is None else own_reference(problem)
     return {
@@ -215,6 +253,8 @@ def sources(
         "estimator": None if estimator is None else resolved_estimator(estimator),
         "estimator_sha256": estimator_hash(env, estimator),
         "truth": None if truth is None else str(truth.resolve()),
+        "constraints": constraints.entries(),
+        "own_constraints": constraints.own_constraints,
     }
 
 
@@ -281,6 +321,8 @@ def _slate(asked: Arguments) -> SlotProblem:
         name=asked.env_id,
         pool=slate_catalogue(),
         context_dim=DIM,
+        item_labels={GROUP: slate_groups().tolist()},
+        constraints=[Distinct(), AtMost(MOST_OF_A_GROUP, GROUP)] if asked.own_constraints else (),
     )
 
 

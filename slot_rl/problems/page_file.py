@@ -6,6 +6,7 @@ from pathlib import Path
 from slot_rl.estimators.frames import FRAME_ROWS, count_rows, stream_frames
 from slot_rl.estimators.table import TableError
 from slot_rl.problems.answer_file import answer_file
+from slot_rl.problems.observation import Observation
 from slot_rl.problems.pages import PageDesk, PageNames
 from slot_rl.problems.requests import Answer, RequestFiles, Requests
 
@@ -13,13 +14,20 @@ from slot_rl.problems.requests import Answer, RequestFiles, Requests
 class PageRequests(Requests):
     """The rows of a file."""
 
-    def __init__(self, names: PageNames, asked: RequestFiles, report: Callable[[int], None]) -> None:
+    def __init__(
+        self,
+        names: PageNames,
+        asked: RequestFiles,
+        report: Callable[[int], None],
+        impossible: Callable[[Observation], dict[int, str]],
+    ) -> None:
         """Reads the items and counts the requests.
 
         Args:
             names: What files call things.
             asked: The files; with ``skip_unknown``, a request that cannot be answered gets the reason instead.
             report: Called with the rows counted.
+            impossible: As of :class:`PageDesk`.
 
         Raises:
             TableError: If a file is not as expected.
@@ -27,7 +35,7 @@ class PageRequests(Requests):
         if asked.requests is None:
             raise TableError("expected --requests FILE for slots, got none")
         self._path, self._shows_unanswered = asked.requests, asked.skip_unknown
-        self._desk = PageDesk(names, asked.items, asked.exclude, asked.skip_unknown)
+        self._desk = PageDesk(names, asked.items, asked.exclude, asked.skip_unknown, impossible)
         self._rows = self.distinct = count_rows(self._path)
         report(self._rows)
 

@@ -1,6 +1,6 @@
 """Requests for pages as rows of a table: contexts, lists of candidates by id, and answers as items' ids, one a slot."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,13 +13,15 @@ import torch
 from torch import Tensor
 
 from slot_rl.estimators.columns import UNSEEN, Encoded, FileColumns, id_column
+from slot_rl.estimators.described import canonical
 from slot_rl.estimators.encoding import shown_names
 from slot_rl.estimators.frames import Integers, need_columns, read_frame, texts
 from slot_rl.estimators.slate_log import ITEM_IDS, REQUEST_IDS, Items, encode_requests
 from slot_rl.estimators.table import LARGEST, TableError
 from slot_rl.problems.answer_file import arrow_table, with_columns
+from slot_rl.problems.item_labels import NO_LABELS, ItemLabels
 from slot_rl.problems.observation import Observation
-from slot_rl.problems.requests import ESTIMATED, RANK, REASON, TRUE, Answer, Answers
+from slot_rl.problems.requests import ESTIMATED, PROPENSITY, RANK, REASON, TRUE, Answer, Answers
 
 SLOT_FEATURES = "slot_features"
 CELLS = 2**23
@@ -36,6 +38,9 @@ class PageNames:
         slots: Names of the slots.
         columns: The requests' columns.
         slot_dim: Numbers with which each request describes each slot, in its column ``slot_features``.
+        labels: Categories of the items that constraints speak of.
+        whole: Whether constraints speak of single items: then every request offers the whole pool, less what its list
+            leaves out.
     """
 
     items: tuple[str, ...]
@@ -43,6 +48,8 @@ class PageNames:
     slots: tuple[str, ...]
     columns: FileColumns
     slot_dim: int = 0
+    labels: ItemLabels = NO_LABELS
+    whole: bool = False
 
     @classmethod
     def of(
@@ -102,10 +109,13 @@ class PageNames:
     def read_items(self, path: Path) -> tuple[tuple[str, ...], Tensor]:
         """Reads other items from a file: an id, and the numbers of their vectors in the pool's order.
 
+        Columns that constraints speak of are no part of the vectors.
+
         Raises:
             TableError: If the file has other columns, an id stands twice, or a number is missing.
         """
         frame = read_frame(path)
+        frame = frame.drop(columns=[name for name in self.labels.names if name in frame.columns])
         found = Items.of(frame, path)
         dim = self.vectors.shape[1]
         if found.columns.categories or found.columns.flagged or found.columns.width != dim:
@@ -114,11 +124,31 @@ class PageNames:
             )
         return found.ids, found.encoded.numbers
 
+    def read_labels(self, path: Path) -> ItemLabels:
+        """Reads the categories of other items from the columns that constraints speak of.
+
+        Raises:
+            TableError: If a column is missing.
+        """
+        if not self.labels.names:
+            return self.labels
+        frame = read_frame(path)
+        need_columns(frame, list(self.labels.names), path)
+        values = {name: list(map(canonical, texts(frame[name]))) for name in self.labels.names}
+        return ItemLabels.of(values, self.labels.names)
+
 
 class PageDesk:
     """Answers rows of requests with pages."""
 
-    def __init__(self, names: PageNames, items: Path | None = None, exclude: Path | None = None, forgive: bool = False):
+    def __init__(
+        self,
+        names: PageNames,
+        items: Path | None = None,
+        exclude: Path | None = None,
+        forgive: bool = False,
+        impossible: Callable[[Observation], dict[int, str]] = lambda observation: {},
+    ) -> None:
         """Reads the items.
 
         Args:
@@ -126,12 +156,16 @@ class PageDesk:
             items: A file of items to choose from; those of the pool if None.
             exclude: A file of pairs of a request's and an item's id: never answer the request with this item.
             forgive: Whether a request that cannot be answered gets an empty answer with the reason.
+            impossible: Says which requests the problem's constraints leave nothing, and what they expected.
 
         Raises:
             TableError: If a file is not as expected, or has too few items.
         """
-        self._names, self._forgive, self.unanswered = names, forgive, 0
+        self._names, self._forgive, self._impossible, self.unanswered = names, forgive, impossible, 0
+        if items is not None and names.whole:
+            raise TableError(f"expected no other items with constraints on single items, got {items}")
         self.ids, self._vectors = (names.items, names.vectors) if items is None else names.read_items(items)
+        self._labels = names.labels if items is None else names.read_labels(items)
         # As many as fill a page without a repetition, unless the pool itself has fewer.
         self._least = min(len(names.slots), len(names.items))
         if len(self.ids) < self._least:
@@ -158,15 +192,27 @@ class PageDesk:
             if fault and not self._forgive:
                 raise TableError(f"expected {fault} in row {row + 1} of {path}")
         well = np.flatnonzero([not fault for fault in faults])
+        parts = [(part, *self._asked(part, given, lists)) for part in self._parts(well, lists)]
+        for part, _, observation in parts:
+            for number, fault in self._impossible(observation).items():
+                faults[part[number]] = fault
+                if not self._forgive:
+                    raise TableError(f"expected {fault} in row {frame.index[part[number]] + 1} of {path}, got none")
+        well = np.flatnonzero([not fault for fault in faults])
         self.unanswered += len(frame) - len(well)
-        found = [self._answers(part, given, lists, answer) for part in self._parts(well, lists)]
+        found = []
+        for part, listed, observation in parts:
+            good = torch.tensor([not faults[row] for row in part])
+            if bool(good.any()):
+                found.append(_chosen(listed[good], answer(observation[good])))
         return with_columns(*self._columns(frame, well, faults, found))
 
     def _allowed(self, request: str, listed: Integers | None) -> Integers | None:
         excluded = self._excluded.get(request)
         if excluded is None:
             return listed
-        return np.setdiff1d(np.arange(len(self.ids)) if listed is None else listed, excluded)
+        listed = np.arange(len(self.ids)) if listed is None else listed
+        return listed[~np.isin(listed, excluded)]
 
     def _parts(self, rows: Integers, lists: list[Integers | None]) -> list[Integers]:
         """Splits rows so that the candidates of each part fit into the memory that is allowed."""
@@ -174,17 +220,25 @@ class PageDesk:
         together = max(1, CELLS // (longest * self._vectors.shape[1]))
         return [rows[start : start + together] for start in range(0, len(rows), together)]
 
-    def _answers(
-        self, part: Integers, given: Mapping[str, Tensor], lists: list[Integers | None], answer: Answer
-    ) -> tuple[Tensor, Answers]:
-        """Answers some rows; returns the rows of the chosen items among all items, and the answers."""
+    def _asked(
+        self, part: Integers, given: Mapping[str, Tensor], lists: list[Integers | None]
+    ) -> tuple[Tensor, Observation]:
+        """Returns the rows of some requests' candidates among all items, and the requests."""
         every = np.arange(len(self.ids))
         listed = padded([every if (each := lists[row]) is None else each for row in part])
-        candidates, mask = listed_candidates(self._vectors, listed, len(self._names.slots))
+        if self._names.whole:
+            offered, listed = listed, torch.from_numpy(every).repeat(len(part), 1)
+            # -1, which pads, is the last of one column more than there are items.
+            present = torch.zeros(len(part), len(every) + 1, dtype=torch.bool).scatter_(
+                1, offered % (len(every) + 1), True
+            )
+            mask = present[:, None, :-1].expand(-1, len(self._names.slots), -1)
+            candidates = self._vectors.expand(len(part), -1, -1)
+        else:
+            candidates, mask = listed_candidates(self._vectors, listed, len(self._names.slots))
         contexts = {name: rows[torch.from_numpy(part)] for name, rows in given.items()}
-        answers = answer(Observation(candidates, None if bool(mask.all()) else mask, **contexts))
-        chosen = listed.unsqueeze(1).expand(-1, answers.choice.shape[1], -1).gather(2, answers.choice)
-        return chosen, answers
+        labels = self._labels.at(listed.clamp_min(0))
+        return listed, Observation(candidates, None if bool(mask.all()) else mask, **contexts, labels=labels)
 
     def _columns(
         self, frame: pd.DataFrame, well: Integers, faults: list[str], found: list[tuple[Tensor, Answers]]
@@ -208,12 +262,20 @@ class PageDesk:
         true = [answers.true for _, answers in found if answers.true is not None]
         if true:
             columns[TRUE] = column(torch.cat(true).numpy()[place, rank])
+        drawn = [answers.propensity for _, answers in found if answers.propensity is not None]
+        if drawn:
+            columns[PROPENSITY] = column(torch.cat(drawn).numpy()[place, rank])
         if scores.shape[1] > 1:
             columns[RANK] = column(rank + 1)
         if self._forgive:
             said = [f"expected {faults[i]}" if faults[i] else None for i in row[order]]
             columns[REASON] = pa.array(said, pa.string())
         return arrow_table(frame.iloc[row[order]]), columns
+
+
+def _chosen(listed: Tensor, answers: Answers) -> tuple[Tensor, Answers]:
+    """Returns the rows of the chosen items among all items, and the answers."""
+    return listed.unsqueeze(1).expand(-1, answers.choice.shape[1], -1).gather(2, answers.choice), answers
 
 
 def _check_names(what: str, names: Sequence[Any], count: int) -> None:

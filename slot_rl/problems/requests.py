@@ -13,6 +13,7 @@ from torch import Tensor
 from slot_rl.problems.observation import Observation
 
 ESTIMATED, TRUE, RANK, REASON = "estimated_score", "true_score", "rank", "not_answered"
+PROPENSITY = "propensity"
 """Names of the columns that a file of answers adds."""
 
 
@@ -50,12 +51,14 @@ class Answers:
         estimated: Estimated scores, ``(requests, top)``.
         true: True scores, ``(requests, top)``; None without a ground truth.
         measured: Whether the ground truth has measured each answer; None where it is not a table.
+        propensity: Probability with which each answer was drawn; None unless answers are draws.
     """
 
     choice: Tensor
     estimated: Tensor
     true: Tensor | None = None
     measured: Tensor | None = None
+    propensity: Tensor | None = None
 
 
 class Answer(Protocol):

@@ -234,13 +234,13 @@ class RowProblem(Problem):
         if asked.items is not None:
             raise ValueError(f"expected no --items for {self.name}, whose items are the estimator's, got {asked.items}")
         observe = partial(_observed, self.encoding)
-        return ContextRequests.read(asked, self.encoding, observe, report or (lambda rows: None))
+        return ContextRequests.read(asked, self.encoding, observe, report or (lambda rows: None), self.impossible)
 
     def desk(self, items: Path | None = None) -> Desk:
         """Returns what answers rows of contexts."""
         if self.encoding is None or items is not None:
             return super().desk(items)
-        return ContextDesk(self.encoding, partial(_observed, self.encoding))
+        return ContextDesk(self.encoding, partial(_observed, self.encoding), self.impossible)
 
     @property
     def _truth_table(self) -> TruthTable | None:

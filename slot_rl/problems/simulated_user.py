@@ -7,10 +7,12 @@ With item vectors x_1 .. x_6 down the page and the user's vector u, all of 16 nu
     attention   e_1 = 1,  e_{s+1} = 0.9 e_s (1 - 0.5 p_s)
     score       sum_s e_s p_s, the expected number of clicks
 
+A page shows no item twice, and at most 2 items of a group. The 24 groups are by an item's nearest of 24 centres.
+
 A user reads from the top, goes on with probability .9 after an item without a click, and with half of it after a click
 (a cascade: Craswell et al., "An Experimental Comparison of Click Position-Bias Models", WSDM 2008). The parameters
 w ~ N(0, .15^2) and M ~ N(0, .1^2) are drawn in this order from seed 0, the catalogue of 10,000 items ~ N(0, 1) from
-seed 1. Users are N(0, 1).
+seed 1, the centres ~ N(0, 1) from seed 2. Users are N(0, 1).
 """
 
 from dataclasses import dataclass
@@ -24,6 +26,7 @@ from slot_rl.seeding import generator_from
 SLOTS, DIM, CATALOGUE, FEWEST, MOST = 6, 16, 10_000, 20, 200
 TASTE_SCALE, MATCH_SCALE, BASE = 0.15, 0.1, -2.0
 SATURATION, ATTENTION, AFTER_CLICK = 0.6, 0.9, 0.5
+GROUP, GROUPS, MOST_OF_A_GROUP = "group", 24, 2
 LOGGED_REQUESTS, SLATES_EACH = 20_000, 10
 SHARPNESS = 2.0
 """Of the logging policy: how strongly it prefers popular items."""
@@ -63,6 +66,12 @@ class PageTruth(nn.Module):
 def slate_catalogue() -> Tensor:
     """Returns all items of ``SlotRL/Slate-v0``, ``(10000, 16)``."""
     return torch.randn(CATALOGUE, DIM, generator=generator_from(1))
+
+
+def slate_groups() -> Tensor:
+    """Returns the group of each item, ``(10000,)``."""
+    centres = torch.randn(GROUPS, DIM, generator=generator_from(2))
+    return torch.cdist(slate_catalogue(), centres).argmin(dim=1)
 
 
 @dataclass(frozen=True)

@@ -7,13 +7,17 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from slot_rl.estimators.columns import Encoded
+from slot_rl.estimators.columns import UNSEEN, Encoded
+from slot_rl.estimators.described import number_text
 from slot_rl.estimators.slate_log import Items
 from slot_rl.estimators.slate_store import StoredSlates
+from slot_rl.problems.constraints import Infeasible
 from slot_rl.problems.observation import Observation
 from slot_rl.problems.pages import PageNames, listed_candidates, padded
 from slot_rl.problems.slots import SlotProblem, different_rows
+from slot_rl.seeding import generator_from
 
+_TOGETHER = 512
 MOST_DRAWN = 200
 """Of more items than this, a request without a list sees so many in training and judging, drawn anew each time."""
 
@@ -75,6 +79,7 @@ class SlateProblem(SlotProblem):
         )
         assert self.pool is not None
         self.names = SlateNames(stored.item_ids, self.pool, stored.slots, stored.request_columns, stored=stored)
+        self._attributes = _attributes(stored)
 
     def sample(self, batch: int, generator: torch.Generator) -> Observation:
         """Draws requests with replacement; one without a list of its own has random items."""
@@ -83,6 +88,13 @@ class SlateProblem(SlotProblem):
     def evaluation_observations(self, most: int, generator: torch.Generator) -> Observation:
         """Returns ``most`` different requests, or all."""
         return self._requests(torch.randperm(len(self._lengths), generator=generator)[:most], generator)
+
+    def _try_constraints(self) -> None:
+        """Looks at every request of the log."""
+        generator = generator_from(0)
+        for rows in torch.arange(len(self._lengths)).split(_TOGETHER):
+            for number, fault in self.impossible(self._requests(rows, generator)).items():
+                raise Infeasible(f"expected {fault} in request {int(rows[number])} of {self.name}, got none")
 
     def _requests(self, rows: Tensor, generator: torch.Generator) -> Observation:
         known = self._lists[rows]
@@ -100,3 +112,14 @@ class SlateProblem(SlotProblem):
             **self.requests[rows].tensors(),
             labels=self.labels.at(known.clamp_min(0)),
         )
+
+
+def _attributes(stored: StoredSlates) -> dict[str, list[str]]:
+    """Returns the columns of the items as text: categories, and numbers."""
+    columns = stored.item_columns
+    numbers = {name: map(number_text, stored.items.numbers[:, i].tolist()) for i, name in enumerate(columns.means)}
+    codes = {
+        name: [known[code - 1] if code != UNSEEN else "" for code in stored.items.codes[:, i].tolist()]
+        for i, (name, known) in enumerate(columns.categories.items())
+    }
+    return {name: list(texts) for name, texts in numbers.items()} | codes

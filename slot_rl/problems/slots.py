@@ -22,12 +22,13 @@ from slot_rl.problems.base import Budget, Problem
 from slot_rl.problems.candidate_file import CandidateRequests
 from slot_rl.problems.constraints import Constraint, ConstraintSet, ItemSpace
 from slot_rl.problems.constraints.base import ListedRows
-from slot_rl.problems.item_labels import ItemLabels
+from slot_rl.problems.item_labels import NO_LABELS, ItemLabels, as_attributes
 from slot_rl.problems.observation import KINDS, TYPES, Observation, ObservationPart, TensorLike, as_tensor
 from slot_rl.problems.page_file import PageRequests
 from slot_rl.problems.pages import PageDesk, PageNames
 from slot_rl.problems.requests import Desk, RequestFiles, Requests
 from slot_rl.seeding import generator_from
+from slot_rl.selectors.rules import Rules
 
 MOST_REDRAWS = 100
 """How often lists are drawn again that the constraints leave nothing."""
@@ -60,7 +61,7 @@ class SlotProblem(Problem):
         context_dim: Length of the context's vector; 0 without one.
         context_sizes: Categories of each context column; empty without one.
         slot_dim: Numbers that describe a slot; 0 without them.
-        labels: Categories of the pool's vectors.
+        labels: Those categories of the pool's vectors that the constraints speak of.
     """
 
     def __init__(
@@ -131,10 +132,10 @@ class SlotProblem(Problem):
         self.slot_dim = 0 if features is None else features.shape[-1]
         if features is not None and features.shape[-2] != slots:
             raise ValueError(f"expected slot_features of {slots} slots, got {tuple(features.shape)}")
-        self.labels = ItemLabels.of(item_labels or {}, 0 if self._pool is None else len(self._pool))
+        self.labels = NO_LABELS
         self.names = self._named(item_ids, context_columns, context_categories)
-        if constraints:
-            self.constraints = ConstraintSet(constraints, self.item_space())
+        self._attributes = as_attributes(item_labels or {}, 0 if self._pool is None else len(self._pool))
+        self._constrain(constraints)
         self._try_out()
 
     @property
@@ -161,19 +162,44 @@ class SlotProblem(Problem):
     def item_space(self) -> ItemSpace:
         """Returns the slots, and the items where they are the same in every request."""
         mask, pool = torch.ones(self.slots, self.items, dtype=torch.bool), self._pool
+        attributes = tuple(self._attributes)
         if pool is None or not self._whole_pool or len(pool) != self.items:
-            return ItemSpace(self.name, mask, self._slot_names, fixed=False, labels=self.labels.names)
+            return ItemSpace(
+                self.name, mask, self._slot_names, fixed=False, attributes=attributes, labels=self.labels.names
+            )
         ids = None if self.names is None else (self.names.items,) * self.slots
         read = None if self.names is None else partial(_read_rows, self.names)
-        labels = self.labels.codes if self.labels.names else None
         return ItemSpace(
-            self.name, mask, self._slot_names, ids, labels=self.labels.names, fixed_labels=labels, read_rows=read
+            self.name,
+            mask,
+            self._slot_names,
+            ids,
+            attributes=attributes,
+            labels=self.labels.names,
+            fixed_labels=self.labels.codes if self.labels.names else None,
+            read_rows=read,
         )
+
+    def rules(self, observation: Observation) -> Rules | None:
+        """Returns what the constraints allow requests, which may have another number of candidates than usual."""
+        candidates = observation.candidates
+        if self.constraints is not None and candidates is not None and candidates.shape[1] != self.items:
+            return self.with_items(candidates.shape[1]).rules(observation)
+        return super().rules(observation)
+
+    def impossible(self, observation: Observation) -> dict[int, str]:
+        """Returns why requests have no allowed configuration; see :meth:`Problem.impossible`."""
+        candidates = observation.candidates
+        if self.constraints is not None and candidates is not None and candidates.shape[1] != self.items:
+            return self.with_items(candidates.shape[1]).impossible(observation)
+        return super().impossible(observation)
 
     def with_constraints(self, constraints: Sequence[Constraint]) -> Self:
         """Returns the same problem with constraints; see :meth:`Problem.with_constraints`."""
-        twin = super().with_constraints(constraints)
-        twin.sample(TRIED, generator_from(0))
+        twin = copy.copy(self)
+        twin.budget = Budget()
+        twin._constrain(constraints)
+        twin._try_constraints()
         return twin
 
     @property
@@ -243,17 +269,53 @@ class SlotProblem(Problem):
         """Reads a table of requests, or a safetensors file with candidates; see :meth:`Problem.read_requests`."""
         tensors = asked.requests is not None and asked.requests.suffix.lower() == ".safetensors"
         if self.names is not None and not tensors:
-            return PageRequests(self.names, asked, report or (lambda rows: None))
+            return PageRequests(self.names, asked, report or (lambda rows: None), self.impossible)
         asked.refuse_items(self.name)
-        return CandidateRequests.read(asked.requests, self.slots, self.dim, self.observation_parts())
+        found = CandidateRequests.read(asked.requests, self.slots, self.dim, self.observation_parts())
+        pool, given = self._pool, self.candidates(found.observation)
+        if self._by_number and not (pool is not None and given.shape[1:] == pool.shape and bool((given == pool).all())):
+            raise ValueError(
+                f"expected the pool as candidates in {asked.requests}, since {self.constraints} says items"
+            )
+        for number, fault in self.impossible(found.observation).items():
+            raise ValueError(f"expected {fault} in request {number} of {asked.requests}, got none")
+        return found
 
     def desk(self, items: Path | None = None) -> Desk:
         """Returns what answers rows with contexts and perhaps lists of candidates."""
-        return super().desk(items) if self.names is None else PageDesk(self.names, items)
+        return super().desk(items) if self.names is None else PageDesk(self.names, items, impossible=self.impossible)
+
+    def _constrain(self, constraints: Sequence[Constraint]) -> None:
+        """Takes constraints, with the attributes that they speak of."""
+        constraints = [self._by_attribute(each, number) for number, each in enumerate(constraints)]
+        used = {name for each in constraints if (name := getattr(each, "attribute", None)) is not None}
+        self.labels = ItemLabels.of({name: texts for name, texts in self._attributes.items() if name in used})
+        self.constraints = ConstraintSet(constraints, self.item_space()) if constraints else None
+        if self.names is not None:
+            self.names = replace(self.names, labels=self.labels, whole=self._by_number)
+
+    def _by_attribute(self, constraint: Constraint, number: int) -> Constraint:
+        """Gives the groups that a quota says of the pool's vectors a name, so that requests can carry them."""
+        name = f"groups of constraint {number + 1}"
+        found = None if self._pool is None else constraint.as_attribute(name, len(self._pool))
+        if found is None:
+            return constraint
+        named, groups = found
+        self._attributes = {**self._attributes, **as_attributes({name: groups}, len(groups))}
+        return named
+
+    @property
+    def _by_number(self) -> bool:
+        """Whether constraints speak of the pool's items by number."""
+        return self._whole_pool and self.constraints is not None and self.constraints.numbered
+
+    def _try_constraints(self) -> None:
+        """Draws a few requests, which the constraints must allow something."""
+        self.rules(self.sample(TRIED, generator_from(0)))
 
     @property
     def _slot_names(self) -> tuple[str, ...]:
-        return tuple(f"slot_{number + 1}" for number in range(self.slots))
+        return tuple(f"slot_{number + 1}" for number in range(self.slots)) if self.names is None else self.names.slots
 
     def _named(
         self, ids: Sequence[str] | None, columns: Sequence[str] | None, categories: Mapping[str, Sequence[str]] | None

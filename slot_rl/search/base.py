@@ -1,5 +1,6 @@
-"""What searches share: their result, random starts, and the items that a request allows."""
+"""What searches share: their result, random starts, and what a request allows."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -7,6 +8,9 @@ from torch import Tensor
 
 from slot_rl.problems.base import Problem
 from slot_rl.problems.observation import Observation
+from slot_rl.selectors.rules import OPEN
+
+ScoreChoice = Callable[[Observation, Tensor], Tensor]
 
 
 @dataclass(frozen=True)
@@ -25,15 +29,42 @@ class SearchResult:
 
 
 def allowed_items(problem: Problem, observation: Observation) -> Tensor:
-    """Returns which items may be chosen, padding left out: boolean tensor of shape ``(batch, slots, items)``."""
-    mask = problem.mask(observation)
+    """Returns which items may be chosen, padding left out: boolean tensor of shape ``(batch, slots, items)``.
+
+    Under constraints it is those that some allowed configuration holds.
+    """
     shape = (len(observation), problem.slots, problem.items)
+    rules = problem.rules(observation)
+    if rules is not None:
+        return rules.open_items(torch.full(shape[:2], OPEN))
+    mask = problem.mask(observation)
     return torch.ones(shape, dtype=torch.bool) if mask is None else mask.expand(shape)
 
 
+def is_allowed(problem: Problem, observation: Observation, choice: Tensor) -> Tensor:
+    """Returns which complete choices ``(..., batch, slots)`` masks and constraints allow, ``(..., batch)``."""
+    allowed = torch.ones(choice.shape[:-1], dtype=torch.bool)
+    mask = problem.mask(observation)
+    if mask is not None:
+        wide = mask.expand(*choice.shape, problem.items)
+        allowed = wide.gather(-1, choice.unsqueeze(-1)).squeeze(-1).all(dim=-1)
+    if problem.constraints is None:
+        return allowed
+    if problem.constraints.rows is not None:
+        return allowed & problem.constraints.rules(observation, None).allows(choice)
+    # Much cheaper than to fill a choice slot by slot under the rules, and the same.
+    return allowed & (problem.constraints.first_broken(observation, choice)[0] < 0)
+
+
 def random_choice(problem: Problem, observation: Observation, generator: torch.Generator) -> Tensor:
-    """Draws one allowed item per slot, uniformly: long tensor of shape ``(batch, slots)``."""
+    """Draws one allowed item per slot, uniformly: long tensor of shape ``(batch, slots)``.
+
+    Under constraints the slots are filled in order, each uniformly from the items that are open to it.
+    """
     weights = torch.ones(len(observation), problem.slots, problem.items)
+    rules = problem.rules(observation)
+    if rules is not None:
+        return rules.draw(torch.zeros_like(weights), generator)[0]
     mask = problem.mask(observation)
     if mask is not None:
         weights = weights * mask

@@ -2,7 +2,8 @@
 
 Each request has a distribution of its own, in which every slot is an independent categorical over its allowed items.
 A round draws rows and moves the probabilities part of the way to the frequencies of its elites. That part keeps every
-allowed item possible, which the frequencies of few elites would not.
+allowed item possible, which the frequencies of few elites would not. Under constraints a row is drawn slot by slot from
+the items that are open to it.
 
 The settings were chosen on 192 requests of ``Slots-v0`` and ``SlotsLarge-v0`` at 31, 200 and 800 calls: a round has
 twice as many draws as there are rounds. The hundreds of draws a round that are usual leave such budgets no rounds to
@@ -20,6 +21,7 @@ from torch import Tensor
 from slot_rl.problems.base import Problem
 from slot_rl.problems.observation import Observation
 from slot_rl.search.base import SearchResult, allowed_items, best_of
+from slot_rl.selectors.rules import Rules
 
 MOST_DRAWS = 128
 
@@ -73,9 +75,10 @@ def cross_entropy_search(
     size = draws_for(calls) if draws is None else draws
     allowed = allowed_items(problem, observation).float()
     probabilities = allowed / allowed.sum(dim=-1, keepdim=True)
-    found: list[SearchResult] = []
+    rules, found = problem.rules(observation), list[SearchResult]()
     for done in range(0, calls, size):
-        rows = _drawn(probabilities, min(size, calls - done), generator)
+        now = min(size, calls - done)
+        rows = _drawn(probabilities, now, generator) if rules is None else _ruled(rules, probabilities, now, generator)
         scores = problem.score(observation, rows)
         top, elites = scores.topk(max(1, round(elite * len(rows))), dim=0)
         chosen = rows.gather(0, elites.unsqueeze(-1).expand(-1, -1, problem.slots))
@@ -88,6 +91,14 @@ def _drawn(probabilities: Tensor, size: int, generator: torch.Generator) -> Tens
     """Draws rows: long tensor of shape ``(size, batch, slots)``."""
     draws = torch.multinomial(probabilities.flatten(0, 1), size, replacement=True, generator=generator)
     return draws.T.reshape(size, *probabilities.shape[:2])
+
+
+def _ruled(rules: Rules, probabilities: Tensor, size: int, generator: torch.Generator) -> Tensor:
+    """Draws rows that rules allow: long tensor of shape ``(size, batch, slots)``."""
+    # An open item may have lost all its probability; it must stay possible where no other one is open.
+    logits = probabilities.clamp_min(torch.finfo(probabilities.dtype).tiny).log()
+    # One draw of every request at a time, so that memory does not grow with the draws.
+    return torch.stack([rules.draw(logits, generator)[0] for _ in range(size)])
 
 
 def _frequencies(rows: Tensor, items: int) -> Tensor:

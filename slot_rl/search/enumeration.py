@@ -1,6 +1,10 @@
-"""Enumeration: the exact best of every request, the exact mean, and the best constant, where N^S is small enough."""
+"""Enumeration: the exact best of every request, the exact mean, and the best constant, where N^S is small enough.
 
-from collections.abc import Callable, Iterator
+Where constraints list the allowed configurations, only those are looked at, however large N^S is. Other constraints
+leave out what no request allows.
+"""
+
+from collections.abc import Iterator
 from dataclasses import dataclass
 from math import prod
 
@@ -8,10 +12,11 @@ import torch
 from torch import Tensor
 
 from slot_rl.problems.base import Problem
+from slot_rl.problems.constraints.tables import TableRules
 from slot_rl.problems.observation import Observation
-from slot_rl.search.base import SearchResult, best_of
+from slot_rl.search.base import ScoreChoice, SearchResult, best_of, is_allowed
+from slot_rl.search.constant import constant_choice, search_constant
 
-ScoreChoice = Callable[[Observation, Tensor], Tensor]
 MOST_CONFIGURATIONS = 200_000
 _CHUNK = 65_536
 
@@ -23,9 +28,10 @@ class EnumerationResult:
     Attributes:
         best: Highest score of each request, ``(batch,)``.
         choice: The configuration that has it, ``(batch, slots)``.
-        mean: Mean score of each request's allowed configurations, ``(batch,)``: the expectation of a random choice.
+        mean: Mean score of each request's allowed configurations, ``(batch,)``: without constraints the expectation of
+            a random choice, which under constraints is drawn slot by slot.
         constant: The one configuration with the highest mean over the requests, ``(slots,)``.
-        constant_scores: Its score in each request, ``(batch,)``.
+        constant_scores: Its score in each request, ``(batch,)``, repaired where the request does not allow it.
     """
 
     best: Tensor
@@ -36,8 +42,9 @@ class EnumerationResult:
 
 
 def configurations(problem: Problem) -> int:
-    """Returns how many configurations a request has, masks not counted."""
-    return prod(problem.sizes)
+    """Returns how many configurations a request has at most: those that are listed, or else all, masks not counted."""
+    rows = None if problem.constraints is None else problem.constraints.rows
+    return prod(problem.sizes) if rows is None else len(rows)
 
 
 def check_enumerable(problem: Problem) -> None:
@@ -57,11 +64,12 @@ def enumerate_landscape(problem: Problem, observation: Observation, score: Score
         score: Scores choices ``(..., batch, slots)``; ``problem.score`` or ``problem.true_score``.
 
     Returns:
-        The landscape. A constant must be allowed in every request to count as one.
+        The landscape. A constant must be allowed in every request to count as one. If there is none under
+        constraints, it is that of :func:`search_constant`, which requests may repair.
 
     Raises:
-        ValueError: If a request has more than :data:`MOST_CONFIGURATIONS` configurations, or no configuration is
-            allowed in all of them.
+        ValueError: If a request has more than :data:`MOST_CONFIGURATIONS` configurations, or without constraints no
+            configuration is allowed in all of them.
     """
     batch = len(observation)
     best, choice = torch.full((batch,), -torch.inf), torch.zeros(batch, problem.slots, dtype=torch.long)
@@ -79,8 +87,10 @@ def enumerate_landscape(problem: Problem, observation: Observation, score: Score
         if mean > top_constant:
             top_constant, constant = mean, here
     if top_constant == -torch.inf:
-        raise ValueError("expected a configuration that all requests allow, got none")
-    constant_scores = score(observation, constant.expand(batch, -1))
+        if problem.constraints is None:
+            raise ValueError("expected a configuration that all requests allow, got none")
+        constant = search_constant(problem, observation, score=score)
+    constant_scores = score(observation, constant_choice(problem, observation, constant))
     return EnumerationResult(best, choice, (total / count).float(), constant, constant_scores)
 
 
@@ -102,6 +112,17 @@ def mean_score(problem: Problem, observation: Observation, score: ScoreChoice) -
         total += torch.where(known, scores, 0.0).double().sum(dim=0)
         count += known.sum(dim=0)
     return total / count
+
+
+def highest_score(problem: Problem, observation: Observation, score: ScoreChoice) -> Tensor:
+    """Returns the highest score of each request, of those that there are, ``(batch,)``; NaN if there is none.
+
+    Arguments and errors are those of :func:`mean_score`.
+    """
+    best = torch.full((len(observation),), -torch.inf)
+    for _, scores, allowed in _scored_blocks(problem, observation, score):
+        best = torch.maximum(best, torch.where(allowed & ~scores.isnan(), scores, -torch.inf).amax(dim=0))
+    return best.masked_fill(best == -torch.inf, torch.nan)
 
 
 def best_constant(problem: Problem, observation: Observation, score: ScoreChoice) -> Tensor | None:
@@ -139,23 +160,33 @@ def _best_mean(block: Tensor, scores: Tensor) -> tuple[float, Tensor]:
 def _scored_blocks(
     problem: Problem, observation: Observation, score: ScoreChoice
 ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """Yields configurations ``(block, slots)``, their scores and whether they are allowed, ``(block, batch)``."""
+    """Yields configurations ``(block, slots)``, their scores and whether they are allowed, ``(block, batch)``.
+
+    Raises:
+        Infeasible: If a request allows no configuration.
+    """
     check_enumerable(problem)
-    for block in _blocks(problem, len(observation)):
-        rows = block.unsqueeze(1).expand(-1, len(observation), -1)
-        yield block, score(observation, rows), _allowed(problem, observation, rows)
+    for block, allowed in _blocks(problem, observation):
+        if problem.constraints is not None:
+            some = allowed.any(dim=1)
+            block, allowed = block[some], allowed[some]
+        if len(block):
+            yield block, score(observation, _for_all(block, len(observation))), allowed
 
 
-def _blocks(problem: Problem, batch: int) -> Iterator[Tensor]:
+def _blocks(problem: Problem, observation: Observation) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yields configurations, and which requests allow them."""
+    batch, rules = len(observation), problem.rules(observation)
+    per_block = max(1, _CHUNK // batch)
+    if isinstance(rules, TableRules) and problem.constraints is not None and problem.constraints.rows is not None:
+        yield from zip(problem.constraints.rows.split(per_block), rules.allowed_rows().T.split(per_block), strict=True)
+        return
     sizes = torch.tensor(problem.sizes)
     strides = torch.tensor([prod(problem.sizes[i + 1 :]) for i in range(problem.slots)])
-    per_block = max(1, _CHUNK // batch)
     for numbers in torch.arange(configurations(problem)).split(per_block):
-        yield numbers.unsqueeze(1) // strides % sizes
+        block = numbers.unsqueeze(1) // strides % sizes
+        yield block, is_allowed(problem, observation, _for_all(block, batch))
 
 
-def _allowed(problem: Problem, observation: Observation, rows: Tensor) -> Tensor:
-    if observation.mask is None:
-        return torch.ones(rows.shape[:-1], dtype=torch.bool)
-    mask = observation.mask.expand(len(rows), -1, -1, -1)
-    return mask.gather(-1, rows.unsqueeze(-1)).squeeze(-1).all(dim=-1)
+def _for_all(block: Tensor, batch: int) -> Tensor:
+    return block.unsqueeze(1).expand(-1, batch, -1)

@@ -3,7 +3,8 @@
 Each request has a population of its own, at first random. A generation breeds half as many children: two parents, each
 the winner of a tournament; every slot from either of them; then mutation, of one slot at least, for a child that is its
 parent again would waste its call. The best of old and new rows live on, so that the best row is never lost, and a child
-that is in the population already takes no place.
+that is in the population already takes no place. Under constraints a child keeps each slot's item where it is open,
+given the slots before it, and gets another one where it is not.
 
 The settings were chosen on 128 requests of ``Slots-v0`` and ``SlotsLarge-v0`` at 31, 200 and 800 calls. Small
 populations won on the large problem and larger ones on the small problem, where few calls suffice and what remains is
@@ -74,12 +75,14 @@ def genetic_search(
         raise ValueError(f"expected at least one call per request, got {calls}")
     check_breeding(population, tournament, mutations)
     size = min(calls, population_for(calls) if population is None else population)
-    items = _Items.of(allowed_items(problem, observation))
+    rules, items = problem.rules(observation), _Items.of(allowed_items(problem, observation))
     rows = torch.stack([random_choice(problem, observation, generator) for _ in range(size)], dim=1)
     scores, left = _score(problem, observation, rows), calls - size
     while left > 0:
         children = _children(rows, scores, min(left, max(1, size // 2)), tournament, generator)
         children = _mutated(children, items, mutations, generator)
+        if rules is not None:
+            children = rules.repaired(children.transpose(0, 1), problem.items, generator).transpose(0, 1)
         left -= children.shape[1]
         scores = torch.cat([scores, _score(problem, observation, children)], dim=1)
         rows, scores = _survivors(torch.cat([rows, children], dim=1), scores, size)

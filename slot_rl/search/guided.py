@@ -2,7 +2,8 @@
 
 One backward pass at a configuration gives the first-order effect of all S(N-1) single swaps at once. Each round scores
 the most promising ones that have not failed yet and takes the best of them if it is better. A swap that failed is not
-tried again until the configuration changes.
+tried again until the configuration changes. Under constraints only allowed swaps are tried, and pairs of swaps as well
+where single ones cannot move (see :mod:`slot_rl.search.moves`).
 """
 
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor
 from slot_rl.problems.base import Problem
 from slot_rl.problems.observation import Observation
 from slot_rl.search.base import SearchResult, best_of, random_choice
-from slot_rl.selectors.categorical import one_hot, swap_effects
+from slot_rl.search.moves import Moves, moves_of
 
 
 def guided_search(
@@ -26,7 +27,7 @@ def guided_search(
     Args:
         problem: A problem whose estimator is differentiable.
         observation: The requests.
-        start: Long tensor of shape ``(batch, slots)``.
+        start: Long tensor of shape ``(batch, slots)``, which the constraints allow.
         rounds: Rounds of swaps.
         proposals: Swaps scored in each round, m.
 
@@ -38,27 +39,24 @@ def guided_search(
     """
     if rounds < 0 or proposals < 1:
         raise ValueError(f"expected rounds >= 0 and proposals >= 1, got {rounds} and {proposals}")
-    proposals = min(proposals, problem.slots * problem.items)
-    mask = problem.mask(observation)
-    allowed = torch.ones(1, dtype=torch.bool) if mask is None else mask
+    moves = moves_of(problem, observation)
     choice, (score, gradient) = start, problem.score_and_slope(observation, start)
-    open_swaps = _all_swaps(allowed, choice, gradient)
+    changed = None
     for _ in range(rounds):
-        effect = swap_effects(gradient, choice)
-        swaps = effect.masked_fill(~open_swaps, -torch.inf).flatten(1).topk(proposals, dim=1).indices
-        proposed, swap, best, new_gradient = _try(problem, observation, choice, swaps, open_swaps)
-        # Where every swap has failed, topk names an arbitrary one, masked perhaps: it must not be taken.
-        better = (proposed > score) & open_swaps.flatten(1).gather(1, swap.unsqueeze(1)).squeeze(1)
-        # A swap that failed stays closed until the configuration changes, which opens all others again.
-        open_swaps = open_swaps.flatten(1).scatter(1, swaps, False).view_as(open_swaps)
-        choice = torch.where(better.unsqueeze(1), best, choice)
-        open_swaps = torch.where(better[:, None, None], _all_swaps(allowed, choice, gradient), open_swaps)
-        score = torch.where(better, proposed, score)
+        moves.look(choice, gradient, changed)
+        numbers = moves.best(proposals)
+        proposed, move, best, new_gradient = _try(problem, observation, moves, numbers)
+        # Where every move has failed, an arbitrary one is named, masked perhaps: it must not be taken.
+        changed = (proposed > score) & moves.open_among(move.unsqueeze(1)).squeeze(1)
+        # A move that failed stays closed until the configuration changes, which opens all others again.
+        moves.close(numbers)
+        choice = torch.where(changed.unsqueeze(1), best, choice)
+        score = torch.where(changed, proposed, score)
         if new_gradient is not None:
-            gradient = torch.where(better[:, None, None], new_gradient, gradient)
-        elif bool(better.any()):
+            gradient = torch.where(changed[:, None, None], new_gradient, gradient)
+        elif bool(changed.any()):
             gradient = gradient.clone()
-            gradient[better] = problem.score_and_slope(observation[better], choice[better])[1]
+            gradient[changed] = problem.score_and_slope(observation[changed], choice[changed])[1]
     return SearchResult(choice, score, gradient)
 
 
@@ -81,20 +79,15 @@ def restarted_search(
 
 
 def _try(
-    problem: Problem, observation: Observation, choice: Tensor, swaps: Tensor, open_swaps: Tensor
+    problem: Problem, observation: Observation, moves: Moves, numbers: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
-    """Scores swaps ``(batch, proposals)``; returns the best one's score, number and row, and its gradient if known."""
-    slot, item = swaps // problem.items, swaps % problem.items
-    rows = choice.unsqueeze(1).expand(-1, swaps.shape[1], -1).scatter(2, slot.unsqueeze(2), item.unsqueeze(2))
-    if swaps.shape[1] == 1:
+    """Scores moves ``(batch, proposals)``; returns the best one's score, number and row, and its gradient if known."""
+    rows = moves.rows(numbers)
+    if numbers.shape[1] == 1:
         score, gradient = problem.score_and_slope(observation, rows[:, 0])
-        return score, swaps[:, 0], rows[:, 0], gradient
+        return score, numbers[:, 0], rows[:, 0], gradient
     score = problem.score(observation, rows.transpose(0, 1))
-    # A closed swap, masked perhaps, is scored where too few are open: it must not hide an open one.
-    score, best = score.masked_fill(~open_swaps.flatten(1).gather(1, swaps).T, -torch.inf).max(dim=0)
-    batch = torch.arange(len(choice))
-    return score, swaps[batch, best], rows[batch, best], None
-
-
-def _all_swaps(allowed: Tensor, choice: Tensor, like: Tensor) -> Tensor:
-    return allowed.expand_as(like) & (one_hot(choice, like.shape[-1], like.dtype) == 0)
+    # A closed move, masked perhaps, is scored where too few are open: it must not hide an open one.
+    score, best = score.masked_fill(~moves.open_among(numbers).T, -torch.inf).max(dim=0)
+    batch = torch.arange(len(rows))
+    return score, numbers[batch, best], rows[batch, best], None

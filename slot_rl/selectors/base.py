@@ -4,6 +4,10 @@ A selector estimates the gradient of ``E[f(z)]`` with respect to logits. Each sl
 ``softmax(logits)``, and ``f`` is maximised. A selector returns a ``surrogate``: a value whose gradient is the estimate.
 Therefore ``surrogate.mean().backward()`` trains any network that computed the logits. The formula of each selector is
 in its own file.
+
+Under rules (:mod:`slot_rl.selectors.rules`) slots are drawn one after another. The probability of a choice is then the
+product of its slots' probabilities given the slots before them. What is open does not depend on the logits, so in the
+formulas the logits on the condition of the draw, minus infinity where an item was not open, take the logits' place.
 """
 
 from abc import ABC, abstractmethod
@@ -17,6 +21,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from slot_rl.selectors.categorical import draw, masked_logits
+from slot_rl.selectors.rules import Rules
 
 
 class Objective(Protocol):
@@ -105,6 +110,46 @@ class Probe:
         return score.detach(), slope.to(selection.dtype)
 
 
+@dataclass(frozen=True)
+class Draws:
+    """What a selector draws choices with.
+
+    Attributes:
+        generator: Random generator; None is the global one.
+        rules: What the requests allow; None if slots are independent.
+    """
+
+    generator: torch.Generator | None = None
+    rules: Rules | None = None
+
+    def draw(self, logits: Tensor) -> tuple[Tensor, Tensor]:
+        """Draws a choice ``(..., batch, slots)``.
+
+        Returns:
+            The choice, and the logits ``(..., batch, slots, items)`` on its condition, which without rules are the
+            logits.
+
+        Raises:
+            ValueError: If the logits mask every item that the rules leave open.
+        """
+        if self.rules is None:
+            return draw(logits, self.generator), logits
+        return _refuse_impossible(*self.rules.draw(logits, self.generator))
+
+    def mode(self, logits: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns each slot's most probable item, or a probable allowed choice, as :meth:`draw` does."""
+        if self.rules is None:
+            return logits.argmax(dim=-1), logits
+        choice = self.rules.mode(logits)
+        return _refuse_impossible(choice, self.rules.conditional(logits, choice))
+
+
+def _refuse_impossible(choice: Tensor, conditional: Tensor) -> tuple[Tensor, Tensor]:
+    if not bool((conditional.gather(-1, choice.unsqueeze(-1)) > -torch.inf).all()):
+        raise ValueError("expected rules that know the mask, got a slot whose open items are all masked")
+    return choice, conditional
+
+
 class Selector(ABC):
     """A gradient estimator for a discrete choice; subclasses are frozen dataclasses of their options.
 
@@ -134,6 +179,7 @@ class Selector(ABC):
         objective: Objective,
         mask: Tensor | None = None,
         generator: torch.Generator | None = None,
+        rules: Rules | None = None,
     ) -> Estimate:
         """Makes a choice and estimates the gradient.
 
@@ -142,16 +188,20 @@ class Selector(ABC):
             objective: The function to maximise.
             mask: Boolean tensor that broadcasts to the logits' shape, true where an item is allowed; or None.
             generator: Random generator; None is the global one.
+            rules: What the batch's requests allow beyond single items, which includes the mask; None if nothing.
 
         Raises:
-            ValueError: If the mask does not fit or leaves a slot without items, or the selector refuses the sizes.
+            ValueError: If the mask does not fit or leaves a slot without items, or the selector refuses the sizes or
+                rules.
             TypeError: If the selector needs slopes and the objective has none.
         """
+        if rules is not None:
+            self.check_rules()
         probe = Probe(objective, logits.dtype)
         # Draws and formulas use float32 or better: half precision has too few numbers for rare draws.
         dtype = torch.promote_types(logits.dtype, torch.float32)
         precise = masked_logits(logits.detach(), mask).to(dtype).contiguous()
-        raw = self.estimate(precise, probe, generator)
+        raw = self.estimate(precise, probe, Draws(generator, rules))
         gradient = raw.gradient
         if logits.dtype != dtype:
             largest = torch.finfo(logits.dtype).max
@@ -161,12 +211,15 @@ class Selector(ABC):
         dead = (~gradient.flatten(-2).any(dim=-1)).to(score.dtype)
         return Estimate(surrogate, raw.choice, score, probe.forwards, probe.backwards, {"dead": dead})
 
+    def check_rules(self) -> None:  # noqa: B027 (most selectors have nothing to refuse)
+        """Raises ValueError if the selector cannot draw under rules."""
+
     @abstractmethod
-    def estimate(self, logits: Tensor, probe: Probe, generator: torch.Generator | None) -> RawEstimate:
+    def estimate(self, logits: Tensor, probe: Probe, draws: Draws) -> RawEstimate:
         """Applies the formula to logits ``(..., batch, slots, items)`` in float32 or better, -inf where masked."""
 
     def cost(self, slots: int, items: int) -> tuple[int, int]:
-        """Returns the forwards and backwards of one row: one of each unless overridden.
+        """Returns the forwards and backwards of one row, at most under rules: one of each unless overridden.
 
         Raises:
             ValueError: If the selector refuses these sizes.
@@ -177,21 +230,33 @@ class Selector(ABC):
 class GivenDraw(Selector):
     """A selector whose estimate depends on nothing but one choice, so that all estimates can be enumerated."""
 
-    def estimate(self, logits: Tensor, probe: Probe, generator: torch.Generator | None) -> RawEstimate:
+    def estimate(self, logits: Tensor, probe: Probe, draws: Draws) -> RawEstimate:
         """Draws a choice and applies the formula at it."""
-        return self.estimate_at(logits, self.choose(logits, generator), probe)
+        choice, conditional = self.choose(logits, draws)
+        if draws.rules is None:
+            return self.estimate_at(logits, choice, probe)
+        return self.estimate_under(draws.rules, logits, conditional, choice, probe)
 
-    def choose(self, logits: Tensor, generator: torch.Generator | None) -> Tensor:
-        """Returns the choice ``(..., batch, slots)``: a draw from ``softmax(logits)`` unless overridden."""
-        return draw(logits, generator)
+    def choose(self, logits: Tensor, draws: Draws) -> tuple[Tensor, Tensor]:
+        """Returns the choice ``(..., batch, slots)`` and the logits on its condition: a draw unless overridden."""
+        return draws.draw(logits)
 
-    def given(self, logits: Tensor, choice: Tensor, objective: Objective) -> Tensor:
+    def given(self, logits: Tensor, choice: Tensor, objective: Objective, rules: Rules | None = None) -> Tensor:
         """Returns the gradient estimate ``(..., batch, slots, items)`` for given choices ``(..., batch, slots)``."""
-        return self.estimate_at(logits, choice, Probe(objective, logits.dtype)).gradient
+        probe = Probe(objective, logits.dtype)
+        if rules is None:
+            return self.estimate_at(logits, choice, probe).gradient
+        return self.estimate_under(rules, logits, rules.conditional(logits, choice), choice, probe).gradient
 
     @abstractmethod
     def estimate_at(self, logits: Tensor, choice: Tensor, probe: Probe) -> RawEstimate:
         """Applies the formula at a choice ``(..., batch, slots)``."""
+
+    def estimate_under(
+        self, rules: Rules, logits: Tensor, conditional: Tensor, choice: Tensor, probe: Probe
+    ) -> RawEstimate:
+        """Applies the formula under rules: at the logits on the condition of the choice, unless overridden."""
+        return self.estimate_at(conditional, choice, probe)
 
 
 def with_gradient(value: Tensor, parameter: Tensor, gradient: Tensor) -> Tensor:

@@ -64,6 +64,12 @@ def draw(logits: Tensor, generator: torch.Generator | None) -> Tensor:
     return (logits + gumbel_noise(logits, generator)).argmax(dim=-1)
 
 
+def log_prob_of(logits: Tensor, choice: Tensor) -> Tensor:
+    """Returns the log-probability ``(...)`` of choices ``(..., slots)`` from logits ``(..., slots, items)``."""
+    log_p = torch.log_softmax(logits, dim=-1)
+    return log_p.gather(-1, choice.unsqueeze(-1)).squeeze(-1).sum(dim=-1)
+
+
 def conditional_gumbel(logits: Tensor, choice: Tensor, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
     """Draws noisy logits given their argmax: logits plus Gumbel noise, on the condition that the choice is largest.
 

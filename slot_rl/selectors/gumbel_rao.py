@@ -12,8 +12,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from slot_rl.selectors.base import Probe, RawEstimate, Selector
-from slot_rl.selectors.categorical import conditional_gumbel, draw, jacobian_product, one_hot
+from slot_rl.selectors.base import Draws, Probe, RawEstimate, Selector
+from slot_rl.selectors.categorical import conditional_gumbel, jacobian_product, one_hot
 
 
 @dataclass(frozen=True)
@@ -30,10 +30,10 @@ class GumbelRao(Selector):
     tau: float = 1.0
     k: int = 16
 
-    def estimate(self, logits: Tensor, probe: Probe, generator: torch.Generator | None) -> RawEstimate:
+    def estimate(self, logits: Tensor, probe: Probe, draws: Draws) -> RawEstimate:
         """Returns the mean of ``J(y_i) g / tau`` over k noises given the draw, with the slope g at the draw."""
-        choice = draw(logits, generator)
+        choice, conditional = draws.draw(logits)
         score, slope = probe.slope(one_hot(choice, logits.shape[-1], logits.dtype))
-        noisy, _ = conditional_gumbel(logits, choice.expand(self.k, *choice.shape), generator)
+        noisy, _ = conditional_gumbel(conditional, choice.expand(self.k, *choice.shape), draws.generator)
         products = jacobian_product(torch.softmax(noisy / self.tau, dim=-1), slope)
         return RawEstimate(products.mean(dim=0) / self.tau, choice, score)

@@ -15,7 +15,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from slot_rl.selectors.base import Probe, RawEstimate, Selector, refuse_unless_positive
+from slot_rl.selectors.base import Draws, Probe, RawEstimate, Selector, refuse_unless_positive
 from slot_rl.selectors.categorical import conditional_gumbel, gumbel_noise, jacobian_product, one_hot
 
 
@@ -39,14 +39,25 @@ class Rebar(Selector):
         if not isfinite(self.eta):
             raise ValueError(f"expected a finite eta, got {self.eta}")
 
-    def estimate(self, logits: Tensor, probe: Probe, generator: torch.Generator | None) -> RawEstimate:
+    def check_rules(self) -> None:
+        """Refuses all rules.
+
+        Raises:
+            ValueError: Always.
+        """
+        raise ValueError(
+            "expected another selector than rebar for a problem with constraints, such as rloo or local_expectation: "
+            "what is open to a slot jumps with the draws before it, and the gradient of rebar's relaxation misses jumps"
+        )
+
+    def estimate(self, logits: Tensor, probe: Probe, draws: Draws) -> RawEstimate:
         """Returns the score-function term with its control variate, plus the control variate's mean."""
         log_p = torch.log_softmax(logits, dim=-1)
-        noisy = log_p + gumbel_noise(logits, generator)
+        noisy = log_p + gumbel_noise(logits, draws.generator)
         choice = noisy.argmax(dim=-1)
         vertex = one_hot(choice, logits.shape[-1], logits.dtype)
         score = probe.value(vertex)
-        again, derivative = conditional_gumbel(logits, choice, generator)
+        again, derivative = conditional_gumbel(logits, choice, draws.generator)
         relaxed = torch.softmax(torch.stack([noisy, again]) / self.tau, dim=-1)
         scores, slopes = probe.slope(relaxed)
         pathwise = jacobian_product(relaxed, slopes) / self.tau

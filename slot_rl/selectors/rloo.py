@@ -11,8 +11,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from slot_rl.selectors.base import Probe, RawEstimate, Selector
-from slot_rl.selectors.categorical import draw, one_hot
+from slot_rl.selectors.base import Draws, Probe, RawEstimate, Selector
+from slot_rl.selectors.categorical import one_hot
 
 
 @dataclass(frozen=True)
@@ -32,11 +32,13 @@ class RLOO(Selector):
         if self.k < 2:
             raise ValueError(f"expected k >= 2, got {self.k}")
 
-    def estimate(self, logits: Tensor, probe: Probe, generator: torch.Generator | None) -> RawEstimate:
-        """Returns ``1/(k-1) sum_i (f_i - mean f) z_i``; the p in ``z_i - p`` cancels in the sum."""
-        choices = draw(logits.expand(self.k, *logits.shape), generator)
+    def estimate(self, logits: Tensor, probe: Probe, draws: Draws) -> RawEstimate:
+        """Returns ``1/(k-1) sum_i (f_i - mean f)(z_i - p)``; without rules p is the same for all i and cancels."""
+        choices, conditional = draws.draw(logits.expand(self.k, *logits.shape))
         vertices = one_hot(choices, logits.shape[-1], logits.dtype)
         scores = probe.value(vertices)
+        if draws.rules is not None:
+            vertices -= torch.softmax(conditional, dim=-1)
         precise = scores.to(logits.dtype)
         advantages = (precise - precise.mean(dim=0)) / (self.k - 1)
         return RawEstimate((advantages[..., None, None] * vertices).sum(dim=0), choices[0], scores[0])

@@ -6,11 +6,12 @@ choice has one probability: the product of its slots' conditional probabilities.
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
-from slot_rl.selectors.categorical import draw, one_hot
+from slot_rl.selectors.categorical import draw, log_prob_of, one_hot
 
 OPEN = -1
 """What a choice holds in a slot that is not filled yet."""
@@ -35,6 +36,17 @@ class Rules(ABC):
             Boolean tensor of shape ``(..., batch, slots, items)``, or ``(..., batch, items)`` for one slot.
         """
 
+    def open_to_unfilled(self, choice: Tensor) -> Tensor:
+        """Returns what may stand in the slots that are not filled; what it says of filled slots has no meaning.
+
+        Args:
+            choice: As of :meth:`open_items`, with at least one slot that is not filled.
+
+        Returns:
+            Boolean tensor that broadcasts to ``(..., batch, slots, items)``.
+        """
+        return self.open_items(choice)
+
     def allows(self, choice: Tensor) -> Tensor:
         """Returns whether complete choices ``(..., batch, slots)`` are allowed, ``(..., batch)``."""
         allowed = torch.ones(choice.shape[:-1], dtype=torch.bool)
@@ -54,12 +66,15 @@ class Rules(ABC):
             The choice ``(..., batch, slots)``, and the logits on its condition: in the logits' shape, minus infinity
             where an item was not open given the slots before it.
         """
+        return self._filled(logits, lambda row: draw(row, generator))
+
+    def _filled(self, logits: Tensor, choose: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
         choice = torch.full(logits.shape[:-1], OPEN)
         conditional = torch.empty_like(logits)
         for slot in range(logits.shape[-2]):
             is_open = self.open_items(choice, slot)
             conditional[..., slot, :] = logits[..., slot, :].masked_fill(~is_open, -torch.inf)
-            choice[..., slot] = draw(conditional[..., slot, :], generator)
+            choice[..., slot] = choose(conditional[..., slot, :])
         return choice, conditional
 
     def conditional(self, logits: Tensor, choice: Tensor) -> Tensor:
@@ -78,12 +93,25 @@ class Rules(ABC):
         """
         choice = torch.full(logits.shape[:-1], OPEN)
         for _ in range(logits.shape[-2]):
-            confidence, item = torch.log_softmax(logits.masked_fill(~self.open_items(choice), -torch.inf), dim=-1).max(
-                dim=-1
-            )
+            allowed = logits.masked_fill(~self.open_to_unfilled(choice), -torch.inf)
+            confidence, item = torch.log_softmax(allowed, dim=-1).max(dim=-1)
             slot = confidence.masked_fill(choice != OPEN, -torch.inf).argmax(dim=-1, keepdim=True)
             choice.scatter_(-1, slot, item.gather(-1, slot))
         return choice
+
+    def in_order(self, logits: Tensor) -> tuple[Tensor, Tensor]:
+        """Fills the slots in the order of draws, each with its most probable open item; returns as :meth:`draw`."""
+        return self._filled(logits, lambda row: row.argmax(dim=-1))
+
+    def answer(self, logits: Tensor) -> Tensor:
+        """Returns the more probable of :meth:`mode` and :meth:`in_order`, ``(..., batch, slots)``.
+
+        The logits of an item say nothing of what the slots before it exclude, so the mode can be a choice that is never
+        drawn; the order of draws alone is short-sighted.
+        """
+        mode, (ordered, conditional) = self.mode(logits), self.in_order(logits)
+        better = log_prob_of(self.conditional(logits, mode), mode) > log_prob_of(conditional, ordered)
+        return torch.where(better.unsqueeze(-1), mode, ordered)
 
     def repaired(self, choice: Tensor, items: int, generator: torch.Generator | None) -> Tensor:
         """Keeps each slot's item where it is open given the slots before it, and draws another one where it is not."""

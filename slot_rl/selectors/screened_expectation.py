@@ -3,7 +3,8 @@
 One backward pass at the draw ranks the swaps of each slot by ``|p * first-order effect|``. The first m are scored. The
 others keep their first-order value ``f(z) + g (e_n - z)``. One of them is drawn in proportion to p and scored; its
 error, weighted by the total probability of the unscored items, corrects the others on average. The estimate is unbiased
-for every m, and equals local expectation if m covers every item.
+for every m, and equals local expectation if m covers every item. Under rules swaps have the probabilities, and scores
+the baseline, of local expectation.
 
 This method is our own; docs/selectors.md shows with figures when it helps.
 """
@@ -14,9 +15,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from slot_rl.selectors.base import Probe, RawEstimate, Selector
+from slot_rl.selectors.base import Draws, Probe, RawEstimate, Selector
 from slot_rl.selectors.categorical import draw, one_hot
-from slot_rl.selectors.swaps import score_swaps
+from slot_rl.selectors.swaps import mean_of_others, score_swaps, swap_probabilities
 
 
 @dataclass(frozen=True)
@@ -33,28 +34,38 @@ class ScreenedExpectation(Selector):
     m: int = 2
     chunk: int = 4_096
 
-    def estimate(self, logits: Tensor, probe: Probe, generator: torch.Generator | None) -> RawEstimate:
+    def estimate(self, logits: Tensor, probe: Probe, draws: Draws) -> RawEstimate:
         """Returns ``J_s Q_s``, where Q holds scores, first-order values and one correction per slot."""
         slots, items = logits.shape[-2:]
-        choice = draw(logits, generator)
+        choice, conditional = draws.draw(logits)
         chosen = choice.unsqueeze(-1)
         vertex = one_hot(choice, items, logits.dtype)
         score, slope = probe.slope(vertex)
-        p = torch.softmax(logits, dim=-1)
+        p = w = torch.softmax(conditional, dim=-1)
+        log_w = logits
+        if draws.rules is not None:
+            w = swap_probabilities(draws.rules, logits, choice, self.chunk)
+            log_w = w.log()
         effect = slope - slope.gather(-1, chosen)
-        highest = (p * effect).abs().scatter(-1, chosen, -1.0).topk(min(self.m, items - 1), dim=-1).indices
+        highest = (w * effect).abs().scatter(-1, chosen, -1.0).topk(min(self.m, items - 1), dim=-1).indices
         rest = vertex.scatter(-1, highest, 1.0) == 0
-        residual, rest_mass = self._draw_from(logits, rest, chosen, p, generator)
+        residual, rest_mass = self._draw_from(log_w, rest, chosen, w, draws.generator)
         item = torch.cat([highest, residual], dim=-1)
+        weight = torch.cat([w.gather(-1, highest), rest_mass], dim=-1)
+        if draws.rules is not None:
+            # A swap that is not allowed has no weight; the choice is scored instead.
+            item = item.where(w.gather(-1, item) > 0, chosen)
         # The swaps are the first dimension: first the highest swap of every slot, then the second ones.
         slot = torch.arange(slots, device=logits.device).repeat(item.shape[-1])
         swapped = score_swaps(probe, vertex, slot, item.movedim((-1, -2), (0, 1)).flatten(0, 1), self.chunk)
         swapped = swapped.unflatten(0, (-1, slots)).movedim((0, 1), (-1, -2))
         # All values are relative to f(z), which J cancels: differences of small numbers lose fewer digits.
         error = swapped - score.to(logits.dtype)[..., None, None] - effect.gather(-1, item)
-        weight = torch.cat([p.gather(-1, highest), rest_mass], dim=-1)
         # The score of an impossible swap has no weight, even if it is infinite.
-        weighted = (p * effect).scatter_add(-1, item, (weight * error).masked_fill(weight == 0, 0.0))
+        weighted = (w * effect).scatter_add(-1, item, (weight * error).masked_fill(weight == 0, 0.0))
+        if draws.rules is not None:
+            # Here J does not cancel f(z), because w is not p.
+            weighted += w * (score - mean_of_others(score)).to(w.dtype)[..., None, None]
         return RawEstimate(weighted - p * weighted.sum(dim=-1, keepdim=True), choice, score)
 
     def _draw_from(

@@ -10,8 +10,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from slot_rl.selectors.base import Probe, RawEstimate, Selector
+from slot_rl.selectors.base import Draws, Probe, RawEstimate, Selector
 from slot_rl.selectors.categorical import jacobian_product
+from slot_rl.selectors.rules import OPEN
 
 
 @dataclass(frozen=True)
@@ -31,8 +32,15 @@ class Softmax(Selector):
         """False: nothing is drawn, and the score is that of the mixture."""
         return False
 
-    def estimate(self, logits: Tensor, probe: Probe, generator: torch.Generator | None) -> RawEstimate:
-        """Returns ``J(y) g / tau`` with the slope g at ``y = softmax(logits / tau)``; the choice is the argmax."""
+    def estimate(self, logits: Tensor, probe: Probe, draws: Draws) -> RawEstimate:
+        """Returns ``J(y) g / tau`` with the slope g at ``y = softmax(logits / tau)``; the choice is the mode.
+
+        Under rules y has the items that some allowed choice holds, so mixtures may break the rules.
+        """
+        choice, _ = draws.mode(logits)
+        if draws.rules is not None:
+            possible = draws.rules.open_items(torch.full_like(choice, OPEN))
+            logits = logits.masked_fill(~possible, -torch.inf)
         mixture = torch.softmax(logits / self.tau, dim=-1)
         score, slope = probe.slope(mixture)
-        return RawEstimate(jacobian_product(mixture, slope) / self.tau, logits.argmax(dim=-1), score)
+        return RawEstimate(jacobian_product(mixture, slope) / self.tau, choice, score)

@@ -14,8 +14,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from slot_rl.selectors.base import GivenDraw, Probe, RawEstimate
-from slot_rl.selectors.categorical import draw, jacobian_product, one_hot
+from slot_rl.selectors.base import Draws, GivenDraw, Probe, RawEstimate
+from slot_rl.selectors.categorical import jacobian_product, one_hot
 
 
 @dataclass(frozen=True)
@@ -39,9 +39,12 @@ class StraightThrough(GivenDraw):
         """False without noise, or at another temperature than 1."""
         return self.noise and self.tau_forward == 1.0
 
-    def choose(self, logits: Tensor, generator: torch.Generator | None) -> Tensor:
-        """Returns a draw at the forward temperature, or the argmax."""
-        return draw(logits / self.tau_forward, generator) if self.noise else logits.argmax(dim=-1)
+    def choose(self, logits: Tensor, draws: Draws) -> tuple[Tensor, Tensor]:
+        """Returns a draw at the forward temperature, or the mode, and the logits on its condition."""
+        if not self.noise:
+            return draws.mode(logits)
+        choice, conditional = draws.draw(logits / self.tau_forward)
+        return choice, logits if draws.rules is None else logits.masked_fill(conditional == -torch.inf, -torch.inf)
 
     def estimate_at(self, logits: Tensor, choice: Tensor, probe: Probe) -> RawEstimate:
         """Returns ``J(softmax(logits / tau_backward)) g``, with the slope g at the choice."""

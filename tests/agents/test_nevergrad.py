@@ -21,6 +21,7 @@ from slot_rl.search.base import SearchResult
 from slot_rl.seeding import generator_from
 from tests.conftest import ROOT, Command
 from tests.helpers.rugged import CheckedRows, Watched, arbitrary_mask, row_problem
+from tests.search.cases import make_case, refuse
 
 MISSING = (
     'expected the extra [nevergrad] for --agent nevergrad (pip install "slot_rl[nevergrad]"), got no module nevergrad'
@@ -94,6 +95,20 @@ def test_answers_are_the_best_of_exactly_as_many_allowed_rows(kind: Any, ng: Any
         best = torch.stack([score for _, score in problem.asked]).max(dim=0).values
         assert torch.equal(problem.score(observation, choice), best)
     assert (agent.calls_per_context, agent.backwards_per_context) == (9, 0)
+
+
+@kinds
+@pytest.mark.parametrize("name", ["permutation", "masked", "parity"])
+def test_proposals_are_repaired_under_constraints(kind: Any, name: str, tmp_path: Path, ng: Any) -> None:
+    case = make_case(name, tmp_path)
+    agent = build(case.problem, NevergradOptions(9, variables=kind))
+    choice = agent.choose(case.observation)
+    assert case.problem.budget == Budget(6 * 9, 0)
+    refuse(case.problem, case.observation, choice)
+    assert torch.equal(agent.choose(case.observation), choice)
+    found = case.free.score(case.observation, choice)
+    first = build(case.problem, NevergradOptions(1, variables=kind)).choose(case.observation)
+    assert float(found.mean()) > float(case.free.score(case.observation, first).mean())
 
 
 @kinds

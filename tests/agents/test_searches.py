@@ -33,6 +33,7 @@ from slot_rl.search import (
 )
 from slot_rl.seeding import generator_from, seeded_initialisation
 from tests.helpers.options import SEARCHES, options_of
+from tests.search.cases import make_case, refuse
 
 ROOT = Path(__file__).resolve().parents[2]
 SIZES = (2, 5, 3)
@@ -77,6 +78,25 @@ problems = pytest.mark.parametrize("build_problem", PROBLEMS.values(), ids=PROBL
 def build(name: str, problem: Problem | None = None, options: Options | None = None, seed: int = 0) -> Any:
     env = SlotVecEnv(slot_problem() if problem is None else problem, 2, seed=0)
     return AGENTS[name](env, OPTIONS[name] if options is None else options, seed=seed)
+
+
+@names
+@pytest.mark.parametrize("case_name", ["permutation", "masked", "quotas", "constant sum", "by context"])
+def test_constraints_bind_every_reference(name: str, case_name: str, tmp_path: Path) -> None:
+    case = make_case(case_name, tmp_path)
+    # The check of each scored row knows a single request's rules, enumeration scores what any request allows.
+    problem = case.plain if name == "exhaustive_search" else case.problem
+    agent = AGENTS[name](problem, OPTIONS[name]).learn(300)
+    assert problem.budget.forwards <= 300 and (problem.budget.forwards > 0) == (name == "best_constant")
+    problem.budget = Budget()
+    choice = agent.choose(case.observation)
+    refuse(case.problem, case.observation, choice)
+    if name == "exhaustive_search":
+        torch.testing.assert_close(case.free.score(case.observation, choice), case.best(), atol=1e-4, rtol=1e-4)
+        assert problem.budget.forwards <= agent.calls_per_context * len(case.observation)
+    else:
+        assert problem.budget == Budget(*(6 * cost for cost in COST[name]))
+    assert torch.equal(agent.choose(case.observation), choice)
 
 
 def test_every_reference_is_an_agent_with_options_of_its_own() -> None:

@@ -74,7 +74,7 @@ def test_propensities_by_hand_and_logs_that_repeat() -> None:
 
 
 def test_the_shipped_estimator_ranks_random_pages() -> None:
-    problem = make_problem("SlotRL/Slate-v0")
+    problem = make_problem("SlotRL/Slate-v0", own_constraints=False)
     observation = problem.sample(500, generator_from(5))
     choice = random_choice(problem, observation, generator_from(6))
     estimated, true = problem.score(observation, choice), problem.true_score(observation, choice)

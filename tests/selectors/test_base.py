@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from slot_rl.seeding import generator_from, seeded_initialisation
 from slot_rl.selectors import NAMES, Estimate, Selector, make
-from slot_rl.selectors.base import GivenDraw, Probe, RawEstimate, refuse_unless_positive, with_gradient
+from slot_rl.selectors.base import Draws, GivenDraw, Probe, RawEstimate, refuse_unless_positive, with_gradient
 
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
@@ -44,7 +44,7 @@ class Given(Selector):
     gradient: Tensor
     score: Tensor
 
-    def estimate(self, logits: Tensor, probe: Probe, generator: torch.Generator | None) -> RawEstimate:
+    def estimate(self, logits: Tensor, probe: Probe, draws: Draws) -> RawEstimate:
         return RawEstimate(self.gradient, logits.argmax(dim=-1), self.score)
 
     def cost(self, slots: int, items: int) -> tuple[int, int]:
@@ -257,7 +257,7 @@ def test_an_estimate_is_the_one_given_the_draw_that_was_made(selector: GivenDraw
     logits = torch.randn(30, 2, 4, dtype=torch.float64, generator=generator_from(0)).requires_grad_()
     estimate = selector(logits, total, generator=generator_from(1))
     estimate.surrogate.sum().backward()
-    choice = selector.choose(logits.detach(), generator_from(1))
+    choice, _ = selector.choose(logits.detach(), Draws(generator_from(1)))
     assert torch.equal(estimate.choice, choice)
     given = selector.given(logits.detach(), choice, total)
     assert logits.grad is not None and torch.equal(given, logits.grad) and float(given.abs().max()) > 0

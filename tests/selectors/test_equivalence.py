@@ -29,8 +29,8 @@ from slot_rl.selectors import (
     Softmax,
     StraightThrough,
 )
-from slot_rl.selectors.base import Probe, RawEstimate
-from slot_rl.selectors.categorical import conditional_gumbel, draw, gumbel_noise, one_hot
+from slot_rl.selectors.base import Draws, Probe, RawEstimate
+from slot_rl.selectors.categorical import conditional_gumbel, gumbel_noise, one_hot
 from tests.helpers.equivalence import (
     CASES,
     OBJECTIVES,
@@ -194,8 +194,8 @@ class TestReinforce(SlotEquivalence[Reinforce], UnbiasedEquivalence[Reinforce]):
 class OwnScoreInBaseline(Reinforce):
     """REINFORCE with the mean of the whole batch as its baseline: a common mistake."""
 
-    def estimate(self, logits: Tensor, probe: Probe, generator: torch.Generator | None) -> RawEstimate:
-        choice = draw(logits, generator)
+    def estimate(self, logits: Tensor, probe: Probe, draws: Draws) -> RawEstimate:
+        choice, _ = draws.draw(logits)
         vertex = one_hot(choice, logits.shape[-1], logits.dtype)
         score = probe.value(vertex)
         advantage = (score - score.mean())[..., None, None]

@@ -47,7 +47,8 @@ class ItemSpace:
         item_names: Names of each slot's items; None where they have only numbers.
         same_items: Whether an item's number means the same item in every slot.
         fixed: Whether an item's number means the same item in every request.
-        labels: Categories of each attribute, by name; the items of each request carry their numbers.
+        attributes: Names of all attributes that the items have.
+        labels: Categories of those that constraints speak of; the items of each request carry their numbers.
         fixed_labels: Those numbers where items are fixed, ``(items, attributes)``; None where they vary.
         read_rows: Reads configurations from a file; None where slots and items have no names.
     """
@@ -58,6 +59,7 @@ class ItemSpace:
     item_names: tuple[tuple[str, ...], ...] | None = None
     same_items: bool = True
     fixed: bool = True
+    attributes: tuple[str, ...] = ()
     labels: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     fixed_labels: Tensor | None = None
     read_rows: Callable[[Path], "ListedRows"] | None = None
@@ -129,7 +131,25 @@ class Constraint(ABC):
         return None
 
     def apart(self, space: ItemSpace) -> Tensor | None:
-        """Returns which items exclude each other, symmetric, ``(slots * items, slots * items)``, or None."""
+        """Returns which items exclude each other, or None.
+
+        A row is a pair of places, ``slot * items + item`` of different slots, and stands in both orders: a long tensor
+        of shape ``(pairs, 2)``.
+        """
+        return None
+
+    @property
+    def attribute(self) -> str | None:
+        """The name of the items' attribute that the constraint speaks of, or None."""
+        return None
+
+    @property
+    def numbered(self) -> bool:
+        """Whether the constraint speaks of single items, which must be the same in every request."""
+        return True
+
+    def as_attribute(self, name: str, items: int) -> "tuple[Constraint, Sequence[object]] | None":
+        """Returns the constraint by an attribute's name, and the attribute, if it has a group for each of the items."""
         return None
 
     @property
@@ -149,11 +169,13 @@ class QuotaOf:
         source: Names what groups the items: quotas of one source are one quota with several bounds.
         quota: The bounds, and the groups where they are the same for every request.
         column: Which of the items' labels are the groups; None where the groups are the same for every request.
+        most_of_new: Most slots of each group that is new since the problem was built.
     """
 
     source: str
     quota: Quota
     column: int | None = None
+    most_of_new: int = 0
 
     def bound(self, labels: Tensor | None) -> Quota:
         """Returns the quota for requests whose items have these labels, ``(batch, items, attributes)``."""
@@ -161,13 +183,19 @@ class QuotaOf:
             return self.quota
         if labels is None:
             raise ValueError(f"expected an observation with labels for the quota of {self.source}, got one without")
-        return Quota(labels[:, :, self.column].unsqueeze(1), self.quota.least, self.quota.most)
+        group, least, most = labels[:, :, self.column].unsqueeze(1), self.quota.least, self.quota.most
+        new = int(group.max()) + 1 - len(most)
+        if new > 0:
+            least = torch.cat([least, least.new_zeros(new)])
+            most = torch.cat([most, most.new_full((new,), self.most_of_new)])
+        return Quota(group, least, most)
 
     def joined(self, other: "QuotaOf") -> "QuotaOf":
         """Returns one quota with the bounds of both, which have the same source."""
         least = torch.maximum(self.quota.least, other.quota.least)
         most = torch.minimum(self.quota.most, other.quota.most)
-        return QuotaOf(self.source, Quota(self.quota.group, least, most), self.column)
+        most_of_new = min(self.most_of_new, other.most_of_new)
+        return QuotaOf(self.source, Quota(self.quota.group, least, most), self.column, most_of_new)
 
 
 def check_slots(names: Sequence[Slot] | None, space: ItemSpace) -> tuple[int, ...]:

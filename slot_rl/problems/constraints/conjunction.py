@@ -5,8 +5,8 @@ for any number of items. :class:`TableRules` lists every allowed configuration. 
 refused when the problem is built.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import combinations
 from math import prod
 
@@ -25,11 +25,12 @@ MOST_LISTED = 200_000
 
 @dataclass(frozen=True)
 class _Table:
-    """Listed configurations; each context that is known has one of the lists."""
+    """Listed configurations; each context that is known has one of the lists. A constraint, by number, lists them."""
 
     index: PrefixIndex
     contexts: Tensor | None
     list_of: Tensor
+    constraint: int
 
 
 class ConstraintSet:
@@ -57,11 +58,14 @@ class ConstraintSet:
         for each in constraints:
             mask = each.mask(space)
             self._mask &= space.mask if mask is None else mask
+        self._apart = self._together()
+        self._leave_only_items_alone()
         self._quotas = self._joined_quotas()
-        listed = [(each, found) for each in constraints if (found := each.listed(space)) is not None]
-        why = self._not_countable()
+        self._parts: dict[tuple[int, ...], ConstraintSet] = {}
+        found = {number: each.listed(space) for number, each in enumerate(constraints)}
+        listed = {number: rows for number, rows in found.items() if rows is not None}
+        why = self._not_countable(listed)
         self._table = self._tabled(listed, why) if listed or why else None
-        self._apart = None if self._table else self._together()
         if space.fixed and self._table is None:
             labels = None if space.fixed_labels is None else space.fixed_labels.unsqueeze(0)
             self.rules(Observation(mask=space.mask.unsqueeze(0), labels=labels), None)
@@ -75,6 +79,18 @@ class ConstraintSet:
         """Every configuration that some request may have, ``(rows, slots)``; None where they are not listed."""
         return None if self._table is None else self._table.index.rows
 
+    @property
+    def numbered(self) -> bool:
+        """Whether a constraint speaks of single items, which must be the same in every request."""
+        return any(each.numbered for each in self.constraints)
+
+    def impossible(self, observation: Observation, mask: Tensor | None) -> dict[int, str]:
+        """Returns the requests without an allowed configuration by number, and for each what was expected."""
+        return {
+            number: self._expected(number, observation, mask)
+            for number in (~self.possible(observation, mask)).nonzero().flatten().tolist()
+        }
+
     def rules(self, observation: Observation, mask: Tensor | None) -> Rules:
         """Returns what a batch of requests allows.
 
@@ -83,11 +99,14 @@ class ConstraintSet:
             mask: What they allow by themselves, padding left out, broadcastable to ``(batch, slots, items)``; or None.
 
         Raises:
-            Infeasible: If a request allows no configuration; names it and the constraint.
+            Infeasible: If a request allows no configuration, or too few items to tell; names it and the constraint.
         """
         rules, possible = self._bound(observation, mask)
         if not bool(possible.all()):
-            self._refuse(~possible, observation, mask)
+            number = int((~possible).int().argmax())
+            where = f"request {number} of " if len(possible) > 1 else ""
+            what = self._expected(number, observation, mask)
+            raise Infeasible(f"expected {what} in {where}{self._space.problem}, got none")
         return rules
 
     def _bound(self, observation: Observation, mask: Tensor | None) -> tuple[Rules, Tensor]:
@@ -98,16 +117,15 @@ class ConstraintSet:
             lists, known = self._lists(self._table, observation)
             listed = TableRules(self._table.index, lists, given)
             return listed, known if given is None else known & listed.allowed_rows().any(dim=1)
-        allowed = (self._mask if mask is None else self._mask & mask).expand(batch, *self._mask.shape)
+        allowed = self._allowed(batch, mask)
         quotas = tuple(each.bound(observation.labels) for each in self._quotas)
         rules = CountingRules(allowed, self._distinct, quotas, self._apart)
-        if self._apart is not None:
-            self._refuse_tight(allowed)
-        nothing = torch.full(allowed.shape[:2], OPEN)
-        return rules, rules.open_items(nothing, 0).any(dim=-1) & allowed.any(dim=-1).all(dim=-1)
+        possible = rules.open_items(torch.full(allowed.shape[:2], OPEN), 0).any(dim=-1)
+        possible &= allowed.any(dim=-1).all(dim=-1)
+        return rules, possible if self._apart is None else possible & self._roomy(allowed)
 
     def possible(self, observation: Observation, mask: Tensor | None) -> Tensor:
-        """Returns which requests have a configuration that is allowed, ``(batch,)``; arguments as of :meth:`rules`."""
+        """Returns which requests :meth:`rules` does not refuse, ``(batch,)``; arguments as there."""
         return self._bound(observation, mask)[1]
 
     def first_broken(self, observation: Observation, choice: Tensor) -> tuple[Tensor, list[Constraint]]:
@@ -115,15 +133,15 @@ class ConstraintSet:
 
         The numbers are places in :attr:`constraints`, which are returned too.
         """
-        first = torch.full(choice.shape[:-1], -1)
-        for number, each in reversed(list(enumerate(self.constraints))):
-            first[each.broken(self._space, choice, observation.labels)] = number
-        table = self._table
+        first, table = torch.full(choice.shape[:-1], -1), self._table
         if table is not None:
             lists, known = self._lists(table, observation)
-            missing = ~(table.index.contains(lists.expand(choice.shape[:-1]), choice) & known) & (first < 0)
-            tabled = [n for n, each in enumerate(self.constraints) if each.listed(self._space) is not None]
-            first[missing] = tabled[0] if tabled else 0
+            missing = ~(table.index.contains(lists.expand(choice.shape[:-1]), choice) & known)
+            if not bool(missing.any()):
+                return first, list(self.constraints)
+            first[missing] = table.constraint
+        for number, each in reversed(list(enumerate(self.constraints))):
+            first[each.broken(self._space, choice, observation.labels)] = number
         return first, list(self.constraints)
 
     def _sets(self) -> Tensor:
@@ -153,9 +171,9 @@ class ConstraintSet:
         # The attribute with the fewest groups comes last: its groups become sides.
         return sorted(joined.values(), key=lambda quota: -len(quota.quota.most))
 
-    def _not_countable(self) -> str:
-        """Returns why counting does not decide; empty if it does."""
-        odd = [str(each) for each in self.constraints if not each.countable and each.listed(self._space) is None]
+    def _not_countable(self, listed: Collection[int]) -> str:
+        """Returns why counting does not decide; empty if it does. Some constraints, by number, list rows."""
+        odd = [str(each) for i, each in enumerate(self.constraints) if not each.countable and i not in listed]
         if odd:
             return f"{odd[0]} can only be tried"
         quotas = self._quotas
@@ -167,11 +185,11 @@ class ConstraintSet:
         alike = bool((self._mask == self._mask[:1]).all()) and len(self._distinct.unique()) == 1
         if len(quotas) == 2 and not alike:
             return "quotas by two attributes need slots that all allow the same items"
-        if any(each.apart(self._space) is not None for each in self.constraints):
+        if self._apart is not None:
             if quotas:
                 return "NotTogether and quotas depend on one another"
             # Where everything can be listed, requests' masks may leave few items.
-            if prod(self._mask.sum(dim=1).tolist()) <= MOST_LISTED or not self._roomy(self._mask.unsqueeze(0)):
+            if prod(self._mask.sum(dim=1).tolist()) <= MOST_LISTED or not bool(self._roomy(self._mask[None]).all()):
                 return "NotTogether leaves too few items to say without a search what can be completed"
         kinds = len({(tuple(row.tolist()), int(n)) for row, n in zip(self._mask, self._distinct, strict=True)})
         if (quotas or bool((self._distinct >= 0).any())) and kinds > MOST_SIDES:
@@ -180,7 +198,7 @@ class ConstraintSet:
                 return f"slots of {kinds} kinds (at most {MOST_SIDES} are counted) depend on one another"
         return ""
 
-    def _tabled(self, listed: list[tuple[Constraint, ListedRows]], why: str) -> "_Table":
+    def _tabled(self, listed: Mapping[int, ListedRows], why: str) -> _Table:
         """Lists every configuration that satisfies all constraints."""
         space = self._space
         if not space.fixed:
@@ -188,12 +206,11 @@ class ConstraintSet:
                 f"expected constraints on items that vary by request that counting can decide for {space.problem}, "
                 f"got {self}: {why or 'rows can only be listed where items are fixed'}"
             )
-        if listed:
-            (first, found), *others = listed
-            if others:
-                raise ValueError(f"expected one table of allowed rows, got {first} and {others[0][0]}")
-        else:
-            found = ListedRows(self._every_row(why))
+        if len(listed) > 1:
+            raise ValueError(
+                f"expected one table of allowed rows, got {' and '.join(str(self.constraints[i]) for i in listed)}"
+            )
+        tabled, found = next(iter(listed.items())) if listed else (0, ListedRows(self._every_row(why)))
         rows, place = torch.unique(found.rows, dim=0, return_inverse=True)
         contexts: Tensor | None = None
         of = torch.zeros(len(found.rows), dtype=torch.long)
@@ -214,9 +231,8 @@ class ConstraintSet:
         kept = lists.any(dim=1)
         # Contexts often share a list.
         lists, list_of = torch.unique(lists[kept], dim=0, return_inverse=True)
-        return _Table(
-            PrefixIndex(rows[good], lists, space.mask.shape[1]), None if contexts is None else contexts[kept], list_of
-        )
+        index = PrefixIndex(rows[good], lists, space.mask.shape[1])
+        return _Table(index, None if contexts is None else contexts[kept], list_of, tabled)
 
     def _every_row(self, why: str) -> Tensor:
         sizes = self._mask.sum(dim=1).tolist()
@@ -235,52 +251,62 @@ class ConstraintSet:
         return table.list_of[same.int().argmax(dim=1)], same.any(dim=1)
 
     def _together(self) -> Tensor | None:
+        """Returns the places that exclude each other, as of :meth:`Constraint.apart`; None if there are none."""
         found = [apart for each in self.constraints if (apart := each.apart(self._space)) is not None]
-        return torch.stack(found).any(dim=0) if found else None
+        return torch.cat(found).unique(dim=0) if found else None
 
-    def _roomy(self, mask: Tensor) -> bool:
-        """Whether each slot has more items than the other slots can take away."""
-        apart = self._together()
-        assert apart is not None
+    def _leave_only_items_alone(self) -> None:
+        """Takes what excludes a slot's only item from the other slots."""
+        if self._apart is not None:
+            only = self._mask & (self._mask.sum(dim=1, keepdim=True) == 1)
+            self._mask.view(-1)[self._apart[only.flatten()[self._apart[:, 0]], 1]] = False
+
+    def _allowed(self, batch: int, mask: Tensor | None) -> Tensor:
+        return (self._mask if mask is None else self._mask & mask).expand(batch, *self._mask.shape)
+
+    def _roomy(self, allowed: Tensor) -> Tensor:
+        """Returns for which requests each slot has more items than the other slots can take away, ``(batch,)``."""
+        assert self._apart is not None
         slots, items = self._mask.shape
-        # Most items of slot t that one item of slot s excludes.
-        takes = (apart.view(slots, items, slots, items) & mask.any(dim=0)).sum(dim=-1).amax(dim=1)
+        flat, (one, other) = allowed.flatten(1).long(), self._apart.unbind(dim=1)
+        # How many items of each slot an item excludes, and the most that one of a slot's items does.
+        place, number = one.unique(return_inverse=True)
+        takes = flat.new_zeros(len(flat), len(place) * slots)
+        takes.index_add_(1, number * slots + other // items, flat[:, other])
+        takes = takes.view(len(flat), len(place), slots) * flat[:, place].unsqueeze(-1)
+        rows = (place // items).view(1, -1, 1).expand_as(takes)
+        most = flat.new_zeros(len(flat), slots, slots).scatter_reduce_(1, rows, takes, "amax")
         same = (self._distinct.unsqueeze(1) == self._distinct) & (self._distinct >= 0)
-        takes = (takes + same).masked_fill(torch.eye(slots, dtype=torch.bool), 0).sum(dim=0)
-        return bool((mask.sum(dim=-1) > takes).all())
+        taken = (most + same).masked_fill(torch.eye(slots, dtype=torch.bool), 0).sum(dim=1)
+        return (allowed.sum(dim=-1) > taken).all(dim=-1)
 
-    def _refuse_tight(self, allowed: Tensor) -> None:
-        if not self._roomy(allowed):
-            number = next(row for row in range(len(allowed)) if not self._roomy(allowed[row : row + 1]))
-            raise ValueError(f"expected more items to choose from in request {number} for {self}")
+    def _expected(self, number: int, observation: Observation, mask: Tensor | None) -> str:
+        """Returns what a request does not have: a configuration, with the constraint or the two that leave it nothing.
 
-    def _refuse(self, bad: Tensor, observation: Observation, mask: Tensor | None) -> None:
-        """Raises Infeasible for the first bad request, with the constraint that leaves nothing."""
-        number = int(bad.int().argmax())
-        where = f"request {number} of " if len(bad) > 1 else ""
-        what = self._culprit(number, observation, mask)
-        raise Infeasible(f"expected a configuration that satisfies {what} in {where}{self._space.problem}, got none")
-
-    def _culprit(self, number: int, observation: Observation, mask: Tensor | None) -> str:
-        """Returns the constraint, or the two, that leave a request nothing; all if it takes more."""
+        All are named if it takes more than two.
+        """
         row = slice(number, number + 1)
         own = mask[row] if mask is not None and mask.dim() == 3 and len(mask) > 1 else mask
-        for few in [*((each,) for each in self.constraints), *combinations(self.constraints, 2)]:
-            if len(few) < len(self.constraints) and not self._leave_something(few, observation[row], own):
-                return ", ".join(map(str, few))
-        return str(self)
+        count = len(self.constraints)
+        for few in (*combinations(range(count), 1), *combinations(range(count), 2)):
+            if len(few) < count and not self._leave_something(few, observation[row], own):
+                return f"a configuration that satisfies {', '.join(str(self.constraints[i]) for i in few)}"
+        allowed = self._allowed(1, own)
+        if self._table is None and self._apart is not None and bool(allowed.any(dim=-1).all() & ~self._roomy(allowed)):
+            return f"enough items to say what can be completed under {self}"
+        return f"a configuration that satisfies {self}"
 
-    def _leave_something(self, few: Sequence[Constraint], request: Observation, mask: Tensor | None) -> bool:
-        """Whether some of the constraints alone leave a request a configuration."""
-        if any(each.apart(self._space) is not None for each in few):
-            return True
+    def _leave_something(self, few: tuple[int, ...], request: Observation, mask: Tensor | None) -> bool:
+        """Whether some of the constraints alone leave a request a configuration; True if they cannot be decided."""
         try:
-            ConstraintSet(few, replace(self._space, fixed=False)).rules(request, mask)
+            if few not in self._parts:
+                self._parts[few] = ConstraintSet([self.constraints[i] for i in few], self._space)
+            part = self._parts[few]
+            return (part._table is None and part._apart is not None) or bool(part.possible(request, mask))
         except Infeasible:
             return False
         except ValueError:
-            pass  # alone they cannot be counted, and nothing is known
-        return True
+            return True
 
 
 def context_key(observation: Observation) -> Tensor:

@@ -23,6 +23,8 @@ class Distinct(Constraint):
         slots = check_slots(self.slots, space)
         if not space.same_items:
             raise ValueError(f"expected slots with the same items for {self} in {space.problem}, got different ones")
+        if not slots:
+            raise ValueError(f"expected at least one slot in {self}, got none")
         items = int(space.mask[list(slots)].any(dim=0).sum())
         if len(slots) > items:
             raise ValueError(f"expected at least {len(slots)} items for {self} in {space.problem}, got {items}")
@@ -35,6 +37,11 @@ class Distinct(Constraint):
     def distinct(self, space: ItemSpace) -> tuple[tuple[int, ...], ...]:
         """Returns the set."""
         return (check_slots(self.slots, space),)
+
+    @property
+    def numbered(self) -> bool:
+        """False: whatever the items are, none comes twice."""
+        return False
 
     def __str__(self) -> str:
         """Returns the constraint as it is written."""

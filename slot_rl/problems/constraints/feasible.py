@@ -18,7 +18,7 @@ class Feasible(Constraint):
     """Only configurations that a function allows, or that a table lists (:meth:`from_table`), are allowed.
 
     Attributes:
-        predicate: The function; it is called once, with every configuration that there is.
+        predicate: The function; it is called with every configuration that there is, when the problem is built.
         path: The table.
     """
 
@@ -58,11 +58,11 @@ class Feasible(Constraint):
 
     def broken(self, space: ItemSpace, choice: Tensor, labels: Tensor | None) -> Tensor:
         """Returns what the function forbids; a table is looked up by :class:`TableRules`."""
-        if self.predicate is None:
+        if self.predicate is None or not len(choice):
             return torch.zeros(choice.shape[:-1], dtype=torch.bool)
         rows = choice.reshape(-1, choice.shape[-1])
         try:
-            allowed = torch.as_tensor(self.predicate(rows))
+            allowed = torch.as_tensor(self.predicate(rows.clone()))  # which the function may change
         except Exception as error:
             raise ValueError(f"expected truth values from {self}, got {type(error).__name__}: {error}") from error
         if allowed.dtype != torch.bool or allowed.shape != rows.shape[:1]:

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from slot_rl.problems.constraints.base import Constraint, Item, ItemSpace, Slot
 
-Place = Item | tuple[Slot, Item]
+ItemPlace = Item | tuple[Slot, Item]
 
 
 @dataclass(frozen=True)
@@ -19,43 +19,41 @@ class NotTogether(Constraint):
         pairs: Pairs of items. An item is a number or name, in whatever slot, or with its slot as ``(slot, item)``.
     """
 
-    pairs: Sequence[tuple[Place, Place]]
+    pairs: Sequence[tuple[ItemPlace, ItemPlace]]
 
     def check(self, space: ItemSpace) -> None:
         """Refuses unknown items, and items of lists that vary."""
         if not self.pairs:
             raise ValueError("expected at least one pair in NotTogether, got none")
+        for pair in self.pairs:
+            if isinstance(pair, str) or not isinstance(pair, Sequence) or len(pair) != 2:
+                raise ValueError(f"expected pairs in NotTogether, got {pair!r}")
         if not space.fixed:
             raise ValueError(f"expected the same items in every request for {self}, those of {space.problem} vary")
         self.apart(space)
 
     def broken(self, space: ItemSpace, choice: Tensor, labels: Tensor | None) -> Tensor:
         """Returns where both items of a pair stand."""
-        broken = torch.zeros(choice.shape[:-1], dtype=torch.bool)
-        for pair in self.pairs:
-            first, second = (self._places(space, place) for place in pair)
-            for slot, item in first:
-                for other, partner in second:
-                    if slot != other:
-                        broken |= (choice[..., slot] == item) & (choice[..., other] == partner)
-        return broken
+        slots, items = space.mask.shape
+        place, (one, other) = choice + items * torch.arange(slots), torch.triu_indices(slots, slots, 1)
+        factors = torch.tensor([slots * items, 1])
+        held = torch.stack([place[..., one], place[..., other]], dim=-1) @ factors
+        return torch.isin(held, self.apart(space) @ factors).any(dim=-1)
 
     def apart(self, space: ItemSpace) -> Tensor:
         """Returns the pairs."""
-        slots, items = space.mask.shape
-        apart = torch.zeros(slots * items, slots * items, dtype=torch.bool)
-        for pair in self.pairs:
-            if len(pair) != 2:
-                raise ValueError(f"expected pairs in NotTogether, got {pair!r}")
-            first, second = (self._places(space, place) for place in pair)
-            for slot, item in first:
-                for other, partner in second:
-                    if slot != other:
-                        apart[slot * items + item, other * items + partner] = True
-                        apart[other * items + partner, slot * items + item] = True
-        return apart
+        items = space.mask.shape[1]
+        found = [
+            (slot * items + item, other * items + partner)
+            for one, two in self.pairs
+            for slot, item in self._places(space, one)
+            for other, partner in self._places(space, two)
+            if slot != other
+        ]
+        apart = torch.tensor(found, dtype=torch.long).view(-1, 2)
+        return torch.cat([apart, apart.flip(1)])
 
-    def _places(self, space: ItemSpace, place: Place) -> list[tuple[int, int]]:
+    def _places(self, space: ItemSpace, place: ItemPlace) -> list[tuple[int, int]]:
         if isinstance(place, tuple | list):
             slot, item = place
             number = space.slot(slot)

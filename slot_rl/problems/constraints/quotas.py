@@ -1,15 +1,17 @@
 """How many slots may, or must, hold items with an attribute: at most 2 of one advertiser, at least 1 new item."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from slot_rl.estimators.described import canonical
+from slot_rl.estimators.encoding import shown_names
 from slot_rl.problems.constraints.base import Constraint, Infeasible, Item, ItemSpace, QuotaOf
 from slot_rl.problems.constraints.counting import Quota
-from slot_rl.problems.observation import as_tensor
 
 Of = str | Mapping[str, Sequence[Item]] | Any
 
@@ -18,7 +20,27 @@ Of = str | Mapping[str, Sequence[Item]] | Any
 class _Bounds(Constraint):
     count: int
     of: Of
-    value: str | None = None
+    value: object = None
+
+    @property
+    def attribute(self) -> str | None:
+        """The attribute's name, if it is given by name."""
+        return self.of if isinstance(self.of, str) else None
+
+    @property
+    def numbered(self) -> bool:
+        """Whether the groups are given item by item."""
+        return self.attribute is None
+
+    def as_attribute(self, name: str, items: int) -> tuple[Constraint, Sequence[object]] | None:
+        """Returns the constraint by name, if it has a whole number or a truth value for each of the items."""
+        if isinstance(self.of, str | Mapping):
+            return None
+        groups = _numbers(self.of)
+        if groups.shape != (items,) or groups.is_floating_point() or self.value is not None:
+            return None
+        meant = str(True) if groups.dtype == torch.bool else None
+        return replace(self, of=name, value=meant), groups.tolist()
 
     def check(self, space: ItemSpace) -> None:
         """Refuses a negative count, and an attribute that the items do not have."""
@@ -42,7 +64,8 @@ class _Bounds(Constraint):
         groups = max(groups, named + 1)
         least, most = torch.zeros(groups, dtype=torch.long), torch.full((groups,), space.slots)
         self._limit(least, most, slice(None) if named < 0 else slice(named, named + 1))
-        return QuotaOf(source, Quota(group, least, most), column)
+        most_of_new = int(most.min()) if named < 0 else space.slots
+        return QuotaOf(source, Quota(group, least, most), column, most_of_new)
 
     def _limit(self, least: Tensor, most: Tensor, groups: slice) -> None:
         """Sets the bounds of some groups."""
@@ -52,20 +75,22 @@ class _Bounds(Constraint):
         """Returns the source, the items' groups, the labels' column, and the group that is meant; -1 for each one."""
         if isinstance(self.of, str):
             if self.of not in space.labels:
-                known = ", ".join(map(repr, space.labels)) or "none"
+                known = ", ".join(map(repr, space.attributes)) or "none"
                 raise ValueError(f"expected an attribute of the items of {space.problem} ({known}), got {self.of!r}")
             known_values = space.labels[self.of]
-            if self.value is not None and str(self.value) not in known_values:
-                raise ValueError(f"expected a value of {self.of!r} in {self}, got {self.value!r}")
-            named = -1 if self.value is None else known_values.index(str(self.value))
+            value = None if self.value is None else canonical(str(self.value))
+            if value is not None and value not in known_values:
+                raise ValueError(f"expected a value of {self.of!r} ({shown_names(known_values)}), got {self.value!r}")
+            named = -1 if value is None else known_values.index(value)
             return self.of, torch.zeros(1, 1, 1, dtype=torch.long), list(space.labels).index(self.of), named
         if self.value is not None:
             raise ValueError(f"expected a value with an attribute's name only, got {self.value!r} in {self}")
-        codes = self._of_names(space) if isinstance(self.of, Mapping) else as_tensor("an attribute", self.of)
+        codes = self._of_names(space) if isinstance(self.of, Mapping) else _numbers(self.of)
         shape = tuple(space.mask.shape)
         if tuple(codes.shape) not in (shape, shape[1:]) or codes.is_floating_point():
             raise ValueError(
-                f"expected one whole number or truth value for each item, {shape}, in {self}, got {tuple(codes.shape)}"
+                f"expected one whole number or truth value for each item, {shape}, in {self}, got {codes.dtype} "
+                f"{tuple(codes.shape)}"
             )
         if not space.fixed:
             raise ValueError(f"expected an attribute's name in {self}: the items of {space.problem} vary, got numbers")
@@ -91,6 +116,16 @@ class _Bounds(Constraint):
         of = self.of if isinstance(self.of, str | Mapping) else "…"
         value = "" if self.value is None else f", value={self.value!r}"
         return f"{type(self).__name__}({self.count}, of={of!r}{value})"
+
+
+def _numbers(groups: Any) -> Tensor:
+    """Returns groups as whole numbers or truth values; names are numbered in order."""
+    if isinstance(groups, Tensor):
+        return groups
+    values = np.asarray(groups)
+    if values.dtype.kind not in "biuf":
+        values = np.unique(values.astype(str), return_inverse=True)[1].reshape(values.shape)
+    return torch.from_numpy(values if values.dtype.kind in "bf" else values.astype(np.int64))
 
 
 @dataclass(frozen=True, eq=False)

@@ -12,7 +12,7 @@ from torch import Tensor
 from slot_rl.selectors.categorical import one_hot
 from slot_rl.selectors.rules import OPEN, Rules
 
-CELLS = 50_000_000
+_CELLS = 50_000_000
 """Numbers in memory at a time when rows are compared with partial choices."""
 
 
@@ -114,7 +114,7 @@ class TableRules(Rules):
         """Returns the listed choice with the highest sum of logits, exactly."""
         shape = logits.shape
         flat = logits.reshape(-1, *shape[-3:])
-        rows, together = self._index.rows, max(1, CELLS // len(self._index.rows))
+        rows, together = self._index.rows, max(1, _CELLS // len(self._index.rows))
         best = torch.empty(flat.shape[:2], dtype=torch.long)
         for part in torch.arange(shape[-3]).split(together):
             allowed = TableRules(self._index, self._start[part], None if self._mask is None else self._mask[part])
@@ -141,7 +141,7 @@ class TableRules(Rules):
         held = one_hot(choice.clamp_min(0), items, torch.float32) * filled.unsqueeze(-1)
         allowed, known = self.allowed_rows(), self._index.row_items
         found = []
-        for part in torch.arange(len(choice)).split(max(1, CELLS // len(known))):
+        for part in torch.arange(len(choice)).split(max(1, _CELLS // len(known))):
             different = filled[part].sum(dim=1, keepdim=True) - held[part].flatten(1) @ known.T
             agree = (different == 0) & allowed[part]
             all_but_one = (different == 1) & allowed[part]
