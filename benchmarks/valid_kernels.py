@@ -100,17 +100,17 @@ def measure_valid_kernels(config: ValidKernelsConfig) -> None:
     with fresh_folder(folder):
         figures = {" ".join(key): asdict(each) for key, each in found.items()}
         write_json(folder / RESULTS, {**provenance(config), "figures": figures})
-    columns = ["rows allowed", "seed", "one pass", f"+ {CALLS} calls", "optimum", "constant", "invalid", "of draws"]
+    columns = ["rows", "seed", "pass", f"+ {CALLS}", "optimum", "constant", "invalid", "of draws"]
     rows = [
         [
             *key,
             *(f"{value:.4f}" for value in (each.one_pass, each.with_calls, each.optimum, each.constant)),
-            f"{each.invalid_answers} of {each.answers}",
+            f"{each.invalid_answers}/{each.answers}",
             f"{each.invalid_draws:,}",
         ]
         for key, each in found.items()
     ]
-    print_table("relative speed of a kernel, means over six GPUs", columns, rows)
+    print_table("speed of a kernel relative to the best, means over six GPUs", columns, rows)
     say(f"figures: {folder}")
 
 

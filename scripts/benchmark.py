@@ -1,4 +1,4 @@
-"""Measures speed: ``benchmark.py env`` or ``benchmark.py selectors``; see --help."""
+"""Measures speed: ``benchmark.py answers``, ``benchmark.py env`` or ``benchmark.py selectors``; see --help."""
 
 import sys
 from collections.abc import Callable
@@ -12,14 +12,21 @@ from slot_rl.console import run
 # The benchmarks are a folder of the repository and are not installed with the package.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from benchmarks.answer_speed import AnswerBenchmark, benchmark_answers  # noqa: E402
 from benchmarks.speed import EnvBenchmark, SelectorBenchmark, benchmark_env, benchmark_selectors  # noqa: E402
 
 
 def main() -> None:
     """Parses the flags and measures."""
-    kinds: dict[str, Callable[..., Any]] = {"env": EnvBenchmark, "selectors": SelectorBenchmark}
+    kinds: dict[str, Callable[..., Any]] = {
+        "answers": AnswerBenchmark,
+        "env": EnvBenchmark,
+        "selectors": SelectorBenchmark,
+    }
     config = tyro.extras.subcommand_cli_from_dict(kinds, description=__doc__)
-    if isinstance(config, EnvBenchmark):
+    if isinstance(config, AnswerBenchmark):
+        benchmark_answers(config)
+    elif isinstance(config, EnvBenchmark):
         benchmark_env(config)
     else:
         benchmark_selectors(config)

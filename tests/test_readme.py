@@ -16,7 +16,7 @@ TEXT = "\n".join(PAGES.values())
 PYTHON = re.findall(r"```python\n(.*?)```", TEXT, flags=re.DOTALL)
 COMMANDS = sorted({command.strip() for command in re.findall(r"python (scripts/\w+\.py[^`\n|#]*)", TEXT)})
 SUBCOMMANDS = set(
-    "aligner env selectors pick-value poly quadratics intermediate-loss landscapes slate-log held-out-pairs".split()
+    "aligner env selectors pick-value poly quadratics intermediate-loss landscapes slate-log held-out-pairs valid-kernels answers".split()
 )
 
 

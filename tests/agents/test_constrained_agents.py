@@ -19,7 +19,7 @@ from tests.helpers.limited import forbidden, limited_rows, pages
 from tests.helpers.logged_table import write_log
 from tests.helpers.options import POLICY_AGENTS, options_of
 
-SMALL = {"policy": PointerSize(width=16, hidden=32, rounds=1)}
+SMALL: dict[str, Any] = {"policy": PointerSize(width=16, hidden=32, rounds=1)}
 PROBLEMS = {"pages": pages, "rows": limited_rows}
 LOGGED = ("reproduction", "aligned")
 REFUSING = ("rebar",)
