@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from slot_rl.agents.a2c import A2CAgent
 from slot_rl.agents.aligned import AlignedAgent
@@ -119,7 +119,9 @@ def make_agent(name: str, problem: Problem, options: Options | None = None, seed
         ValueError: If the agent does not fit the problem.
     """
     kind = AGENTS[name]
-    return kind(SlotVecEnv(problem, (options or kind.options).num_envs, seed=seed), options, seed)
+    given = options or kind.options
+    infeasible: Literal["refuse", "penalise"] = "penalise" if given.free else "refuse"
+    return kind(SlotVecEnv(problem, given.num_envs, seed=seed, infeasible=infeasible), options, seed)
 
 
 def load_agent(folder: Path | str, env: Any, **kwargs: Any) -> Agent:

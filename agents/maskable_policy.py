@@ -1,5 +1,6 @@
 """What MaskablePPO's agent builds with sb3-contrib; nothing else imports it, since the package is optional."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,7 @@ from slot_rl.envs.slot_by_slot import OpenItems
 from slot_rl.networks import PointerNetwork, PointerSize
 from slot_rl.problems import Observation, Problem
 from slot_rl.selectors import masked_logits
-from slot_rl.selectors.categorical import draw, one_hot
+from slot_rl.selectors.categorical import draw, log_prob_of, one_hot
 from slot_rl.selectors.rules import OPEN, Rules
 
 Masks = Tensor | np.ndarray[Any, Any] | None
@@ -99,6 +100,20 @@ class SequentialPolicy(MaskableActorCriticPolicy):
     def draw(self, observation: Observation, generator: torch.Generator) -> Tensor:
         """Draws the slots' items in their order from what is open, ``(batch, slots)``."""
         return self._played(observation, generator)
+
+    def draws(self, observation: Observation, generator: torch.Generator) -> Iterator[Tensor]:
+        """Yields drawn answers ``(batch, slots)`` without an end."""
+        while True:
+            yield self.draw(observation, generator)
+
+    def log_probability(self, observation: Observation, choice: Tensor) -> Tensor:
+        """Returns the log-probability ``(batch,)`` with which :meth:`draw` gives choices ``(batch, slots)``."""
+        fillers, total = OpenItems(self._problem, observation), torch.zeros(len(choice), dtype=torch.float64)
+        for slot in range(self._problem.slots):
+            prefix = choice.masked_fill(torch.arange(self._problem.slots) >= slot, OPEN)
+            logits = self.point(observation, prefix)[0][:, slot].masked_fill(~fillers.at(prefix, slot), -torch.inf)
+            total += log_prob_of(logits.double().unsqueeze(1), choice[:, slot : slot + 1])
+        return total
 
     def _played(self, observation: Observation, generator: torch.Generator | None) -> Tensor:
         choice = torch.full((len(observation), self._problem.slots), OPEN)

@@ -8,7 +8,7 @@ Where a problem has constraints, slots are drawn one after another under its rul
 and the most probable answer is decoded under them, so that the policy can name nothing else.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -205,7 +205,18 @@ class SlotPolicy(ActorCriticPolicy):
 
     def draw(self, observation: Observation, generator: torch.Generator) -> Tensor:
         """Draws an allowed choice, ``(batch, slots)``."""
-        return drawn(self.point(observation)[0], self.rules(observation), generator)
+        return next(self.draws(observation, generator))
+
+    def draws(self, observation: Observation, generator: torch.Generator) -> Iterator[Tensor]:
+        """Yields allowed choices ``(batch, slots)`` without an end; the network is asked once."""
+        logits, rules = self.point(observation)[0], self.rules(observation)
+        while True:
+            yield drawn(logits, rules, generator)
+
+    def log_probability(self, observation: Observation, choice: Tensor) -> Tensor:
+        """Returns the log-probability ``(batch,)`` with which :meth:`draw` gives choices ``(batch, slots)``."""
+        logits = self.point(observation)[0].double()
+        return log_prob_of(given(logits, choice, self.rules(observation)), choice)
 
     def forward(self, obs: PyTorchObs, deterministic: bool = False) -> tuple[Tensor, Tensor, Tensor]:
         """Returns choices ``(batch, slots)``, values ``(batch, 1)`` and the choices' log-probabilities ``(batch,)``."""

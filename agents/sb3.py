@@ -74,11 +74,6 @@ class LearningOptions(Options):
         return self.batch_size
 
     @property
-    def free(self) -> bool:
-        """Whether draws keep no constraints."""
-        return False
-
-    @property
     def entropy_over_time(self) -> Schedule:
         """The entropy bonus over the training."""
         end = 0.0 if self.entropy_end is None and self.entropy_schedule != "constant" else self.entropy_end
@@ -108,7 +103,7 @@ class RewardOptions(LearningOptions):
 
     @property
     def free(self) -> bool:
-        """Whether draws keep no constraints."""
+        """Whether draws in training keep no constraints."""
         return self.infeasible == "penalise"
 
 

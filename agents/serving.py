@@ -7,16 +7,15 @@ draw of the policy and costs no call: its probability is known, so its logged ou
 """
 
 from dataclasses import dataclass
+from itertools import islice
 from typing import Literal
 
 import torch
 from torch import Tensor
 
 from slot_rl.agents.base import Agent
-from slot_rl.agents.policy import drawn, given
 from slot_rl.problems import Observation, Problem
 from slot_rl.search import SearchResult, best_of, guided_search, moves_of
-from slot_rl.selectors.categorical import log_prob_of
 
 Mode = Literal["pass", "draws", "search", "sample"]
 DEFAULT_CALLS: dict[Mode, int] = {"pass": 0, "draws": 4, "search": 4, "sample": 0}
@@ -92,16 +91,15 @@ def serve(
     if generator is None or agent.policy is None:
         raise ValueError(f"expected a generator and an agent with a policy for draws, got {generator} and {agent.name}")
     with torch.no_grad():
-        logits, rules = agent.policy.point(observation)[0], agent.policy.rules(observation)
-    if serving.mode == "sample":
-        choice = drawn(logits, rules, generator)
-        return SearchResult(choice, problem.with_fresh_budget().score(observation, choice))
-    best = SearchResult(start, problem.score(observation, start))
-    # One draw of every request at a time, so that memory does not grow with the calls.
-    for _ in range(serving.budget - 1):
-        choice = drawn(logits, rules, generator)
-        best = best_of([best, SearchResult(choice, problem.score(observation, choice))])
-    return best
+        draws = agent.policy.draws(observation, generator)
+        if serving.mode == "sample":
+            choice = next(draws)
+            return SearchResult(choice, problem.with_fresh_budget().score(observation, choice))
+        best = SearchResult(start, problem.score(observation, start))
+        # One draw of every request at a time, so that memory does not grow with the calls.
+        for choice in islice(draws, serving.budget - 1):
+            best = best_of([best, SearchResult(choice, problem.score(observation, choice))])
+        return best
 
 
 def propensity(agent: Agent, observation: Observation, choice: Tensor) -> Tensor:
@@ -113,8 +111,7 @@ def propensity(agent: Agent, observation: Observation, choice: Tensor) -> Tensor
     if agent.policy is None:
         raise ValueError(f"expected an agent with a policy for a propensity, got {agent.name}")
     with torch.no_grad():
-        logits = agent.policy.point(observation)[0].double()
-        return log_prob_of(given(logits, choice, agent.policy.rules(observation)), choice).exp()
+        return agent.policy.log_probability(observation, choice).exp()
 
 
 @dataclass(frozen=True)

@@ -59,6 +59,7 @@ class RecommendConfig:
         unmeasured: What an answer counts as that --truth has not measured: nothing, or its context's minimum.
         estimator: Folder or path.py:function of the estimator, if it has moved since the training; it must be the same.
         problem: path.py:function of your own problem, if it has moved; it must be the same.
+        feasible: Table of the allowed answers, or path.py:function, if it has moved; it must be the same.
         trust: Execute the Python file that the run's problem or estimator is, with all your rights.
         unknown: What a request is that cannot be answered, such as one with a context that the estimator does not know:
             an error, or a row with an empty answer and the reason.
@@ -79,6 +80,7 @@ class RecommendConfig:
     unmeasured: Unmeasured = "omit"
     estimator: str | None = None
     problem: str | None = None
+    feasible: str | None = None
     trust: bool = False
     unknown: Literal["error", "skip"] = "error"
     force: bool = False
@@ -98,7 +100,7 @@ def recommend(config: RecommendConfig) -> None:
         ValueError: If the run, a file or a row is not as expected; then nothing was written.
     """
     start = time.perf_counter()
-    sources = (config.estimator, config.truth, config.trust, config.problem, config.unmeasured)
+    sources = (config.estimator, config.truth, config.trust, config.problem, config.unmeasured, config.feasible)
     problem = problem_of_run(_without_truth(config.run), *sources)
     files = parse_descriptors(config.descriptors)
     if files:

@@ -10,6 +10,7 @@ from slot_rl.envs import SlotVecEnv
 from slot_rl.evaluation import Evaluation, EvaluationConfig, judge
 from slot_rl.io import CHECKPOINT, SERVING, SUMMARY, read_config, read_json
 from slot_rl.problems import Budget, Problem, Unmeasured, make_problem
+from slot_rl.problems.constraints.written import moved_entries
 from slot_rl.problems.named import estimator_hash, own_reference
 from slot_rl.serving_curves import report_serving
 from slot_rl.summary_tables import print_contexts, print_judgement
@@ -27,6 +28,7 @@ class ReevaluationConfig:
         problem: path.py:function of your own problem, if it has moved; it must be the same.
         unmeasured: What an answer counts as that the truth has not measured: nothing, or its context's minimum; as in
             the training if left out.
+        feasible: Table of the allowed answers, or path.py:function, if it has moved; it must be the same.
         serving: Also print and draw how answers improve with more estimator calls, beside search from random starts.
     """
 
@@ -37,6 +39,7 @@ class ReevaluationConfig:
     problem: str | None = None
     unmeasured: Unmeasured | None = None
     serving: bool = False
+    feasible: str | None = None
 
 
 def reevaluate(config: ReevaluationConfig) -> dict[str, Any]:
@@ -51,7 +54,7 @@ def reevaluate(config: ReevaluationConfig) -> dict[str, Any]:
     document = read_config(config.run)
     try:
         moved = (config.estimator, config.truth, config.trust, config.problem)
-        problem = problem_of_run(document, *moved, config.unmeasured)
+        problem = problem_of_run(document, *moved, config.unmeasured, config.feasible)
         requests = EvaluationConfig(**document["evaluation"])
     except (KeyError, TypeError) as error:
         raise ValueError(f"expected the config of a run in {config.run}, got one that lacks or adds {error}") from error
@@ -81,6 +84,7 @@ def problem_of_run(
     trust: bool = False,
     problem: str | None = None,
     unmeasured: Unmeasured | None = None,
+    feasible: str | None = None,
 ) -> Problem:
     """Builds the problem that a run was trained on.
 
@@ -91,6 +95,7 @@ def problem_of_run(
         trust: Whether a path.py may be executed.
         problem: path.py:function of the user's own problem, if it has moved.
         unmeasured: What unmeasured answers count as; the run's own if None.
+        feasible: Table or path.py:function of the allowed answers, if it has moved.
 
     Raises:
         ValueError: If the document lacks something, the estimator or the own problem is another one than the run's, or
@@ -114,7 +119,7 @@ def problem_of_run(
         trust=trust,
         problem=problem,
         unmeasured=unmeasured,
-        constraints=document.get("constraints", ()),
+        constraints=moved_entries(document.get("constraints", ()), feasible),
         own_constraints=document.get("own_constraints", True),
     )
 

@@ -43,7 +43,10 @@ def _slot_cases(draw: st.DrawFn) -> Problem:
     seed = draw(st.integers(0, 2**16))
     pool = torch.randn(3 * fewest, 3, generator=generator_from(seed))
     groups, new = draw(st.integers(slots, 2 * slots)), draw(st.integers(2, 3))
-    labels = {"group": [i % groups for i in range(len(pool))], "new": [i % new == 0 for i in range(len(pool))]}
+    labels: dict[str, list[object]] = {
+        "group": [i % groups for i in range(len(pool))],
+        "new": [i % new == 0 for i in range(len(pool))],
+    }
     fixed = draw(st.booleans())
     constraints: list[Constraint] = [Distinct()] if draw(st.booleans()) else [Distinct([0, slots - 1])]
     if constraints[0] == Distinct():

@@ -15,9 +15,10 @@ PAGES = {page: page.read_text(encoding="utf-8") for page in (ROOT / "README.md",
 TEXT = "\n".join(PAGES.values())
 PYTHON = re.findall(r"```python\n(.*?)```", TEXT, flags=re.DOTALL)
 COMMANDS = sorted({command.strip() for command in re.findall(r"python (scripts/\w+\.py[^`\n|#]*)", TEXT)})
-SUBCOMMANDS = set(
-    "aligner env selectors pick-value poly quadratics intermediate-loss landscapes slate-log held-out-pairs valid-kernels answers".split()
-)
+SUBCOMMANDS = {
+    *"aligner answers env selectors pick-value poly quadratics intermediate-loss landscapes slate-log".split(),
+    *"held-out-pairs valid-kernels".split(),
+}
 
 
 def run(arguments: list[str], cwd: Path) -> subprocess.CompletedProcess[str]:

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import Self
 
 from slot_rl.estimators.encoding import TableEncoding
 from slot_rl.estimators.fitting import with_categories
@@ -22,7 +23,7 @@ from slot_rl.estimators.net import EstimatorNet
 from slot_rl.estimators.soften import check_softened, soften
 from slot_rl.estimators.table import column_names, read_table
 from slot_rl.problems.base import Problem, RequestNames, TrueScores, Unmeasured
-from slot_rl.problems.constraints import ItemSpace
+from slot_rl.problems.constraints import Constraint, Infeasible, ItemSpace
 from slot_rl.problems.constraints.base import ListedRows
 from slot_rl.problems.constraints.conjunction import context_key
 from slot_rl.problems.context_rows import ContextDesk, ContextRequests
@@ -112,21 +113,30 @@ class RowProblem(Problem):
             read_rows=None if encoding is None else partial(_read_rows, encoding),
         )
 
+    def with_constraints(self, constraints: Sequence[Constraint]) -> Self:
+        """Returns the same problem with constraints, which must leave every context something."""
+        twin = super().with_constraints(constraints)
+        for number, fault in twin.impossible(twin._known).items():
+            names = twin.request_names(twin._known[number : number + 1])
+            raise Infeasible(f"expected {fault} for context {names.names[0] if names else number}, got none")
+        return twin
+
     def with_descriptors(self, files: Mapping[str, Path]) -> "RowProblem":
         """Returns the same problem with further categories of described columns, to ask about or to choose."""
         if self.encoding is None:
             raise ValueError(f"expected an estimator that names its columns, got {self.name} without names")
         encoding = self.encoding.with_descriptors(files)
+        constraints = () if self.constraints is None else self.constraints.constraints
         if encoding.features == self.encoding.features:
             twin = copy.copy(self)
             twin.encoding = encoding
-            return twin
+            return twin.with_constraints(constraints)
         if self.has_truth:
             raise ValueError(f"expected no truth with new choices, which it cannot know, got one for {self.name}")
         assert isinstance(self._estimator, EstimatorNet)  # no other has descriptors
         contexts = self.contexts if encoding.contexts else None
         wider = RowProblem(with_categories(self._estimator, encoding), contexts, name=self.name, encoding=encoding)
-        return wider if self.constraints is None else wider.with_constraints(self.constraints.constraints)
+        return wider.with_constraints(constraints)
 
     @property
     def catalogue(self) -> Tensor:

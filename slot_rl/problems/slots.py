@@ -287,22 +287,24 @@ class SlotProblem(Problem):
 
     def _constrain(self, constraints: Sequence[Constraint]) -> None:
         """Takes constraints, with the attributes that they speak of."""
-        constraints = [self._by_attribute(each, number) for number, each in enumerate(constraints)]
+        constraints = [self._by_attribute(each) if isinstance(each, Constraint) else each for each in constraints]
         used = {name for each in constraints if (name := getattr(each, "attribute", None)) is not None}
         self.labels = ItemLabels.of({name: texts for name, texts in self._attributes.items() if name in used})
         self.constraints = ConstraintSet(constraints, self.item_space()) if constraints else None
         if self.names is not None:
             self.names = replace(self.names, labels=self.labels, whole=self._by_number)
 
-    def _by_attribute(self, constraint: Constraint, number: int) -> Constraint:
+    def _by_attribute(self, constraint: Constraint) -> Constraint:
         """Gives the groups that a quota says of the pool's vectors a name, so that requests can carry them."""
-        name = f"groups of constraint {number + 1}"
-        found = None if self._pool is None else constraint.as_attribute(name, len(self._pool))
-        if found is None:
+        groups = None if self._pool is None else constraint.groups_of(len(self._pool))
+        if groups is None:
             return constraint
-        named, groups = found
-        self._attributes = {**self._attributes, **as_attributes({name: groups}, len(groups))}
-        return named
+        (texts,) = as_attributes({"": groups}, len(groups)).values()
+        # Quotas by the same groups are quotas by one attribute.
+        same = [name for name, known in self._attributes.items() if known == texts]
+        name = same[0] if same else f"groups {len(self._attributes) + 1}"
+        self._attributes = {**self._attributes, name: texts}
+        return constraint.by_attribute(name)
 
     @property
     def _by_number(self) -> bool:

@@ -107,7 +107,7 @@ def test_a_penalty_of_another_kind_is_refused() -> None:
 
 
 @pytest.mark.parametrize("name", ["gumbel", "ppo", "rloo", "expert_iteration"])
-def test_it_learns_under_constraints_what_a_random_agent_does_not(name: str, tmp_path: Path) -> None:
+def test_it_learns_under_constraints_and_random_does_not(name: str, tmp_path: Path) -> None:
     problem = pages()
     evaluation = Evaluation(problem, EvaluationConfig(eval_size=128))
     agent = build(name, problem, tmp_path, learning_rate=3e-3, batch_size=256).learn(12_000)

@@ -114,7 +114,7 @@ def test_the_answer_is_never_less_probable_than_either_way(kind: str) -> None:
     assert forbidden(problem, observation, answer) == 0
 
 
-def test_the_policy_keeps_rules_that_its_environment_does_not_know() -> None:
+def test_the_policy_keeps_rules_that_its_spaces_do_not_say() -> None:
     problem = pages()
     with seeded_initialisation(0):
         policy = SlotPolicy(

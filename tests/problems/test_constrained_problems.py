@@ -35,7 +35,7 @@ def total(items: Tensor, *given: Tensor) -> Tensor:
 def pages(*constraints: Constraint, items: int | None = 4, **settings: Any) -> SlotProblem:
     """Two slots for lists of some of twelve vectors; a vector's only number is its place in the pool."""
     pool = torch.arange(12.0).unsqueeze(1)
-    labels = {"advertiser": ADVERTISERS, "new": NEW}
+    labels: dict[str, list[Any]] = {"advertiser": ADVERTISERS, "new": NEW}
     return SlotProblem(total, 2, items, pool=pool, item_labels=labels, constraints=constraints, **settings)
 
 
@@ -84,7 +84,7 @@ def test_lists_that_never_have_an_answer_are_refused(monkeypatch: pytest.MonkeyP
         )
 
 
-def test_labels_are_observed_only_where_constraints_speak_of_them() -> None:
+def test_labels_are_observed_where_constraints_speak_of_them() -> None:
     assert list(pages().observation_parts()) == ["candidates"]
     assert list(pages(Distinct()).observation_parts()) == ["candidates"]
     problem = pages(Distinct(), AtMost(1, "new"), AtMost(2, "new", 1))

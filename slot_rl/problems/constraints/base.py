@@ -148,9 +148,13 @@ class Constraint(ABC):
         """Whether the constraint speaks of single items, which must be the same in every request."""
         return True
 
-    def as_attribute(self, name: str, items: int) -> "tuple[Constraint, Sequence[object]] | None":
-        """Returns the constraint by an attribute's name, and the attribute, if it has a group for each of the items."""
+    def groups_of(self, items: int) -> Sequence[object] | None:
+        """Returns the group of each of so many items, if the constraint says them one by one; otherwise None."""
         return None
+
+    def by_attribute(self, name: str) -> "Constraint":
+        """Returns the constraint that speaks of its groups by an attribute's name."""
+        return self
 
     @property
     def countable(self) -> bool:

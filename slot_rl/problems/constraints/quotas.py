@@ -32,15 +32,16 @@ class _Bounds(Constraint):
         """Whether the groups are given item by item."""
         return self.attribute is None
 
-    def as_attribute(self, name: str, items: int) -> tuple[Constraint, Sequence[object]] | None:
-        """Returns the constraint by name, if it has a whole number or a truth value for each of the items."""
-        if isinstance(self.of, str | Mapping):
+    def groups_of(self, items: int) -> Sequence[object] | None:
+        """Returns the groups, if there is a whole number, a name or a truth value for each of the items."""
+        if isinstance(self.of, str | Mapping) or self.value is not None:
             return None
         groups = _numbers(self.of)
-        if groups.shape != (items,) or groups.is_floating_point() or self.value is not None:
-            return None
-        meant = str(True) if groups.dtype == torch.bool else None
-        return replace(self, of=name, value=meant), groups.tolist()
+        return groups.tolist() if groups.shape == (items,) and not groups.is_floating_point() else None
+
+    def by_attribute(self, name: str) -> Constraint:
+        """Returns the quota by an attribute's name; of truth values, the items that are meant."""
+        return replace(self, of=name, value=str(True) if _numbers(self.of).dtype == torch.bool else None)
 
     def check(self, space: ItemSpace) -> None:
         """Refuses a negative count, and an attribute that the items do not have."""

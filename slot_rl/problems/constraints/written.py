@@ -111,6 +111,20 @@ def constraints_of(entries: Sequence[Entry | Constraint], trust: bool = False) -
     return [entry if isinstance(entry, Constraint) else _built(entry, trust) for entry in entries]
 
 
+def moved_entries(entries: Sequence[Entry], feasible: str | None) -> list[Entry]:
+    """Returns entries whose file of allowed answers lies elsewhere, with the hash that it must have.
+
+    Raises:
+        ValueError: If it has moved and there is none.
+    """
+    if feasible is not None and not any("feasible" in entry for entry in entries):
+        raise ValueError(f"expected no --feasible for a run without a table of allowed answers, got {feasible}")
+    return [
+        {"feasible": {**entry["feasible"], "file": feasible}} if feasible is not None and "feasible" in entry else entry
+        for entry in entries
+    ]
+
+
 def contents_of(entries: Sequence[Entry]) -> list[Entry]:
     """Returns what entries say, with the hashes of files in place of their paths."""
     return [{"feasible": entry["feasible"]["sha256"]} if "feasible" in entry else dict(entry) for entry in entries]

@@ -84,20 +84,21 @@ def _distinct(draw: st.DrawFn, slots: int, items: int) -> list[Written]:
         members, order = list(order[: min(size, items)]), order[size:]
         if members:
             whole = len(members) == slots and draw(st.booleans())
-            found.append(
-                (
-                    Distinct() if whole else Distinct(members),
-                    lambda row, labels, context, m=members: len({row[s] for s in m}) == len(m),
-                )
-            )
+            found.append((Distinct() if whole else Distinct(members), partial(_all_different, members)))
     return found
+
+
+def _all_different(slots: list[int], row: Row, labels: Labels, context: int) -> bool:
+    return len({row[slot] for slot in slots}) == len(slots)
 
 
 @st.composite
 def _fixed(draw: st.DrawFn, mask: Tensor) -> Written:
     chosen = draw(st.lists(st.integers(0, len(mask) - 1), min_size=1, max_size=2, unique=True))
-    items = {slot: draw(st.sampled_from(mask[slot].nonzero().flatten().tolist())) for slot in chosen}
-    return Fixed(items), lambda row, labels, context: all(row[slot] == item for slot, item in items.items())
+    items: dict[int | str, int | str] = {
+        slot: draw(st.sampled_from(mask[slot].nonzero().flatten().tolist())) for slot in chosen
+    }
+    return Fixed(items), lambda row, labels, context: all(row[int(slot)] == item for slot, item in items.items())
 
 
 @st.composite

@@ -12,6 +12,7 @@ import torch
 from slot_rl.problems.constraints import AtLeast, AtMost, Constraint, Distinct, Feasible, Fixed, NotTogether
 from slot_rl.problems.constraints.written import (
     ConstraintFlags,
+    Entry,
     constraints_of,
     contents_of,
     read_entries,
@@ -47,7 +48,7 @@ def test_flags_and_yaml_become_entries(folder: Path) -> None:
     flags = ConstraintFlags(True, ("top=a", "1=b=c"), ("2:kind", "0:kind=x=y"), ("1:new=yes",), "valid.csv", more)
     table = {"file": str(folder / "valid.csv"), "sha256": sha256(TABLE)}
     code = {"file": f"{folder / 'rule.py'}:first_is_low", "sha256": sha256(CODE)}
-    expected = [
+    expected: list[Entry] = [
         {"not_together": [["a", "b"]]},
         {"feasible": code},
         {"fixed": {2: "c"}},
@@ -65,7 +66,7 @@ def test_flags_and_yaml_become_entries(folder: Path) -> None:
     assert contents_of(expected)[1] == {"feasible": sha256(CODE)} and contents_of(expected)[3] == {"distinct": True}
 
 
-def test_entries_become_constraints_also_after_a_run_has_kept_them(folder: Path) -> None:
+def test_entries_become_constraints_after_a_run_has_kept_them(folder: Path) -> None:
     text = """
 - distinct: true
 - distinct: [0, top]
