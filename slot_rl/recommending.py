@@ -237,6 +237,7 @@ class Recommender:
         *,
         estimator: str | None = None,
         truth: Path | str | None = None,
+        feasible: str | None = None,
         trust: bool = False,
     ) -> "Recommender":
         """Loads a run from its folder; arguments and errors as for ``slot_rl.load``.
@@ -245,7 +246,7 @@ class Recommender:
         """
         if not isinstance(problem, Problem):
             where = None if truth is None else Path(truth)
-            problem = problem_of_run(_without_truth(Path(run)), estimator, where, trust, problem)
+            problem = problem_of_run(_without_truth(Path(run)), estimator, where, trust, problem, feasible=feasible)
         return cls(load(run, problem))
 
     def __call__(

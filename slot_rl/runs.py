@@ -11,6 +11,7 @@ from slot_rl.estimators.trusted import parse_reference
 from slot_rl.evaluation import EvaluationConfig
 from slot_rl.io import CHECKPOINT, SUMMARY, read_config, read_json
 from slot_rl.problems import Problem
+from slot_rl.problems.constraints.written import ConstraintFlags
 from slot_rl.problems.named import OWN
 from slot_rl.reevaluation import problem_of_run
 from slot_rl.seeding import Seed, as_seed
@@ -47,6 +48,7 @@ def train(
     truth: Path | str | None = None,
     trust: bool = False,
     wandb: WandbMode | None = None,
+    constraints: ConstraintFlags | None = None,
     evaluation: EvaluationConfig | None = None,
     options: Options | None = None,
     **changes: Any,
@@ -64,6 +66,8 @@ def train(
         truth: Table with the true scores, with an id.
         trust: Whether a ``path.py`` may be executed.
         wandb: Weights & Biases mode.
+        constraints: What answers are allowed, as the flags say it, with an id or ``path.py:function``; a built problem
+            has its own (``problem.with_constraints``).
         evaluation: The requests to judge on.
         options: The agent's options; its defaults if None.
         changes: Single options that differ, for example ``learning_rate=3e-4``.
@@ -76,6 +80,8 @@ def train(
         raise ValueError(f"expected an agent among {', '.join(AGENTS)}, got {agent!r}")
     if not isinstance(problem, Problem | str):
         raise TypeError(f"expected a problem, an id, or path.py:function, got {type(problem).__name__}")
+    if isinstance(problem, Problem) and constraints is not None:
+        raise ValueError("expected no constraints with a built problem, which has its own (problem.with_constraints)")
     own = problem if isinstance(problem, str) and parse_reference(problem) is not None else None
     run = RunConfig(
         env=RunConfig.env if own else problem if isinstance(problem, str) else OWN,
@@ -88,6 +94,7 @@ def train(
         out=None if out is None else Path(out),
         force=force,
         wandb=wandb,
+        constraints=constraints or ConstraintFlags(),
         evaluation=evaluation or EvaluationConfig(),
     )
     built = problem if isinstance(problem, Problem) else run.make_problem()
@@ -102,6 +109,7 @@ def load(
     *,
     estimator: str | None = None,
     truth: Path | str | None = None,
+    feasible: str | None = None,
     trust: bool = False,
 ) -> TrainedRun:
     """Loads a run from its folder.
@@ -111,6 +119,7 @@ def load(
         problem: What it was trained on, if it was built in Python; ``path.py:function`` if that file has moved.
         estimator: Folder or ``path.py:function`` of the estimator, if it has moved.
         truth: Table with the true scores, if it has moved.
+        feasible: Table or ``path.py:function`` of the allowed answers, if it has moved.
         trust: Whether a ``path.py`` may be executed.
 
     Raises:
@@ -120,7 +129,7 @@ def load(
     document = read_config(folder)
     if not isinstance(problem, Problem):
         where = None if truth is None else Path(truth)
-        problem = problem_of_run(document, estimator, where, trust, problem)
+        problem = problem_of_run(document, estimator, where, trust, problem, feasible=feasible)
     if not (folder / SUMMARY).is_file():
         raise ValueError(f"expected a run that ended, with {SUMMARY}, got {folder} without one")
     agent = load_agent(folder / CHECKPOINT, SlotVecEnv(problem, 2))

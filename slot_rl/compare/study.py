@@ -28,6 +28,7 @@ from slot_rl.problems import Problem, Unmeasured, make_problem
 from slot_rl.problems.constraints.written import Entry, contents_of, read_entries, resolved_entries
 from slot_rl.problems.named import (
     OWN,
+    OWN_CONSTRAINTS,
     check_unmeasured,
     constrained,
     estimator_hash,
@@ -106,6 +107,8 @@ class Task:
             document["unmeasured"] = self.unmeasured
         if self.constraints or not self.own_constraints:
             document |= self._limits() | {"constraints": contents_of(self.constraints)}
+        if self.own_constraints and self.env in OWN_CONSTRAINTS:
+            document["constraints_of_env"] = ", ".join(map(str, OWN_CONSTRAINTS[self.env]))
         if self.problem is not None:
             document["problem_sha256"] = own_reference(self.problem).sha256()
         if self.built is not None:

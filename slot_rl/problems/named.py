@@ -46,6 +46,10 @@ SHIPPED_SLATE = "slate-v0"
 PICK_VALUE = "SlotRL/PickValue-v0"
 
 
+OWN_CONSTRAINTS: dict[str, tuple[Constraint, ...]] = {SLATE: (Distinct(), AtMost(MOST_OF_A_GROUP, GROUP))}
+"""Constraints of the problems with an id that have some."""
+
+
 @dataclass(frozen=True)
 class Synthetic:
     """A slot problem with a known ground truth and an estimator of it that comes with the package.
@@ -322,7 +326,7 @@ def _slate(asked: Arguments) -> SlotProblem:
         pool=slate_catalogue(),
         context_dim=DIM,
         item_labels={GROUP: slate_groups().tolist()},
-        constraints=[Distinct(), AtMost(MOST_OF_A_GROUP, GROUP)] if asked.own_constraints else (),
+        constraints=OWN_CONSTRAINTS[SLATE] if asked.own_constraints else (),
     )
 
 

@@ -7,11 +7,13 @@ from slot_rl.problems.constraints.feasible import Feasible
 from slot_rl.problems.constraints.fixed import Fixed
 from slot_rl.problems.constraints.not_together import NotTogether
 from slot_rl.problems.constraints.quotas import AtLeast, AtMost
+from slot_rl.problems.constraints.written import ConstraintFlags
 
 __all__ = [
     "AtLeast",
     "AtMost",
     "Constraint",
+    "ConstraintFlags",
     "ConstraintSet",
     "Distinct",
     "Feasible",
