@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 import slot_rl
-from slot_rl.compare.study import make_task, parse_task
+from slot_rl.compare.study import evaluation_on, make_task, parse_task
 from slot_rl.evaluation import EvaluationConfig
 from slot_rl.networks import PointerSize
 from slot_rl.problems import make_problem
@@ -59,6 +59,13 @@ def test_what_a_run_depends_on_names_its_constraints(tmp_path: Path) -> None:
     assert documents[1]["constraints"] == [{"distinct": True}]
     assert str(parse_task(texts[1]).make_problem().constraints) == "Distinct()"
     assert parse_task(texts[3]).make_problem().constraints is None
+
+
+def test_references_are_measured_once_for_each_constraint() -> None:
+    config = EvaluationConfig(eval_size=4)
+    tasks = [make_task("SlotRL/Slots-v0", {}, constraints=entries) for entries in ([], [{"distinct": True}])]
+    free, distinct, again = (evaluation_on(task, config) for task in (*tasks, tasks[1]))
+    assert distinct is again and distinct.best_score < free.best_score
 
 
 def test_a_task_says_yes_or_no_to_own_constraints() -> None:

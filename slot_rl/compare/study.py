@@ -85,7 +85,7 @@ class Task:
     problem: str | None = None
     built: Problem | None = None
     unmeasured: Unmeasured = "omit"
-    constraints: tuple[Entry, ...] = ()
+    constraints: tuple[Entry, ...] = field(default=(), hash=False)  # mappings have no hash
     own_constraints: bool = True
 
     def make_problem(self) -> Problem:
