@@ -182,7 +182,7 @@ class LoggedAgent(OneStepAgent):
         if self.problem.constraints is None:
             return rows
         # What the policy must not name, it need not imitate.
-        allowed = self.problem.constraints.first_broken(rows.observation, rows.choice)[0] < 0
+        allowed = self.problem.constraints.allows(rows.observation, rows.choice)
         if int(allowed.sum()) < 2:
             raise ValueError(
                 f"expected at least two logged rows that satisfy {self.problem.constraints}, got {int(allowed.sum())} "

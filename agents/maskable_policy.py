@@ -111,7 +111,7 @@ class SequentialPolicy(MaskableActorCriticPolicy):
         fillers, total = OpenItems(self._problem, observation), torch.zeros(len(choice), dtype=torch.float64)
         for slot in range(self._problem.slots):
             prefix = choice.masked_fill(torch.arange(self._problem.slots) >= slot, OPEN)
-            logits = self.point(observation, prefix)[0][:, slot].masked_fill(~fillers.at(prefix, slot), -torch.inf)
+            logits = self._open_logits(observation, fillers, prefix, slot)
             total += log_prob_of(logits.double().unsqueeze(1), choice[:, slot : slot + 1])
         return total
 
@@ -119,9 +119,13 @@ class SequentialPolicy(MaskableActorCriticPolicy):
         choice = torch.full((len(observation), self._problem.slots), OPEN)
         fillers = OpenItems(self._problem, observation)
         for slot in range(self._problem.slots):
-            logits = self.point(observation, choice)[0][:, slot].masked_fill(~fillers.at(choice, slot), -torch.inf)
+            logits = self._open_logits(observation, fillers, choice, slot)
             choice[:, slot] = logits.argmax(dim=-1) if generator is None else draw(logits, generator)
         return choice
+
+    def _open_logits(self, observation: Observation, fillers: OpenItems, choice: Tensor, slot: int) -> Tensor:
+        """Returns the logits ``(batch, items)`` of a slot of partial answers, minus infinity where items are closed."""
+        return self.point(observation, choice)[0][:, slot].masked_fill(~fillers.at(choice, slot), -torch.inf)
 
     def act_and_value(self, obs: PyTorchObs, masks: Masks) -> tuple[MaskableCategoricalDistribution, Tensor]:
         """Returns the distribution of the next slot's item, and the values ``(batch, 1)``."""

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from math import isfinite
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -92,9 +91,12 @@ def checked_penalty(problem: Problem, infeasible: str, penalty: float | None) ->
         return None
     if penalty is None:
         return default_penalty(problem)
-    if isinstance(penalty, bool) or not isinstance(penalty, (int, float, np.number)) or not isfinite(penalty):
+    number = penalty.item() if isinstance(penalty, np.number) else penalty
+    # Rewards are float32.
+    limit = float(np.finfo(np.float32).max)
+    if isinstance(number, bool) or not isinstance(number, int | float) or not abs(number) <= limit:
         raise ValueError(f"expected a finite number as penalty, got {penalty!r}")
-    return float(penalty)
+    return float(number)
 
 
 @dataclass

@@ -6,12 +6,52 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import numpy.typing as npt
+from gymnasium import spaces
+from gymnasium.core import ActType
 
 from slot_rl.envs.episodes import Arrays, Episodes, Infeasibility, action_space, as_problem, observation_space
 from slot_rl.problems import Problem
 
 
-class SlotsEnv(gym.Env[Arrays, npt.NDArray[np.int64]]):
+class BatchOfOne(gym.Env[Arrays, ActType]):
+    """A single episode at a time; a subclass says what a step is.
+
+    Attributes:
+        problem: The problem.
+    """
+
+    metadata: dict[str, Any] = {"render_modes": []}
+
+    def __init__(
+        self, episodes: Episodes, observations: spaces.Space[Any], actions: spaces.Space[Any], render_mode: None
+    ) -> None:
+        """Takes the episodes, a batch of one, and the spaces."""
+        self.problem, self.render_mode = episodes.problem, render_mode
+        self.observation_space, self.action_space = observations, actions
+        self._batch = episodes
+        self._batch.seed(self.np_random)
+
+    @property
+    def penalty(self) -> float | None:
+        """The reward of an answer that is not allowed; None where such answers are refused."""
+        return self._batch.penalty
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Arrays, dict[str, Any]]:
+        """Opens a request; ``options["observation"]`` opens a given one."""
+        super().reset(seed=seed)
+        if seed is not None:
+            self._batch.seed(self.np_random)
+        if options and options.get("observation") is not None:
+            options = {**options, "observation": _stacked(options["observation"])}
+        self._last = self._batch.start(options)
+        return first_of(self._last), self._info()
+
+    def _info(self) -> dict[str, Any]:
+        """Returns what is told of the open request."""
+        return {}
+
+
+class SlotsEnv(BatchOfOne[npt.NDArray[np.int64]]):
     """One-step episodes: see a request, choose an item per slot, get the estimator's score.
 
     The observation is a dict of ``candidates``, ``mask`` and ``context``, only those that vary between requests; the
@@ -20,8 +60,6 @@ class SlotsEnv(gym.Env[Arrays, npt.NDArray[np.int64]]):
     An answer that names a masked item or breaks a constraint is refused. With ``infeasible="penalise"`` it earns
     ``penalty`` instead and counts as one estimator call, and ``info["infeasible"]`` tells which answers did.
     """
-
-    metadata: dict[str, Any] = {"render_modes": []}
 
     def __init__(
         self,
@@ -44,28 +82,9 @@ class SlotsEnv(gym.Env[Arrays, npt.NDArray[np.int64]]):
         Raises:
             ValueError: If the problem cannot be built from the arguments.
         """
-        self.problem = as_problem(problem, options)
-        self.render_mode = render_mode
-        self.observation_space = observation_space(self.problem)  # type: ignore[assignment]
-        self.action_space = action_space(self.problem)
-        self._episodes = Episodes(self.problem, 1, infeasible, penalty)
-        self._episodes.seed(self.np_random)
-        self._last: Arrays = {}
-
-    @property
-    def penalty(self) -> float | None:
-        """The reward of an answer that is not allowed; None where such answers are refused."""
-        return self._episodes.penalty
-
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Arrays, dict[str, Any]]:
-        """Opens a request; ``options["observation"]`` opens a given one."""
-        super().reset(seed=seed)
-        if seed is not None:
-            self._episodes.seed(self.np_random)
-        if options and options.get("observation") is not None:
-            options = {**options, "observation": stacked(options["observation"])}
-        self._last = self._episodes.start(options)
-        return first_of(self._last), {}
+        problem = as_problem(problem, options)
+        episodes = Episodes(problem, 1, infeasible, penalty)
+        super().__init__(episodes, observation_space(problem), action_space(problem), render_mode)
 
     def step(self, action: npt.NDArray[np.int64]) -> tuple[Arrays, float, bool, bool, dict[str, Any]]:
         """Scores a choice and ends the episode.
@@ -73,13 +92,12 @@ class SlotsEnv(gym.Env[Arrays, npt.NDArray[np.int64]]):
         Raises:
             ValueError: If the action names no item; also if it is not allowed, unless such answers are penalised.
         """
-        reward, infeasible = self._episodes.finish(np.asarray(action)[None])
+        reward, infeasible = self._batch.finish(np.asarray(action)[None])
         info = {} if self.penalty is None else {"infeasible": bool(infeasible[0])}
         return first_of(self._last), float(reward[0]), True, False, info
 
 
-def stacked(observation: Any) -> Arrays:
-    """Returns a given observation as a batch of one; raises TypeError if it is no mapping."""
+def _stacked(observation: Any) -> Arrays:
     if not isinstance(observation, Mapping):
         raise TypeError(f"expected a mapping as the given observation, got {type(observation).__name__}")
     return {name: np.asarray(part)[None] for name, part in observation.items()}

@@ -23,6 +23,7 @@ from torch import Tensor
 
 from slot_rl.envs.episodes import Arrays, Episodes, integers, observation_space, to_arrays
 from slot_rl.problems import Observation, Problem
+from slot_rl.search import allowed_items
 from slot_rl.selectors.rules import OPEN
 
 Shaping = Literal["none", "potential"]
@@ -61,13 +62,14 @@ class OpenItems:
     def __init__(self, problem: Problem, observation: Observation) -> None:
         """Takes the requests; raises ValueError if one of them allows no answer."""
         self._rules = problem.rules(observation)
-        mask = problem.mask(observation)
-        shape = (len(observation), problem.slots, problem.items)
-        self._mask = torch.ones(shape, dtype=torch.bool) if mask is None else mask.expand(shape)
+        self._allowed = allowed_items(problem, observation) if self._rules is None else None
 
     def at(self, choice: Tensor, slot: int) -> Tensor:
         """Returns the items that may fill a slot of partial answers ``(batch, slots)``, ``(batch, items)``."""
-        return self._mask[:, slot] if self._rules is None else self._rules.open_items(choice, slot)
+        if self._rules is not None:
+            return self._rules.open_items(choice, slot)
+        assert self._allowed is not None
+        return self._allowed[:, slot]
 
     def completed(self, choice: Tensor) -> Tensor:
         """Fills the open slots of partial answers with the first item that is open to them, ``(batch, slots)``."""

@@ -442,12 +442,11 @@ def check_choice(problem: Problem, observation: Observation, choice: Tensor) -> 
             row, slot = masked.nonzero()[0].tolist()
             raise ValueError(f"expected an allowed item in slot {slot}, got masked item {int(choice[row, slot])}")
     if problem.constraints is not None:
-        broken, constraints = problem.constraints.first_broken(observation, choice)
+        broken = problem.constraints.first_broken(observation, choice)
         if (broken >= 0).any():
             row = int((broken >= 0).int().argmax())
-            raise Infeasible(
-                f"expected a configuration that satisfies {constraints[int(broken[row])]}, got {choice[row].tolist()}"
-            )
+            constraint = problem.constraints.constraints[int(broken[row])]
+            raise Infeasible(f"expected a configuration that satisfies {constraint}, got {choice[row].tolist()}")
 
 
 def _finite(what: str, answer: Tensor) -> Tensor:

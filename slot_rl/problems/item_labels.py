@@ -1,6 +1,6 @@
 """Attributes of items that constraints speak of, as category numbers."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence, Sized
 from dataclasses import dataclass
 
 import torch
@@ -54,10 +54,13 @@ def as_attributes(labels: Mapping[str, Sequence[object]], items: int) -> dict[st
     Raises:
         ValueError: If an attribute does not have a category for each item.
     """
+    if not isinstance(labels, Mapping):
+        raise ValueError(f"expected item_labels as a mapping of names to categories, got {type(labels).__name__}")
     found = {}
     for name, given in labels.items():
-        values: Collection[object] = given.tolist() if hasattr(given, "tolist") else given
-        if len(values) != items:
-            raise ValueError(f"expected item_labels {name!r} with {items} categories, got {len(values)}")
+        values: object = given.tolist() if hasattr(given, "tolist") else given
+        if isinstance(values, str) or not isinstance(values, Sequence) or len(values) != items:
+            got = repr(values) if isinstance(values, str) or not isinstance(values, Sized) else len(values)
+            raise ValueError(f"expected item_labels {name!r} with {items} categories, got {got}")
         found[str(name)] = [canonical(str(value)) for value in values]
     return found

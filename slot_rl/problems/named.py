@@ -157,6 +157,8 @@ def make_problem(
     if env_id != OWN:
         _refuse(env_id, problem=problem)
     check_unmeasured(unmeasured, truth)
+    if not isinstance(own_constraints, bool):
+        raise TypeError(f"expected own_constraints True or False, got {own_constraints!r}")
     built = BUILDERS[env_id](
         Arguments(env_id, estimator, truth, fewest_items, trust, problem, unmeasured, own_constraints)
     )

@@ -12,8 +12,7 @@ from torch import Tensor
 
 from slot_rl.problems.observation import Observation
 
-ESTIMATED, TRUE, RANK, REASON = "estimated_score", "true_score", "rank", "not_answered"
-PROPENSITY = "propensity"
+ESTIMATED, TRUE, PROPENSITY, RANK, REASON = "estimated_score", "true_score", "propensity", "rank", "not_answered"
 """Names of the columns that a file of answers adds."""
 
 

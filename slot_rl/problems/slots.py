@@ -21,7 +21,7 @@ from slot_rl.estimators.table import read_table
 from slot_rl.problems.base import Budget, Problem
 from slot_rl.problems.candidate_file import CandidateRequests
 from slot_rl.problems.constraints import Constraint, ConstraintSet, ItemSpace
-from slot_rl.problems.constraints.base import ListedRows
+from slot_rl.problems.constraints.base import ListedRows, as_constraints
 from slot_rl.problems.item_labels import NO_LABELS, ItemLabels, as_attributes
 from slot_rl.problems.observation import KINDS, TYPES, Observation, ObservationPart, TensorLike, as_tensor
 from slot_rl.problems.page_file import PageRequests
@@ -134,6 +134,8 @@ class SlotProblem(Problem):
             raise ValueError(f"expected slot_features of {slots} slots, got {tuple(features.shape)}")
         self.labels = NO_LABELS
         self.names = self._named(item_ids, context_columns, context_categories)
+        if item_labels and self._pool is None:
+            raise ValueError("expected a pool of vectors with item_labels, got none")
         self._attributes = as_attributes(item_labels or {}, 0 if self._pool is None else len(self._pool))
         self._constrain(constraints)
         self._try_out()
@@ -161,38 +163,26 @@ class SlotProblem(Problem):
 
     def item_space(self) -> ItemSpace:
         """Returns the slots, and the items where they are the same in every request."""
-        mask, pool = torch.ones(self.slots, self.items, dtype=torch.bool), self._pool
-        attributes = tuple(self._attributes)
-        if pool is None or not self._whole_pool or len(pool) != self.items:
-            return ItemSpace(
-                self.name, mask, self._slot_names, fixed=False, attributes=attributes, labels=self.labels.names
-            )
-        ids = None if self.names is None else (self.names.items,) * self.slots
-        read = None if self.names is None else partial(_read_rows, self.names)
+        names = self.names if self._whole_pool else None
         return ItemSpace(
             self.name,
-            mask,
+            torch.ones(self.slots, self.items, dtype=torch.bool),
             self._slot_names,
-            ids,
-            attributes=attributes,
+            None if names is None else (names.items,) * self.slots,
+            fixed=self._whole_pool,
+            attributes=tuple(self._attributes),
             labels=self.labels.names,
-            fixed_labels=self.labels.codes if self.labels.names else None,
-            read_rows=read,
+            fixed_labels=self.labels.codes if self._whole_pool and self.labels.names else None,
+            read_rows=None if names is None else partial(_read_rows, names),
         )
 
     def rules(self, observation: Observation) -> Rules | None:
         """Returns what the constraints allow requests, which may have another number of candidates than usual."""
-        candidates = observation.candidates
-        if self.constraints is not None and candidates is not None and candidates.shape[1] != self.items:
-            return self.with_items(candidates.shape[1]).rules(observation)
-        return super().rules(observation)
+        return Problem.rules(self._as_wide_as(observation), observation)
 
     def impossible(self, observation: Observation) -> dict[int, str]:
         """Returns why requests have no allowed configuration; see :meth:`Problem.impossible`."""
-        candidates = observation.candidates
-        if self.constraints is not None and candidates is not None and candidates.shape[1] != self.items:
-            return self.with_items(candidates.shape[1]).impossible(observation)
-        return super().impossible(observation)
+        return Problem.impossible(self._as_wide_as(observation), observation)
 
     def with_constraints(self, constraints: Sequence[Constraint]) -> Self:
         """Returns the same problem with constraints; see :meth:`Problem.with_constraints`."""
@@ -285,10 +275,17 @@ class SlotProblem(Problem):
         """Returns what answers rows with contexts and perhaps lists of candidates."""
         return super().desk(items) if self.names is None else PageDesk(self.names, items, impossible=self.impossible)
 
+    def _as_wide_as(self, observation: Observation) -> "SlotProblem":
+        """Returns the problem with constraints on as many candidates as the requests have."""
+        candidates = observation.candidates
+        if self.constraints is None or candidates is None or candidates.shape[1] == self.items:
+            return self
+        return self.with_items(candidates.shape[1])
+
     def _constrain(self, constraints: Sequence[Constraint]) -> None:
         """Takes constraints, with the attributes that they speak of."""
-        constraints = [self._by_attribute(each) if isinstance(each, Constraint) else each for each in constraints]
-        used = {name for each in constraints if (name := getattr(each, "attribute", None)) is not None}
+        constraints = [self._by_attribute(each) for each in as_constraints(constraints)]
+        used = {each.attribute for each in constraints}
         self.labels = ItemLabels.of({name: texts for name, texts in self._attributes.items() if name in used})
         self.constraints = ConstraintSet(constraints, self.item_space()) if constraints else None
         if self.names is not None:

@@ -178,8 +178,8 @@ def _blocks(problem: Problem, observation: Observation) -> Iterator[tuple[Tensor
     """Yields configurations, and which requests allow them."""
     batch, rules = len(observation), problem.rules(observation)
     per_block = max(1, _CHUNK // batch)
-    if isinstance(rules, TableRules) and problem.constraints is not None and problem.constraints.rows is not None:
-        yield from zip(problem.constraints.rows.split(per_block), rules.allowed_rows().T.split(per_block), strict=True)
+    if isinstance(rules, TableRules):
+        yield from zip(rules.rows.split(per_block), rules.allowed_rows().T.split(per_block), strict=True)
         return
     sizes = torch.tensor(problem.sizes)
     strides = torch.tensor([prod(problem.sizes[i + 1 :]) for i in range(problem.slots)])

@@ -181,10 +181,10 @@ class _Exchanges(_RuledMoves):
 class _ListedRows(_RuledMoves):
     """The pairs are listed rows that differ in two slots, not both of which could be swapped alone."""
 
-    def __init__(self, problem: Problem, observation: Observation, rules: TableRules, rows: Tensor) -> None:
+    def __init__(self, problem: Problem, observation: Observation, rules: TableRules) -> None:
         super().__init__(problem, observation, rules)
-        self._listed, self._listed_for = rows, rules.allowed_rows()
-        self._row_items = one_hot(rows, problem.items, torch.float32).flatten(1).T
+        self._listed, self._listed_for = rules.rows, rules.allowed_rows()
+        self._row_items = one_hot(rules.rows, problem.items, torch.float32).flatten(1).T
 
     def _most_pairs(self) -> int:
         return min(MOST_PAIRS, len(self._listed)) if self._problem.slots > 1 else 0
@@ -215,9 +215,8 @@ def moves_of(problem: Problem, observation: Observation) -> Moves:
     rules = problem.rules(observation)
     if rules is None:
         return Moves(problem, observation)
-    rows = None if problem.constraints is None else problem.constraints.rows
-    if rows is not None and isinstance(rules, TableRules):
-        return _ListedRows(problem, observation, rules, rows)
+    if isinstance(rules, TableRules):
+        return _ListedRows(problem, observation, rules)
     return _Exchanges(problem, observation, rules)
 
 

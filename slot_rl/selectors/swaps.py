@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from slot_rl.selectors.base import Probe
-from slot_rl.selectors.categorical import one_hot
+from slot_rl.selectors.categorical import log_prob_of, one_hot
 from slot_rl.selectors.rules import Rules
 
 
@@ -62,8 +62,7 @@ def swap_probabilities(rules: Rules, logits: Tensor, choice: Tensor, chunk: int)
         new = item_part.view(-1, *[1] * (choice.dim() - 1))
         swapped[swaps, ..., slot_part] = torch.where(allowed, new, choice.movedim(-1, 0)[slot_part])
         conditional = rules.conditional(logits.expand(len(swaps), *logits.shape), swapped)
-        log_p = torch.log_softmax(conditional, dim=-1).gather(-1, swapped.unsqueeze(-1)).squeeze(-1).sum(dim=-1)
-        parts.append(log_p.masked_fill(~allowed, -torch.inf))
+        parts.append(log_prob_of(conditional, swapped).masked_fill(~allowed, -torch.inf))
     return torch.softmax(torch.cat(parts).unflatten(0, (slots, items)).movedim((0, 1), (-2, -1)), dim=-1)
 
 

@@ -24,8 +24,8 @@ from slot_rl.problems.truths import pick_value
 from slot_rl.search import enumerate_landscape, random_choice
 from slot_rl.seeding import generator_from
 from tests.conftest import ROOT, Command
-from tests.envs.cases import KINDS, SLOTS, allowed_answers, distinct_slots, one_request
 from tests.envs.test_single import global_states
+from tests.helpers.limited import KINDS, SLOTS, allowed_answers, distinct_slots, one_request
 
 MISSING = (
     'expected the extra [contrib] for --agent maskable_ppo (pip install "slot_rl[contrib]"), got no module sb3_contrib'
@@ -226,7 +226,7 @@ def test_it_learns_distinct_values_near_one_half(contrib: Any) -> None:
     options = MaskablePPOOptions(batch_size=128, minibatch_size=64, learning_rate=3e-3, policy=PointerSize(32, 64))
     agent = build(problem, options)
     assert optimality(agent) < 0.5
-    assert optimality(agent.learn(128 * 24)) > 0.9
+    assert optimality(agent.learn(128 * 16)) > 0.9
 
 
 def test_the_command_trains_and_logs_it(contrib: Any, script: Command, tmp_path: Path) -> None:

@@ -20,8 +20,8 @@ from slot_rl.search import best_of, enumerate_landscape, random_choice
 from slot_rl.search.base import SearchResult
 from slot_rl.seeding import generator_from
 from tests.conftest import ROOT, Command
-from tests.helpers.rugged import CheckedRows, Watched, arbitrary_mask, row_problem
-from tests.search.cases import make_case, refuse
+from tests.helpers.limited_cases import make_case
+from tests.helpers.rugged import CheckedRows, Watched, arbitrary_mask, refuse, row_problem
 
 MISSING = (
     'expected the extra [nevergrad] for --agent nevergrad (pip install "slot_rl[nevergrad]"), got no module nevergrad'

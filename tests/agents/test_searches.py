@@ -32,8 +32,9 @@ from slot_rl.search import (
     search_constant,
 )
 from slot_rl.seeding import generator_from, seeded_initialisation
+from tests.helpers.limited_cases import make_case
 from tests.helpers.options import SEARCHES, options_of
-from tests.search.cases import make_case, refuse
+from tests.helpers.rugged import refuse
 
 ROOT = Path(__file__).resolve().parents[2]
 SIZES = (2, 5, 3)

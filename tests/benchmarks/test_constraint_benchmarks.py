@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from tests.conftest import ROOT, Command
@@ -12,14 +13,16 @@ from tests.conftest import ROOT, Command
 def test_valid_kernels_never_names_what_does_not_run(
     tmp_path: Path, script: Command, landscape: Callable[[str], Path]
 ) -> None:
-    data = landscape("gpu_dedispersion.csv").parent
-    flags = ["--share", "0.02", "--seeds", "1", "--timesteps", "2000", "--draws", "3000", "--out", tmp_path / "k"]
-    code, output, errors = script(ROOT / "scripts" / "reproduce.py", "valid-kernels", "--data", data, *flags)
+    rows = pd.read_csv(landscape("gpu_dedispersion.csv"))
+    few = rows[rows["block_size_y"].isin([64, 128, 256]) & rows["tile_size_y"].isin([1, 2, 4, 8])]
+    few.to_csv(tmp_path / "gpu_dedispersion.csv", index=False)
+    flags = ["--share", "0.1", "--seeds", "1", "--timesteps", "1000", "--draws", "1000", "--out", tmp_path / "k"]
+    code, output, errors = script(ROOT / "scripts" / "reproduce.py", "valid-kernels", "--data", tmp_path, *flags)
     assert code == 0, errors
     figures = json.loads((tmp_path / "k" / "results.json").read_text())["figures"]
     assert figures["valid 0"]["invalid_answers"] == figures["valid 0"]["invalid_draws"] == 0
     # The control learns the same without the constraint, and names configurations that do not run.
-    assert figures["all 0"]["invalid_draws"] > 300
+    assert figures["all 0"]["invalid_draws"] > 100
     assert "0/6" in output
 
 

@@ -14,7 +14,7 @@ from slot_rl.problems import Problem, make_problem
 from slot_rl.problems.constraints import Distinct, Fixed, Infeasible
 from slot_rl.search import random_choice
 from slot_rl.seeding import generator_from
-from tests.envs.cases import SLOTS, distinct_slots
+from tests.helpers.limited import SLOTS, distinct_slots
 from tests.helpers.rugged import Watched, slot_problem
 
 MIXED = np.array([[0, 1, 2, 3], [0, 1, 2, 0], [7, 6, 5, 4], [3, 3, 3, 3], [4, 0, 6, 2]])
@@ -158,6 +158,7 @@ def test_the_default_penalty_is_that_of_256_random_answers() -> None:
         ({"infeasible": "mask"}, "expected infeasible refuse or penalise, got 'mask'"),
         ({"penalty": -1.0}, "expected no penalty with infeasible='refuse', got -1.0"),
         ({"infeasible": "penalise", "penalty": float("nan")}, "expected a finite number as penalty, got nan"),
+        ({"infeasible": "penalise", "penalty": 1e39}, r"expected a finite number as penalty, got 1e\+39"),
         ({"infeasible": "penalise", "penalty": "low"}, "expected a finite number as penalty, got 'low'"),
         ({"infeasible": "penalise", "penalty": True}, "expected a finite number as penalty, got True"),
     ],

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from slot_rl.envs import SequentialEnv, SequentialVecEnv, SequentialVectorEnv
 from slot_rl.problems.constraints import Distinct
 from slot_rl.seeding import seeded_initialisation
-from tests.envs.cases import distinct_slots
+from tests.helpers.limited import distinct_slots
 
 
 def repeats(answers: npt.NDArray[Any]) -> int:

@@ -23,8 +23,8 @@ from slot_rl.envs.slot_by_slot import OpenItems, SlotBySlot
 from slot_rl.problems import Observation, Problem, make_problem
 from slot_rl.problems.constraints import Distinct, Infeasible
 from slot_rl.seeding import generator_from
-from tests.envs.cases import KINDS, SLOTS, allowed_answers, distinct_slots, one_request
 from tests.envs.test_single import global_states
+from tests.helpers.limited import KINDS, SLOTS, allowed_answers, distinct_slots, one_request
 from tests.helpers.rugged import arbitrary_mask
 
 kinds = pytest.mark.parametrize("kind", KINDS)
@@ -73,10 +73,12 @@ def test_the_episodes_are_the_allowed_answers_and_their_scores(kind: str) -> Non
 
 @pytest.mark.parametrize("kind", ["distinct", "quota", "masked"])
 def test_the_walk_can_fail(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    def careless(self: OpenItems, choice: torch.Tensor, slot: int) -> torch.Tensor:
-        return self._mask[:, slot]
+    careful = OpenItems.__init__
 
-    monkeypatch.setattr(OpenItems, "at", careless)
+    def careless(self: OpenItems, problem: Problem, observation: Observation) -> None:
+        careful(self, problem.with_constraints([]), observation)
+
+    monkeypatch.setattr(OpenItems, "__init__", careless)
     with pytest.raises((AssertionError, Infeasible)):
         test_the_episodes_are_the_allowed_answers_and_their_scores(kind)
 

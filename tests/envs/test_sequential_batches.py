@@ -19,7 +19,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecMonitor
 from slot_rl.envs import SequentialEnv, SequentialVecEnv, SequentialVectorEnv, SlotsVectorEnv
 from slot_rl.problems import Observation, Problem, make_problem
 from slot_rl.problems.constraints import Distinct
-from tests.envs.cases import KINDS, SLOTS, distinct_slots, one_request
+from tests.helpers.limited import KINDS, SLOTS, distinct_slots, one_request
 
 COUNT = 4
 OPTIONS: list[dict[str, Any]] = [

@@ -27,24 +27,40 @@ def rugged_row_net(seed: int = 0) -> EstimatorNet:
     return rugged_net(EstimatorShape(3, 3, (16,), SIZES, (4,), context_dim=2), seed)
 
 
+def refuse(problem: Problem, observation: Observation, choice: Tensor) -> None:
+    """Raises ValueError for choices ``(..., batch, slots)`` that are masked or break a constraint."""
+    for rows in choice.reshape(-1, *choice.shape[-2:]):
+        check_choice(problem, observation, rows)
+
+
 class Watched(SlotProblem):
-    """Stores all scored choices, ``(rows, batch, slots)`` or ``(batch, slots)`` a call, and refuses masked items."""
+    """Stores all scored choices, ``(rows, batch, slots)`` or ``(batch, slots)`` a call; refuses what is not allowed."""
 
     def score(self, observation: Observation, choice: Tensor) -> Tensor:
-        for rows in choice.reshape(-1, *choice.shape[-2:]):
-            check_choice(self, observation, rows)
+        refuse(self, observation, choice)
         score = super().score(observation, choice)
         self.asked = [*getattr(self, "asked", []), (choice, score)]
         return score
 
 
-class CheckedRows(RowProblem):
-    """Refuses masked items."""
+class Checked(Problem):
+    """Refuses to score what is not allowed."""
 
     def score(self, observation: Observation, choice: Tensor) -> Tensor:
-        for rows in choice.reshape(-1, *choice.shape[-2:]):
-            check_choice(self, observation, rows)
+        refuse(self, observation, choice)
         return super().score(observation, choice)
+
+    def score_selection(self, observation: Observation, selection: Tensor) -> Tensor:
+        refuse(self, observation, selection.argmax(dim=-1))
+        return super().score_selection(observation, selection)
+
+
+class CheckedRows(Checked, RowProblem):
+    """Rows of a table that refuse to be scored where they are not allowed."""
+
+
+class CheckedSlots(Checked, SlotProblem):
+    """Slots that refuse to be scored where they are not allowed."""
 
 
 def slot_problem(slots: int = 3, items: int = 4, seed: int = 0) -> Watched:

@@ -12,7 +12,7 @@ from torch import Tensor
 from slot_rl.estimators.fitting import TableFit, network_for
 from slot_rl.estimators.slate_fitting import SlateFit
 from slot_rl.estimators.slate_store import load_slates
-from slot_rl.problems import Answers, Observation, RowProblem, SlotProblem, slots
+from slot_rl.problems import Answers, Observation, RowProblem, SlotProblem, make_problem, slots
 from slot_rl.problems.base import check_choice
 from slot_rl.problems.constraints import AtLeast, AtMost, Constraint, Distinct, Feasible, Fixed, Infeasible, NotTogether
 from slot_rl.problems.requests import RequestFiles
@@ -137,6 +137,32 @@ def test_lists_of_another_length_have_rules_of_their_own() -> None:
     assert problem.impossible(replace(only, candidates=candidates[:, :3], labels=labels[:, :3])) == {0: expected}
     wider = problem.with_items(6)
     assert wider.constraints is not None and wider.sizes == (6, 6) and problem.sizes == (4, 4)
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        ([1], "expected item_labels as a mapping of names to categories, got list"),
+        ({"new": 5}, "expected item_labels 'new' with 6 categories, got 5"),
+        ({"new": "abcdef"}, "expected item_labels 'new' with 6 categories, got 'abcdef'"),
+        ({"new": [1]}, "expected item_labels 'new' with 6 categories, got 1"),
+    ],
+)
+def test_labels_that_are_no_lists_are_refused(labels: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        SlotProblem(total, 2, pool=torch.zeros(6, 1), item_labels=labels)
+    with pytest.raises(ValueError, match="expected a pool of vectors with item_labels, got none"):
+        SlotProblem(total, 2, 6, 1, item_labels=labels)
+
+
+@pytest.mark.parametrize("given", [5, "distinct", {"distinct": True}, Distinct()])
+def test_constraints_that_are_no_list_are_refused(given: Any) -> None:
+    with pytest.raises(TypeError, match="expected a list of constraints, got "):
+        make_problem("SlotRL/Slots-v0", constraints=given)
+    with pytest.raises(TypeError, match="expected (a list of )?constraints, got "):
+        pages().with_constraints(given)
+    with pytest.raises(TypeError, match="expected own_constraints True or False, got 'no'"):
+        make_problem("SlotRL/Slate-v0", own_constraints="no")  # type: ignore[arg-type]
 
 
 def test_single_items_belong_to_whole_pools_alone() -> None:

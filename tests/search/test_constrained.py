@@ -26,11 +26,11 @@ from slot_rl.search import (
     sweeps,
 )
 from slot_rl.seeding import generator_from
-from tests.search.cases import NAMES, Case, CheckedSlots, Row, make_case, refuse, slots
+from tests.helpers.limited_cases import Case, Row, each_case, each_engine, make_case, slots
+from tests.helpers.rugged import CheckedSlots, refuse
 
 Search = Callable[[Problem, Observation, int, torch.Generator], SearchResult]
 
-each_case = pytest.mark.parametrize("name", NAMES)
 each_search = pytest.mark.parametrize("search", [local_search, genetic_search, cross_entropy_search])
 
 
@@ -74,7 +74,7 @@ def test_random_permutations_are_uniform(tmp_path: Path) -> None:
 
 @each_search
 @each_case
-@pytest.mark.parametrize("calls", [1, 2, 9, 40])
+@pytest.mark.parametrize("calls", [1, 2, pytest.param(9, marks=pytest.mark.slow), 40])
 def test_every_call_is_allowed_and_counted(search: Search, name: str, calls: int, tmp_path: Path) -> None:
     case = make_case(name, tmp_path, seed=calls)
     found = search(case.problem, case.observation, calls, generator_from(calls))
@@ -86,7 +86,7 @@ def test_every_call_is_allowed_and_counted(search: Search, name: str, calls: int
 
 
 @each_search
-@each_case
+@each_engine
 def test_many_calls_find_the_constrained_optimum(search: Search, name: str, tmp_path: Path) -> None:
     case = make_case(name, tmp_path)
     found = search(case.problem, case.observation, 200, generator_from(1))
@@ -96,7 +96,7 @@ def test_many_calls_find_the_constrained_optimum(search: Search, name: str, tmp_
 @each_case
 @pytest.mark.parametrize("proposals", [1, 2, 5, 99])
 def test_guided_search_tries_allowed_moves_alone(name: str, proposals: int, tmp_path: Path) -> None:
-    for seed in range(3):
+    for seed in range(2):
         case = make_case(name, tmp_path, seed, batch=5)
         start = random_choice(case.problem, case.observation, generator_from(seed))
         found = guided_search(case.problem, case.observation, start, 7, proposals)

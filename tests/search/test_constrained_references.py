@@ -32,9 +32,9 @@ from slot_rl.search import (
     search_constant,
 )
 from slot_rl.seeding import generator_from, seeded_initialisation
-from tests.search.cases import NAMES, Case, make_case, refuse
+from tests.helpers.limited_cases import Case, each_case, each_engine, make_case
+from tests.helpers.rugged import refuse
 
-each_case = pytest.mark.parametrize("name", NAMES)
 TENS = torch.tensor([[100.0], [10.0], [1.0]])
 
 
@@ -156,7 +156,7 @@ def test_constants_are_repaired_as_by_hand(tmp_path: Path) -> None:
     assert constant_choice(case.problem, case.observation, torch.tensor([0, 0, 0])).tolist() == [[0, 3, 0]] * 2
 
 
-@each_case
+@each_engine
 def test_repaired_constants_are_allowed_and_repeat(name: str, tmp_path: Path) -> None:
     case = make_case(name, tmp_path)
     for row in product(*map(range, case.problem.sizes)):
@@ -167,7 +167,7 @@ def test_repaired_constants_are_allowed_and_repeat(name: str, tmp_path: Path) ->
             assert tuple(answer) == row or row not in case.allowed(request)
 
 
-@each_case
+@each_engine
 def test_the_best_constant_is_searched_among_repaired_ones(name: str, tmp_path: Path) -> None:
     case = make_case(name, tmp_path)
     problem, observation = case.plain, case.observation
@@ -254,7 +254,7 @@ def checked_rows(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return names
 
 
-@each_case
+@each_engine
 def test_references_of_an_evaluation_are_allowed(
     name: str, tmp_path: Path, checked_rows: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -6,7 +6,7 @@ A kind that only says which configurations break it works too, wherever all conf
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -33,7 +33,7 @@ class ListedRows:
 
 
 class Infeasible(ValueError):
-    """No configuration, or not this one, is allowed; the message names the constraint and the request."""
+    """No configuration, or not this one, is allowed; the message names the constraint, and the request if it can."""
 
 
 @dataclass(frozen=True)
@@ -202,8 +202,25 @@ class QuotaOf:
         return QuotaOf(self.source, Quota(self.quota.group, least, most), self.column, most_of_new)
 
 
+def as_constraints(constraints: Iterable[Constraint]) -> tuple[Constraint, ...]:
+    """Returns constraints as a tuple; raises TypeError if something else is given."""
+    if not isinstance(constraints, Iterable):
+        raise TypeError(f"expected a list of constraints, got {type(constraints).__name__}")
+    found = tuple(constraints)
+    for each in found:
+        if not isinstance(each, Constraint):
+            raise TypeError(f"expected constraints, got {type(each).__name__}")
+    return found
+
+
 def check_slots(names: Sequence[Slot] | None, space: ItemSpace) -> tuple[int, ...]:
-    """Returns different slots' numbers, all of them for None; raises ValueError if a slot is unknown or named twice."""
+    """Returns different slots' numbers, all of them for None.
+
+    Raises:
+        ValueError: If it is no list, or a slot is unknown or named twice.
+    """
+    if isinstance(names, str) or not isinstance(names, Sequence | None):
+        raise ValueError(f"expected a list of slots, got {names!r}")
     numbers = tuple(range(space.slots)) if names is None else tuple(space.slot(name) for name in names)
     if len(set(numbers)) < len(numbers):
         raise ValueError(f"expected different slots, got {', '.join(map(str, names or ()))}")

@@ -13,7 +13,7 @@ from math import prod
 import torch
 from torch import Tensor
 
-from slot_rl.problems.constraints.base import Constraint, Infeasible, ItemSpace, ListedRows, QuotaOf
+from slot_rl.problems.constraints.base import Constraint, Infeasible, ItemSpace, ListedRows, QuotaOf, as_constraints
 from slot_rl.problems.constraints.counting import MOST_SIDES, CountingRules
 from slot_rl.problems.constraints.tables import PrefixIndex, TableRules
 from slot_rl.problems.observation import Observation
@@ -32,6 +32,13 @@ class _Table:
     list_of: Tensor
     constraint: int
 
+    def lists(self, observation: Observation) -> tuple[Tensor, Tensor]:
+        """Returns the number of each request's list, and whether it has one."""
+        if self.contexts is None:
+            return torch.zeros(len(observation), dtype=torch.long), torch.ones(len(observation), dtype=torch.bool)
+        same = (context_key(observation).unsqueeze(1) == self.contexts).all(dim=-1)
+        return self.list_of[same.int().argmax(dim=1)], same.any(dim=1)
+
 
 class ConstraintSet:
     """Constraints that hold together.
@@ -48,27 +55,24 @@ class ConstraintSet:
             ValueError: If a constraint does not fit the problem, no configuration satisfies all, or nothing short of
                 an exponential search could tell what can be completed.
         """
-        for each in constraints:
-            if not isinstance(each, Constraint):
-                raise TypeError(f"expected constraints, got {type(each).__name__}")
+        self.constraints, self._space = as_constraints(constraints), space
+        for each in self.constraints:
             each.check(space)
-        self.constraints, self._space = tuple(constraints), space
         self._distinct = self._sets()
         self._mask = space.mask.clone()
-        for each in constraints:
+        for each in self.constraints:
             mask = each.mask(space)
             self._mask &= space.mask if mask is None else mask
         self._apart = self._together()
         self._leave_only_items_alone()
         self._quotas = self._joined_quotas()
         self._parts: dict[tuple[int, ...], ConstraintSet] = {}
-        found = {number: each.listed(space) for number, each in enumerate(constraints)}
+        found = {number: each.listed(space) for number, each in enumerate(self.constraints)}
         listed = {number: rows for number, rows in found.items() if rows is not None}
         why = self._not_countable(listed)
         self._table = self._tabled(listed, why) if listed or why else None
         if space.fixed and self._table is None:
-            labels = None if space.fixed_labels is None else space.fixed_labels.unsqueeze(0)
-            self.rules(Observation(mask=space.mask.unsqueeze(0), labels=labels), None)
+            self.rules(Observation(mask=space.mask.unsqueeze(0), labels=self._fixed_labels()), None)
 
     def __str__(self) -> str:
         """Returns the constraints as they are written."""
@@ -83,6 +87,10 @@ class ConstraintSet:
     def numbered(self) -> bool:
         """Whether a constraint speaks of single items, which must be the same in every request."""
         return any(each.numbered for each in self.constraints)
+
+    def possible(self, observation: Observation, mask: Tensor | None) -> Tensor:
+        """Returns which requests :meth:`rules` does not refuse, ``(batch,)``; arguments as there."""
+        return self._bound(observation, mask)[1]
 
     def impossible(self, observation: Observation, mask: Tensor | None) -> dict[int, str]:
         """Returns the requests without an allowed configuration by number, and for each what was expected."""
@@ -114,7 +122,7 @@ class ConstraintSet:
         batch = len(observation)
         if self._table is not None:
             given = None if mask is None or mask.dim() == 2 else mask.expand(batch, *self._mask.shape)
-            lists, known = self._lists(self._table, observation)
+            lists, known = self._table.lists(observation)
             listed = TableRules(self._table.index, lists, given)
             return listed, known if given is None else known & listed.allowed_rows().any(dim=1)
         allowed = self._allowed(batch, mask)
@@ -124,25 +132,30 @@ class ConstraintSet:
         possible &= allowed.any(dim=-1).all(dim=-1)
         return rules, possible if self._apart is None else possible & self._roomy(allowed)
 
-    def possible(self, observation: Observation, mask: Tensor | None) -> Tensor:
-        """Returns which requests :meth:`rules` does not refuse, ``(batch,)``; arguments as there."""
-        return self._bound(observation, mask)[1]
+    def allows(self, observation: Observation, choice: Tensor) -> Tensor:
+        """Returns which choices ``(..., batch, slots)`` satisfy all constraints, ``(..., batch)``; masks do not count.
 
-    def first_broken(self, observation: Observation, choice: Tensor) -> tuple[Tensor, list[Constraint]]:
-        """Returns the number of the first constraint that each choice ``(..., batch, slots)`` breaks; -1 for none.
-
-        The numbers are places in :attr:`constraints`, which are returned too.
+        It is the same as the rules say, and much cheaper than to fill a choice slot by slot.
         """
-        first, table = torch.full(choice.shape[:-1], -1), self._table
-        if table is not None:
-            lists, known = self._lists(table, observation)
-            missing = ~(table.index.contains(lists.expand(choice.shape[:-1]), choice) & known)
+        if self._table is None:
+            return self.first_broken(observation, choice) < 0
+        lists, known = self._table.lists(observation)
+        return self._table.index.contains(lists.expand(choice.shape[:-1]), choice) & known
+
+    def first_broken(self, observation: Observation, choice: Tensor) -> Tensor:
+        """Returns the place in :attr:`constraints` of the first one that each choice breaks; -1 for none.
+
+        Shapes are those of :meth:`allows`.
+        """
+        first = torch.full(choice.shape[:-1], -1)
+        if self._table is not None:
+            missing = ~self.allows(observation, choice)
             if not bool(missing.any()):
-                return first, list(self.constraints)
-            first[missing] = table.constraint
+                return first
+            first[missing] = self._table.constraint
         for number, each in reversed(list(enumerate(self.constraints))):
             first[each.broken(self._space, choice, observation.labels)] = number
-        return first, list(self.constraints)
+        return first
 
     def _sets(self) -> Tensor:
         """Returns for each slot which set of distinct slots it is in; -1 for none."""
@@ -218,21 +231,30 @@ class ConstraintSet:
             contexts, of = torch.unique(found.contexts, dim=0, return_inverse=True)
         lists = torch.zeros(1 if contexts is None else len(contexts), len(rows), dtype=torch.bool)
         lists[of, place] = True
-        labels = None if space.fixed_labels is None else space.fixed_labels.unsqueeze(0)
-        good = self._mask.gather(1, rows.T).all(dim=0)
-        for each in self.constraints:
-            here = good & ~each.broken(space, rows.unsqueeze(1), labels).squeeze(1)
-            if not bool((lists & here).any()):
-                raise Infeasible(
-                    f"expected a configuration of {space.problem} that satisfies {self}, got none left with {each}"
-                )
-            good = here
+        good = self._satisfying(rows, lists)
         lists = (lists & good)[:, good]
         kept = lists.any(dim=1)
         # Contexts often share a list.
         lists, list_of = torch.unique(lists[kept], dim=0, return_inverse=True)
         index = PrefixIndex(rows[good], lists, space.mask.shape[1])
         return _Table(index, None if contexts is None else contexts[kept], list_of, tabled)
+
+    def _satisfying(self, rows: Tensor, lists: Tensor) -> Tensor:
+        """Returns which rows satisfy all constraints; raises Infeasible if none of the lists has one."""
+        good = self._mask.gather(1, rows.T).all(dim=0)
+        for each in self.constraints:
+            good &= ~each.broken(self._space, rows.unsqueeze(1), self._fixed_labels()).squeeze(1)
+            if not bool((lists & good).any()):
+                raise Infeasible(
+                    f"expected a configuration of {self._space.problem} that satisfies {self}, "
+                    f"got none left with {each}"
+                )
+        return good
+
+    def _fixed_labels(self) -> Tensor | None:
+        """Returns the labels of one request where they are the same for every one, ``(1, items, attributes)``."""
+        labels = self._space.fixed_labels
+        return None if labels is None else labels.unsqueeze(0)
 
     def _every_row(self, why: str) -> Tensor:
         sizes = self._mask.sum(dim=1).tolist()
@@ -242,13 +264,6 @@ class ConstraintSet:
                 f"for {self._space.problem}, got {self} with {prod(sizes):,}: {why}"
             )
         return torch.cartesian_prod(*(row.nonzero().squeeze(1) for row in self._mask)).view(-1, len(sizes))
-
-    def _lists(self, table: "_Table", observation: Observation) -> tuple[Tensor, Tensor]:
-        """Returns the number of each request's list, and whether it has one."""
-        if table.contexts is None:
-            return torch.zeros(len(observation), dtype=torch.long), torch.ones(len(observation), dtype=torch.bool)
-        same = (context_key(observation).unsqueeze(1) == table.contexts).all(dim=-1)
-        return table.list_of[same.int().argmax(dim=1)], same.any(dim=1)
 
     def _together(self) -> Tensor | None:
         """Returns the places that exclude each other, as of :meth:`Constraint.apart`; None if there are none."""

@@ -80,7 +80,7 @@ class CountingRules(Rules):
         if self._sides > MOST_SIDES:
             raise ValueError(f"expected at most {MOST_SIDES} kinds of slots or groups, got {self._sides}")
         self._sets = torch.arange(2**self._sides)
-        self._in_set = self._codes_of_sides(self._sets) == 1
+        self._in_set = self._has_side(self._sets)
         self._left = self._counted()
         kind = (self._group * 2**self._sides + self._bits).expand(batch, -1, items)
         self._codes, numbers = torch.unique(kind, return_inverse=True)
@@ -171,10 +171,10 @@ class CountingRules(Rules):
         low, high = state.low.unsqueeze(-2), state.high.unsqueeze(-2)
         possible = most.squeeze(-1) >= 0
         if self._second is not None:
-            here = self._codes_of_sides(bits)
+            here = self._has_side(bits)
             low, high = (low - here).clamp_min(0), high - here
             possible = possible & (high >= 0).all(dim=-1)
-        within = self._in_set.long().T
+        within = self._in_set.T
         needed, space = low @ within, high @ (1 - within)
         total = state.remaining[..., None, None]
         before = torch.minimum(state.most.unsqueeze(-1), state.left)
@@ -187,7 +187,8 @@ class CountingRules(Rules):
             good &= (downward <= space) & (downward + needed <= total)
         return possible & good.all(dim=-1)
 
-    def _codes_of_sides(self, bits: Tensor) -> Tensor:
+    def _has_side(self, bits: Tensor) -> Tensor:
+        """Returns which sides sets ``(sets,)`` have that are given as bits: 1 or 0, ``(sets, sides)``."""
         return ((bits.unsqueeze(1) // 2 ** torch.arange(self._sides)) % 2).long()
 
     def _side_bounds(

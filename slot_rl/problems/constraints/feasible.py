@@ -64,7 +64,8 @@ class Feasible(Constraint):
         try:
             allowed = torch.as_tensor(self.predicate(rows.clone()))  # which the function may change
         except Exception as error:
-            raise ValueError(f"expected truth values from {self}, got {type(error).__name__}: {error}") from error
+            said = " ".join(str(error).split())
+            raise ValueError(f"expected truth values from {self}, got {type(error).__name__}: {said}") from error
         if allowed.dtype != torch.bool or allowed.shape != rows.shape[:1]:
             raise ValueError(
                 f"expected {len(rows)} truth values from {self}, got {allowed.dtype} {tuple(allowed.shape)}"

@@ -21,6 +21,8 @@ class Fixed(Constraint):
 
     def check(self, space: ItemSpace) -> None:
         """Refuses unknown slots and items."""
+        if not isinstance(self.items, Mapping) or not self.items:
+            raise ValueError(f"expected at least one slot with its item in Fixed, got {self.items!r}")
         check_slots(list(self.items), space)
         self._numbers(space)
 
@@ -38,8 +40,6 @@ class Fixed(Constraint):
         return mask
 
     def _numbers(self, space: ItemSpace) -> dict[int, int]:
-        if not self.items:
-            raise ValueError("expected at least one fixed slot, got none")
         return {(number := space.slot(slot)): space.item(number, item) for slot, item in self.items.items()}
 
     def __str__(self) -> str:

@@ -23,10 +23,10 @@ class NotTogether(Constraint):
 
     def check(self, space: ItemSpace) -> None:
         """Refuses unknown items, and items of lists that vary."""
-        if not self.pairs:
-            raise ValueError("expected at least one pair in NotTogether, got none")
+        if not isinstance(self.pairs, Sequence) or not self.pairs:
+            raise ValueError(f"expected at least one pair in NotTogether, got {self.pairs!r}")
         for pair in self.pairs:
-            if isinstance(pair, str) or not isinstance(pair, Sequence) or len(pair) != 2:
+            if not _is_pair(pair):
                 raise ValueError(f"expected pairs in NotTogether, got {pair!r}")
         if not space.fixed:
             raise ValueError(f"expected the same items in every request for {self}, those of {space.problem} vary")
@@ -55,6 +55,8 @@ class NotTogether(Constraint):
 
     def _places(self, space: ItemSpace, place: ItemPlace) -> list[tuple[int, int]]:
         if isinstance(place, tuple | list):
+            if not _is_pair(place):
+                raise ValueError(f"expected an item or (slot, item) in NotTogether, got {place!r}")
             slot, item = place
             number = space.slot(slot)
             return [(number, space.item(number, item))]
@@ -66,3 +68,7 @@ class NotTogether(Constraint):
         """Returns the constraint as it is written."""
         shown = ", ".join(map(str, self.pairs[:3]))
         return f"NotTogether([{shown}{', …' * (len(self.pairs) > 3)}])"
+
+
+def _is_pair(value: object) -> bool:
+    return isinstance(value, Sequence) and not isinstance(value, str) and len(value) == 2

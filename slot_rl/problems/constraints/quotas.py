@@ -1,6 +1,6 @@
 """How many slots may, or must, hold items with an attribute: at most 2 of one advertiser, at least 1 new item."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -74,28 +74,32 @@ class _Bounds(Constraint):
 
     def _groups(self, space: ItemSpace) -> tuple[str, Tensor, int | None, int]:
         """Returns the source, the items' groups, the labels' column, and the group that is meant; -1 for each one."""
-        if isinstance(self.of, str):
-            if self.of not in space.labels:
-                known = ", ".join(map(repr, space.attributes)) or "none"
-                raise ValueError(f"expected an attribute of the items of {space.problem} ({known}), got {self.of!r}")
-            known_values = space.labels[self.of]
-            value = None if self.value is None else canonical(str(self.value))
-            if value is not None and value not in known_values:
-                raise ValueError(f"expected a value of {self.of!r} ({shown_names(known_values)}), got {self.value!r}")
-            named = -1 if value is None else known_values.index(value)
-            return self.of, torch.zeros(1, 1, 1, dtype=torch.long), list(space.labels).index(self.of), named
+        return self._by_name(space, self.of) if isinstance(self.of, str) else self._by_item(space)
+
+    def _by_name(self, space: ItemSpace, of: str) -> tuple[str, Tensor, int, int]:
+        if of not in space.labels:
+            known = ", ".join(map(repr, space.attributes)) or "none"
+            raise ValueError(f"expected an attribute of the items of {space.problem} ({known}), got {of!r}")
+        known_values = space.labels[of]
+        value = None if self.value is None else canonical(str(self.value))
+        if value is not None and value not in known_values:
+            raise ValueError(f"expected a value of {of!r} ({shown_names(known_values)}), got {self.value!r}")
+        named = -1 if value is None else known_values.index(value)
+        return of, torch.zeros(1, 1, 1, dtype=torch.long), list(space.labels).index(of), named
+
+    def _by_item(self, space: ItemSpace) -> tuple[str, Tensor, None, int]:
         if self.value is not None:
             raise ValueError(f"expected a value with an attribute's name only, got {self.value!r} in {self}")
         codes = self._of_names(space) if isinstance(self.of, Mapping) else _numbers(self.of)
         shape = tuple(space.mask.shape)
         if tuple(codes.shape) not in (shape, shape[1:]) or codes.is_floating_point():
             raise ValueError(
-                f"expected one whole number or truth value for each item, {shape}, in {self}, got {codes.dtype} "
-                f"{tuple(codes.shape)}"
+                f"expected an attribute's name, or one whole number or truth value for each item, {shape}, in {self}, "
+                f"got {codes.dtype} {tuple(codes.shape)}"
             )
         if not space.fixed:
             raise ValueError(f"expected an attribute's name in {self}: the items of {space.problem} vary, got numbers")
-        if not codes.dim() == 2:
+        if codes.dim() == 1:
             codes = codes.unsqueeze(0)
         named = 1 if codes.dtype == torch.bool else -1
         codes = codes.long()
@@ -108,22 +112,27 @@ class _Bounds(Constraint):
         assert isinstance(self.of, Mapping)
         for slot, items in self.of.items():
             number = space.slot(slot)
-            for item in [items] if isinstance(items, str | int) else items:
+            for item in [items] if isinstance(items, str) or not isinstance(items, Iterable) else items:
                 mask[number, space.item(number, item)] = True
+        if not bool(mask.any()):
+            raise ValueError(f"expected at least one item in {self}, got none")
         return mask
 
     def __str__(self) -> str:
         """Returns the constraint as it is written."""
-        of = self.of if isinstance(self.of, str | Mapping) else "…"
+        of = repr(self.of) if isinstance(self.of, str | Mapping) else "…"
         value = "" if self.value is None else f", value={self.value!r}"
-        return f"{type(self).__name__}({self.count}, of={of!r}{value})"
+        return f"{type(self).__name__}({self.count}, of={of}{value})"
 
 
 def _numbers(groups: Any) -> Tensor:
     """Returns groups as whole numbers or truth values; names are numbered in order."""
     if isinstance(groups, Tensor):
         return groups
-    values = np.asarray(groups)
+    try:
+        values = np.asarray(groups)
+    except ValueError as error:
+        raise ValueError(f"expected as many groups in each row of a quota, got {groups!r}") from error
     if values.dtype.kind not in "biuf":
         values = np.unique(values.astype(str), return_inverse=True)[1].reshape(values.shape)
     return torch.from_numpy(values if values.dtype.kind in "bf" else values.astype(np.int64))

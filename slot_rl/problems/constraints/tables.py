@@ -102,8 +102,13 @@ class TableRules(Rules):
             found = torch.stack([self._agreeing(rows) for rows in flat]).view(*shape, -1)
         return found if slot is None else found[..., slot, :]
 
+    @property
+    def rows(self) -> Tensor:
+        """Every listed configuration, ``(rows, slots)``."""
+        return self._index.rows
+
     def allowed_rows(self) -> Tensor:
-        """Returns which rows of the index each request allows, ``(batch, rows)``."""
+        """Returns which of the rows each request allows, ``(batch, rows)``."""
         listed = self._index.listed[self._start]
         if self._mask is not None:
             for slot, items in enumerate(self._index.rows.T):

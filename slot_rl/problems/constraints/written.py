@@ -105,9 +105,12 @@ def constraints_of(entries: Sequence[Entry | Constraint], trust: bool = False) -
     """Builds constraints from entries; a constraint that is built already stays as it is.
 
     Raises:
+        TypeError: If it is no list.
         ValueError: If an entry is not of its form, a file has another content than the entry's hash says, or an entry
             names a function and is not trusted.
     """
+    if isinstance(entries, str | Mapping) or not isinstance(entries, Sequence):
+        raise TypeError(f"expected a list of constraints, got {entries!r}")
     return [entry if isinstance(entry, Constraint) else _built(entry, trust) for entry in entries]
 
 

@@ -78,7 +78,7 @@ def weights(rows: Tensor) -> Tensor:
         (SHOP, [Fixed({"top": "e"})], "expected an item of slot 0 of shop (a, b, c, d), got 'e'"),
         (PLAIN, [Fixed({2: 4})], "expected an item of slot 2 of plain (0 to 3), got 4"),
         (ROWS, [Fixed({"heat": 2})], "expected an item of slot 0 of rows (hot, cold), got 2"),
-        (PLAIN, [Fixed({})], "expected at least one fixed slot, got none"),
+        (PLAIN, [Fixed({})], "expected at least one slot with its item in Fixed, got {}"),
         (PLAIN, [Fixed({0: 1, "0": 2})], "expected different slots, got 0, 0"),
         (SHOP, [AtMost(1, "size")], "attribute of the items of shop ('advertiser', 'new', 'kind', 'colour')"),
         (PLAIN, [AtMost(1, "size")], "expected an attribute of the items of plain (none), got 'size'"),
@@ -86,13 +86,21 @@ def weights(rows: Tensor) -> Tensor:
         (SHOP, [AtMost(-1, "new")], "expected a whole number from 0 in AtMost(-1, of='new'), got -1"),
         (SHOP, [AtLeast(1.5, "new")], "expected a whole number from 0 in AtLeast(1.5, of='new'), got 1.5"),  # type: ignore[arg-type]
         (SHOP, [AtMost(True, "new")], "expected a whole number from 0 in AtMost(True, of='new'), got True"),
-        (SHOP, [AtMost(1, [0, 1, 2])], "for each item, (3, 4), in AtMost(1, of='…'), got torch.int64 (3,)"),
-        (SHOP, [AtMost(1, [0.0, 1, 2, 3])], "for each item, (3, 4), in AtMost(1, of='…'), got torch.float64 (4,)"),
-        (SHOP, [AtMost(1, [0, -1, 2, 3])], "expected groups from 0 in AtMost(1, of='…'), got -1"),
+        (SHOP, [AtMost(1, [0, 1, 2])], "for each item, (3, 4), in AtMost(1, of=…), got torch.int64 (3,)"),
+        (SHOP, [AtMost(1, [0.0, 1, 2, 3])], "for each item, (3, 4), in AtMost(1, of=…), got torch.float64 (4,)"),
+        (SHOP, [AtMost(1, [0, -1, 2, 3])], "expected groups from 0 in AtMost(1, of=…), got -1"),
         (SHOP, [AtMost(1, [0, 1, 1, 0], "x")], "expected a value with an attribute's name only, got 'x' in AtMost"),
         (SHOP, [AtMost(1, {"top": ["z"]})], "expected an item of slot 0 of shop (a, b, c, d), got 'z'"),
         (SHOP, [AtMost(1, {"bottom": "a"})], "expected a slot of shop (top, middle, end, or 0 to 2), got 'bottom'"),
-        (LISTS, [AtMost(1, [0, 0, 1, 1])], "an attribute's name in AtMost(1, of='…'): the items of lists vary"),
+        (LISTS, [AtMost(1, [0, 0, 1, 1])], "an attribute's name in AtMost(1, of=…): the items of lists vary"),
+        (SHOP, [Distinct("01")], "expected a list of slots, got '01'"),
+        (SHOP, [Distinct(5)], "expected a list of slots, got 5"),  # type: ignore[arg-type]
+        (SHOP, [Fixed([1])], "expected at least one slot with its item in Fixed, got [1]"),  # type: ignore[arg-type]
+        (SHOP, [NotTogether(5)], "expected at least one pair in NotTogether, got 5"),  # type: ignore[arg-type]
+        (SHOP, [NotTogether([(0, (1, 2, 3))])], "expected an item or (slot, item) in NotTogether, got (1, 2, 3)"),  # type: ignore[list-item]
+        (SHOP, [AtMost(1, [[1, 2], [3]])], "expected as many groups in each row of a quota, got [[1, 2], [3]]"),
+        (SHOP, [AtMost(1, {})], "expected at least one item in AtMost(1, of={}), got none"),
+        (SHOP, [AtMost(1, {0: None})], "expected an item of slot 0 of shop"),
         (SHOP, [Distinct([])], "expected at least one slot in Distinct([]), got none"),
         (SHOP, [Distinct(["top", 0])], "expected different slots, got top, 0"),
         (SHOP, [Distinct([0, 5])], "expected a slot of shop (top, middle, end, or 0 to 2), got 5"),
@@ -103,7 +111,7 @@ def weights(rows: Tensor) -> Tensor:
             "expected sets of slots without a slot in common, got Distinct([0, 1]), Distinct([1, 2])",
         ),
         (LISTS, [NotTogether([(0, 1)])], "same items in every request for NotTogether([(0, 1)]), those of"),
-        (PLAIN, [NotTogether([])], "expected at least one pair in NotTogether, got none"),
+        (PLAIN, [NotTogether([])], "expected at least one pair in NotTogether, got []"),
         (PLAIN, [NotTogether([(0, 1, 2)])], "expected pairs in NotTogether, got (0, 1, 2)"),  # type: ignore[list-item]
         (SHOP, [NotTogether(["ab"])], "expected pairs in NotTogether, got 'ab'"),  # type: ignore[list-item]
         (SHOP, [NotTogether([("a", "z")])], "expected an item of slot 0 of shop (a, b, c, d), got 'z'"),
@@ -143,7 +151,7 @@ def test_what_does_not_fit_is_refused(space: ItemSpace, constraints: list[Constr
         (SHOP, [Fixed({0: "c"}), AtMost(0, "kind", "v")], "a configuration that satisfies Fixed({0: 'c'}), AtMost(0,"),
         (SHOP, [Distinct(), Fixed({0: "a", 1: "a"})], "satisfies Distinct(), Fixed({0: 'a', 1: 'a'}) in shop, got"),
         (SHOP, [Fixed({0: "a"}), Fixed({0: "b"}), Distinct()], "satisfies Fixed({0: 'a'}), Fixed({0: 'b'}) in shop"),
-        (SHOP, [AtMost(0, [0, 0, 0, 0])], "configuration that satisfies AtMost(0, of='…') in shop, got none"),
+        (SHOP, [AtMost(0, [0, 0, 0, 0])], "configuration that satisfies AtMost(0, of=…) in shop, got none"),
         (SHOP, [Feasible(heavy)], "that satisfies Feasible(heavy), got none left with Feasible(heavy)"),
         (
             SHOP,
@@ -163,6 +171,8 @@ def test_more_distinct_slots_than_items_are_refused() -> None:
 
 
 def test_what_is_no_constraint_is_refused() -> None:
+    with pytest.raises(TypeError, match="expected a list of constraints, got Distinct"):
+        ConstraintSet(Distinct(), SHOP)  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="expected constraints, got str"):
         ConstraintSet(["distinct"], SHOP)  # type: ignore[list-item]
 
@@ -225,7 +235,7 @@ def allowed(*constraints: Constraint, space: ItemSpace = SHOP) -> set[str]:
     rules = together.rules(asked, None)
     every = torch.cartesian_prod(*[torch.arange(4)] * 3).unsqueeze(1)
     found = rules.allows(every).squeeze(1)
-    assert torch.equal(found, together.first_broken(asked, every)[0].squeeze(1) == -1)
+    assert torch.equal(found, together.allows(asked, every).squeeze(1))
     return {"".join("abcd"[item] for item in row) for row in every[found].squeeze(1).tolist()}
 
 
@@ -258,9 +268,8 @@ def test_the_first_broken_constraint_is_named() -> None:
     for most in (constraints[:3], constraints):
         together = ConstraintSet(most, SHOP)
         choice = torch.tensor([[0, 1, 2], [0, 1, 1], [0, 2, 2], [1, 0, 2]]).unsqueeze(1)
-        first, known = together.first_broken(asked, choice)
-        assert first.flatten().tolist() == [-1, 0, 0, 2] and known == most
-    assert together.first_broken(asked, torch.tensor([[0, 1, 3]]))[0].tolist() == [3]
+        assert together.first_broken(asked, choice).flatten().tolist() == [-1, 0, 0, 2]
+    assert together.first_broken(asked, torch.tensor([[0, 1, 3]])).tolist() == [3]
 
 
 def test_a_function_is_not_asked_about_what_it_allows() -> None:
@@ -275,8 +284,8 @@ def test_a_function_is_not_asked_about_what_it_allows() -> None:
     together = ConstraintSet([Feasible(record)], SHOP)
     assert calls == [64]
     asked = Observation(context=torch.zeros(1, 1))
-    assert together.first_broken(asked, torch.tensor([[1, 0, 0]]))[0].tolist() == [-1] and calls == [64]
-    assert together.first_broken(asked, torch.tensor([[0, 1, 0]]))[0].tolist() == [0]
+    assert together.first_broken(asked, torch.tensor([[1, 0, 0]])).tolist() == [-1] and calls == [64]
+    assert together.first_broken(asked, torch.tensor([[0, 1, 0]])).tolist() == [0]
     assert together.rows is not None and len(together.rows) == 48
 
 

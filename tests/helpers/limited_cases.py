@@ -5,46 +5,18 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import pytest
 import torch
 from torch import Tensor
 
 from slot_rl.estimators import EstimatorShape
-from slot_rl.problems import Observation, Problem, RowProblem, SlotProblem, check_choice
+from slot_rl.problems import Observation, Problem, RowProblem, SlotProblem
 from slot_rl.problems.constraints import AtLeast, AtMost, Distinct, Feasible
 from slot_rl.seeding import generator_from
 from tests.helpers.logged_table import row_problem as logged_problem
-from tests.helpers.rugged import arbitrary_mask, rugged_net, rugged_row_net
+from tests.helpers.rugged import CheckedRows, CheckedSlots, arbitrary_mask, rugged_net, rugged_row_net
 
 Row = tuple[int, ...]
-
-
-class CheckedSlots(SlotProblem):
-    """Refuses to score what is not allowed."""
-
-    def score(self, observation: Observation, choice: Tensor) -> Tensor:
-        refuse(self, observation, choice)
-        return super().score(observation, choice)
-
-    def score_selection(self, observation: Observation, selection: Tensor) -> Tensor:
-        refuse(self, observation, selection.argmax(dim=-1))
-        return super().score_selection(observation, selection)
-
-
-class CheckedTable(RowProblem):
-    """Refuses to score what is not allowed."""
-
-    def score(self, observation: Observation, choice: Tensor) -> Tensor:
-        refuse(self, observation, choice)
-        return super().score(observation, choice)
-
-    def score_selection(self, observation: Observation, selection: Tensor) -> Tensor:
-        refuse(self, observation, selection.argmax(dim=-1))
-        return super().score_selection(observation, selection)
-
-
-def refuse(problem: Problem, observation: Observation, choice: Tensor) -> None:
-    for rows in choice.reshape(-1, *choice.shape[-2:]):
-        check_choice(problem, observation, rows)
 
 
 @dataclass(frozen=True)
@@ -146,7 +118,7 @@ def quotas(seed: int, batch: int) -> Case:
 
 def predicate(seed: int, batch: int, allows: Callable[[Tensor], Tensor], mask: bool = False) -> Case:
     net, contexts = rugged_row_net(seed), torch.arange(4).unsqueeze(-1)
-    problem = CheckedTable(net, contexts).with_constraints([Feasible(allows)])
+    problem = CheckedRows(net, contexts).with_constraints([Feasible(allows)])
     observation = problem.sample(batch, generator_from(seed))
     if mask:
         # The row of zeros stays allowed.
@@ -177,7 +149,7 @@ def by_context(folder: Path, seed: int, batch: int) -> Case:
     ]
     path = folder / f"allowed_{seed}.csv"
     path.write_text("\n".join(["where,a,b,c", *lines]) + "\n")
-    problem = CheckedTable(free._estimator, free.contexts, encoding=free.encoding)  # type: ignore[arg-type]
+    problem = CheckedRows(free._estimator, free.contexts, encoding=free.encoding)  # type: ignore[arg-type]
     problem = problem.with_constraints([Feasible.from_table(path)])
     observation = problem.sample(batch, generator_from(seed))
     assert observation.context is not None
@@ -185,10 +157,23 @@ def by_context(folder: Path, seed: int, batch: int) -> Case:
     return Case(problem, free, observation, lambda request, row: bool(kept[(where[request], *row)]))
 
 
-NAMES = ("distinct", "permutation", "some distinct", "masked", "quotas", "parity", "constant sum", "by context")
+CASES: dict[str, Callable[[int, int], Case]] = {
+    "distinct": distinct,
+    "permutation": permutation,
+    "some distinct": some_distinct,
+    "masked": masked,
+    "quotas": quotas,
+    "parity": parity,
+    "constant sum": constant_sum,
+}
+NAMES = (*CASES, "by context")
+ALIKE = ("distinct", "some distinct", "constant sum")
+"""Cases whose engine another case has too: long tests leave them to the slow ones."""
+each_case = pytest.mark.parametrize("name", NAMES)
+each_engine = pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow) if name in ALIKE else name for name in NAMES]
+)
 
 
 def make_case(name: str, folder: Path, seed: int = 0, batch: int = 6) -> Case:
-    if name == "by context":
-        return by_context(folder, seed, batch)
-    return globals()[name.replace(" ", "_")](seed, batch)  # type: ignore[no-any-return]
+    return by_context(folder, seed, batch) if name == "by context" else CASES[name](seed, batch)
