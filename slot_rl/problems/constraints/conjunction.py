@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from slot_rl.problems.constraints.base import Constraint, Infeasible, ItemSpace, ListedRows, QuotaOf, as_constraints
-from slot_rl.problems.constraints.counting import MOST_SIDES, CountingRules
+from slot_rl.problems.constraints.counting import MOST_SIDES, CountingRules, Quota
+from slot_rl.problems.constraints.given import GivenRules
 from slot_rl.problems.constraints.tables import PrefixIndex, TableRules
 from slot_rl.problems.observation import Observation
 from slot_rl.selectors.rules import OPEN, Rules
@@ -65,6 +66,8 @@ class ConstraintSet:
             self._mask &= space.mask if mask is None else mask
         self._apart = self._together()
         self._leave_only_items_alone()
+        alone = self._mask.sum(dim=1) == 1
+        self._given = torch.where(alone, self._mask.int().argmax(dim=1), OPEN)
         self._quotas = self._joined_quotas()
         self._parts: dict[tuple[int, ...], ConstraintSet] = {}
         found = {number: each.listed(space) for number, each in enumerate(self.constraints)}
@@ -127,10 +130,18 @@ class ConstraintSet:
             return listed, known if given is None else known & listed.allowed_rows().any(dim=1)
         allowed = self._allowed(batch, mask)
         quotas = tuple(each.bound(observation.labels) for each in self._quotas)
-        rules = CountingRules(allowed, self._distinct, quotas, self._apart)
-        possible = rules.open_items(torch.full(allowed.shape[:2], OPEN), 0).any(dim=-1)
+        rules = self._counting(allowed, quotas)
+        first = int((self._given != OPEN).int().argmin())
+        possible = rules.open_items(torch.full(allowed.shape[:2], OPEN), first).any(dim=-1)
         possible &= allowed.any(dim=-1).all(dim=-1)
+        if isinstance(rules, GivenRules):
+            possible &= rules.possible
         return rules, possible if self._apart is None else possible & self._roomy(allowed)
+
+    def _counting(self, allowed: Tensor, quotas: tuple[Quota, ...]) -> CountingRules | GivenRules:
+        if bool((self._given != OPEN).any()) and bool((self._given == OPEN).any()):
+            return GivenRules(self._given, allowed, self._distinct, quotas, self._apart)
+        return CountingRules(allowed, self._distinct, quotas, self._apart)
 
     def allows(self, observation: Observation, choice: Tensor) -> Tensor:
         """Returns which choices ``(..., batch, slots)`` satisfy all constraints, ``(..., batch)``; masks do not count.
@@ -195,7 +206,9 @@ class ConstraintSet:
         by_slot = [quota for quota in quotas if quota.quota.group.shape[1] > 1]
         if by_slot and (len(quotas) > 1 or bool((self._distinct >= 0).any())):
             return "quotas by slot and other constraints depend on one another"
-        alike = bool((self._mask == self._mask[:1]).all()) and len(self._distinct.unique()) == 1
+        free = self._given == OPEN
+        mask, distinct = (self._mask[free], self._distinct[free]) if bool(free.any()) else (self._mask, self._distinct)
+        alike = bool((mask == mask[:1]).all()) and len(distinct.unique()) == 1
         if len(quotas) == 2 and not alike:
             return "quotas by two attributes need slots that all allow the same items"
         if self._apart is not None:
@@ -204,7 +217,7 @@ class ConstraintSet:
             # Where everything can be listed, requests' masks may leave few items.
             if prod(self._mask.sum(dim=1).tolist()) <= MOST_LISTED or not bool(self._roomy(self._mask[None]).all()):
                 return "NotTogether leaves too few items to say without a search what can be completed"
-        kinds = len({(tuple(row.tolist()), int(n)) for row, n in zip(self._mask, self._distinct, strict=True)})
+        kinds = len({(tuple(row.tolist()), int(n)) for row, n in zip(mask, distinct, strict=True)})
         if (quotas or bool((self._distinct >= 0).any())) and kinds > MOST_SIDES:
             fewest = int(self._mask.sum(dim=1).min())
             if quotas or fewest < self._space.slots:

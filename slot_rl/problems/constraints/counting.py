@@ -29,8 +29,8 @@ class Quota:
 
     Attributes:
         group: Each item's group: long tensor that broadcasts to ``(batch, slots, items)``.
-        least: Fewest slots of each group, ``(groups,)``.
-        most: Most slots of each group, ``(groups,)``.
+        least: Fewest slots of each group, ``(groups,)``, or ``(batch, groups)``.
+        most: Most slots of each group, likewise.
     """
 
     group: Tensor
@@ -59,7 +59,8 @@ class CountingRules(Rules):
         self._mask, self._distinct, self._apart = mask, distinct, apart
         self._limited = bool(quotas)
         first = quotas[0] if quotas else _unlimited(slots)
-        self._least, self._most = first.least.clamp_max(slots), first.most.clamp_max(slots)
+        self._groups = first.most.shape[-1]
+        self._least, self._most = _by_request(first.least), _by_request(first.most).clamp_max(slots)
         self._group = first.group.expand(*torch.broadcast_shapes(first.group.shape, (batch, 1, items)))
         self._second = quotas[1] if len(quotas) > 1 else None
         kinds = self._kinds()
@@ -72,7 +73,7 @@ class CountingRules(Rules):
             self._side_of_slot = torch.tensor(kinds)
             self._bits = self._bits_of_kinds()
         else:
-            self._sides = len(self._second.most)
+            self._sides = self._second.most.shape[-1]
             if max(kinds) > 0:
                 raise ValueError("expected slots that all allow the same items for quotas by two attributes")
             second = self._second.group.expand(batch, 1, items)
@@ -140,7 +141,7 @@ class CountingRules(Rules):
         filled = rows != OPEN
         held = rows.clamp_min(0)
         others = torch.arange(rows.shape[-1]) != places.unsqueeze(1)
-        groups = rows_of_ones(self._of_held(self._group, held), len(self._most)) * filled.unsqueeze(-1)
+        groups = rows_of_ones(self._of_held(self._group, held), self._groups) * filled.unsqueeze(-1)
         bits = self._of_held(self._bits, held).where(self._distinct >= 0, 0)
         reached = self._reached(bits, torch.arange(rows.shape[-1]))
         count = torch.einsum("ps,lbsg->lbpg", others.long(), groups)
@@ -202,7 +203,7 @@ class CountingRules(Rules):
         second = self._of_held(self._second.group.expand(len(held[0]), 1, self._mask.shape[-1]), held)
         taken = rows_of_ones(second, self._sides) * filled.unsqueeze(-1)
         count = torch.einsum("ps,lbsh->lbph", others.long(), taken)
-        return (self._second.least - count).clamp_min(0), self._second.most - count
+        return (_by_request(self._second.least) - count).clamp_min(0), _by_request(self._second.most) - count
 
     def _of_held(self, attribute: Tensor, held: Tensor) -> Tensor:
         """Returns an attribute ``(batch, slots or 1, items)`` of held items ``(rows, batch, slots)``."""
@@ -250,7 +251,7 @@ class CountingRules(Rules):
     def _counted(self) -> Tensor:
         """Returns how many slots the items of each group can fill of each set of sides, ``(batch, groups, sets)``."""
         batch, slots, items = self._mask.shape
-        left = torch.zeros(batch, len(self._most), len(self._sets), dtype=torch.long)
+        left = torch.zeros(batch, self._groups, len(self._sets), dtype=torch.long)
         sets_of_slots = self._distinct.tolist() if self._second is None else self._distinct[:1].tolist()
         for number in dict.fromkeys(sets_of_slots):
             members = [slot for slot, other in enumerate(sets_of_slots) if other == number]
@@ -288,6 +289,11 @@ class _State:
     left: Tensor
     low: Tensor
     high: Tensor
+
+
+def _by_request(bound: Tensor) -> Tensor:
+    """Returns a bound of groups in a shape that broadcasts to ``(rows, batch, places, groups)``."""
+    return bound.view(-1, 1, bound.shape[-1])
 
 
 def _unlimited(slots: int) -> Quota:

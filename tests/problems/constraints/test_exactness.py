@@ -14,6 +14,7 @@ from torch import Tensor
 from slot_rl.problems import Observation
 from slot_rl.problems.constraints import (
     AtLeast,
+    AtMost,
     Constraint,
     ConstraintSet,
     Distinct,
@@ -24,6 +25,7 @@ from slot_rl.problems.constraints import (
     conjunction,
 )
 from slot_rl.problems.constraints.counting import CountingRules
+from slot_rl.problems.constraints.given import GivenRules
 from slot_rl.problems.constraints.tables import TableRules
 from slot_rl.seeding import generator_from
 from slot_rl.selectors.categorical import log_prob_of
@@ -236,10 +238,27 @@ def test_pairs_apart_in_long_lists_never_lead_nowhere(seed: int, distinct: bool,
 def test_an_item_alone_in_its_slot_keeps_its_partners_out() -> None:
     together = large(Fixed({0: 7}), NotTogether([(7, item) for item in range(20, 40)]))
     rules = together.rules(Observation(context=torch.zeros(1, 1)), None)
-    assert isinstance(rules, CountingRules)
+    assert isinstance(rules, GivenRules)
     is_open = rules.open_items(torch.full((1, SLOTS), OPEN))[0]
     assert is_open[0].nonzero().flatten().tolist() == [7]
     assert all(row.nonzero().flatten().tolist() == [*range(20), *range(40, 60)] for row in is_open[1:])
+
+
+def test_a_given_item_takes_its_share_of_two_quotas() -> None:
+    space = ItemSpace(
+        "p", torch.ones(3, 5, dtype=torch.bool), fixed=False, labels={"of": ("a", "b"), "new": ("0", "1")}
+    )
+    together = ConstraintSet([Distinct(), Fixed({1: 0}), AtMost(2, "of"), AtLeast(2, "new", "1")], space)
+    # Item 0 is old and of a; so the others are new, and one of them at most is of a.
+    labels = torch.tensor([[[0, 0], [0, 1], [0, 1], [1, 1], [1, 0]]])
+    rules = together.rules(Observation(labels=labels), None)
+    assert isinstance(rules, GivenRules)
+    allowed = [row for row in product(range(5), repeat=3) if bool(rules.allows(torch.tensor([row])))]
+    assert allowed == [(1, 0, 3), (2, 0, 3), (3, 0, 1), (3, 0, 2)]
+    # Here item 0 is the only old one of a full group.
+    full = torch.tensor([[[0, 0], [0, 1], [0, 1], [0, 1], [0, 0]]])
+    with pytest.raises(Infeasible, match="expected a configuration that satisfies"):
+        together.rules(Observation(labels=full), None)
 
 
 def test_too_few_items_for_pairs_apart_are_refused() -> None:
