@@ -245,9 +245,8 @@ def test_an_item_alone_in_its_slot_keeps_its_partners_out() -> None:
 
 
 def test_a_given_item_takes_its_share_of_two_quotas() -> None:
-    space = ItemSpace(
-        "p", torch.ones(3, 5, dtype=torch.bool), fixed=False, labels={"of": ("a", "b"), "new": ("0", "1")}
-    )
+    names = {"of": ("a", "b"), "new": ("0", "1")}
+    space = ItemSpace("p", torch.ones(3, 5, dtype=torch.bool), fixed=False, labels=names)
     together = ConstraintSet([Distinct(), Fixed({1: 0}), AtMost(2, "of"), AtLeast(2, "new", "1")], space)
     # Item 0 is old and of a; so the others are new, and one of them at most is of a.
     labels = torch.tensor([[[0, 0], [0, 1], [0, 1], [1, 1], [1, 0]]])
