@@ -319,3 +319,29 @@ def test_constraints_that_cannot_hold_are_refused(
     code, _, errors = script(TRAIN, *own, *SHORT, *flags)
     assert code == 2 and message in errors and errors.count("\n") == 1
     assert not (tmp_path / "run").exists()
+
+
+def test_a_sample_has_the_probability_of_its_page(listed: Path, answer: Callable[..., Answered]) -> None:
+    rows = [{**request(0), "request": f"r{i}", "candidates": POOL[2:5]} for i in range(200)]
+    found = answer(listed, rows, "--mode", "sample", suffix=".jsonl")
+    chances = {tuple(row[name] for name in SLOTS): row["propensity"] for row in found}
+    # Three items in three slots: six pages, and each has one probability.
+    assert len({(*page, chance) for page, chance in chances.items()}) == len(chances) <= 6
+    assert all(chances[tuple(row[name] for name in SLOTS)] == row["propensity"] for row in found)
+    assert 0.9 < sum(chances.values()) < 1 + 1e-9
+    (row,) = [Recommender.load(listed, trust=True)(rows[0], mode="sample")]
+    assert row["propensity"] == pytest.approx(chances[tuple(row[name] for name in SLOTS)])
+
+
+def test_a_sample_of_a_context_has_its_probability(reactions: Path, answer: Callable[..., Answered]) -> None:
+    found = answer(reactions, [{"heat": "hot", "acid": "a"}] * 3, "--mode", "sample", suffix=".csv")
+    assert len({row["propensity"] for row in found}) == 1 and 0 < float(found[0]["propensity"]) <= 1
+
+
+@pytest.mark.parametrize("flags", [["--top", "2"], ["--calls", "3"]])
+def test_a_sample_is_one_answer_without_a_call(flags: list[str], listed: Path, script: Command, tmp_path: Path) -> None:
+    asked, out = tmp_path / "asked.jsonl", tmp_path / "out.jsonl"
+    asked.write_text(json.dumps(request(0)) + "\n")
+    ask = ["--trust", "--requests", asked, "--out", out, "--mode", "sample", *flags]
+    code, _, errors = script(RECOMMEND, listed, *ask)
+    assert code == 2 and "mode sample" in errors and not out.exists()
