@@ -56,7 +56,13 @@ def test_the_users_file_has_at_most_twelve_lines() -> None:
     assert len([line for line in MINE.splitlines() if line.strip()]) <= 12
 
 
-@pytest.mark.parametrize("command", COMMANDS, ids=lambda command: Path(command[0]).stem)
+def a_command(command: list[str]) -> Any:
+    """The page's Python compares the same agents through the same code, so the command's comparison is a slow test."""
+    name = Path(command[0]).stem
+    return pytest.param(command, id=name, marks=[pytest.mark.slow] if name == "compare_agents" else [])
+
+
+@pytest.mark.parametrize("command", map(a_command, COMMANDS))
 def test_every_command_of_the_page_runs(command: list[str], script: Command) -> None:
     trained(script)
     path, *flags = command

@@ -53,6 +53,7 @@ def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_the_command_runs_resumes_and_reports(data: Path, tmp_path: Path, script: Command) -> None:
     run, out = partial(script, SCRIPT), tmp_path / "out"
     flags = ("landscapes", "--data", data, "--out", out, "--workers", 1)
