@@ -62,7 +62,7 @@ def a_command(command: list[str]) -> Any:
     return pytest.param(command, id=name, marks=[pytest.mark.slow] if name == "compare_agents" else [])
 
 
-@pytest.mark.parametrize("command", map(a_command, COMMANDS))
+@pytest.mark.parametrize("command", list(map(a_command, COMMANDS)))
 def test_every_command_of_the_page_runs(command: list[str], script: Command) -> None:
     trained(script)
     path, *flags = command
