@@ -11,7 +11,7 @@ from gymnasium import spaces
 from torch import Tensor
 
 from slot_rl.problems import Observation, ObservationPart, Problem, check_choice, make_problem
-from slot_rl.search import is_allowed, random_choice
+from slot_rl.search import allowed_items, is_allowed, random_choice
 from slot_rl.seeding import generator_from
 
 Arrays = dict[str, npt.NDArray[Any]]
@@ -164,6 +164,27 @@ class Episodes:
         choice = integers(actions)
         allowed = self._allowed(self.observation, choice)
         return self._rewards(self.observation, choice, allowed, ~allowed), (~allowed).numpy()
+
+    def masks(self) -> npt.NDArray[np.bool_]:
+        """Returns which items some allowed answer to the open requests has in each slot.
+
+        The items of all slots stand side by side, without padding, as sb3-contrib's MaskablePPO takes them for
+        MultiDiscrete actions: ``(size, items of all slots)``. Under constraints such items may still not fit together.
+
+        Raises:
+            RuntimeError: If no request is open.
+        """
+        observation = self._opened()
+        allowed = allowed_items(self.problem, observation)
+        masks: npt.NDArray[np.bool_] = torch.cat(
+            [allowed[:, slot, :size] for slot, size in enumerate(self.problem.sizes)], dim=1
+        ).numpy()
+        return masks
+
+    def _opened(self) -> Observation:
+        if self.observation is None:
+            raise RuntimeError("expected reset() before action_masks(), got no open request")
+        return self.observation
 
     def _allowed(self, observation: Observation, choice: Tensor) -> Tensor:
         """Returns which choices are allowed, ``(size,)``; where others are refused, raises for them."""

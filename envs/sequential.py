@@ -3,7 +3,6 @@
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from gymnasium import spaces
 
 from slot_rl.envs.episodes import Arrays, Infeasibility, as_problem
@@ -45,11 +44,6 @@ class SequentialEnv(BatchOfOne[np.int64]):
         problem = as_problem(problem, options)
         self._episodes = SlotBySlot(problem, 1, infeasible, penalty, shaping=shaping)
         super().__init__(self._episodes, sequential_space(problem), spaces.Discrete(problem.items), render_mode)
-
-    def action_masks(self) -> npt.NDArray[np.bool_]:
-        """Returns which items may fill the next slot, ``(items,)``."""
-        masks: npt.NDArray[np.bool_] = self._episodes.masks()[0]
-        return masks
 
     def step(self, action: np.int64) -> tuple[Arrays, float, bool, bool, dict[str, Any]]:
         """Fills the next slot.

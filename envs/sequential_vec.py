@@ -49,17 +49,6 @@ class SequentialVecEnv(BatchedVecEnv):
         self._episodes.seed(np.random.default_rng(seed))
         super().__init__(self._episodes, sequential_space(problem), spaces.Discrete(problem.items))
 
-    def action_masks(self) -> npt.NDArray[np.bool_]:
-        """Returns which items may fill the next slots, ``(num_envs, items)``."""
-        return self._episodes.masks()
-
-    def env_method(self, method_name: str, *args: Any, indices: Any = None, **kwargs: Any) -> list[Any]:
-        """Calls a method once; ``action_masks`` gives each environment its own row, as MaskablePPO expects."""
-        found = super().env_method(method_name, *args, indices=indices, **kwargs)
-        if method_name != "action_masks":
-            return found
-        return [masks[i] for masks, i in zip(found, self._get_indices(indices), strict=True)]
-
     def reset(self) -> Arrays:
         """Opens requests; ``set_options({"observation": ...})`` beforehand opens given ones, stacked."""
         observation = super().reset()

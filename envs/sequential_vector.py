@@ -46,10 +46,6 @@ class SequentialVectorEnv(BatchedVectorEnv):
         self._episodes = SlotBySlot(problem, num_envs, infeasible, penalty, shaping=shaping)
         super().__init__(self._episodes, sequential_space(problem), spaces.Discrete(problem.items), render_mode)
 
-    def action_masks(self) -> npt.NDArray[np.bool_]:
-        """Returns which items may fill the next slots, ``(num_envs, items)``."""
-        return self._episodes.masks()
-
     def step(
         self, actions: npt.NDArray[np.int64]
     ) -> tuple[Arrays, npt.NDArray[np.float64], npt.NDArray[np.bool_], npt.NDArray[np.bool_], dict[str, Any]]:

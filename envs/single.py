@@ -36,6 +36,11 @@ class BatchOfOne(gym.Env[Arrays, ActType]):
         """The reward of an answer that is not allowed; None where such answers are refused."""
         return self._batch.penalty
 
+    def action_masks(self) -> npt.NDArray[np.bool_]:
+        """Returns what the next action may be, as sb3-contrib's MaskablePPO takes it."""
+        masks: npt.NDArray[np.bool_] = self._batch.masks()[0]
+        return masks
+
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Arrays, dict[str, Any]]:
         """Opens a request; ``options["observation"]`` opens a given one."""
         super().reset(seed=seed)

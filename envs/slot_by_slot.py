@@ -132,8 +132,7 @@ class SlotBySlot(Episodes):
 
     def masks(self) -> npt.NDArray[np.bool_]:
         """Returns which items may fill the next slot, ``(size, items)``; raises RuntimeError if no request is open."""
-        if self.observation is None:
-            raise RuntimeError("expected reset() before action_masks(), got no open request")
+        self._opened()
         return self.open.numpy().copy()
 
     def advance(self, actions: npt.ArrayLike) -> Step:

@@ -64,9 +64,16 @@ class BatchedVecEnv(VecEnv):
         """Refuses: the environments of a batch cannot differ."""
         raise AttributeError(f"expected no attribute to be set on a batched environment, got {attr_name!r}")
 
+    def action_masks(self) -> npt.NDArray[np.bool_]:
+        """Returns what the next actions may be, a row for each environment."""
+        return self._batch.masks()
+
     def env_method(self, method_name: str, *args: Any, indices: Any = None, **kwargs: Any) -> list[Any]:
-        """Calls a method once and returns its result once per environment."""
-        return [getattr(self, method_name)(*args, **kwargs)] * self._count(indices)
+        """Calls a method once and returns its result once per environment; of ``action_masks`` each has its row."""
+        found = getattr(self, method_name)(*args, **kwargs)
+        if method_name == "action_masks":
+            return [found[i] for i in self._get_indices(indices)]
+        return [found] * self._count(indices)
 
     def env_is_wrapped(self, wrapper_class: type[Any], indices: Any = None) -> list[bool]:
         """Returns False for each: nothing is wrapped."""

@@ -37,6 +37,10 @@ class BatchedVectorEnv(VectorEnv[Arrays, npt.NDArray[np.int64], npt.NDArray[Any]
         """The reward of an answer that is not allowed; None where such answers are refused."""
         return self._batch.penalty
 
+    def action_masks(self) -> npt.NDArray[np.bool_]:
+        """Returns what the next actions may be, a row for each environment, as sb3-contrib's MaskablePPO takes it."""
+        return self._batch.masks()
+
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Arrays, dict[str, Any]]:
         """Opens requests; ``options["observation"]`` opens given ones, stacked.
 
