@@ -198,7 +198,8 @@ class Problem(ABC):
         """
         twin = copy.copy(self)
         twin.budget = Budget()
-        twin.constraints = ConstraintSet(constraints, self.item_space()) if constraints else None
+        twin._constrain(constraints)
+        twin._try_constraints()
         return twin
 
     def rules(self, observation: Observation) -> Rules | None:
@@ -386,6 +387,13 @@ class Problem(ABC):
         twin = copy.copy(self)
         twin.budget = Budget()
         return twin
+
+    def _constrain(self, constraints: Sequence[Constraint]) -> None:
+        """Takes constraints in place of those that there are."""
+        self.constraints = ConstraintSet(constraints, self.item_space()) if constraints else None
+
+    def _try_constraints(self) -> None:  # noqa: B027 (a kind whose requests are not known has nothing to try)
+        """Raises ValueError if the constraints leave a request nothing that is known beforehand."""
 
     @abstractmethod
     def _ask(self, estimator: Score, observation: Observation, vectors: Tensor) -> Tensor:

@@ -21,6 +21,7 @@ from slot_rl.estimators.trusted import (
 )
 from slot_rl.io import read_document, weights_hash
 from slot_rl.problems.base import Problem, Unmeasured
+from slot_rl.problems.candidate_draws import standard_normal, unit_uniform
 from slot_rl.problems.constraints import AtMost, Constraint, Distinct
 from slot_rl.problems.constraints.written import ConstraintFlags, Entry, constraints_of
 from slot_rl.problems.rows import RowProblem
@@ -36,7 +37,7 @@ from slot_rl.problems.simulated_user import (
     slate_groups,
 )
 from slot_rl.problems.slates import SlateProblem
-from slot_rl.problems.slots import SlotProblem, standard_normal, unit_uniform
+from slot_rl.problems.slots import SlotProblem
 from slot_rl.problems.truth_table import TruthTable
 from slot_rl.problems.truths import PairwiseTruth, SaturatingTruth, pick_value
 

@@ -14,7 +14,6 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from typing_extensions import Self
 
 from slot_rl.estimators.encoding import TableEncoding
 from slot_rl.estimators.fitting import with_categories
@@ -23,7 +22,7 @@ from slot_rl.estimators.net import EstimatorNet
 from slot_rl.estimators.soften import check_softened, soften
 from slot_rl.estimators.table import column_names, read_table
 from slot_rl.problems.base import Problem, RequestNames, TrueScores, Unmeasured
-from slot_rl.problems.constraints import Constraint, Infeasible, ItemSpace
+from slot_rl.problems.constraints import Infeasible, ItemSpace
 from slot_rl.problems.constraints.base import ListedRows
 from slot_rl.problems.constraints.conjunction import context_key
 from slot_rl.problems.context_rows import ContextDesk, ContextRequests
@@ -112,14 +111,6 @@ class RowProblem(Problem):
             same_items=len(set(self.sizes)) == 1 and (names is None or len(set(names)) == 1),
             read_rows=None if encoding is None else partial(_read_rows, encoding),
         )
-
-    def with_constraints(self, constraints: Sequence[Constraint]) -> Self:
-        """Returns the same problem with constraints, which must leave every context something."""
-        twin = super().with_constraints(constraints)
-        for number, fault in twin.impossible(twin._known).items():
-            names = twin.request_names(twin._known[number : number + 1])
-            raise Infeasible(f"expected {fault} for context {names.names[0] if names else number}, got none")
-        return twin
 
     def with_descriptors(self, files: Mapping[str, Path]) -> "RowProblem":
         """Returns the same problem with further categories of described columns, to ask about or to choose."""
@@ -251,6 +242,12 @@ class RowProblem(Problem):
         if self.encoding is None or items is not None:
             return super().desk(items)
         return ContextDesk(self.encoding, partial(_observed, self.encoding), self.impossible)
+
+    def _try_constraints(self) -> None:
+        """Looks at every known context."""
+        for number, fault in self.impossible(self._known).items():
+            names = self.request_names(self._known[number : number + 1])
+            raise Infeasible(f"expected {fault} for context {names.names[0] if names else number}, got none")
 
     @property
     def _truth_table(self) -> TruthTable | None:

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from slot_rl.problems.slots import different_rows
+from slot_rl.problems.candidate_draws import different_rows
 from slot_rl.seeding import generator_from
 
 SLOTS, DIM, CATALOGUE, FEWEST, MOST = 6, 16, 10_000, 20, 200

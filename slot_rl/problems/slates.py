@@ -11,10 +11,11 @@ from slot_rl.estimators.columns import UNSEEN, Encoded
 from slot_rl.estimators.described import number_text
 from slot_rl.estimators.slate_log import Items
 from slot_rl.estimators.slate_store import StoredSlates
+from slot_rl.problems.candidate_draws import different_rows
 from slot_rl.problems.constraints import Infeasible
 from slot_rl.problems.observation import Observation
 from slot_rl.problems.pages import PageNames, listed_candidates, padded
-from slot_rl.problems.slots import SlotProblem, different_rows
+from slot_rl.problems.slots import SlotProblem
 from slot_rl.seeding import generator_from
 
 _TOGETHER = 512

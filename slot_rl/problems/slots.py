@@ -1,11 +1,11 @@
 """Slots and items: fill each of S slots from a list of N candidate vectors, for a request that may have a context.
 
-The candidates are new with every request, or a list that is always the same. The same item may serve several slots. N
-may vary between requests: lists are padded with zeros to the longest and the padding is masked.
+The candidates are new with every request, or a list that is always the same. The same item may serve several slots,
+unless constraints forbid it. N may vary between requests: lists are padded with zeros to the longest and the padding is
+masked.
 """
 
 import copy
-import operator
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -14,16 +14,17 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from typing_extensions import Self
 
 from slot_rl.estimators.freezing import Score
 from slot_rl.estimators.table import read_table
 from slot_rl.problems.base import Budget, Problem
+from slot_rl.problems.candidate_draws import CandidateSampler, different_rows, standard_normal
 from slot_rl.problems.candidate_file import CandidateRequests
 from slot_rl.problems.constraints import Constraint, ConstraintSet, ItemSpace
 from slot_rl.problems.constraints.base import ListedRows, as_constraints
 from slot_rl.problems.item_labels import NO_LABELS, ItemLabels, as_attributes
-from slot_rl.problems.observation import KINDS, TYPES, Observation, ObservationPart, TensorLike, as_tensor
+from slot_rl.problems.known_requests import category_counts, known_requests, real_part, shown_shapes
+from slot_rl.problems.observation import Observation, ObservationPart, TensorLike
 from slot_rl.problems.page_file import PageRequests
 from slot_rl.problems.pages import PageDesk, PageNames
 from slot_rl.problems.requests import Desk, RequestFiles, Requests
@@ -34,17 +35,6 @@ MOST_REDRAWS = 100
 """How often lists are drawn again that the constraints leave nothing."""
 TRIED = 64
 """Requests that constraints are tried on."""
-CandidateSampler = Callable[[tuple[int, ...], torch.Generator], Tensor]
-
-
-def standard_normal(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
-    """Draws candidates i.i.d. N(0, 1)."""
-    return torch.randn(shape, generator=generator)
-
-
-def unit_uniform(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
-    """Draws candidates i.i.d. U[0, 1)."""
-    return torch.rand(shape, generator=generator)
 
 
 class SlotProblem(Problem):
@@ -115,7 +105,7 @@ class SlotProblem(Problem):
             ValueError: If sizes are below 1 or contradict each other, a part of a request has another shape or is not
                 finite, the estimator does not score such requests, or the constraints cannot be satisfied.
         """
-        self._pool: Tensor | None = _real("pool", pool, 2)
+        self._pool: Tensor | None = real_part("pool", pool, 2)
         items, dim = _sizes(items, dim, self._pool)
         super().__init__(name, (items,) * slots, estimator, truth)
         fewest = items if fewest_items is None else fewest_items
@@ -123,12 +113,12 @@ class SlotProblem(Problem):
             raise ValueError(f"expected fewest_items from 1 to items = {items}, got {fewest}")
         self.dim, self.fewest_items, self._draw = dim, fewest, draw
         self._whole_pool = self._pool is not None and len(self._pool) == items == fewest
-        self._fixed_features = _real("slot_features", slot_features, 2)
-        self.requests = _known_requests(contexts, requests, context_dim, context_sizes, slots)
+        self._fixed_features = real_part("slot_features", slot_features, 2)
+        self.requests = known_requests(contexts, requests, context_dim, context_sizes, slots)
         parts = {} if self.requests is None else self.requests.tensors()
         vector, features = parts.get("context_vector"), parts.get("slot_features", self._fixed_features)
         self.context_dim = context_dim if vector is None else vector.shape[1]
-        self.context_sizes = _category_counts(parts.get("context"), context_sizes, context_categories)
+        self.context_sizes = category_counts(parts.get("context"), context_sizes, context_categories)
         self.slot_dim = 0 if features is None else features.shape[-1]
         if features is not None and features.shape[-2] != slots:
             raise ValueError(f"expected slot_features of {slots} slots, got {tuple(features.shape)}")
@@ -183,14 +173,6 @@ class SlotProblem(Problem):
     def impossible(self, observation: Observation) -> dict[int, str]:
         """Returns why requests have no allowed configuration; see :meth:`Problem.impossible`."""
         return Problem.impossible(self._as_wide_as(observation), observation)
-
-    def with_constraints(self, constraints: Sequence[Constraint]) -> Self:
-        """Returns the same problem with constraints; see :meth:`Problem.with_constraints`."""
-        twin = copy.copy(self)
-        twin.budget = Budget()
-        twin._constrain(constraints)
-        twin._try_constraints()
-        return twin
 
     @property
     def pool(self) -> Tensor | None:
@@ -331,21 +313,17 @@ class SlotProblem(Problem):
     def _draw_candidates(self, batch: int, generator: torch.Generator) -> Observation:
         """Draws candidates until the constraints allow every request something."""
         offered = self._offer(batch, generator)
+        if self.constraints is None:
+            return offered
         for _ in range(MOST_REDRAWS):
-            bad = self._infeasible(offered)
+            bad = ~self.constraints.possible(offered, offered.mask)
             if not bool(bad.any()):
                 return offered
             again = self._offer(int(bad.sum()), generator).tensors()
             for name, part in offered.tensors().items():
                 part[bad] = again[name]
-        assert self.constraints is not None
         self.constraints.rules(offered, offered.mask)
         return offered
-
-    def _infeasible(self, offered: Observation) -> Tensor:
-        if self.constraints is None:
-            return torch.zeros(1, dtype=torch.bool)
-        return ~self.constraints.possible(offered, offered.mask)
 
     def _offer(self, batch: int, generator: torch.Generator) -> Observation:
         """Draws candidates, their labels, and the mask of their padding where their number varies."""
@@ -400,12 +378,12 @@ class SlotProblem(Problem):
         except (RuntimeError, TypeError, IndexError, ValueError, AttributeError) as error:
             said = " ".join(str(error).split())
             raise ValueError(
-                f"expected {what} of {_shapes(arguments)} for {self.name}, got {type(error).__name__}: {said}"
+                f"expected {what} of {shown_shapes(arguments)} for {self.name}, got {type(error).__name__}: {said}"
             ) from error
         rows = leading.numel()
         if not isinstance(answer, Tensor) or answer.dim() == 0 or len(answer) != rows or not answer.is_floating_point():
             found = f"{answer.dtype} {tuple(answer.shape)}" if isinstance(answer, Tensor) else type(answer).__name__
-            raise ValueError(f"expected {what} that gives {rows} scores for {_shapes(arguments)}, got {found}")
+            raise ValueError(f"expected {what} that gives {rows} scores for {shown_shapes(arguments)}, got {found}")
         # A latent has further dimensions.
         return answer.reshape(*leading, *(() if answer.shape[1:].numel() == 1 else answer.shape[1:]))
 
@@ -438,21 +416,6 @@ def _read_rows(names: PageNames, path: Path) -> ListedRows:
     return ListedRows(torch.stack(columns, dim=1))
 
 
-def _category_counts(
-    known: Tensor | None, sizes: tuple[int, ...], named: Mapping[str, Sequence[str]] | None
-) -> tuple[int, ...]:
-    """Returns how many categories each context column has: those with names, or those that occur or are said."""
-    said = sizes if known is None else tuple((known.amax(dim=0) + 1).tolist())
-    if named is None:
-        return said
-    found = tuple(map(len, named.values()))
-    # Known requests may lack a category that has a name.
-    fits = len(found) == len(said) and all(map(operator.ge, found, said))
-    if not fits or (known is None and found != said):
-        raise ValueError(f"expected context_categories with {said} categories, got {found}")
-    return found
-
-
 def _check_scores(together: Tensor, alone: Tensor) -> None:
     """Refuses several scores a request, and scores that depend on the other requests or on chance."""
     if together.dim() != 1:
@@ -478,61 +441,3 @@ def _sizes(items: int | None, dim: int | None, pool: Tensor | None) -> tuple[int
         least, long = items or 1, pool.shape[1] if dim is None else dim
         raise ValueError(f"expected a pool of at least {least} vectors of length {long}, got {tuple(pool.shape)}")
     return len(pool) if items is None else items, pool.shape[1]
-
-
-def _known_requests(
-    contexts: TensorLike | None, requests: Observation | None, dim: int, sizes: tuple[int, ...], slots: int
-) -> Observation | None:
-    """Returns the known requests, checked; None if they are drawn."""
-    if contexts is not None:
-        if requests is not None:
-            raise ValueError("expected either contexts or requests, got both")
-        requests = Observation(context_vector=_real("contexts", contexts, 2))
-    if requests is None:
-        return None
-    if dim or sizes:
-        raise ValueError(f"expected no context_dim and context_sizes with known requests, got {dim} and {sizes}")
-    parts, ranks = requests.tensors(), {"context": 2, "context_vector": 2, "slot_features": 3}
-    if not parts or set(parts) - set(ranks):
-        raise ValueError(f"expected known requests with {', '.join(ranks)} only, got {', '.join(parts) or 'nothing'}")
-    checked = {name: _real(name, part, ranks[name]) for name, part in parts.items()}
-    if len({len(part) for part in parts.values()}) > 1 or not len(requests):
-        raise ValueError(f"expected equally many known requests in every part, got {_shapes(list(parts.values()))}")
-    if requests.context is not None and bool((requests.context < 0).any()):
-        raise ValueError(f"expected context categories from 0 on, got {int(requests.context.min())}")
-    return Observation(**checked)
-
-
-def _real(name: str, given: TensorLike | None, rank: int) -> Any:
-    """Returns a part of requests in the problem's type; refuses another rank, and numbers that are not finite."""
-    if given is None:
-        return None
-    values = as_tensor(name, given)
-    if values.dim() != rank or values.numel() == 0:
-        raise ValueError(f"expected {name} with {rank} dimensions, got shape {tuple(values.shape)}")
-    if not bool(values.isfinite().all()):
-        raise ValueError(
-            f"expected finite {name}, got NaN or infinity in row {int((~values.isfinite()).nonzero()[0, 0])}"
-        )
-    return values.detach().to(TYPES[KINDS.get(name, "real")])
-
-
-def different_rows(batch: int, count: int, of: int, generator: torch.Generator) -> Tensor:
-    """Draws ``count`` different numbers below ``of`` for each row, ``(batch, count)``, in random order."""
-    if 2 * count > of:
-        return torch.rand(batch, of, generator=generator).topk(count, dim=1).indices
-    found = torch.randint(of, (batch, count), generator=generator)
-    while True:  # Only repeated numbers are drawn again, which is much cheaper than a permutation of all.
-        ranked, order = found.sort(dim=1, stable=True)
-        repeated = torch.zeros_like(found, dtype=torch.bool)
-        repeated.scatter_(1, order[:, 1:], ranked[:, 1:] == ranked[:, :-1])
-        again = int(repeated.sum())
-        if not again:
-            return found
-        found[repeated] = torch.randint(of, (again,), generator=generator)
-
-
-def _shapes(arguments: list[Any]) -> str:
-    """Returns the shapes of an estimator's arguments, for messages."""
-    flat = [part for each in arguments if each is not None for part in (each if isinstance(each, tuple) else (each,))]
-    return " and ".join(f"{tuple(part.shape)}" for part in flat)

@@ -17,7 +17,7 @@ from slot_rl.estimators import EstimatorNet, EstimatorShape
 from slot_rl.io import BundleError
 from slot_rl.networks import PointerSize
 from slot_rl.problems import Budget, Observation, Problem, RowProblem, SlotProblem, check_choice
-from slot_rl.problems.slots import unit_uniform
+from slot_rl.problems.candidate_draws import unit_uniform
 from slot_rl.problems.truths import pick_value
 from slot_rl.search import SearchResult, enumerate_landscape, guided_search
 from slot_rl.seeding import generator_from, seeded_initialisation

@@ -15,7 +15,7 @@ from slot_rl.agents.base import Options
 from slot_rl.agents.searches import CrossEntropyOptions, GeneticOptions, LocalSearchOptions, SearchOptions
 from slot_rl.envs import SlotVecEnv
 from slot_rl.problems import Budget, Problem, SlotProblem
-from slot_rl.problems.slots import unit_uniform
+from slot_rl.problems.candidate_draws import unit_uniform
 from slot_rl.problems.truths import pick_value
 from slot_rl.search import cross_entropy_search, genetic_search
 from slot_rl.seeding import generator_from

@@ -18,8 +18,9 @@ from slot_rl.envs import SequentialEnv, SlotVecEnv
 from slot_rl.envs.episodes import to_arrays
 from slot_rl.networks import PointerSize
 from slot_rl.problems import Observation, Problem, check_choice, make_problem
+from slot_rl.problems.candidate_draws import unit_uniform
 from slot_rl.problems.constraints import Distinct
-from slot_rl.problems.slots import SlotProblem, unit_uniform
+from slot_rl.problems.slots import SlotProblem
 from slot_rl.problems.truths import pick_value
 from slot_rl.search import enumerate_landscape, random_choice
 from slot_rl.seeding import generator_from

@@ -14,7 +14,7 @@ from slot_rl.agents.nevergrad import NevergradAgent, NevergradOptions, load_neve
 from slot_rl.agents.searches import LocalSearchOptions
 from slot_rl.envs import SlotVecEnv
 from slot_rl.problems import Budget, Observation, Problem, check_choice, make_problem
-from slot_rl.problems.slots import unit_uniform
+from slot_rl.problems.candidate_draws import unit_uniform
 from slot_rl.problems.truths import pick_value
 from slot_rl.search import best_of, enumerate_landscape, random_choice
 from slot_rl.search.base import SearchResult

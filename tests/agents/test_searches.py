@@ -21,7 +21,7 @@ from slot_rl.envs import SlotsEnv, SlotVecEnv
 from slot_rl.estimators import EstimatorNet, EstimatorShape
 from slot_rl.io import BundleError
 from slot_rl.problems import Budget, Observation, Problem, RowProblem, SlotProblem, check_choice, make_problem
-from slot_rl.problems.slots import unit_uniform
+from slot_rl.problems.candidate_draws import unit_uniform
 from slot_rl.problems.truths import pick_value
 from slot_rl.search import (
     best_of,

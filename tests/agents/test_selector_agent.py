@@ -25,7 +25,7 @@ from slot_rl.envs import SlotVecEnv
 from slot_rl.io import BundleError
 from slot_rl.networks import PointerSize
 from slot_rl.problems import Observation, SlotProblem
-from slot_rl.problems.slots import unit_uniform
+from slot_rl.problems.candidate_draws import unit_uniform
 from slot_rl.problems.truths import pick_value
 from slot_rl.seeding import generator_from
 from slot_rl.selectors import NAMES, SELECTORS, Estimate, Gumbel, Selector, StraightThrough, make

@@ -16,7 +16,7 @@ from slot_rl.agents.policy import SlotPolicy
 from slot_rl.envs import SlotsEnv, SlotVecEnv
 from slot_rl.networks import PointerSize
 from slot_rl.problems import Observation, SlotProblem
-from slot_rl.problems.slots import different_rows
+from slot_rl.problems.candidate_draws import different_rows
 from slot_rl.seeding import generator_from
 
 SMALL = PointerSize(8, 16)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from slot_rl.envs import SlotVecEnv
 from slot_rl.problems import Budget, Observation, SlotProblem
-from slot_rl.problems.slots import standard_normal, unit_uniform
+from slot_rl.problems.candidate_draws import standard_normal, unit_uniform
 from slot_rl.seeding import generator_from
 from slot_rl.selectors.categorical import one_hot
 
