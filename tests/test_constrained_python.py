@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 import slot_rl
-from slot_rl.compare.study import evaluation_on, make_task, parse_task
+from slot_rl.compare.task import evaluation_on, make_task, parse_task
 from slot_rl.evaluation import EvaluationConfig
 from slot_rl.networks import PointerSize
 from slot_rl.problems import make_problem

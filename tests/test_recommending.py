@@ -29,7 +29,7 @@ from slot_rl.networks import PointerSize
 from slot_rl.pretraining import PretrainConfig, pretrain
 from slot_rl.problems import Observation, RowProblem, context_rows, make_problem
 from slot_rl.problems.answer_file import AnswerWriter
-from slot_rl.problems.context_rows import ContextRows
+from slot_rl.problems.distinct_contexts import ContextRows
 from slot_rl.problems.truths import pick_value
 from slot_rl.recommending import Recommender
 from slot_rl.reevaluation import problem_of_run

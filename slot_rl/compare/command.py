@@ -20,7 +20,8 @@ from slot_rl.compare.runner import (
     make_launcher,
     opened,
 )
-from slot_rl.compare.study import DEFAULT_SEEDS, Study, StudyAgent, Task, Tracking, parse_task, read_study
+from slot_rl.compare.study import DEFAULT_SEEDS, Study, StudyAgent, Tracking, read_study
+from slot_rl.compare.task import Task, parse_task
 from slot_rl.compare.wandb import sync_command
 from slot_rl.console import say
 from slot_rl.evaluation import EvaluationConfig
@@ -118,7 +119,7 @@ class CompareConfig:
         first = found["seeds"].start if self.first_seed is None else self.first_seed
         count = len(found["seeds"]) if self.seeds is None else self.seeds
         found["seeds"] = range(first, first + count)
-        found["tasks"] = [self._constrained(task) for task in found["tasks"]]
+        found["tasks"] = self._constrained(found["tasks"])
         flags = {"timesteps": self.timesteps, "failure_threshold": self.failure_threshold}
         given = {name: value for name, value in flags.items() if value is not None}
         study = Study(**{"timesteps": 200_000, "evaluation": self.evaluation, **found, **given})
@@ -126,10 +127,13 @@ class CompareConfig:
             return study
         return replace(study, tasks=[replace(task, timesteps=None) for task in study.tasks])
 
-    def _constrained(self, task: Task) -> Task:
+    def _constrained(self, tasks: Sequence[Task]) -> list[Task]:
+        """Adds the constraints of the flags to those of the tasks."""
         entries, own = self.constraints.entries(), self.constraints.own_constraints
-        limits = (*task.constraints, *entries)
-        return replace(task, constraints=limits, own_constraints=task.own_constraints and own)
+        return [
+            replace(task, constraints=(*task.constraints, *entries), own_constraints=task.own_constraints and own)
+            for task in tasks
+        ]
 
 
 def _chosen(flag: str, labels: Sequence[str], entries: Sequence[Any]) -> list[Any]:

@@ -33,7 +33,8 @@ from slot_rl import __version__
 from slot_rl.agents import AGENTS, Agent, make_agent
 from slot_rl.agents.base import options_from_json
 from slot_rl.agents.searches import SearchOptions
-from slot_rl.compare.study import FAILURE, PARTIAL, RUNS, Run, ServingCalls, evaluation_on
+from slot_rl.compare.study import FAILURE, PARTIAL, RUNS, Run, ServingCalls
+from slot_rl.compare.task import evaluation_on
 from slot_rl.console import progress_bar, say
 from slot_rl.evaluation import Evaluation
 from slot_rl.io import CONFIG, check_continued, write_json

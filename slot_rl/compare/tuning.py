@@ -7,7 +7,8 @@ from statistics import fmean
 from slot_rl.agents.base import to_json
 from slot_rl.compare.presets import AgentPreset, Presets, Tuning, preset_file, read_presets, write_presets
 from slot_rl.compare.runner import COMPARISON, LauncherName, do_runs, make_launcher, opened
-from slot_rl.compare.study import Run, Task, Tracking, parse_task
+from slot_rl.compare.study import Run, Tracking
+from slot_rl.compare.task import Task, parse_task
 from slot_rl.console import markdown, say
 from slot_rl.evaluation import EvaluationConfig
 from slot_rl.io import SUMMARY, read_json, write_json

@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 
 from slot_rl.compare.runner import MOST_ATTEMPTS, LocalLauncher, ProgressDisplay, complete, make_launcher
-from slot_rl.compare.study import Run, parse_task
+from slot_rl.compare.study import Run
+from slot_rl.compare.task import parse_task
 from tests.helpers.small import all_contents, contents, run
 
 RUNS = [run(agent, seed) for seed in (0, 1) for agent in ("gumbel", "ppo", "guided_search")]

@@ -8,7 +8,8 @@ import pytest
 
 from slot_rl.compare.presets import read_presets
 from slot_rl.compare.runner import COMPARISON, LocalLauncher, complete, do_runs, opened, write_failure
-from slot_rl.compare.study import Study, StudyAgent, Tracking, parse_task, read_study
+from slot_rl.compare.study import Study, StudyAgent, Tracking, read_study
+from slot_rl.compare.task import parse_task
 from slot_rl.evaluation import EvaluationConfig
 from slot_rl.problems.named import OWN
 from tests.conftest import ROOT

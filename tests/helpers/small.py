@@ -5,7 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from slot_rl.agents.base import to_json
-from slot_rl.compare.study import Run, Task, Tracking, parse_task
+from slot_rl.compare.study import Run, Tracking
+from slot_rl.compare.task import Task, parse_task
 from slot_rl.evaluation import EvaluationConfig
 from slot_rl.networks import PointerSize
 from tests.helpers.options import options_of
