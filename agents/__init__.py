@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from slot_rl.agents.a2c import A2CAgent
 from slot_rl.agents.aligned import AlignedAgent
@@ -25,7 +25,6 @@ from slot_rl.agents.searches import (
     RandomAgent,
 )
 from slot_rl.agents.selector_agent import SELECTOR_AGENTS, GumbelAgent, SelectorAgent
-from slot_rl.envs import SlotVecEnv
 from slot_rl.problems import Problem
 from slot_rl.seeding import Seed
 
@@ -118,10 +117,7 @@ def make_agent(name: str, problem: Problem, options: Options | None = None, seed
         TypeError: If the options are another agent's.
         ValueError: If the agent does not fit the problem.
     """
-    kind = AGENTS[name]
-    given = options or kind.options
-    infeasible: Literal["refuse", "penalise"] = "penalise" if given.free else "refuse"
-    return kind(SlotVecEnv(problem, given.num_envs, seed=seed, infeasible=infeasible), options, seed)
+    return AGENTS[name](problem, options, seed)
 
 
 def load_agent(folder: Path | str, env: Any, **kwargs: Any) -> Agent:

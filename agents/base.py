@@ -29,11 +29,6 @@ class Options:
         """Environments to play at once."""
         return 1
 
-    @property
-    def free(self) -> bool:
-        """Whether draws in training keep no constraints, because the environment penalises."""
-        return False
-
 
 OptionsType = TypeVar("OptionsType", bound=Options)
 

@@ -101,6 +101,7 @@ class SequentialPolicy(MaskableActorCriticPolicy):
         """Draws the slots' items in their order from what is open, ``(batch, slots)``."""
         return self._played(observation, generator)
 
+    @torch.no_grad()
     def draws(self, observation: Observation, generator: torch.Generator) -> Iterator[Tensor]:
         """Yields drawn answers ``(batch, slots)`` without an end."""
         while True:

@@ -207,6 +207,7 @@ class SlotPolicy(ActorCriticPolicy):
         """Draws an allowed choice, ``(batch, slots)``."""
         return next(self.draws(observation, generator))
 
+    @torch.no_grad()
     def draws(self, observation: Observation, generator: torch.Generator) -> Iterator[Tensor]:
         """Yields allowed choices ``(batch, slots)`` without an end; the network is asked once."""
         logits, rules = self.point(observation)[0], self.rules(observation)

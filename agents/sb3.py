@@ -74,6 +74,11 @@ class LearningOptions(Options):
         return self.batch_size
 
     @property
+    def free(self) -> bool:
+        """Whether draws in training keep no constraints, because the environment penalises."""
+        return False
+
+    @property
     def entropy_over_time(self) -> Schedule:
         """The entropy bonus over the training."""
         end = 0.0 if self.entropy_end is None and self.entropy_schedule != "constant" else self.entropy_end

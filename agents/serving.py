@@ -6,6 +6,7 @@ forwards and as many backwards. None of them scores below the pass, by the estim
 draw of the policy and costs no call: its probability is known, so its logged outcome can be used to learn from.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
 from typing import Literal
@@ -83,23 +84,28 @@ def serve(
     Raises:
         ValueError: If draws are asked for without a generator, or of an agent without a policy.
     """
+    if serving.mode == "sample":
+        choice = next(_draws(agent, observation, generator))
+        return SearchResult(choice, problem.with_fresh_budget().score(observation, choice))
     start = agent.choose(observation)
     if serving.mode == "search":
         return guided_search(problem, observation, start, serving.budget - 1)
     if serving.mode == "pass":
         return SearchResult(start, problem.with_fresh_budget().score(observation, start))
+    draws = _draws(agent, observation, generator)
+    best = SearchResult(start, problem.score(observation, start))
+    # One draw of every request at a time, so that memory does not grow with the calls.
+    for choice in islice(draws, serving.budget - 1):
+        best = best_of([best, SearchResult(choice, problem.score(observation, choice))])
+    return best
+
+
+def _draws(agent: Agent, observation: Observation, generator: torch.Generator | None) -> Iterator[Tensor]:
+    """Returns the draws of an agent's policy without an end; raises ValueError without a generator or a policy."""
     if generator is None or agent.policy is None:
         raise ValueError(f"expected a generator and an agent with a policy for draws, got {generator} and {agent.name}")
-    with torch.no_grad():
-        draws = agent.policy.draws(observation, generator)
-        if serving.mode == "sample":
-            choice = next(draws)
-            return SearchResult(choice, problem.with_fresh_budget().score(observation, choice))
-        best = SearchResult(start, problem.score(observation, start))
-        # One draw of every request at a time, so that memory does not grow with the calls.
-        for choice in islice(draws, serving.budget - 1):
-            best = best_of([best, SearchResult(choice, problem.score(observation, choice))])
-        return best
+    draws: Iterator[Tensor] = agent.policy.draws(observation, generator)
+    return draws
 
 
 def propensity(agent: Agent, observation: Observation, choice: Tensor) -> Tensor:
