@@ -9,6 +9,7 @@ from slot_rl.agents.aligned import AlignedAgent
 from slot_rl.agents.base import MANIFEST, Agent, Options, read_agent
 from slot_rl.agents.expert_iteration import ExpertIterationAgent
 from slot_rl.agents.maskable_ppo import MaskablePPOAgent
+from slot_rl.agents.multistart import MultistartAgent
 from slot_rl.agents.nevergrad import NevergradAgent
 from slot_rl.agents.policy import SlotPolicy
 from slot_rl.agents.ppo import PPOAgent
@@ -22,6 +23,8 @@ from slot_rl.agents.searches import (
     GeneticAgent,
     GuidedSearchAgent,
     LocalSearchAgent,
+    MeanFieldAgent,
+    MultiSwapAgent,
     RandomAgent,
 )
 from slot_rl.agents.selector_agent import SELECTOR_AGENTS, GumbelAgent, SelectorAgent
@@ -67,6 +70,7 @@ AGENTS: dict[str, AgentKind] = {
     "ppo": _kind(PPOAgent),
     "a2c": _kind(A2CAgent),
     "maskable_ppo": _kind(MaskablePPOAgent),
+    "multistart": _kind(MultistartAgent),
     "expert_iteration": _kind(ExpertIterationAgent),
     "reproduction": _kind(ReproductionAgent),
     "aligned": _kind(AlignedAgent),
@@ -74,6 +78,8 @@ AGENTS: dict[str, AgentKind] = {
     "best_constant": _kind(BestConstantAgent),
     "local_search": _kind(LocalSearchAgent),
     "guided_search": _kind(GuidedSearchAgent),
+    "multi_swap": _kind(MultiSwapAgent),
+    "mean_field": _kind(MeanFieldAgent),
     "genetic": _kind(GeneticAgent),
     "cross_entropy": _kind(CrossEntropyAgent),
     "nevergrad": _kind(NevergradAgent),
@@ -97,6 +103,9 @@ __all__ = [
     "LearningAgent",
     "LocalSearchAgent",
     "MaskablePPOAgent",
+    "MeanFieldAgent",
+    "MultiSwapAgent",
+    "MultistartAgent",
     "NevergradAgent",
     "Options",
     "PPOAgent",

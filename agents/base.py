@@ -124,6 +124,11 @@ class Agent(ABC):
         return 1
 
     @property
+    def remark(self) -> str | None:
+        """What a user should know about the training, in a sentence; None if there is nothing."""
+        return None
+
+    @property
     def calls_per_context(self) -> int:
         """Estimator calls for each answer; 0 for a policy."""
         return 0

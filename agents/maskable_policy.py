@@ -12,7 +12,7 @@ from sb3_contrib.common.maskable.policies import MaskableActorCriticPolicy
 from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from torch import Tensor
 
-from slot_rl.agents.policy import SlotPolicy, as_observation, policy_kwargs
+from slot_rl.agents.policy import SlotPolicy, as_observation, optimizer_of, policy_kwargs
 from slot_rl.envs import SequentialVecEnv
 from slot_rl.envs.episodes import action_space as choices
 from slot_rl.envs.episodes import observation_space as requests
@@ -60,7 +60,7 @@ class SequentialPolicy(MaskableActorCriticPolicy):
     def _build(self, lr_schedule: Schedule) -> None:
         kwargs = policy_kwargs(self._problem, self._size)
         self.one_pass = SlotPolicy(requests(self._problem), choices(self._problem), lr_schedule, **kwargs)
-        self.optimizer = self.optimizer_class(self.parameters(), lr=lr_schedule(1), **self.optimizer_kwargs)  # type: ignore[call-arg]
+        self.optimizer = optimizer_of(self, lr_schedule(1))
 
     @property
     def network(self) -> PointerNetwork:
@@ -106,6 +106,14 @@ class SequentialPolicy(MaskableActorCriticPolicy):
         """Yields drawn answers ``(batch, slots)`` without an end."""
         while True:
             yield self.draw(observation, generator)
+
+    def confident(self, observation: Observation) -> Tensor:
+        """Returns :meth:`answer`: each slot is decided with the slots before it in view."""
+        return self.answer(observation)
+
+    def starts(self, observation: Observation) -> Iterator[Tensor]:
+        """Yields the answer ``(batch, slots)``, the only start for a search to go on from."""
+        yield self.answer(observation)
 
     def log_probability(self, observation: Observation, choice: Tensor) -> Tensor:
         """Returns the log-probability ``(batch,)`` with which :meth:`draw` gives choices ``(batch, slots)``."""

@@ -14,19 +14,21 @@ from typing import Any
 import torch
 from gymnasium import spaces
 from stable_baselines3.common.distributions import Distribution
-from stable_baselines3.common.policies import ActorCriticPolicy
+from stable_baselines3.common.policies import ActorCriticPolicy, BasePolicy
 from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from torch import Tensor, nn
 
-from slot_rl.networks import PointerNetwork, PointerSize
+from slot_rl.networks import PointerNetwork, PointerSize, Request
 from slot_rl.problems import Observation, Problem
 from slot_rl.seeding import generator_from
 from slot_rl.selectors import masked_logits
 from slot_rl.selectors.categorical import draw, log_prob_of
-from slot_rl.selectors.rules import Rules
+from slot_rl.selectors.rules import Rules, most_confident_first
 
 RulesOf = Callable[[Observation], Rules | None]
 VALUE_HIDDEN = 64
+STARTS_SEED = 0
+"""The starts of every policy are the same ones, so that an answer depends on its request alone."""
 UNIT_REQUESTS = 1_024
 """Requests from which the units of context vectors are taken."""
 
@@ -186,14 +188,18 @@ class SlotPolicy(ActorCriticPolicy):
             nn.Linear(self.network.latent_dim, VALUE_HIDDEN), nn.SiLU(), nn.Linear(VALUE_HIDDEN, 1)
         )
         self.generator = torch.Generator().manual_seed(int(torch.randint(2**62, ())))
-        self.optimizer = self.optimizer_class(self.parameters(), lr=lr_schedule(1), **self.optimizer_kwargs)  # type: ignore[call-arg]
+        self.optimizer = optimizer_of(self, lr_schedule(1))
 
     def point(self, observation: Observation) -> tuple[Tensor, Tensor]:
         """Returns masked logits ``(batch, slots, items)`` and the latent ``(batch, latent_dim)``."""
+        thought = self.network.think(self.read(observation))
+        return masked_logits(thought.logits, thought.request.mask), thought.latent
+
+    def read(self, observation: Observation) -> Request:
+        """Returns what the network reads of requests."""
         mask = self.padding if observation.mask is None else observation.mask
         given = observation.context, observation.context_vector, observation.slot_features
-        logits, latent = self.network(observation.candidates, mask, *given)
-        return masked_logits(logits, mask), latent
+        return self.network.read(observation.candidates, mask, *given)
 
     def rules(self, observation: Observation) -> Rules | None:
         """Returns what the requests allow; None if everything that is not masked."""
@@ -213,6 +219,42 @@ class SlotPolicy(ActorCriticPolicy):
         logits, rules = self.point(observation)[0], self.rules(observation)
         while True:
             yield drawn(logits, rules, generator)
+
+    @torch.no_grad()
+    def confident(self, observation: Observation, noise: Tensor | None = None) -> Tensor:
+        """Returns an allowed choice ``(batch, slots)`` whose most confident slot is decided first.
+
+        After each decision the slots think for one more round about the others, which costs a round of the network for
+        each slot and no estimator call.
+
+        Args:
+            observation: The requests.
+            noise: Standard normal numbers ``(batch, start_dim)`` for another start; None for the answer of one pass.
+        """
+        return self._decided(self.read(observation), self.rules(observation), noise)
+
+    @torch.no_grad()
+    def starts(self, observation: Observation) -> Iterator[Tensor]:
+        """Yields allowed choices ``(batch, slots)`` for a search to go on from, the best first.
+
+        The first one is :meth:`confident`. A network with starts yields the same with other noise, without an end; one
+        without starts has no more.
+        """
+        request, rules, generator = self.read(observation), self.rules(observation), generator_from(STARTS_SEED)
+        yield self._decided(request, rules, None)
+        while self.network.start_dim:
+            noise = torch.randn(1, self.network.start_dim, generator=generator)
+            yield self._decided(request, rules, noise.expand(len(observation), -1))
+
+    def _decided(self, request: Request, rules: Rules | None, noise: Tensor | None) -> Tensor:
+        thought = self.network.think(request, noise)
+
+        def rethink(choice: Tensor) -> Tensor:
+            nonlocal thought
+            thought = self.network.think_on(thought, choice)
+            return masked_logits(thought.logits, request.mask)
+
+        return most_confident_first(masked_logits(thought.logits, request.mask), rules, rethink)
 
     def log_probability(self, observation: Observation, choice: Tensor) -> Tensor:
         """Returns the log-probability ``(batch,)`` with which :meth:`draw` gives choices ``(batch, slots)``."""
@@ -244,6 +286,12 @@ class SlotPolicy(ActorCriticPolicy):
     def predict_values(self, obs: PyTorchObs) -> Tensor:
         """Returns the values, ``(batch, 1)``."""
         return self.act_and_value(obs)[1]
+
+
+def optimizer_of(policy: BasePolicy, step_size: float) -> torch.optim.Optimizer:
+    """Returns the optimiser that a policy was told to have; Adam updates all weights in one operation."""
+    fused: dict[str, Any] = {"fused": True} if policy.optimizer_class is torch.optim.Adam else {}
+    return policy.optimizer_class(policy.parameters(), lr=step_size, **fused, **policy.optimizer_kwargs)  # type: ignore[call-arg]
 
 
 def as_observation(obs: PyTorchObs) -> Observation:

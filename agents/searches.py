@@ -18,7 +18,6 @@ from slot_rl.envs.episodes import observation_space
 from slot_rl.io import BundleError
 from slot_rl.problems import Observation, Problem, make_problem
 from slot_rl.search import (
-    best_of,
     check_breeding,
     check_enumerable,
     check_fit,
@@ -27,10 +26,13 @@ from slot_rl.search import (
     cross_entropy_search,
     exhaustive_search,
     genetic_search,
-    guided_search,
     local_search,
+    mean_field_search,
+    multi_swap_search,
+    no_mixtures,
     random_choice,
     search_constant,
+    single_swap_search,
 )
 from slot_rl.seeding import Seed, as_seed, generator_from
 
@@ -63,25 +65,17 @@ class LocalSearchOptions(SearchOptions):
 
 @dataclass(frozen=True)
 class GuidedSearchOptions(SearchOptions):
-    """Swaps guided by the estimator's gradient.
+    """Single swaps guided by the estimator's gradient, from a new random start after two failures in a row."""
 
-    Attributes:
-        calls_per_context: Estimator calls for each answer, each with a backward pass.
-        calls_per_start: About how many of them one random start gets; on TF factors, a start has converged by 49.
-    """
 
-    calls_per_start: int = 49
+@dataclass(frozen=True)
+class MultiSwapOptions(SearchOptions):
+    """The same with swaps of several slots at once, as many as bring something."""
 
-    def __post_init__(self) -> None:
-        """Refuses an answer or a start without a call."""
-        super().__post_init__()
-        if self.calls_per_start < 1:
-            raise ValueError(f"expected calls_per_start >= 1, got {self.calls_per_start}")
 
-    @property
-    def starts(self) -> int:
-        """Random starts among which the calls are divided."""
-        return max(1, round(self.calls_per_context / self.calls_per_start))
+@dataclass(frozen=True)
+class MeanFieldOptions(SearchOptions):
+    """Relaxed rows that follow the softmax of the estimator's slope, ever colder; then swaps of several slots."""
 
 
 @dataclass(frozen=True)
@@ -276,27 +270,53 @@ class LocalSearchAgent(SearchAgent):
         return local_search(self.problem, observation, self.calls_per_context, generator).choice
 
 
-class GuidedSearchAgent(SearchAgent):
-    """Swaps guided by the estimator's gradient."""
-
-    name = "guided_search"
-    default_options = GuidedSearchOptions()
-    options: GuidedSearchOptions
+class SlopeSearchAgent(SearchAgent):
+    """A search that takes a score together with its slope."""
 
     @property
     def backwards_per_context(self) -> int:
-        """As many backwards as forwards: each row is scored together with its gradient."""
+        """As many backwards as forwards."""
         return self.calls_per_context
 
+
+class GuidedSearchAgent(SlopeSearchAgent):
+    """Single swaps guided by the estimator's gradient."""
+
+    name = "guided_search"
+    default_options = GuidedSearchOptions()
+
     def search(self, observation: Observation, generator: torch.Generator) -> Tensor:
-        """Searches by guided swaps, with the calls divided evenly among the starts."""
-        calls, starts = self.calls_per_context, self.options.starts
-        rounds = [calls // starts + (start < calls % starts) - 1 for start in range(starts)]
-        found = [
-            guided_search(self.problem, observation, random_choice(self.problem, observation, generator), each)
-            for each in rounds
-        ]
-        return best_of(found).choice
+        """Searches by guided swaps."""
+        return single_swap_search(self.problem, observation, self.calls_per_context, generator).choice
+
+
+class MultiSwapAgent(SlopeSearchAgent):
+    """Guided swaps of several slots at once."""
+
+    name = "multi_swap"
+    default_options = MultiSwapOptions()
+
+    def search(self, observation: Observation, generator: torch.Generator) -> Tensor:
+        """Searches by swaps of several slots at once."""
+        return multi_swap_search(self.problem, observation, self.calls_per_context, generator).choice
+
+
+class MeanFieldAgent(SlopeSearchAgent):
+    """Mean-field annealing of relaxed rows."""
+
+    name = "mean_field"
+    default_options = MeanFieldOptions()
+
+    def __init__(self, env: Any, options: Any = None, seed: Seed = 0, **changes: Any) -> None:
+        """Builds the agent; raises ValueError if the problem has constraints or its estimator takes no mixtures."""
+        super().__init__(env, options, seed, **changes)
+        why = no_mixtures(self.problem)
+        if why is not None:
+            raise ValueError(why)
+
+    def search(self, observation: Observation, generator: torch.Generator) -> Tensor:
+        """Searches by annealing."""
+        return mean_field_search(self.problem, observation, self.calls_per_context, generator).choice
 
 
 class GeneticAgent(SearchAgent):

@@ -1,19 +1,21 @@
-"""Measures bias, variance and cost of every selector's gradient on a problem, and recommends a selector.
+"""Advises a selector for a problem: a short training race decides, and figures of every selector's gradient explain.
 
-All selectors estimate the same true gradients, at the same logits of the same requests. Errors are relative to the
-squared length of the true gradient, summed over requests. The scale of an estimate is not important, because the
-learning rate can change it. Therefore the mean estimate is first scaled to the length of the true gradient, as
-published tables do.
+The error of a gradient does not tell what trains best: with the same number of estimator calls, many requests with
+cheap and noisy estimates teach a policy more than few requests with accurate ones, and the policy averages over
+requests. Therefore :mod:`slot_rl.race` trains with every selector for a short time, and the advice is its winner.
 
-Selectors are compared by their error at equal cost. With C calls per request, an estimate that costs c calls can be
-averaged over C / c draws, and its squared error is the squared bias plus ``variance * c / C``. Forwards and backwards
-both count as calls.
+For the gradients, all selectors estimate the same true gradients, at the same logits of the same requests. Errors are
+relative to the squared length of the true gradient, summed over requests. The scale of an estimate is not important,
+because the learning rate can change it. Therefore the mean estimate is first scaled to the length of the true
+gradient, as published tables do. The error is that at equal cost: with C calls per request, an estimate that costs c
+calls can be averaged over C / c draws, and its squared error is the squared bias plus ``variance * c / C``. Forwards
+and backwards both count as calls.
 """
 
-import math
 import time
 from dataclasses import dataclass, field
 from functools import partial
+from math import inf, isfinite
 from pathlib import Path
 
 import torch
@@ -22,12 +24,14 @@ from torch import Tensor
 from slot_rl.agents import load_agent
 from slot_rl.console import console, print_table, progress_bar, say
 from slot_rl.envs import SlotVecEnv
+from slot_rl.evaluation import Evaluation, EvaluationConfig
 from slot_rl.io import CHECKPOINT, check_free, fresh_folder, read_config, write_json
 from slot_rl.plots import Point, plot_bias_and_variance
 from slot_rl.problems import Observation, Problem, make_problem
 from slot_rl.problems.constraints.written import ConstraintFlags
 from slot_rl.problems.named import ROWS, constrained, own_env
 from slot_rl.provenance import provenance
+from slot_rl.race import RaceResult, entrants, run_race
 from slot_rl.reevaluation import problem_of_run
 from slot_rl.seeding import generator_from
 from slot_rl.selectors import NAMES, Exact, LocalExpectation, Selector, make, masked_logits
@@ -39,7 +43,7 @@ CHUNK = 16_384
 
 @dataclass(frozen=True)
 class DiagnosisConfig:
-    """Measures every selector's gradient on a problem and recommends one.
+    """Recommends the selector that wins a short training race, and measures every selector's gradient.
 
     Attributes:
         env: The environment's id. If left out, that of the policy's run; SlotRL/Rows-v0 for an estimator without a
@@ -55,10 +59,13 @@ class DiagnosisConfig:
         limit: Maximum number of configurations of a request, padding included, to enumerate for the true gradient;
             for more, the true gradient is the mean of many unbiased estimates.
         reference_draws: Unbiased estimates per request if the true gradient is not enumerated.
-        seed: Seeds requests, logits and draws.
+        race_calls: Estimator calls of each training in the race; 0 for no race and no recommendation.
+        race_seeds: Trainings of each selector, from --seed on.
+        seed: Seeds requests, logits, draws and the race.
         out: The folder of the figures and the picture.
         force: Replace the diagnosis that is already there.
         constraints: What answers are allowed.
+        evaluation: The requests that the race is judged on.
     """
 
     env: str | None = None
@@ -72,13 +79,20 @@ class DiagnosisConfig:
     calls: int = 512
     limit: int = 20_000
     reference_draws: int = 2_000
+    race_calls: int = 20_000
+    race_seeds: int = 2
     seed: int = 0
     out: Path = Path("runs/diagnosis")
     force: bool = False
     constraints: ConstraintFlags = field(default_factory=ConstraintFlags)
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
 
     def __post_init__(self) -> None:
-        """Refuses an empty measurement."""
+        """Refuses an empty measurement and an empty race."""
+        if self.race_calls < 0 or self.race_seeds < 1:
+            raise ValueError(
+                f"expected race_calls >= 0 and race_seeds >= 1, got {self.race_calls} and {self.race_seeds}"
+            )
         least = min(self.requests, self.calls, self.limit)
         if least < 1 or min(self.draws, self.reference_draws) < 2 or not self.spread >= 0:
             raise ValueError(
@@ -169,18 +183,54 @@ class Setup:
         return gradient.unflatten(0, (draws, -1)).double(), estimate.diagnostics["dead"].double(), seconds
 
 
-def diagnose(config: DiagnosisConfig) -> list[SelectorFigures]:
-    """Measures every selector, prints the tables and a recommendation, and draws the picture.
+@dataclass(frozen=True)
+class Diagnosis:
+    """What was found of every selector.
 
-    Returns:
-        The figures, sorted by the error at equal cost.
+    Attributes:
+        race: Results of the race, best first; empty without a race.
+        figures: Figures of the gradients, in the order of the race, and then by the error at equal cost.
+        true_gradient: How the true gradient was computed.
+    """
+
+    race: list[RaceResult]
+    figures: list[SelectorFigures]
+    true_gradient: str
+
+
+def diagnose(config: DiagnosisConfig) -> Diagnosis:
+    """Races the selectors, measures their gradients, prints the tables and the recommendation, and draws the picture.
 
     Raises:
-        ValueError: If the problem cannot be built, the policy does not fit, all true gradients are zero, or the folder
-            is not free.
+        ValueError: If the problem cannot be built, the policy does not fit, all true gradients are zero, no selector
+            can take a step in the race, or the folder is not free.
     """
     check_free(config.out, config.force, DIAGNOSIS)
     setup = _setup(config)
+    names = entrants(setup.problem, config.race_calls) if config.race_calls else []
+    truth, figures = _measure_all(setup, config)
+    race = _race(setup.problem, names, config) if names else []
+    order = [one.name for one in race]
+    figures.sort(key=lambda one: (order.index(one.name) if one.name in order else len(order), one.error))
+    found = Diagnosis(race, figures, truth.description)
+    _report(config, setup.problem.name, found)
+    return found
+
+
+def _race(problem: Problem, names: list[str], config: DiagnosisConfig) -> list[RaceResult]:
+    with console.status("measuring random and best answers"):
+        evaluation = Evaluation(problem, config.evaluation)
+    seeds = range(config.seed, config.seed + config.race_seeds)
+    with progress_bar() as progress:
+        task = progress.add_task("racing", total=len(names) * len(seeds), note="")
+
+        def tick(name: str) -> None:
+            progress.update(task, advance=1, note=name)
+
+        return run_race(evaluation, names, config.race_calls, seeds, tick)
+
+
+def _measure_all(setup: Setup, config: DiagnosisConfig) -> tuple[TrueGradient, list[SelectorFigures]]:
     # Padding is included: a selector receives the same number of items for all slots.
     exact = setup.problem.items**setup.problem.slots <= config.limit
     names = [name for name in NAMES if (name != "exact" or exact) and not _refuses(name, setup.problem)]
@@ -197,9 +247,7 @@ def diagnose(config: DiagnosisConfig) -> list[SelectorFigures]:
             selector, draws = (Exact(config.limit), 2) if name == "exact" else (make(name), config.draws)
             found.append(_measure(setup, selector, draws, truth, config.calls))
             progress.advance(task)
-    found.sort(key=lambda one: one.error)
-    _report(config, setup.problem.name, found, truth)
-    return found
+    return truth, found
 
 
 def _refuses(name: str, problem: Problem) -> bool:
@@ -272,7 +320,7 @@ def _measure(setup: Setup, selector: Selector, draws: int, truth: TrueGradient, 
         backwards=backwards,
         milliseconds=1e3 * sum(seconds) / (draws * len(setup.logits)),
         dead=float(torch.cat(dead).mean()),
-        error=max(bias, 0.0) + variance * cost / calls if cost <= calls else math.inf,
+        error=max(bias, 0.0) + variance * cost / calls if cost <= calls else inf,
     )
 
 
@@ -291,58 +339,78 @@ def _moments(gradient: Tensor, truth: TrueGradient) -> tuple[float, float, float
     return bias / true2, float(error2) ** 0.5 / true2, float(scale**2 * spread.sum()) / true2
 
 
-def _report(config: DiagnosisConfig, env_id: str, found: list[SelectorFigures], truth: TrueGradient) -> None:
+def _report(config: DiagnosisConfig, env_id: str, found: Diagnosis) -> None:
     # In the registry's order, so that a selector has the same colour on every problem.
-    order = sorted(found, key=lambda one: NAMES.index(one.name))
+    order = sorted(found.figures, key=lambda one: NAMES.index(one.name))
     points = [Point(one.name, one.visible_bias, one.variance, one.forwards + one.backwards) for one in order]
-    selectors = [{**vars(one), "error": one.error if math.isfinite(one.error) else None} for one in found]
-    figures = {"true_gradient": truth.description, "selectors": selectors}
+    advice = recommendation(found.race, config.race_calls)
+    document = {
+        "recommendation": advice,
+        "race": [{"name": one.name, "optimality": list(one.optimality)} for one in found.race],
+        "true_gradient": found.true_gradient,
+        "selectors": [{**vars(one), "error": one.error if isfinite(one.error) else None} for one in found.figures],
+    }
     with fresh_folder(config.out):
-        write_json(config.out / DIAGNOSIS, {**provenance(config), **figures})
+        write_json(config.out / DIAGNOSIS, {**provenance(config), **document})
         plot_bias_and_variance(config.out / PICTURE, {f"{env_id}: marker area by calls per estimate": points})
-    _print(f"gradients on {env_id}; error at {config.calls:,} calls per request", found)
-    console.print(f"true gradient: {truth.description}")
-    console.print(recommendation(found, config.calls))
+    _print(config, env_id, found)
+    console.print(f"true gradient: {found.true_gradient}")
+    console.print(advice)
     say(f"figures and picture: {config.out}")
 
 
-def _print(title: str, found: list[SelectorFigures]) -> None:
-    quality = [
+def _print(config: DiagnosisConfig, env_id: str, found: Diagnosis) -> None:
+    race, figures = {one.name: one for one in found.race}, {one.name: one for one in found.figures}
+    rows = [[name, *_race_cells(race.get(name)), *_cells(figures.get(name))] for name in {**race, **figures}]
+    raced = f"optimality after {config.race_calls:,} calls" if race else "no race"
+    title = f"{env_id}: {raced}; error of the gradient with {config.calls:,} calls per request"
+    print_table(title, ["", "race", "spread", "error", "bias²", "var", "mean cos"], rows)
+    cost = [
         [
             one.name,
-            f"{one.error:.3g}" if math.isfinite(one.error) else "costly",
-            f"{max(one.bias, 0.0):.4f}",
-            f"{one.bias_error:.4f}",
-            f"{one.variance:.3g}",
+            f"{one.forwards:,}",
+            str(one.backwards),
+            f"{one.milliseconds:.4f}",
+            f"{one.dead:.0%}",
             f"{one.cosine:.2f}",
-            f"{one.mean_cosine:.3f}",
+            f"{one.bias_error:.4f}",
         ]
-        for one in found
+        for one in found.figures
     ]
-    print_table(title, ["", "error", "bias²", "±", "var", "cos", "mean cos"], quality)
-    cost = [
-        [one.name, f"{one.forwards:,}", str(one.backwards), f"{one.milliseconds:.4f}", f"{one.dead:.0%}"]
-        for one in found
-    ]
-    print_table("cost of one estimate", ["", "estimator calls", "backward passes", "ms", "dead"], cost)
+    print_table("one estimate", ["", "calls", "backwards", "ms", "dead", "cos", "± of bias²"], cost)
 
 
-def recommendation(found: list[SelectorFigures], calls: int) -> str:
-    """Returns one sentence that names the best selector and the reason.
+def _race_cells(one: RaceResult | None) -> list[str]:
+    return ["-", "-"] if one is None else [f"{one.mean:.3f}", f"{one.spread:.3f}"]
+
+
+def _cells(one: SelectorFigures | None) -> list[str]:
+    if one is None:
+        return ["-"] * 4
+    error = f"{one.error:.3g}" if isfinite(one.error) else "costly"
+    return [error, f"{max(one.bias, 0.0):.4f}", f"{one.variance:.3g}", f"{one.mean_cosine:.3f}"]
+
+
+def recommendation(race: list[RaceResult], calls: int) -> str:
+    """Returns one sentence that names the winner of the race and the reason.
 
     Args:
-        found: The figures, best first.
-        calls: Estimator calls per request for the error at equal cost.
+        race: The results, best first.
+        calls: Estimator calls of each training.
     """
-    best = found[0]
-    if not math.isfinite(best.error):
-        return f"recommended: none, every selector costs more than {calls:,} calls per request"
-    cost = best.forwards + best.backwards
-    averaged = best.variance * cost / calls
-    affordable = [one for one in found[1:] if math.isfinite(one.error)]
-    reason = "bias" if best.bias > averaged else "variance"
-    rival = f"next is {affordable[0].name} with {affordable[0].error:.2g}" if affordable else "all others cost too much"
+    if not race:
+        return "recommended: none, because without a race the error of a gradient does not tell what trains best"
+    best, *others = race
+    seeds = f"{len(best.optimality)} seed{'s'[: len(best.optimality) - 1]}"
+    level = [one.name for one in others if one.reaches(best)]
+    rival = (
+        f"within the spread of the seeds: {', '.join(level)}"
+        if level
+        else f"next is {others[0].name} with {others[0].mean:.3f}"
+        if others
+        else "no other could take part"
+    )
     return (
-        f"recommended: {best.name}, whose relative squared error is least with {calls:,} calls per request: "
-        f"{best.error:.2g} ({calls / cost:.3g} estimates averaged, most of it {reason}); {rival}"
+        f"recommended: use {best.name}, because it trains best: mean optimality {best.mean:.3f} after {calls:,} calls, "
+        f"{min(best.optimality):.3f} to {max(best.optimality):.3f} over {seeds}; {rival}"
     )

@@ -14,7 +14,7 @@ from slot_rl.agents import Agent
 from slot_rl.problems import Budget, Observation, Problem, Unmeasured
 
 GUIDED_CALLS = 31
-POLICY_WITH_SEARCH = "policy + guided search"
+POLICY_WITH_SEARCH = "policy, 31 calls"
 NOT_MEASURED = "not measured"
 
 

@@ -79,31 +79,44 @@ class Panel:
         value: Label of the ordinates.
         curves: Abscissas and ordinates, by name; a name has one colour in all panels.
         log: Whether the ordinates are drawn on a logarithmic scale.
+        along: Label of its own abscissas, where panels differ.
+        log_along: Whether the abscissas are drawn on a logarithmic scale; with a point at 0, from 1 on.
+        marked: Whether points are marked, so that a curve of a single one is seen.
     """
 
     title: str
     value: str
     curves: Mapping[str, Curve]
     log: bool = False
+    along: str = ""
+    log_along: bool = False
+    marked: bool = False
 
 
-def plot_curves(path: Path, panels: Sequence[Panel], along: str, log_along: bool = False) -> None:
+def plot_curves(path: Path, panels: Sequence[Panel], along: str = "") -> None:
     """Draws named curves, two panels a row, with one legend.
 
     Args:
         path: The PNG file.
         panels: The panels.
-        along: Label of the abscissas.
-        log_along: Whether the abscissas are drawn on a logarithmic scale from 1 on, with a place for 0.
+        along: Label of the abscissas, where panels have none of their own.
     """
     figure, grid = _grid(len(panels))
     names = list(dict.fromkeys(name for panel in panels for name in panel.curves))
     for axes, panel in zip(grid.flat, panels, strict=False):
         for name, (abscissas, ordinates) in panel.curves.items():
-            axes.plot(abscissas, ordinates, linewidth=1.2, **_line(names.index(name)))
-        axes.set(title=plain_text(panel.title), ylabel=panel.value, yscale="log" if panel.log else "linear")
-        if log_along:
+            # A curve of a single point is not hidden by those that begin there.
+            size = 3.5 if len(abscissas) > 1 else 6
+            marker = {"marker": "o", "markersize": size, "zorder": 2 + size} if panel.marked else {}
+            axes.plot(abscissas, ordinates, linewidth=1.2, **marker, **_line(names.index(name)))
+        axes.set(title=plain_text(panel.title), xlabel=panel.along, ylabel=panel.value)
+        axes.set_yscale("log" if panel.log else "linear")
+        every = [at for abscissas, _ in panel.curves.values() for at in abscissas]
+        if panel.log_along and min(every) > 0:
+            axes.set_xscale("log")
+        elif panel.log_along:
             axes.set_xscale("symlog", linthresh=1)
+            axes.set_xlim(-0.15, 1.5 * max(every))
         axes.xaxis.set_major_formatter(lambda number, _: f"{number:,.0f}")
         axes.grid(alpha=0.25)
     figure.supxlabel(along, fontsize="medium")

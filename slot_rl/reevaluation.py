@@ -29,7 +29,8 @@ class ReevaluationConfig:
         unmeasured: What an answer counts as that the truth has not measured: nothing, or its context's minimum; as in
             the training if left out.
         feasible: Table of the allowed answers, or path.py:function, if it has moved; it must be the same.
-        serving: Also print and draw how answers improve with more estimator calls, beside search from random starts.
+        serving: Also print and draw how answers improve with more estimator calls and what they take, beside searches,
+            and at which cost of a call the policy is cheaper.
     """
 
     run: Path

@@ -267,6 +267,8 @@ def train_run(
 
         summary, rows = train_and_judge(agent, identity, evaluation, tracker, folder, report)
     print_judgement(summary, rows)
+    if agent.remark is not None:
+        say(agent.remark)
     say(f"run: {folder}")
     return folder, agent, summary
 

@@ -9,10 +9,14 @@ from pathlib import Path
 import pytest
 import torch
 
+from slot_rl import evaluation
+
 ROOT = Path(__file__).resolve().parent.parent
 LANDSCAPES = ROOT.parent / "shared" / "data"
 
 torch.set_num_threads(1)
+# What is called the best need not be that good in tests.
+evaluation.STRONG_CALLS = 200
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # A shell that runs the tests in the background ignores it, and so would the commands that tests interrupt.

@@ -17,6 +17,7 @@ from slot_rl.search import (
     genetic_search,
     guided_search,
     local_search,
+    multi_swap_search,
     random_choice,
 )
 from slot_rl.seeding import generator_from
@@ -101,7 +102,7 @@ def answers(problem: Problem, asked: Observation, generator: torch.Generator) ->
         most_probable(logits, rules),
         random_choice(problem, asked, generator),
         guided_search(problem, asked, chosen, 2).choice,
-        guided_search(problem, asked, chosen, 1, proposals=4).choice,
+        multi_swap_search(problem, asked, 4, generator).choice,
         local_search(problem, asked, 6, generator).choice,
         genetic_search(problem, asked, 8, generator).choice,
         cross_entropy_search(problem, asked, 8, generator).choice,

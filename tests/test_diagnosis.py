@@ -1,4 +1,4 @@
-"""The gradient setup: it finds what was put into it, states its own errors honestly, and names the best for the money.
+"""The diagnosis: its figures find what was put into a gradient and state their own errors, and its race decides.
 
 Two slots of three items stand in for every problem, with candidates 0, 1 and 2 where figures are computed by hand. A
 selector made for these tests returns the true gradient with a known bias and known noise.
@@ -19,6 +19,7 @@ from torch import Tensor
 from slot_rl import diagnosis
 from slot_rl.agents import GumbelAgent, load_agent
 from slot_rl.diagnosis import (
+    Diagnosis,
     DiagnosisConfig,
     SelectorFigures,
     Setup,
@@ -35,6 +36,7 @@ from slot_rl.evaluation import EvaluationConfig
 from slot_rl.networks import PointerSize
 from slot_rl.problems import Observation, Problem, RowProblem, SlotProblem, make_problem
 from slot_rl.problems.constraints import Distinct
+from slot_rl.race import RaceResult
 from slot_rl.seeding import generator_from, seeded_initialisation
 from slot_rl.selectors import NAMES, RLOO, LocalExpectation, Selector, StraightThrough, make
 from slot_rl.selectors.base import Draws, Probe, RawEstimate
@@ -43,7 +45,7 @@ from tests.conftest import Command
 
 SCRIPT = Path(__file__).resolve().parents[1] / "scripts" / "diagnose_gradients.py"
 PNG = b"\x89PNG\r\n\x1a\n"
-KEYS = {"command", "config", "versions", "true_gradient", "selectors"}
+KEYS = {"command", "config", "versions", "recommendation", "race", "true_gradient", "selectors"}
 
 
 def cubic(vectors: Tensor) -> Tensor:
@@ -62,8 +64,11 @@ def tiny_problem(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def config(out: Path, **changes: Any) -> DiagnosisConfig:
-    settings: dict[str, Any] = {"out": out, "requests": 4, "draws": 60, "reference_draws": 60}
+    settings: dict[str, Any] = {"out": out, "requests": 4, "draws": 60, "reference_draws": 60, "race_calls": 0}
     return DiagnosisConfig(**(settings | changes))
+
+
+SHORT_RACE: dict[str, Any] = {"race_calls": 600, "race_seeds": 2, "evaluation": EvaluationConfig(eval_size=8)}
 
 
 def document(folder: Path) -> dict[str, Any]:
@@ -260,7 +265,7 @@ def test_selectors_are_measured_under_constraints(
     problem = tiny().with_constraints([Distinct()])
     monkeypatch.setattr(diagnosis, "make_problem", lambda *arguments, **options: problem)
     settings = config(tmp_path / "run", draws=2_000)
-    found = {one.name: one for one in diagnose(settings)}
+    found = {one.name: one for one in diagnose(settings).figures}
     assert "not measured: expected another selector than rebar" in " ".join(capsys.readouterr().out.split())
     assert set(found) == set(NAMES) - {"rebar"}
     # The unconstrained gradient is another one.
@@ -294,10 +299,10 @@ def test_the_long_run_agrees_with_enumeration() -> None:
 
 
 def test_a_low_limit_forces_the_long_run(tmp_path: Path) -> None:
-    names = {one.name for one in diagnose(config(tmp_path / "long", limit=8))}
+    names = {one.name for one in diagnose(config(tmp_path / "long", limit=8)).figures}
     assert names == set(NAMES) - {"exact"}
     assert document(tmp_path / "long")["true_gradient"].startswith("mean of 60 local expectations")
-    assert {one.name for one in diagnose(config(tmp_path / "short", limit=9))} == set(NAMES)
+    assert {one.name for one in diagnose(config(tmp_path / "short", limit=9)).figures} == set(NAMES)
     assert document(tmp_path / "short")["true_gradient"] == "enumerated over 9 configurations"
 
 
@@ -343,40 +348,36 @@ def test_the_stated_error_shrinks_with_the_draws() -> None:
     assert ratio == pytest.approx(4, rel=0.15)
 
 
-HEALTH = SelectorFigures("best", 0.01, 0.001, 4.0, 0.5, 0.9, 3, 1, 0.1, 0.0, 0.05)
+RACE = [RaceResult("best", (0.92, 0.94)), RaceResult("second", (0.95, 0.89)), RaceResult("third", (0.91, 0.91))]
 
 
-def test_the_recommendation_names_the_first_and_its_ground() -> None:
-    second = replace(HEALTH, name="second", error=0.07)
-    # 4 calls each, 400 to spend: 100 estimates, and variance 4 / 100 = .04 against a bias of .01.
-    said = recommendation([HEALTH, second], 400)
-    assert said == (
-        "recommended: best, whose relative squared error is least with 400 calls per request: 0.05 "
-        "(100 estimates averaged, most of it variance); next is second with 0.07"
+def test_the_recommendation_names_the_winner_and_the_reason() -> None:
+    assert recommendation(RACE, 20_000) == (
+        "recommended: use best, because it trains best: mean optimality 0.930 after 20,000 calls, "
+        "0.920 to 0.940 over 2 seeds; within the spread of the seeds: second"
     )
-    said = recommendation([replace(HEALTH, name="other", bias=0.041), second], 400)
-    assert said.startswith("recommended: other,") and "most of it bias" in said
+    said = recommendation([RACE[0], RACE[2]], 500)
+    assert said.endswith("after 500 calls, 0.920 to 0.940 over 2 seeds; next is third with 0.910")
 
 
-def test_nothing_is_recommended_where_everything_is_too_dear() -> None:
-    dear = [replace(HEALTH, name=name, error=math.inf) for name in ("one", "two")]
-    assert recommendation(dear, 3) == "recommended: none, every selector costs more than 3 calls per request"
+def test_a_race_of_one_seed_or_one_selector_is_put_in_words() -> None:
+    said = recommendation([RaceResult("only", (0.5,))], 500)
+    assert said.endswith("optimality 0.500 after 500 calls, 0.500 to 0.500 over 1 seed; no other could take part")
 
 
-def test_a_runner_up_that_is_too_dear_is_not_given_an_error() -> None:
-    said = recommendation([HEALTH, replace(HEALTH, name="second", error=math.inf)], 4)
-    assert said.startswith("recommended: best") and "inf" not in said
+def test_nothing_is_recommended_without_a_race() -> None:
+    assert recommendation([], 0).startswith("recommended: none, because without a race the error of a gradient does")
 
 
-def test_a_diagnosis_ranks_by_error_and_writes_its_figures(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_without_a_race_gradients_are_ranked_by_their_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "deep" / "run"
-    found = diagnose(config(out, calls=5))
+    found = diagnose(config(out, calls=5)).figures
     assert {path.name for path in out.iterdir()} == {"diagnosis.json", "bias_and_variance.png"}
     assert (out / "bias_and_variance.png").read_bytes().startswith(PNG)
     written = document(out)
     assert set(written) == KEYS and written["config"]["calls"] == 5 and written["config"]["out"] == str(out)
     assert [one["name"] for one in written["selectors"]] == [one.name for one in found]
-    assert sorted(one.name for one in found) == sorted(NAMES)
+    assert sorted(one.name for one in found) == sorted(NAMES) and written["race"] == []
     errors = [one.error for one in found]
     assert errors == sorted(errors)
     dear = {one.name for one in found if one.forwards + one.backwards > 5}
@@ -385,8 +386,46 @@ def test_a_diagnosis_ranks_by_error_and_writes_its_figures(tmp_path: Path, capsy
         expected = vars(one) | {"error": one.error if math.isfinite(one.error) else None}
         assert stored == expected
     said = capsys.readouterr().out
-    assert f"recommended: {found[0].name}, " in said and "enumerated over 9 configurations" in said
+    assert "recommended: none" in said and "no race" in said and "enumerated over 9 configurations" in said
     assert "costly" in said
+
+
+def test_with_a_race_the_table_is_in_its_order(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    # Exact gradients of 9 calls are measured up to a limit of 8 configurations only, and trained with nevertheless.
+    out = tmp_path / "run"
+    found = diagnose(config(out, limit=8, **SHORT_RACE))
+    assert [one.name for one in found.race] == [one["name"] for one in document(out)["race"]]
+    means = [one.mean for one in found.race]
+    assert sorted(one.name for one in found.race) == sorted(NAMES) and means == sorted(means, reverse=True)
+    assert [one.name for one in found.figures] == [one.name for one in found.race if one.name != "exact"]
+    said = capsys.readouterr().out
+    rows = [line.replace("│", " ").split() for line in said.splitlines() if line.startswith("│")]
+    assert [row[0] for row in rows if row][: len(NAMES)] == [one.name for one in found.race]
+    assert ["exact", f"{_of('exact', found):.3f}"] == next(row for row in rows if row and row[0] == "exact")[:2]
+    advice = document(out)["recommendation"]
+    assert advice == recommendation(found.race, 600) and f"use {found.race[0].name}, because" in advice
+    assert advice in " ".join(said.split())
+
+
+def _of(name: str, found: Diagnosis) -> float:
+    return next(one.mean for one in found.race if one.name == name)
+
+
+def test_a_selector_that_is_too_costly_for_the_race_comes_last(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = diagnose(config(tmp_path / "run", **SHORT_RACE | {"race_calls": 511}))
+    # Most agents score 512 configurations for an update; reinforce scores 256.
+    assert {one.name for one in found.race} >= {"reinforce"} and "gumbel" not in {one.name for one in found.race}
+    assert {one.name for one in found.figures} == set(NAMES)
+    assert [one.name for one in found.figures][: len(found.race)] == [one.name for one in found.race]
+    assert "not raced: gumbel: one update costs 512 calls" in capsys.readouterr().out
+
+
+def test_a_race_too_short_for_any_update_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="expected a race of at least the 256 calls of one update, got 255"):
+        diagnose(config(tmp_path / "run", race_calls=255))
+    assert not any(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("calls", [512, 30_000, 1])
@@ -395,14 +434,14 @@ def test_the_tables_fit_into_eighty_columns(
 ) -> None:
     monkeypatch.setenv("COLUMNS", "80")
     # The longest figures: errors such as 0.000123, and too costly.
-    diagnose(config(tmp_path / "run", calls=calls))
+    diagnose(config(tmp_path / "run", calls=calls, **SHORT_RACE))
     said = capsys.readouterr().out
     assert "bias²" in said and "…" not in said
 
 
 def test_each_selector_costs_what_it_asks_of_the_problem(tmp_path: Path) -> None:
     setup = _setup(DiagnosisConfig(requests=4))
-    for one in diagnose(config(tmp_path / "run")):
+    for one in diagnose(config(tmp_path / "run")).figures:
         before = replace(setup.problem.budget)
         setup.sample(make(one.name), 6)
         spent = setup.problem.budget
@@ -411,13 +450,14 @@ def test_each_selector_costs_what_it_asks_of_the_problem(tmp_path: Path) -> None
 
 
 def test_the_figures_depend_on_the_seed(tmp_path: Path) -> None:
-    def figures(name: str, seed: int) -> list[dict[str, Any]]:
-        found = diagnose(config(tmp_path / name, seed=seed))
-        return [{key: value for key, value in vars(one).items() if key != "milliseconds"} for one in found]
+    def figures(name: str, seed: int) -> list[Any]:
+        found = diagnose(config(tmp_path / name, seed=seed, **SHORT_RACE))
+        timeless = [{key: value for key, value in vars(one).items() if key != "milliseconds"} for one in found.figures]
+        return [found.race, timeless]
 
-    first = figures("first", 3)
+    first, other = figures("first", 3), figures("other", 4)
     assert figures("second", 3) == first
-    assert figures("other", 4) != first
+    assert all(here != there for here, there in zip(first, other, strict=True))
 
 
 def test_a_diagnosis_is_not_overwritten_without_force(tmp_path: Path) -> None:
@@ -472,6 +512,12 @@ def test_an_empty_measurement_is_refused(changes: dict[str, Any]) -> None:
         DiagnosisConfig(**changes)
 
 
+@pytest.mark.parametrize("changes", [{"race_calls": -1}, {"race_seeds": 0}])
+def test_an_empty_race_is_refused(changes: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="expected race_calls >= 0 and race_seeds >= 1, got"):
+        DiagnosisConfig(**changes)
+
+
 def test_a_true_gradient_of_zero_is_refused_in_words(tmp_path: Path) -> None:
     # Logits so far apart that every other item has probability 0 in float32.
     with pytest.raises(ValueError, match="expected"):
@@ -505,7 +551,18 @@ def test_the_command_refuses_missing_input_in_one_line(
     assert not any(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("flags", [["--requests", "0"], ["--draws", "1"], ["--selector", "gumbel"]])
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ["--requests", "0"],
+        ["--draws", "1"],
+        ["--selector", "gumbel"],
+        ["--race-seeds", "0"],
+        ["--race-calls", "few"],
+        ["--race-calls", "100"],
+        ["--eval-size", "0"],
+    ],
+)
 def test_the_command_answers_wrong_flags_with_exit_code_2(flags: list[str], command: Command, tmp_path: Path) -> None:
     code, _, errors = command(*flags)
     assert code == 2
@@ -517,9 +574,9 @@ def test_the_command_measures_and_then_refuses_the_taken_folder(
     command: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(diagnosis, "make_problem", tiny)
-    flags = ["--requests", 2, "--draws", 20, "--out", "run"]
+    flags = ["--requests", 2, "--draws", 20, "--race-calls", 600, "--race-seeds", 1, "--eval-size", 4, "--out", "run"]
     code, shown, errors = command(*flags)
-    assert (code, errors) == (0, "") and "recommended: " in shown
+    assert (code, errors) == (0, "") and "recommended: use " in shown
     before = files(tmp_path)
     code, _, errors = command(*flags)
     assert code == 2 and errors.count("\n") == 1 and "(--force replaces it)" in errors
@@ -607,7 +664,7 @@ def test_short_vocabularies_are_masked_for_every_selector(monkeypatch: pytest.Mo
         gradient, _, _ = setup.sample(make(name), 50)
         assert gradient.shape == (50, 1, 3, 4)
         assert bool(gradient.isfinite().all()) and bool((gradient[:, 0, ~mask] == 0).all()), name
-    found = {one.name: one for one in diagnose(settings)}
+    found = {one.name: one for one in diagnose(settings).figures}
     assert document(tmp_path / "run")["true_gradient"] == "enumerated over 64 configurations"
     assert found["exact"].bias == pytest.approx(0, abs=1e-10) and found["exact"].cosine == pytest.approx(1)
     for name in ("local_expectation", "screened_expectation", "rloo", "rebar"):
@@ -620,6 +677,6 @@ def test_the_limit_counts_the_padding_of_short_vocabularies(
 ) -> None:
     monkeypatch.setattr(diagnosis, "make_problem", lambda *arguments, **options: rows())
     settings = config(tmp_path / "run", env="SlotRL/Rows-v0", limit=limit, draws=20, reference_draws=20)
-    found = diagnose(settings)
+    found = diagnose(settings).figures
     assert ("exact" in {one.name for one in found}) is enumerated
     assert document(tmp_path / "run")["true_gradient"].startswith("enumerated" if enumerated else "mean of 20")

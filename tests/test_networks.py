@@ -4,6 +4,8 @@ Networks are compared in float64, so that a claimed equality is tested to roundi
 is counted by PyTorch's own counter of floating-point operations, which must be affine in the number of items.
 """
 
+from dataclasses import replace
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -11,8 +13,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from slot_rl.networks import PointerNetwork, PointerSize
+from slot_rl.networks import ITEM_HIDDEN, PointerNetwork, PointerSize
 from slot_rl.seeding import generator_from, seeded_initialisation
+from slot_rl.selectors.rules import OPEN
 
 SMALL = PointerSize(width=8, hidden=12, rounds=2)
 
@@ -110,13 +113,16 @@ def test_a_short_list_scores_as_part_of_a_long_one() -> None:
 
 def test_the_parameters_are_those_of_the_layers() -> None:
     slots, dim, width, hidden, rounds = 3, 4, 8, 12, 2
-    dense = width * width + width
-    joint = 2 * slots * width + (slots * width * hidden + hidden) + (hidden * slots * width + slots * width)
-    expected = (dim * width + width) + dense + slots * width + rounds * (3 * dense + joint) + 2 * dense
+    inner, whole = ITEM_HIDDEN + 2 * width, slots * width
+    embed = dim * inner + inner
+    body = ITEM_HIDDEN * ITEM_HIDDEN + ITEM_HIDDEN + ITEM_HIDDEN * 2 * width + 2 * width
+    joint = whole * whole + 2 * 2 * whole + (2 * whole * hidden + hidden) + (hidden * whole + whole)
+    # All rounds share their weights, but for a temperature each and one for the logits.
+    expected = embed + body + whole + joint + 1 + rounds + 1
     assert sum(part.numel() for part in pointer().parameters()) == expected
     few, many = (pointer(slots, dim, catalogue=normal(slots, items, dim)) for items in (5, 50))
     counts = {sum(part.numel() for part in network.parameters()) for network in (few, many)}
-    assert counts == {expected + (slots - 1) * (dim * width + width)}
+    assert counts == {expected + (slots - 1) * embed}
 
 
 @settings(max_examples=40, deadline=None, derandomize=True)
@@ -189,8 +195,11 @@ def test_a_fixed_catalogue_scores_as_candidates_do() -> None:
     fixed = pointer(contexts=(2,), catalogue=shared.expand(3, 5, 4).clone())
     state = given_net.state_dict()
     embed = {
-        "embed.weight": state.pop("embed.weight").T.expand(3, 4, 8),
-        "embed.bias": state.pop("embed.bias").expand(3, 1, 8),
+        "items.embed.weight": state.pop("items.embed.weight").T.expand(3, 4, ITEM_HIDDEN + 16),
+        "items.embed.bias": state.pop("items.embed.bias").expand(3, 1, ITEM_HIDDEN + 16),
+        # A catalogue has units of its own; here it shall have none.
+        "item_units.mean": torch.zeros(3, 1, 4),
+        "item_units.spread": torch.ones(3, 1, 1),
         "context_tables.0.weight": torch.zeros(2, 24, dtype=torch.float64),
     }
     fixed.load_state_dict({**state, **embed})
@@ -225,9 +234,9 @@ def test_the_cost_is_exactly_linear_in_the_number_of_items(fixed: bool) -> None:
     assert costs[2] - costs[1] == per_forty > 0
     # What does not depend on the items is left over, and is the joint layers and queries alone.
     batch, slots, width, hidden, rounds = 2, 3, 8, 12, 2
-    queries = 2 * batch * slots * width * width
-    joint = 2 * batch * slots * width * hidden * 2
-    assert costs[0] - per_forty == rounds * (queries + joint) + queries
+    whole = slots * width
+    joint = 2 * batch * (whole * whole + 2 * whole * hidden + hidden * whole)
+    assert costs[0] - per_forty == rounds * joint
 
 
 def test_the_count_of_operations_sees_item_pairs() -> None:
@@ -269,6 +278,42 @@ def test_weights_come_from_the_seed_alone() -> None:
     assert not torch.equal(first["start"], other["start"])
 
 
+def test_noise_gives_other_starts_and_none_gives_one_pass() -> None:
+    for network, arguments in (
+        (pointer(size=PointerSize(8, 12, 2, 3)), (normal(4, 5, 4), None, None)),
+        (pointer(3, 4, (2,), PointerSize(8, 12, 2, 3), normal(3, 6, 4)), (None, None, torch.tensor([[0], [1]] * 2))),
+    ):
+        request = network.read(*arguments)
+        noise = normal(4, 3, seed=5)
+        still, started = network.think(request, torch.zeros_like(noise)), network.think(request, noise)
+        assert_close(still.logits, network(*arguments)[0])
+        assert float((started.logits - still.logits).detach().abs().max()) > 1e-3
+        both = network.think(request.repeated(2), torch.cat([noise, torch.zeros_like(noise)]))
+        assert_close(both.logits, torch.cat([started.logits, still.logits]))
+
+
+def test_a_network_without_starts_refuses_noise() -> None:
+    with pytest.raises(ValueError, match="expected no noise for a network without starts"):
+        pointer().think(pointer().read(normal(2, 5, 4), None, None), normal(2, 8))
+
+
+@pytest.mark.parametrize("fixed", [False, True])
+def test_a_held_item_changes_the_other_slots(fixed: bool) -> None:
+    network = (catalogue_pointer() if fixed else pointer()).requires_grad_(False)
+    context = torch.tensor([[0, 1], [1, 2]])
+    request = network.read(None, None, context) if fixed else network.read(normal(2, 6, 4), None, None)
+    thought = network.think(request)
+    held = [network.think_on(thought, torch.tensor([[item, OPEN, OPEN]] * 2)).logits for item in (1, 2)]
+    assert float((held[0] - held[1])[:, 1:].abs().max()) > 1e-4
+    # Where every slot would pick its item anyway, to hold it changes nothing.
+    sure = replace(request, mask=torch.zeros(2, 3, 6, dtype=torch.bool))
+    assert sure.mask is not None
+    sure.mask[:, :, 4] = True
+    thought = network.think(sure)
+    nothing, everything = (network.think_on(thought, torch.full((2, 3), item)) for item in (OPEN, 4))
+    assert_close(nothing.logits, everything.logits)
+
+
 def test_candidates_or_a_catalogue_are_needed() -> None:
     with pytest.raises(ValueError, match="expected candidates in the observation, got none and no fixed catalogue"):
         pointer()(None, None, None)
@@ -277,7 +322,7 @@ def test_candidates_or_a_catalogue_are_needed() -> None:
 @pytest.mark.parametrize("sizes", [(0, 1, 1), (1, 0, 1), (1, 1, 0), (-4, 1, 1)])
 def test_sizes_below_one_are_refused(sizes: tuple[int, int, int]) -> None:
     width, hidden, rounds = sizes
-    message = rf"expected width, hidden and rounds >= 1, got .*width={width}, hidden={hidden}, rounds={rounds}"
+    message = rf"expected width, hidden and rounds >= 1 and .*width={width}, hidden={hidden}, rounds={rounds}"
     with pytest.raises(ValueError, match=message):
         PointerSize(width, hidden, rounds)
 

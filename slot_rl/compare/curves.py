@@ -12,6 +12,7 @@ from numpy.typing import ArrayLike
 from scipy.stats import trim_mean
 
 from slot_rl.compare.statistics import TRIMMED, Floats, Results
+from slot_rl.serving_curves import Timing, break_even
 
 Along = Literal["calls", "seconds"]
 """What a learning curve is drawn against: estimator calls in training, or processor seconds."""
@@ -29,6 +30,9 @@ CURVE_RESAMPLES = 1_000
 BAND = ["task", "agent", "seeds", "at", "value", "low", "high"]
 REACH = ["task", "agent", "target", "along", "ratio", "low", "high", "seeds", "never"]
 BREAK_EVEN = ["task", "agent", "calls", "optimality", "guided_calls", "contexts"]
+SERVING_FIGURES = ["optimality", "seconds", "own_seconds", "paid_calls"]
+"""The figures of a point of a serving curve; those after the first are NaN where times were not measured."""
+CALL_COST = ["task", "agent", "calls", "optimality", "seconds", "search", "break_even"]
 
 
 def learning_bands(curves: pd.DataFrame, along: Along, points: int = 200) -> pd.DataFrame:
@@ -67,11 +71,13 @@ def profiles(runs: pd.DataFrame, pooled: bool = False) -> pd.DataFrame:
 
 
 def serving_medians(serving: pd.DataFrame) -> pd.DataFrame:
-    """Returns task, agent, calls and the median optimality over seeds, for calls that all seeds of the agent have."""
+    """Returns task, agent, calls and medians over seeds, for calls that all seeds of the agent have."""
     seeds = serving.groupby(["task", "agent"])["seed"].transform("nunique")
-    points = serving.assign(seeds=seeds).groupby(["task", "agent", "calls"], sort=False)
-    medians = points.agg(optimality=("optimality", "median"), have=("seed", "nunique"), seeds=("seeds", "first"))
-    return medians[medians["have"] == medians["seeds"]].reset_index()[["task", "agent", "calls", "optimality"]]
+    points = serving.reindex(columns=["task", "agent", "seed", "calls", *SERVING_FIGURES]).assign(seeds=seeds)
+    medians = points.groupby(["task", "agent", "calls"], sort=False).agg(
+        {**dict.fromkeys(SERVING_FIGURES, "median"), "seed": "nunique", "seeds": "first"}
+    )
+    return medians[medians["seed"] == medians["seeds"]].reset_index()[["task", "agent", "calls", *SERVING_FIGURES]]
 
 
 def reach(curves: pd.DataFrame, target: str, agent: str, along: Along = "calls") -> pd.DataFrame:
@@ -132,6 +138,37 @@ def break_evens(results: Results) -> pd.DataFrame:
             for calls, optimality in _best_answers(there[there["agent"] == agent]):
                 rows.append((task, agent, calls, optimality, *_break_even(calls, optimality, float(training), guided)))
     return pd.DataFrame(rows, columns=BREAK_EVEN)
+
+
+def call_break_evens(results: Results) -> pd.DataFrame:
+    """Returns at which cost of an estimator call an answer of a policy is cheaper than each search's that is as good.
+
+    Figures are medians over seeds that ended well. Training costs nothing here.
+
+    Returns:
+        One row an answer and search: task, agent, calls, optimality and seconds of a policy's answer (those of
+        :func:`break_evens`), search (its agent), break_even (a :class:`~slot_rl.serving_curves.BreakEven`). Empty
+        where times were not measured.
+    """
+    runs, points = results.runs, serving_medians(results.serving).dropna(subset=SERVING_FIGURES)
+    rows = []
+    for task, there in points.groupby("task", sort=False):
+        here = runs[(runs["task"] == task) & runs["failure"].isna()]
+        policies = here.loc[here["searched_optimality"].notna(), "agent"].unique()
+        curves = {str(agent): curve.sort_values("calls") for agent, curve in there.groupby("agent", sort=False)}
+        searches = [agent for agent in curves if agent not in policies]
+        for agent in [agent for agent in policies if agent in curves]:
+            for calls, optimality in _best_answers(curves[agent]):
+                (timing,) = _timings(curves[agent][curves[agent]["calls"] == calls])
+                for search in searches:
+                    reached = list(zip(curves[search]["calls"], curves[search]["optimality"], strict=True))
+                    found = break_even(optimality, timing, reached, _timings(curves[search]))
+                    rows.append((task, agent, calls, optimality, timing.seconds, search, found))
+    return pd.DataFrame(rows, columns=CALL_COST)
+
+
+def _timings(curve: pd.DataFrame) -> list[Timing]:
+    return [Timing(*row) for row in curve[["calls", *SERVING_FIGURES[1:]]].itertuples(index=False)]
 
 
 def _band(*columns: str | int | Floats) -> pd.DataFrame:

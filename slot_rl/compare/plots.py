@@ -20,6 +20,7 @@ from matplotlib.ticker import FixedLocator, NullLocator
 from slot_rl.compare.curves import Along, learning_bands, profiles, serving_medians
 from slot_rl.compare.statistics import Floats
 from slot_rl.plots import plain_text
+from slot_rl.serving_curves import LARGE_BATCH
 
 COLOURS = "#3f90da #ffa90e #bd1f01 #94a4a2 #832db6 #a96b59 #e76300 #b9ac70 #717581 #92dadd".split()
 """Petroff's ten colours (arXiv:2107.02270), which colour-blind readers can tell apart."""
@@ -29,6 +30,10 @@ DASHES: tuple[Any, ...] = ("-", (0, (4, 1.5)), (0, (1, 1.2)))
 OPTIMALITY = "optimality (0 random, 1 best; stretched towards 1)"
 UPRIGHT = "optimality, stretched towards 1"
 ALONG = {"calls": "estimator calls in training, thousands", "seconds": "processor seconds of training"}
+FOR_A_REQUEST = {
+    "calls": "estimator calls for each request",
+    "seconds": f"processor microseconds for each request, batch of {LARGE_BATCH}",
+}
 SIZE = (4.4, 3.7)
 WIDEST_LINEAR = 20.0
 NEAR_BEST = 0.01
@@ -140,16 +145,23 @@ def draw_improvement_matrix(path: Path, pairs: pd.DataFrame, agents: Sequence[st
     return _save(figure, path)
 
 
-def draw_serving(path: Path, serving: pd.DataFrame, agents: Sequence[str] = ()) -> Figure:
-    """Draws the median over seeds of optimality against estimator calls (0, then logarithmic from 1) for a request."""
-    medians = serving_medians(serving).rename(columns={"calls": "at", "optimality": "value"})
-    figure, panels = _bands(medians, agents, marked=True)
+def draw_serving(path: Path, serving: pd.DataFrame, agents: Sequence[str] = (), along: Along = "calls") -> Figure:
+    """Draws the median over seeds of optimality against estimator calls for a request, or against its seconds.
+
+    Calls are 0, then logarithmic from 1; seconds are microseconds on a logarithmic scale.
+    """
+    medians = serving_medians(serving).dropna(subset=along)
+    places = medians["calls"] if along == "calls" else 1e6 * medians["seconds"]
+    figure, panels = _bands(medians.assign(at=places, value=medians["optimality"]), agents, marked=True)
     for axes in panels:
-        axes.set_xscale("symlog", linthresh=1)
-        axes.set_xlim(left=-0.15)
+        if along == "calls":
+            axes.set_xscale("symlog", linthresh=1)
+            axes.set_xlim(left=-0.15)
+        else:
+            axes.set_xscale("log")
         _stretch(axes, "y")
         axes.xaxis.set_major_formatter(_plain)
-    _name_axes(panels, "estimator calls for each request", f"median {UPRIGHT}")
+    _name_axes(panels, FOR_A_REQUEST[along], f"median {UPRIGHT}")
     return _save(figure, path)
 
 

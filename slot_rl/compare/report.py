@@ -33,8 +33,9 @@ CAPTIONS = {
     "learning_calls": "Learning curves over estimator calls, of runs that ended well: interquartile mean over seeds, "
     "95 % bootstrap band.",
     "learning_seconds": "Learning curves over processor seconds of training, without the evaluations.",
-    "serving": "Optimality against estimator calls for each request: guided search from a policy's answer, and "
-    "searches from random starts. Medians over seeds.",
+    "serving": "Optimality against estimator calls for each request: starts and swaps of a policy, and searches from "
+    "random starts. Medians over seeds.",
+    "serving_seconds": "The same against the processor's microseconds for each request, the estimator's among them.",
     "seeds": "Every run is a dot, or a cross if it failed. The dotted line is the best constant answer.",
     "profile": "Share of runs above each optimality.",
     "improvement": "Probability that a run of the row's agent beats a run of the column's agent.",
@@ -109,6 +110,8 @@ def draw_pictures(folder: Path, found: Conclusions) -> list[Picture]:
         plots.draw_learning_curves(files["learning_seconds"], results.curves, "seconds", agents)
     if len(results.serving):
         plots.draw_serving(files["serving"], results.serving, agents)
+        if results.serving["seconds"].notna().any():
+            plots.draw_serving(files["serving_seconds"], results.serving, agents, "seconds")
     return [picture for picture in pictures.values() if picture.path.is_file()]
 
 

@@ -2,11 +2,14 @@
 
 import json
 from collections.abc import Sequence
+from math import nan
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
-from slot_rl.compare.runner import SERVING_FILE
+from slot_rl.compare.curves import SERVING_FIGURES
+from slot_rl.compare.runner import SERVED_BY, SERVING_FILE, TIMES_FILE
 from slot_rl.compare.statistics import LABELS, RUN_KEY, Columns, Results
 from slot_rl.compare.study import Run
 from slot_rl.io import METRICS_FILE, SUMMARY, read_json
@@ -15,9 +18,7 @@ from slot_rl.metrics import METRICS
 FIGURES = [metric.key for metric in METRICS.values() if metric.format]
 """The columns of figures: every metric that is a number. A metric without a number format is true or false."""
 
-SERVED_BY = "search"
-"""The way of answering that is shown: guided swaps from a policy's answer, or a search from random starts."""
-
+SERVING_COLUMNS = ["calls", *SERVING_FIGURES, "call_seconds"]
 CURVES = {"estimator_forwards": "calls", "cpu_seconds": "seconds", "optimality": "optimality"}
 CURVE_COLUMNS = {str(METRICS[key].log_key): column for key, column in CURVES.items()}
 """Columns of learning curves by their key in ``metrics.jsonl``."""
@@ -42,7 +43,7 @@ def read_results(runs: Sequence[Run], out: Path) -> Results:
     return Results(
         table.assign(**table[FIGURES].apply(pd.to_numeric)),  # A figure that no run has is NaN.
         _joined([curve for curve in curves if curve["calls"].iloc[-1] > 0], ["calls", "seconds", "optimality"]),
-        _joined(serving, ["calls", "optimality"]),
+        _joined(serving, SERVING_COLUMNS),
     )
 
 
@@ -70,8 +71,17 @@ def _learning_curve(run: Run, out: Path) -> pd.DataFrame:
 
 
 def _serving_curve(run: Run, out: Path) -> pd.DataFrame:
-    points = read_json(run.folder(out) / SERVING_FILE).get(SERVED_BY, [])
-    return pd.DataFrame(points, columns=["calls", "optimality"]).assign(**_labels(run))
+    """Returns the points of the way of answering that is shown; times are NaN in runs of earlier versions."""
+    folder = run.folder(out)
+    curves = read_json(folder / SERVING_FILE)
+    shown = next((name for name in SERVED_BY if name in curves), "")
+    times: dict[str, Any] = {"call": {"both": nan}, "ways": {}}
+    if (folder / TIMES_FILE).is_file():
+        times = read_json(folder / TIMES_FILE)
+    taken = {calls: figures for calls, *figures in times["ways"].get(shown, [])}
+    unknown = [nan] * len(SERVING_FIGURES[1:])
+    points = [(*point, *taken.get(point[0], unknown), times["call"]["both"]) for point in curves.get(shown, [])]
+    return pd.DataFrame(points, columns=SERVING_COLUMNS).assign(**_labels(run))
 
 
 def _joined(frames: Sequence[pd.DataFrame], columns: list[str]) -> pd.DataFrame:

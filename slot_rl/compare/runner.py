@@ -36,16 +36,18 @@ from slot_rl.agents.searches import SearchOptions
 from slot_rl.compare.study import FAILURE, PARTIAL, RUNS, Run, ServingCalls
 from slot_rl.compare.task import evaluation_on
 from slot_rl.console import progress_bar, say
-from slot_rl.evaluation import Evaluation
 from slot_rl.io import CONFIG, check_continued, write_json
 from slot_rl.provenance import versions
-from slot_rl.serving_curves import policy_curves, search_curve
+from slot_rl.serving_curves import Way, large_batch, policy_ways, search_way, serving_curve, serving_times
 from slot_rl.tracking import RunIdentity, Tracker
 from slot_rl.training import Report, RunProgress, train_and_judge
 
 COMPARISON = "comparison.json"
 """What a comparison was asked for; marks its folder."""
-SERVING_FILE = "serving.json"
+SERVING_FILE, TIMES_FILE = "serving.json", "serving_times.json"
+"""Optimality by calls, the same bit for bit in every repetition; and what the answers took."""
+SERVED_BY = ("starts", "search")
+"""The ways of answering that are shown: of a policy, and a search from random starts. An agent's first one counts."""
 LOCK = ".lock"
 MOST_ATTEMPTS = 3
 """How often a run is begun whose worker is killed; then it has failed."""
@@ -240,15 +242,19 @@ def _perform(run: Run, folder: Path, report: Report) -> None:
     if summary["status"] != "finished":
         raise Interrupted(run.name)
     report(RunProgress(run.timesteps, "serving"))
-    write_json(folder / SERVING_FILE, _serving(agent, evaluation, run.seed, run.serving))
+    ways = _ways(agent, run.seed, run.serving)
+    write_json(folder / SERVING_FILE, {name: serving_curve(way, evaluation) for name, way in ways.items()})
+    timed = {name: ways[name] for name in SERVED_BY if name in ways}
+    cost, taken = serving_times(timed, evaluation.problem, large_batch(evaluation))
+    write_json(folder / TIMES_FILE, {"call": cost._asdict(), "ways": taken})
 
 
-def _serving(agent: Agent, evaluation: Evaluation, seed: int, calls: ServingCalls) -> dict[str, Any]:
-    """Returns optimality over calls for each request, for agents that can use more calls or fewer."""
+def _ways(agent: Agent, seed: int, calls: ServingCalls) -> dict[str, Way]:
+    """Returns the ways of answering of agents that can use more calls or fewer."""
     if agent.policy is not None:
-        return dict(policy_curves(agent, evaluation, seed, calls.policies))
+        return policy_ways(agent, seed, calls.policies)
     if isinstance(agent.options, SearchOptions):
-        return {"search": search_curve(agent.name, evaluation, seed, calls.searches, agent.options)}
+        return {"search": search_way(agent.name, seed, calls.searches, agent.options)}
     return {}
 
 

@@ -59,7 +59,9 @@ class Results:
             reason; missing if the run ended well), unmeasured (what answers count as that the ground truth has not
             measured; missing without one), and the figures of ``summary.json`` (NaN where there is none).
         curves: One row an evaluation in training: task, agent, seed, calls, seconds, optimality.
-        serving: One row a number of estimator calls for each request: task, agent, seed, calls, optimality.
+        serving: One row a number of estimator calls for each request: task, agent, seed, calls, optimality, what the
+            answer takes (seconds, own_seconds, paid_calls, see :class:`~slot_rl.serving_curves.Timing`), and
+            call_seconds, what an estimator call takes.
     """
 
     runs: pd.DataFrame

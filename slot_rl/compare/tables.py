@@ -8,9 +8,11 @@ import numpy as np
 import pandas as pd
 
 from slot_rl.compare.conclusions import TARGET, Conclusions
+from slot_rl.compare.curves import call_break_evens
 from slot_rl.compare.differences import OVERALL, TURNED
 from slot_rl.console import markdown
 from slot_rl.metrics import GUIDED_CALLS, METRICS, NOT_MEASURED, Metric, truth_mark
+from slot_rl.serving_curves import BREAK_EVEN_TITLE, LARGE_BATCH, microseconds
 
 MEASURED = METRICS["measured_share"]
 OVER_SEEDS = [metric for metric in METRICS.values() if metric.over_seeds]
@@ -44,7 +46,8 @@ def report_tables(found: Conclusions, leader_alone: bool = False) -> list[Report
         for task in found.tasks
         for table in (agents_table(found, task), pairs_table(found, task, leader_alone), equal_calls_table(found, task))
     ]
-    return [table for table in (*by_task, speed_table(found), break_even_table(found)) if len(table.frame)]
+    tables = [*by_task, speed_table(found), break_even_table(found), *call_cost_tables(found)]
+    return [table for table in tables if len(table.frame)]
 
 
 def agents_table(found: Conclusions, task: str) -> ReportTable:
@@ -136,6 +139,30 @@ def break_even_table(found: Conclusions) -> ReportTable:
         "with answers as good. Calls: of the policy for each answer. Medians over the seeds that ended well."
     )
     return ReportTable("break_evens", "When training pays", caption, frame)
+
+
+def call_cost_tables(found: Conclusions) -> list[ReportTable]:
+    """Returns for each task at which cost of an estimator call policies' answers are cheaper than searches'."""
+    tables = []
+    for task, rows in call_break_evens(found.results).groupby("task", sort=False):
+        cells = rows.assign(
+            answer=rows["agent"] + rows["calls"].map(", {:.0f} calls".format),
+            optimality=rows["optimality"].map(share),
+            us=rows["seconds"].map(microseconds),
+            cell=[each.cell() for each in rows["break_even"]],
+        )
+        frame = cells.pivot(index=["answer", "optimality", "us"], columns="search", values="cell")
+        frame = frame.loc[pd.MultiIndex.from_frame(cells[["answer", "optimality", "us"]].drop_duplicates())]
+        measured = found.results.serving.query("task == @task")["call_seconds"].median()
+        caption = (
+            f"{task}: {BREAK_EVEN_TITLE}; us: processor microseconds of the answer, the estimator's among them, in a "
+            f"batch of {LARGE_BATCH}. Here a call with its backward costs {microseconds(measured)} us. Medians over "
+            "the seeds that ended well. Training is not counted."
+        )
+        tables.append(
+            ReportTable(_key("call_cost", str(task)), "Where an answer is cheaper", caption, frame.reset_index())
+        )
+    return tables
 
 
 def ranked_pairs(found: Conclusions, task: str) -> pd.DataFrame:

@@ -9,6 +9,7 @@ from slot_rl.problems.base import (
     Unmeasured,
     check_choice,
 )
+from slot_rl.problems.mixtures import mixture_error
 from slot_rl.problems.named import IDS, make_problem
 from slot_rl.problems.observation import Observation, ObservationPart
 from slot_rl.problems.requests import Answers, RequestFiles, Requests
@@ -32,4 +33,5 @@ __all__ = [
     "Unmeasured",
     "check_choice",
     "make_problem",
+    "mixture_error",
 ]

@@ -15,7 +15,8 @@ from slot_rl.search.enumeration import (
     mean_score,
 )
 from slot_rl.search.genetic import check_breeding, genetic_search
-from slot_rl.search.guided import guided_search, restarted_search
+from slot_rl.search.guided import guided_search, multi_swap_search, single_swap_search
+from slot_rl.search.mean_field import mean_field_search, no_mixtures
 from slot_rl.search.moves import moves_of
 from slot_rl.search.ranking import mean_scores, ranked_choice
 from slot_rl.search.sweeps import local_search
@@ -40,11 +41,14 @@ __all__ = [
     "highest_score",
     "is_allowed",
     "local_search",
+    "mean_field_search",
     "mean_scores",
     "mean_score",
     "moves_of",
+    "multi_swap_search",
+    "no_mixtures",
     "random_choice",
     "ranked_choice",
-    "restarted_search",
     "search_constant",
+    "single_swap_search",
 ]

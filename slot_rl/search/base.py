@@ -72,3 +72,23 @@ def best_of(runs: list[SearchResult]) -> SearchResult:
     score, best = torch.stack([run.score for run in runs]).max(dim=0)
     choices = torch.stack([run.choice for run in runs])
     return SearchResult(choices[best, torch.arange(len(best))], score)
+
+
+def taken(where: Tensor, new: SearchResult, old: SearchResult) -> SearchResult:
+    """Returns the new results in the rows ``(batch,)`` where they are taken, and the old ones elsewhere."""
+    slope = None
+    if new.slope is not None and old.slope is not None:
+        slope = torch.where(where[:, None, None], new.slope, old.slope)
+    choice = torch.where(where.unsqueeze(1), new.choice, old.choice)
+    return SearchResult(choice, torch.where(where, new.score, old.score), slope)
+
+
+def better_of(old: SearchResult, new: SearchResult) -> SearchResult:
+    """Returns the new results in the rows where they are better, and the old ones elsewhere."""
+    return taken(new.score > old.score, new, old)
+
+
+def check_calls(calls: int) -> None:
+    """Raises ValueError if there is no call to spend."""
+    if calls < 1:
+        raise ValueError(f"expected at least one call per request, got {calls}")

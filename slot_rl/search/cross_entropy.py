@@ -20,7 +20,7 @@ from torch import Tensor
 
 from slot_rl.problems.base import Problem
 from slot_rl.problems.observation import Observation
-from slot_rl.search.base import SearchResult, allowed_items, best_of
+from slot_rl.search.base import SearchResult, allowed_items, best_of, check_calls
 from slot_rl.selectors.rules import Rules
 
 MOST_DRAWS = 128
@@ -69,8 +69,7 @@ def cross_entropy_search(
     Raises:
         ValueError: If there is no call to spend, or the settings are of no use.
     """
-    if calls < 1:
-        raise ValueError(f"expected at least one call per request, got {calls}")
+    check_calls(calls)
     check_fit(draws, elite, smoothing)
     size = draws_for(calls) if draws is None else draws
     allowed = allowed_items(problem, observation).float()

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from slot_rl.problems.base import Problem
 from slot_rl.problems.observation import Observation
-from slot_rl.search.base import SearchResult, allowed_items, random_choice
+from slot_rl.search.base import SearchResult, allowed_items, check_calls, random_choice
 
 FEWEST_ROWS, MOST_ROWS = 4, 32
 
@@ -71,8 +71,7 @@ def genetic_search(
     Raises:
         ValueError: If there is no call to spend, or the settings are of no use.
     """
-    if calls < 1:
-        raise ValueError(f"expected at least one call per request, got {calls}")
+    check_calls(calls)
     check_breeding(population, tournament, mutations)
     size = min(calls, population_for(calls) if population is None else population)
     rules, items = problem.rules(observation), _Items.of(allowed_items(problem, observation))

@@ -13,6 +13,8 @@ random row (0) and the best one (1):
     unless both could be swapped alone       .982   .989   .993
 """
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
@@ -26,6 +28,23 @@ from slot_rl.selectors.rules import Rules
 MOST_PAIRS = 64
 """Listed rows that differ in two slots: the most promising ones are moves of a configuration."""
 _CELLS = 20_000_000
+
+
+@dataclass(frozen=True)
+class Together:
+    """Several moves at once.
+
+    Attributes:
+        rows: The configurations that they lead to, ``(batch, slots)``.
+        count: How many moves that took, ``(batch,)``; 0 where none is open, and the configuration stays.
+        first: The number of the most promising move, ``(batch,)``.
+        gain: Its first-order effect, ``(batch,)``; minus infinity where none is open.
+    """
+
+    rows: Tensor
+    count: Tensor
+    first: Tensor
+    gain: Tensor
 
 
 class Moves:
@@ -42,7 +61,7 @@ class Moves:
     def __init__(self, problem: Problem, observation: Observation) -> None:
         """Looks up what the requests allow."""
         self._problem, self._observation = problem, observation
-        self._swaps = problem.slots * problem.items
+        self._shape, self._swaps = (problem.slots, problem.items), problem.slots * problem.items
         mask = problem.mask(observation)
         self._allowed = torch.ones(1, dtype=torch.bool) if mask is None else mask
 
@@ -69,9 +88,27 @@ class Moves:
         """Returns which of the moves ``(batch, count)`` are open."""
         return self.is_open.gather(1, moves)
 
-    def close(self, moves: Tensor) -> None:
-        """Closes moves ``(batch, count)`` until their configuration changes."""
-        self.is_open = self.is_open.scatter(1, moves, False)
+    def close(self, moves: Tensor, failed: Tensor) -> None:
+        """Closes moves ``(batch, count)`` of the rows ``(batch,)`` that failed, until their configuration changes."""
+        self.is_open = self.is_open.scatter(1, moves, self.open_among(moves) & ~failed.unsqueeze(1))
+
+    def together(self, most: Tensor) -> Together:
+        """Makes the most promising open moves at once, each in slots of its own.
+
+        All but the first must have a positive effect, and under rules whatever they lead to must be allowed.
+
+        Args:
+            most: How many moves each row may make, ``(batch,)``.
+        """
+        effect = self.effect.masked_fill(~self.is_open, -torch.inf)
+        gain, item = effect.unflatten(1, self._shape).max(dim=2)
+        order = gain.argsort(dim=1, descending=True)
+        rank = order.argsort(dim=1)
+        made = (rank < most.unsqueeze(1)) & ((gain > 0) | ((rank == 0) & (gain > -torch.inf)))
+        first = order[:, :1]
+        number = first * self._problem.items + item.gather(1, first)
+        rows = torch.where(made, item, self._choice)
+        return Together(rows, made.sum(dim=1), number.squeeze(1), gain.gather(1, first).squeeze(1))
 
     def rows(self, moves: Tensor) -> Tensor:
         """Returns the configurations that moves ``(batch, count)`` lead to, ``(batch, count, slots)``."""
@@ -96,11 +133,41 @@ class _RuledMoves(Moves):
         self._rules = rules
 
     def rows(self, moves: Tensor) -> Tensor:
+        swapped = self._swapped(self._as_swaps(moves))
+        return torch.where(self.open_among(moves).unsqueeze(2), swapped, self._choice.unsqueeze(1))
+
+    def together(self, most: Tensor) -> Together:
+        number = self.best(1)
+        effect = self.effect.masked_fill(~self.is_open, -torch.inf)
+        gain, rows = effect.gather(1, number).squeeze(1), self.rows(number)[:, 0]
+        count = (gain > -torch.inf).long()
+        for move in self._candidates(effect).unbind(dim=1) if bool((most > 1).any()) else ():
+            wanted = (count < most) & (effect.gather(1, move.unsqueeze(1)).squeeze(1) > 0)
+            if not bool(wanted.any()):
+                break
+            swaps = self._as_swaps(move.unsqueeze(1)).squeeze(1)
+            slot, item = swaps // self._problem.items, swaps % self._problem.items
+            untouched = (rows.gather(1, slot) == self._choice.gather(1, slot)).all(dim=1)
+            further = rows.scatter(1, slot, item)
+            made = wanted & untouched & is_allowed(self._problem, self._observation, further)
+            rows, count = torch.where(made.unsqueeze(1), further, rows), count + made
+        return Together(rows, count, number.squeeze(1), gain)
+
+    def _candidates(self, effect: Tensor) -> Tensor:
+        """Returns each slot's most promising swap and as many pairs, the best first, ``(batch, moves)``."""
+        gain, item = effect[:, : self._swaps].unflatten(1, self._shape).max(dim=2)
+        pairs = effect[:, self._swaps :]
+        pair_gain, pair = pairs.topk(min(self._problem.slots, pairs.shape[1]), dim=1)
+        number = torch.cat([torch.arange(0, self._swaps, self._problem.items) + item, self._swaps + pair], dim=1)
+        return number.gather(1, torch.cat([gain, pair_gain], dim=1).argsort(dim=1, descending=True))
+
+    def _as_swaps(self, moves: Tensor) -> Tensor:
+        """Returns moves ``(batch, count)`` as two swaps each, a single one twice: ``(batch, count, 2)``."""
         swaps = moves.clamp_max(self._swaps - 1).unsqueeze(2).expand(-1, -1, 2)
-        if self._pairs.shape[1]:
-            pairs = self._pairs.gather(1, (moves - self._swaps).clamp_min(0).unsqueeze(2).expand(-1, -1, 2))
-            swaps = torch.where((moves < self._swaps).unsqueeze(2), swaps, pairs)
-        return torch.where(self.open_among(moves).unsqueeze(2), self._swapped(swaps), self._choice.unsqueeze(1))
+        if not self._pairs.shape[1]:
+            return swaps
+        pairs = self._pairs.gather(1, (moves - self._swaps).clamp_min(0).unsqueeze(2).expand(-1, -1, 2))
+        return torch.where((moves < self._swaps).unsqueeze(2), swaps, pairs)
 
     def _around(self, choice: Tensor, slope: Tensor, changed: Tensor | None) -> tuple[Tensor, Tensor]:
         which = torch.arange(len(choice)) if changed is None else changed.nonzero().squeeze(1)

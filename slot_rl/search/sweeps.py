@@ -10,7 +10,7 @@ from torch import Tensor
 
 from slot_rl.problems.base import Problem
 from slot_rl.problems.observation import Observation
-from slot_rl.search.base import SearchResult, allowed_items, is_allowed, random_choice
+from slot_rl.search.base import SearchResult, allowed_items, better_of, check_calls, is_allowed, random_choice
 from slot_rl.search.moves import exchanged
 from slot_rl.selectors.rules import Rules
 
@@ -30,8 +30,7 @@ def local_search(problem: Problem, observation: Observation, calls: int, generat
     Raises:
         ValueError: If there is no call to spend.
     """
-    if calls < 1:
-        raise ValueError(f"expected at least one call per request, got {calls}")
+    check_calls(calls)
     batch = len(observation)
     choice = random_choice(problem, observation, generator)
     score = problem.score(observation, choice)
@@ -46,12 +45,12 @@ def local_search(problem: Problem, observation: Observation, calls: int, generat
         better = found.score > score
         choice, score = torch.where(better.unsqueeze(1), found.choice, choice), torch.where(better, found.score, score)
         stale = torch.where(better, 0, stale + 1)
-        best = _better_of(best, SearchResult(choice, score))
+        best = better_of(best, SearchResult(choice, score))
         again = ((stale >= problem.slots) & (left > 0)).nonzero().squeeze(-1)
         if len(again):
             choice[again] = random_choice(problem, observation[again], generator)
             score[again] = problem.score(observation[again], choice[again])
-            best = _better_of(best, SearchResult(choice, score))
+            best = better_of(best, SearchResult(choice, score))
             left[again] -= 1
             stale[again] = 0
         slot = (slot + 1) % problem.slots
@@ -90,10 +89,3 @@ def _moved(choice: Tensor, slot: int, move: Tensor, items: int) -> Tensor:
     moved.scatter_(1, other, torch.where(exchange, choice[:, slot : slot + 1], partner))
     moved[:, slot : slot + 1] = torch.where(exchange, partner, move.unsqueeze(1))
     return moved
-
-
-def _better_of(old: SearchResult, new: SearchResult) -> SearchResult:
-    better = new.score > old.score
-    return SearchResult(
-        torch.where(better.unsqueeze(1), new.choice, old.choice), torch.where(better, new.score, old.score)
-    )

@@ -91,13 +91,7 @@ class Rules(ABC):
         In each round the slot that is filled is the one whose best open item has the highest probability among its open
         items.
         """
-        choice = torch.full(logits.shape[:-1], OPEN)
-        for _ in range(logits.shape[-2]):
-            allowed = logits.masked_fill(~self.open_to_unfilled(choice), -torch.inf)
-            confidence, item = torch.log_softmax(allowed, dim=-1).max(dim=-1)
-            slot = confidence.masked_fill(choice != OPEN, -torch.inf).argmax(dim=-1, keepdim=True)
-            choice.scatter_(-1, slot, item.gather(-1, slot))
-        return choice
+        return most_confident_first(logits, self)
 
     def in_order(self, logits: Tensor) -> tuple[Tensor, Tensor]:
         """Fills the slots in the order of draws, each with its most probable open item; returns as :meth:`draw`."""
@@ -117,6 +111,31 @@ class Rules(ABC):
         """Keeps each slot's item where it is open given the slots before it, and draws another one where it is not."""
         # Far above the noise of a draw: an open item that is wanted is always drawn.
         return self.draw(1e6 * one_hot(choice, items, torch.float32), generator)[0]
+
+
+def most_confident_first(
+    logits: Tensor, rules: Rules | None = None, rethink: Callable[[Tensor], Tensor] | None = None
+) -> Tensor:
+    """Fills the slots one after another, always the one whose best open item is the most probable.
+
+    Args:
+        logits: Masked logits, ``(..., batch, slots, items)``.
+        rules: What the requests allow; everything that is not masked if None.
+        rethink: Returns new masked logits for a choice that some slots of which are filled; the same logits serve all
+            slots if None.
+
+    Returns:
+        Long tensor of shape ``(..., batch, slots)``.
+    """
+    choice = torch.full(logits.shape[:-1], OPEN)
+    for filled in range(logits.shape[-2]):
+        if filled and rethink is not None:
+            logits = rethink(choice)
+        allowed = logits if rules is None else logits.masked_fill(~rules.open_to_unfilled(choice), -torch.inf)
+        confidence, item = torch.log_softmax(allowed, dim=-1).max(dim=-1)
+        slot = confidence.masked_fill(choice != OPEN, -torch.inf).argmax(dim=-1, keepdim=True)
+        choice = choice.scatter(-1, slot, item.gather(-1, slot))
+    return choice
 
 
 def _prefix(choice: Tensor, slot: int) -> Tensor:

@@ -89,7 +89,7 @@ def test_its_step_follows_the_policy_gradient_by_hand(normalise: bool) -> None:
     )
     agent, problem = build(options, seed=2), make_problem("SlotRL/PickValue-v0")
     found: list[torch.Tensor] = []
-    query = agent.policy.network.query.weight
+    query = agent.policy.network.round.linear.weight
 
     def captured(closure: Any = None) -> None:
         assert query.grad is not None
@@ -129,7 +129,7 @@ def test_padded_items_are_never_chosen_in_training() -> None:
 def test_a_seed_repeats_its_weights() -> None:
     first, second, other = (weights(build(seed=seed).learn(512)) for seed in (3, 3, 4))
     assert all(torch.equal(first[key], second[key]) for key in first)
-    assert not torch.equal(first["network.query.weight"], other["network.query.weight"])
+    assert not torch.equal(first["network.round.linear.weight"], other["network.round.linear.weight"])
 
 
 def test_step_size_and_entropy_bonus_anneal(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -93,7 +93,7 @@ def test_no_agent_scores_without_being_counted(name: str) -> None:
 def test_a_seed_repeats_its_weights(name: str) -> None:
     first, second, other = (weights(build(name, seed=seed).learn(512)) for seed in (3, 3, 4))
     assert all(torch.equal(first[key], second[key]) for key in first)
-    assert not torch.equal(first["network.query.weight"], other["network.query.weight"])
+    assert not torch.equal(first["network.round.linear.weight"], other["network.round.linear.weight"])
 
 
 @pytest.mark.parametrize("name", ["gumbel", "reinforce"])
@@ -141,8 +141,8 @@ def test_a_weight_that_is_not_finite_is_never_written(tmp_path: Path) -> None:
     agent.save(tmp_path / "checkpoint")
     good = {p.name: p.read_bytes() for p in (tmp_path / "checkpoint").iterdir()}
     with torch.no_grad():
-        agent.policy.network.query.weight[0, 0] = torch.nan
-    with pytest.raises(BundleError, match="finite weights, got NaN or infinity in policy.network.query.weight"):
+        agent.policy.network.round.linear.weight[0, 0] = torch.nan
+    with pytest.raises(BundleError, match="finite weights, got NaN or infinity in policy.network.round.linear.weight"):
         agent.save(tmp_path / "checkpoint")
     assert {p.name: p.read_bytes() for p in (tmp_path / "checkpoint").iterdir()} == good
 
@@ -255,7 +255,7 @@ def test_gumbels_score_function_is_reinforces_gradient() -> None:
     log_prob = torch.distributions.Categorical(logits=logits).log_prob(estimate.choice).sum(dim=1)
     expected = -(advantage * log_prob).mean() + 0.5 * (values - target).square().mean()
     assert captured[0].item() == pytest.approx(expected.item(), abs=1e-5)
-    query = agent.policy.network.query.weight
+    query = agent.policy.network.round.linear.weight
     (found,) = torch.autograd.grad(captured[0], query)
     (wanted,) = torch.autograd.grad(expected, query)
     assert torch.allclose(found, wanted, atol=1e-5)

@@ -74,7 +74,7 @@ def test_an_update_follows_the_weighted_dissimilarity(log: Path) -> None:
     entropy = torch.distributions.Categorical(logits=logits).entropy().sum(dim=1).mean()
     expected = (weight * (1 - cosine)).mean() / weight.mean() - 0.25 * entropy
     assert losses[0].item() == pytest.approx(expected.item(), rel=1e-4)
-    query = agent.policy.network.query.weight
+    query = agent.policy.network.round.linear.weight
     (found,), (wanted,) = (torch.autograd.grad(loss, query) for loss in (losses[0], expected))
     assert torch.allclose(found, wanted, rtol=1e-3, atol=1e-6)
 
@@ -112,7 +112,7 @@ def test_a_checkpoint_needs_neither_log_nor_aligner(log: Path, tmp_path: Path) -
 def test_a_seed_repeats_its_weights(log: Path) -> None:
     before = torch.get_rng_state()
     first, again, other = (weights(build(log, seed).learn(800)) for seed in (3, 3, 4))
-    assert equal(first, again) and not torch.equal(first["network.query.weight"], other["network.query.weight"])
+    assert equal(first, again) and not torch.equal(first["network.start"], other["network.start"])
     assert torch.equal(before, torch.get_rng_state())
 
 

@@ -24,11 +24,13 @@ PROBLEMS = {"pages": pages, "rows": limited_rows}
 LOGGED = ("reproduction", "aligned")
 REFUSING = ("rebar",)
 SLOWER = ("ppo", "expert_iteration")
-MODES: tuple[tuple[Mode, int], ...] = (("pass", 0), ("draws", 3), ("search", 4), ("sample", 0))
+MODES: dict[Mode, int] = {"pass": 0, "confident": 0, "starts": 4, "draws": 3, "search": 4, "sample": 0}
 
 
 def build(name: str, problem: Problem, folder: Path, **changes: Any) -> Any:
     options: dict[str, Any] = dict(SMALL) if name in POLICY_AGENTS else {}
+    if name == "multistart":
+        options = {"policy": PointerSize(16, 32, 1, 4)}
     if name in LOGGED:
         options["logged"] = write_log(folder / "log.csv")
     if name == "maskable_ppo":
@@ -49,7 +51,7 @@ def test_no_agent_names_what_is_forbidden(name: str, kind: str, tmp_path: Path) 
     observation = problem.sample(20 if name == "nevergrad" else 100, generator_from(3))
     assert forbidden(problem, observation, agent.choose(observation)) == 0
     if isinstance(agent, LearningAgent):
-        for mode, calls in MODES:
+        for mode, calls in MODES.items():
             found = serve(agent, problem, observation, Serving(mode, calls), generator_from(4))
             ranked = best_swaps(problem, observation, found, 3)
             several = torch.where((ranked.score > -torch.inf).unsqueeze(2), ranked.choice, found.choice.unsqueeze(1))

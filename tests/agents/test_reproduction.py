@@ -95,7 +95,7 @@ def test_an_update_follows_the_weighted_cross_entropy(weighting: str, log: Path)
     cross_entropy = -distribution.log_prob(choices[drawn]).sum(dim=1)
     expected = (weight * cross_entropy).mean() / weight.mean() - 0.25 * distribution.entropy().sum(dim=1).mean()
     assert losses[0].item() == pytest.approx(expected.item(), rel=1e-4)
-    query = agent.policy.network.query.weight
+    query = agent.policy.network.round.linear.weight
     (found,), (wanted,) = (torch.autograd.grad(loss, query) for loss in (losses[0], expected))
     assert torch.allclose(found, wanted, rtol=1e-3, atol=1e-6)
 
@@ -140,7 +140,7 @@ def test_the_inverse_loss_learns_where_good_rows_are_frequent(log: Path, tmp_pat
 def test_a_seed_repeats_its_weights(log: Path) -> None:
     before = torch.get_rng_state()
     first, again, other = (weights(build(log, seed).learn(600)) for seed in (3, 3, 4))
-    assert equal(first, again) and not torch.equal(first["network.query.weight"], other["network.query.weight"])
+    assert equal(first, again) and not torch.equal(first["network.start"], other["network.start"])
     assert torch.equal(before, torch.get_rng_state())
 
 

@@ -57,6 +57,9 @@ def untrained(problem: Problem, seed: int = 0) -> LearningAgent:
         (Serving("search", 2), 2, 2),
         (Serving("search", 6), 6, 6),
         (Serving("draws"), 4, 0),
+        (Serving("confident"), 0, 0),
+        (Serving("starts", 1), 1, 1),
+        (Serving("starts", 9), 9, 9),
         (Serving(), 4, 4),
     ],
 )
@@ -135,7 +138,7 @@ def test_draws_follow_the_generator_alone() -> None:
 def test_search_is_guided_search_from_the_pass() -> None:
     problem = row_problem()
     agent, observation = untrained(problem), Observation(context=CONTEXTS)
-    found = serve(agent, problem, observation, Serving())
+    found = serve(agent, problem, observation, Serving("search"))
     expected = guided_search(problem, observation, agent.choose(observation), rounds=3)
     assert torch.equal(found.choice, expected.choice) and torch.equal(found.score, expected.score)
 
@@ -148,7 +151,7 @@ def test_search_is_guided_search_from_the_pass() -> None:
         ("search", 1, "expected at least 2 calls for mode search, got 1"),
         ("search", -3, "expected at least 2 calls for mode search, got -3"),
         ("sample", 2, "expected 0 calls for mode sample, got 2"),
-        ("sweep", None, "expected mode pass, draws, search, sample, got 'sweep'"),
+        ("sweep", None, "expected mode pass, confident, starts, draws, search, sample, got 'sweep'"),
     ],
 )
 def test_calls_that_a_mode_cannot_use_are_refused(mode: Any, calls: int | None, message: str) -> None:
@@ -159,13 +162,13 @@ def test_calls_that_a_mode_cannot_use_are_refused(mode: Any, calls: int | None, 
 
 def test_a_mode_that_is_left_out_follows_from_the_calls() -> None:
     agent = untrained(slot_problem())
-    assert Serving.of(agent, None, None) == Serving("search")
+    assert Serving.of(agent, None, None) == Serving("starts")
     assert Serving.of(agent, None, 0) == Serving("pass", 0)
-    assert Serving.of(agent, None, 9) == Serving("search", 9)
+    assert Serving.of(agent, None, 9) == Serving("starts", 9)
     assert Serving.of(agent, "draws", None).budget == DEFAULT_CALLS["draws"]
 
 
 def test_draws_need_a_generator() -> None:
     problem = slot_problem()
-    with pytest.raises(ValueError, match="expected a generator and an agent with a policy for draws, got None and gum"):
+    with pytest.raises(ValueError, match="expected a generator for draws, got none"):
         serve(untrained(problem), problem, problem.sample(2, generator_from(0)), Serving("draws"))

@@ -63,7 +63,7 @@ def test_a_comparison_leaves_a_report_and_a_dashboard(flags: list[str], tmp_path
     assert [(row["agent"], row["seed"]) for row in rows] == [(a, s) for s in ("100", "101", "102") for a in AGENTS]
     assert {row["estimator_forwards"] for row in rows if row["agent"] == "gumbel"} == {"1536"}
     page = (out / "report.html").read_text()
-    assert page.count("<img") == len(list((out / "report").glob("*.png"))) == 7
+    assert page.count("<img") == len(list((out / "report").glob("*.png"))) == 8
     before = {path: path.stat().st_mtime_ns for path in out.glob("runs/*/summary.json")}
     code, again, _ = compare("--assert", "random>guided_search")
     assert code == 1 and "random>guided_search@PickValue-v0: not established: worse" in again

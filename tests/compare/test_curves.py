@@ -1,13 +1,28 @@
 """Curves over seeds, profiles, ratios and break-evens, all small enough to be worked out by hand."""
 
+from dataclasses import replace
 from math import inf, nan
 from typing import Any
 
 import pandas as pd
 import pytest
 
-from slot_rl.compare.curves import ALL_TASKS, Along, break_evens, learning_bands, profiles, reach, serving_medians
-from tests.helpers.made_up import CURVES, SERVING, made_run, records, results
+from slot_rl.compare.conclusions import conclude
+from slot_rl.compare.curves import (
+    ALL_TASKS,
+    Along,
+    break_evens,
+    call_break_evens,
+    learning_bands,
+    profiles,
+    reach,
+    serving_medians,
+)
+from slot_rl.compare.tables import call_cost_tables
+from slot_rl.serving_curves import BreakEven
+from tests.helpers.made_up import CURVES, SERVING, made_run, records, results, three_agents
+
+TIMED = [*SERVING, "seconds", "own_seconds", "paid_calls"]
 
 ALONG: tuple[Along, ...] = ("calls", "seconds")
 Points = list[tuple[Any, ...]]
@@ -166,7 +181,10 @@ def test_serving_medians_are_of_calls_that_all_seeds_have() -> None:
         *served("a", (0, 0.2), (1, 0.0), (2, 0.3), seed=2),
     ]
     found = serving_medians(pd.DataFrame(points, columns=SERVING))
-    assert records(found) == [("task", "a", 0, 0.2), ("task", "a", 2, 0.3)]
+    assert records(found[["agent", "calls", "optimality"]]) == [("a", 0, 0.2), ("a", 2, 0.3)]
+    assert found["seconds"].isna().all()  # not measured
+    timed = pd.DataFrame([(*point, 4.0 + point[2], 1.0, point[3]) for point in points], columns=TIMED)
+    assert records(serving_medians(timed))[1] == ("task", "a", 2, 0.3, 5.0, 1.0, 2.0)
 
 
 def test_break_evens_by_hand() -> None:
@@ -202,3 +220,66 @@ def test_no_break_even_where_search_is_as_cheap() -> None:
     assert records(break_evens(results(runs, serving=serving))) == [("task", "policy", 2, 0.5, 1.0, inf)]
     assert break_evens(results(runs)).empty
     assert break_evens(results(runs, serving=serving[:1])).empty
+
+
+def timed(*curves: Points) -> pd.DataFrame:
+    """Returns serving curves of which an answer takes 10 us without a call, and 1 us more and 2 us for each call."""
+    rows = [(*point, (10 + 3 * point[3]) * 1e-6, (10 + point[3]) * 1e-6, point[3]) for one in curves for point in one]
+    return pd.DataFrame(rows, columns=TIMED)
+
+
+def test_break_evens_of_a_call_are_of_medians() -> None:
+    runs = [
+        *(made_run("task", "policy", seed, 0.5, searched_optimality=0.9) for seed in range(3)),
+        made_run("task", "broken", 0, 0.0, "stopped", searched_optimality=0.9),
+        *(made_run("task", name, 0, 0.8) for name in ("guided", "weak")),
+    ]
+    policy = [
+        served("policy", (0, value), (2, value + 0.2), (64, 1.0), seed=i) for i, value in enumerate([0.1, 0.4, 0.9])
+    ]
+    serving = timed(*policy, served("guided", (1, 0.0), (4, 0.4), (16, 0.9)), served("weak", (1, 0.3)))
+    slow = serving["agent"] == "policy"
+    serving["own_seconds"] += 26e-6 * slow
+    found = call_break_evens(replace(results(runs), serving=serving))
+    assert list(found["agent"]) == ["policy"] * 4 and list(found["calls"]) == [0, 0, 2, 2]
+    assert list(found["search"]) == ["guided", "weak"] * 2 and list(found["optimality"]) == pytest.approx(
+        [0.4] * 2 + [0.6] * 2
+    )
+    first, unreached, second, never = found["break_even"]
+    # 36 us against 14 us and 4 calls; 38 us and 2 calls against 26 us and 16 calls.
+    assert (first.calls, first.above) == pytest.approx((4, 5.5e-6)) and first.below == inf
+    assert (second.calls, second.above) == pytest.approx((16, 12 / 14 * 1e-6)) and second.below == inf
+    assert unreached == never == BreakEven(None, 1)
+
+
+def test_no_break_even_of_a_call_without_times() -> None:
+    runs = [made_run("task", "policy", 0, 0.5, searched_optimality=0.9), made_run("task", "guided", 0, 0.8)]
+    points = [*served("policy", (0, 0.5)), *served("guided", (1, 0.6))]
+    assert call_break_evens(results(runs, serving=points)).empty
+    assert call_break_evens(results(runs)).empty
+
+
+def test_the_table_of_the_cost_of_a_call() -> None:
+    points = [
+        [(task, agent, seed, *point) for point in curve]
+        for agent, curve in {
+            "ppo": [(0, 0.55)],
+            "gumbel": [(0, 0.7), (4, 0.9)],
+            "search": [(1, 0.1), (8, 0.6), (31, 0.8)],
+        }.items()
+        for task in ("one", "two")
+        for seed in range(100, 104)
+    ]
+    serving = timed(*points).assign(call_seconds=4.04e-6)
+    serving["own_seconds"] += 28e-6 * (serving["agent"] == "ppo")
+    one, two = call_cost_tables(conclude(replace(three_agents(), serving=serving), 0.5))
+    assert (one.key, two.key) == ("call_cost_one", "call_cost_two")
+    assert one.frame.columns.tolist() == ["answer", "optimality", "us", "search"]
+    # 38 us against 18 and 8 calls; 10 us against 41; and an answer that 31 calls do not reach.
+    assert one.frame.to_numpy().tolist() == [
+        ["ppo, 0 calls", ".550", "10", "> 2.5 (8)"],
+        ["gumbel, 0 calls", ".700", "10", "any (31)"],
+        ["gumbel, 4 calls", ".900", "22", "unreached (31)"],
+    ]
+    assert "Here a call with its backward costs 4 us" in one.caption
+    assert call_cost_tables(conclude(three_agents(), 0.5)) == []

@@ -208,3 +208,16 @@ def test_serving_is_the_median_with_a_place_for_no_call(tmp_path: Path) -> None:
     np.testing.assert_allclose(np.asarray(policy.get_xydata(), float), [[0, 0.1], [2, 0.2]])
     assert axes.get_xscale() == "symlog" and axes.get_xlim()[0] < 0
     assert size(tmp_path / "picture.png")[0] > 600
+
+
+def test_serving_by_time_is_in_microseconds(tmp_path: Path) -> None:
+    curves = serving(["search", "policy"])
+    curves = curves.assign(seconds=(1 + curves["calls"]) * (1 + curves["seed"]) * 1e-5)
+    (axes,) = panels(draw_serving(tmp_path / "picture.png", curves, along="seconds"))
+    search, policy = axes.lines
+    # Seed 1 has the median: twice 10 us for each call and one more.
+    np.testing.assert_allclose(np.asarray(policy.get_xdata(), float), [20, 60, 1_300, 16_220])
+    np.testing.assert_allclose(np.asarray(search.get_xydata(), float)[0], [60, 0.2])
+    assert axes.get_xscale() == "log" and axes.get_xlabel().startswith("processor microseconds for each request")
+    with pytest.raises(ValueError, match="expected at least one task"):
+        draw_serving(tmp_path / "picture.png", serving(), along="seconds")  # not measured

@@ -61,7 +61,19 @@ def test_folders_become_frames(tmp_path: Path) -> None:
     assert (broken.failure, broken.optimality, broken.hit_rate, broken.calls_per_context) == ("out of memory", 0, 0, 0)
     # An agent without training has no learning curve.
     assert records(found.curves) == [("task", "gumbel", 7, 5, 0.5, 0.25), ("task", "gumbel", 7, 10, 0.5, 0.5)]
-    assert records(found.serving) == [("task", "gumbel", 7, 0, 0.5), ("task", "gumbel", 7, 2, 0.75)]
+    assert records(found.serving[["agent", "calls", "optimality"]]) == [("gumbel", 0, 0.5), ("gumbel", 2, 0.75)]
+    assert found.serving["seconds"].isna().all()
+
+
+def test_times_stand_beside_the_calls(tmp_path: Path) -> None:
+    run = whole_run(tmp_path, "gumbel")
+    (run.folder(tmp_path) / "serving.json").write_text('{"search": [[2, 0.1]], "starts": [[0, 0.5], [2, 0.75]]}')
+    times = {"call": {"forward": 1e-6, "both": 3e-6}, "ways": {"starts": [[0, 0.5, 0.5, 0.0], [2, 0.75, 0.7, 2.0]]}}
+    (run.folder(tmp_path) / "serving_times.json").write_text(json.dumps(times))
+    assert records(read_results([run], tmp_path).serving) == [
+        ("task", "gumbel", 7, 0, 0.5, 0.5, 0.5, 0.0, 3e-6),
+        ("task", "gumbel", 7, 2, 0.75, 0.75, 0.7, 2.0, 3e-6),
+    ]
 
 
 def test_runs_must_be_there_and_whole(tmp_path: Path) -> None:

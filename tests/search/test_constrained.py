@@ -21,8 +21,9 @@ from slot_rl.search import (
     local_search,
     moves,
     moves_of,
+    multi_swap_search,
     random_choice,
-    restarted_search,
+    single_swap_search,
     sweeps,
 )
 from slot_rl.seeding import generator_from
@@ -31,7 +32,12 @@ from tests.helpers.rugged import CheckedSlots, refuse
 
 Search = Callable[[Problem, Observation, int, torch.Generator], SearchResult]
 
-each_search = pytest.mark.parametrize("search", [local_search, genetic_search, cross_entropy_search])
+BY_SLOPE = (single_swap_search, multi_swap_search)
+each_search = pytest.mark.parametrize("search", [local_search, genetic_search, cross_entropy_search, *BY_SLOPE])
+
+
+def paid(search: Search, calls: int) -> Budget:
+    return Budget(calls, calls if search in BY_SLOPE else 0)
 
 
 def rows_of(choice: Tensor) -> list[Row]:
@@ -78,7 +84,7 @@ def test_random_permutations_are_uniform(tmp_path: Path) -> None:
 def test_every_call_is_allowed_and_counted(search: Search, name: str, calls: int, tmp_path: Path) -> None:
     case = make_case(name, tmp_path, seed=calls)
     found = search(case.problem, case.observation, calls, generator_from(calls))
-    assert case.problem.budget == Budget(len(case.observation) * calls, 0)
+    assert case.problem.budget == paid(search, len(case.observation) * calls)
     refuse(case.problem, case.observation, found.choice)
     score = case.free.score(case.observation, found.choice)
     torch.testing.assert_close(score, found.score, atol=1e-4, rtol=1e-4)
@@ -94,15 +100,19 @@ def test_many_calls_find_the_constrained_optimum(search: Search, name: str, tmp_
 
 
 @each_case
-@pytest.mark.parametrize("proposals", [1, 2, 5, 99])
-def test_guided_search_tries_allowed_moves_alone(name: str, proposals: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize("most_swaps", [1, 2, 5])
+@pytest.mark.parametrize("patience", [None, 2])
+def test_guided_search_tries_allowed_moves_alone(
+    name: str, patience: int | None, most_swaps: int, tmp_path: Path
+) -> None:
     for seed in range(2):
         case = make_case(name, tmp_path, seed, batch=5)
         start = random_choice(case.problem, case.observation, generator_from(seed))
-        found = guided_search(case.problem, case.observation, start, 7, proposals)
+        found = guided_search(
+            case.problem, case.observation, start, 7, patience, generator_from(seed), most_swaps, most_swaps
+        )
         refuse(case.problem, case.observation, found.choice)
-        if proposals == 1:
-            assert case.problem.budget == Budget(5 * 8, 5 * 8)
+        assert case.problem.budget == Budget(5 * 8, 5 * 8)
         assert bool((found.score >= case.free.score(case.observation, start) - 1e-5).all())
         score, slope = case.free.score_and_slope(case.observation, found.choice)
         torch.testing.assert_close(score, found.score, atol=1e-4, rtol=1e-4)
@@ -110,9 +120,10 @@ def test_guided_search_tries_allowed_moves_alone(name: str, proposals: int, tmp_
 
 
 @each_case
-def test_restarts_of_guided_search_find_the_optimum(name: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("search", BY_SLOPE)
+def test_restarts_of_guided_search_find_the_optimum(search: Search, name: str, tmp_path: Path) -> None:
     case = make_case(name, tmp_path, batch=10)
-    found = restarted_search(case.problem, case.observation, 8, 20, generator_from(0))
+    found = search(case.problem, case.observation, 160, generator_from(0))
     torch.testing.assert_close(found.score, case.best(), atol=1e-4, rtol=1e-4)
 
 
@@ -131,7 +142,8 @@ def test_without_pairs_of_swaps_nothing_could_move(
     assert int((found.choice != start).any(dim=1).sum()) >= 25
     monkeypatch.setattr(getattr(moves, kind), "_found", without_pairs)
     assert torch.equal(guided_search(case.problem, case.observation, start, 20).choice, start)
-    few = restarted_search(case.problem, case.observation, 2, 20, generator_from(0)).score
+    # Without a move, every call but the first is another random start.
+    few = single_swap_search(case.problem, case.observation, 3, generator_from(0)).score
     assert bool((few < case.best() - 1e-3).any())
 
 
@@ -175,6 +187,41 @@ def test_moves_lead_to_the_neighbours_by_their_effects(name: str, seed: int, tmp
         assert effects == sorted(effects, reverse=True)
 
 
+@each_case
+@pytest.mark.parametrize("seed", range(3))
+def test_moves_made_together_are_allowed_and_promising(name: str, seed: int, tmp_path: Path) -> None:
+    case = make_case(name, tmp_path, seed, batch=20)
+    choice = random_choice(case.problem, case.observation, generator_from(seed))
+    slope = torch.randn(len(choice), case.problem.slots, case.problem.items, generator=generator_from(seed))
+    found = moves_of(case.problem, case.observation)
+    found.look(choice, slope)
+    most = torch.arange(len(choice)) % 4 + 1
+    made = found.together(most)
+    refuse(case.problem, case.observation, made.rows)
+    number = found.best(1)
+    assert torch.equal(made.first, number[:, 0])
+    gain = (slope.gather(2, made.rows.unsqueeze(2)) - slope.gather(2, choice.unsqueeze(2))).sum(dim=(1, 2))
+    moved = (made.rows != choice).sum(dim=1)
+    assert bool((made.count <= most).all()) and bool((moved >= made.count).all())
+    assert bool((moved <= 2 * made.count).all())
+    alone = made.count == 1
+    torch.testing.assert_close(gain[alone], made.gain[alone], atol=1e-5, rtol=1e-5)
+    assert torch.equal(made.rows[alone], found.rows(number)[alone, 0])
+    assert bool((gain[made.count > 1] > made.gain[made.count > 1]).all())
+
+
+def test_exchanges_are_made_together_in_a_permutation() -> None:
+    problem, _ = slots(6, 6, 0, Distinct())
+    observation = problem.sample(1, generator_from(0))
+    # Three pairs of neighbours want to change places.
+    slope = torch.eye(6)[[1, 0, 3, 2, 5, 4]].unsqueeze(0) * torch.tensor([3.0, 3, 2, 2, 1, 1]).view(1, 6, 1)
+    found = moves_of(problem, observation)
+    found.look(torch.arange(6).unsqueeze(0), slope)
+    for most, rows in ((1, [1, 0, 2, 3, 4, 5]), (2, [1, 0, 3, 2, 4, 5]), (9, [1, 0, 3, 2, 5, 4])):
+        made = found.together(torch.tensor([most]))
+        assert made.rows.tolist() == [rows] and made.count.tolist() == [min(most, 3)] and made.gain.tolist() == [6.0]
+
+
 @pytest.mark.parametrize("constraint", [Feasible(lambda rows: rows[:, 0] != 1), AtMost(1, of=torch.tensor([0, 1, 1]))])
 def test_a_single_slot_has_swaps_alone(constraint: Constraint) -> None:
     pool = torch.tensor([[1.0], [2.0], [3.0]])
@@ -195,8 +242,9 @@ def test_a_move_that_failed_opens_again_with_its_row(tmp_path: Path) -> None:
     choice, slope = torch.tensor([[0, 1, 2, 3], [3, 2, 1, 0]]), torch.zeros(2, 4, 4)
     found.look(choice, slope)
     assert found.is_open.sum(dim=1).tolist() == [6, 6]
-    found.close(found.best(4))
+    found.close(found.best(4), torch.tensor([True, True]))
     assert found.is_open.sum(dim=1).tolist() == [2, 2]
+    found.close(found.best(6), torch.tensor([False, False]))
     found.look(choice.flip(1), slope, torch.tensor([True, False]))
     assert found.is_open.sum(dim=1).tolist() == [6, 2]
     assert rows_of(found.rows(found.best(6))[0]) != [(0, 1, 2, 3)] * 6
@@ -256,9 +304,9 @@ def test_a_single_allowed_row_is_scored_again_and_again(search: Search) -> None:
     problem = SlotProblem(lambda vectors: vectors.sum(dim=(-1, -2)), 2, 3, 1)
     problem = problem.with_constraints([Fixed({0: 2, 1: 1})])
     found = search(problem, problem.sample(3, generator_from(0)), 11, generator_from(0))
-    assert found.choice.tolist() == [[2, 1]] * 3 and problem.budget == Budget(33, 0)
+    assert found.choice.tolist() == [[2, 1]] * 3 and problem.budget == paid(search, 33)
     start = torch.tensor([[2, 1]] * 3)
-    guided = guided_search(problem, problem.sample(3, generator_from(0)), start, 4, 3)
+    guided = guided_search(problem, problem.sample(3, generator_from(0)), start, 4, most_swaps=2, first_swaps=2)
     assert torch.equal(guided.choice, start)
 
 

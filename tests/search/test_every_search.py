@@ -1,4 +1,4 @@
-"""What every search that needs nothing but scores promises, whatever it does in between."""
+"""What every search promises, whatever it does in between."""
 
 from collections.abc import Callable
 
@@ -8,13 +8,27 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from slot_rl.problems import Budget, Observation, Problem, SlotProblem, check_choice
-from slot_rl.search import SearchResult, cross_entropy_search, genetic_search, local_search
+from slot_rl.search import (
+    SearchResult,
+    cross_entropy_search,
+    genetic_search,
+    local_search,
+    mean_field_search,
+    multi_swap_search,
+    single_swap_search,
+)
 from slot_rl.seeding import generator_from
 from tests.helpers.rugged import CheckedRows, row_problem, slot_problem
 
 Search = Callable[[Problem, Observation, int, torch.Generator], SearchResult]
 
-each_search = pytest.mark.parametrize("search", [local_search, genetic_search, cross_entropy_search])
+BY_SCORE = (local_search, genetic_search, cross_entropy_search)
+BY_SLOPE = (single_swap_search, multi_swap_search, mean_field_search)
+each_search = pytest.mark.parametrize("search", [*BY_SCORE, *BY_SLOPE])
+
+
+def paid(search: Search, calls: int) -> Budget:
+    return Budget(calls, calls if search in BY_SLOPE else 0)
 
 
 @each_search
@@ -24,7 +38,7 @@ def test_padding_is_neither_scored_nor_chosen(search: Search, batch: int, calls:
     problem = row_problem(seed % 5, CheckedRows)
     observation = problem.sample(batch, generator_from(seed))
     check_choice(problem, observation, search(problem, observation, calls, generator_from(seed)).choice)
-    assert problem.budget == Budget(batch * calls, 0)
+    assert problem.budget == paid(search, batch * calls)
 
 
 @each_search
@@ -38,7 +52,7 @@ def test_a_seed_repeats_its_answers_and_nothing_else_changes(search: Search) -> 
     assert torch.equal(problem.candidates(observation), kept) and torch.equal(torch.get_rng_state(), before)
 
 
-@each_search
+@pytest.mark.parametrize("search", BY_SCORE)
 def test_an_estimator_without_gradient_is_enough(search: Search) -> None:
     problem = SlotProblem(lambda vectors: vectors.detach().sum(dim=(-1, -2)), 2, 3, 1)
     observation = Observation(torch.tensor([[[1.0], [3.0], [2.0]]]))
@@ -49,7 +63,7 @@ def test_an_estimator_without_gradient_is_enough(search: Search) -> None:
 def test_slots_without_a_choice_are_no_trouble(search: Search) -> None:
     problem = slot_problem(items=1)
     found = search(problem, problem.sample(3, generator_from(0)), 25, generator_from(0))
-    assert found.choice.tolist() == [[0, 0, 0]] * 3 and problem.budget == Budget(75, 0)
+    assert found.choice.tolist() == [[0, 0, 0]] * 3 and problem.budget == paid(search, 75)
 
 
 @each_search

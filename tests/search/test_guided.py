@@ -15,9 +15,20 @@ from torch import Tensor
 
 from slot_rl.estimators import EstimatorShape
 from slot_rl.problems import Budget, Observation, Problem, SlotProblem, check_choice
-from slot_rl.search import SearchResult, best_of, guided_search, random_choice, restarted_search
+from slot_rl.search import (
+    SearchResult,
+    best_of,
+    enumerate_landscape,
+    guided_search,
+    mean_field_search,
+    multi_swap_search,
+    random_choice,
+    single_swap_search,
+)
 from slot_rl.seeding import generator_from
-from tests.helpers.rugged import SIZES, arbitrary_mask, row_problem, rugged_net, rugged_row_net
+from tests.helpers.rugged import SIZES, CheckedSlots, arbitrary_mask, row_problem, rugged_net, rugged_row_net
+
+Search = Callable[[Problem, Observation, int, torch.Generator], SearchResult]
 
 
 def rugged(slots: int = 3, items: int = 4, dim: int = 2, seed: int = 0) -> SlotProblem:
@@ -172,22 +183,6 @@ def test_slots_many_rounds_solve_a_separable_problem(masked: bool, seed: int) ->
         assert found.choice[row].tolist() == every[scores.argmax()].tolist()
 
 
-@pytest.mark.parametrize("kind", ["slots", "rows"])
-def test_restarts_never_do_worse_than_any_single_search(kind: str) -> None:
-    problem: Problem = row_problem() if kind == "rows" else rugged(slots=4, items=8)
-    observation = problem.sample(20, generator_from(0))
-    several = restarted_search(problem, observation, 4, 5, generator_from(7))
-    assert problem.budget == Budget(4 * 6 * 20, 4 * 6 * 20)
-    generator = generator_from(7)
-    single = [guided_search(problem, observation, random_choice(problem, observation, generator), 5) for _ in range(4)]
-    scores = torch.stack([run.score for run in single])
-    assert torch.equal(several.score, scores.amax(dim=0))
-    for row in range(20):
-        assert several.choice[row].tolist() in [run.choice[row].tolist() for run in single]
-    torch.testing.assert_close(problem.score(observation, several.choice), several.score, atol=1e-4, rtol=1e-4)
-    assert len(set(scores.argmax(dim=0).tolist())) > 1
-
-
 def test_a_search_leaves_its_surroundings_alone() -> None:
     problem = rugged()
     observation = problem.sample(5, generator_from(0))
@@ -196,7 +191,8 @@ def test_a_search_leaves_its_surroundings_alone() -> None:
     with torch.no_grad():
         found = guided_search(problem, observation, start, 5)
         assert not torch.is_grad_enabled()
-    restarted_search(problem, observation, 2, 1, generator_from(0))
+    for search in (single_swap_search, multi_swap_search, mean_field_search):
+        search(problem, observation, 9, generator_from(0))
     assert torch.equal(start, kept) and torch.equal(torch.get_rng_state(), before)
     assert not found.score.requires_grad
     assert not torch.equal(found.choice, start)
@@ -226,154 +222,166 @@ def test_random_choices_stay_within_short_vocabularies() -> None:
     assert not torch.equal(choice, random_choice(problem, observation, generator_from(2)))
 
 
-def slow_rounds(
-    problem: Problem, request: Observation, items: list[list[int]], start: list[int], rounds: int, proposals: int
-) -> tuple[list[int], float, Budget]:
-    """Rounds of several swaps for one request, with sets and loops; the swaps' effects are measured by the mix."""
+def slow_search(problem: Problem, request: Observation, calls: int, most_swaps: int, seed: int) -> tuple[Tensor, float]:
+    """The whole search with its restarts for one request, with lists and sets; effects are measured by the mix."""
+    generator, budget = generator_from(seed), problem.with_fresh_budget()
+    allowed = torch.ones(problem.slots, problem.items, dtype=torch.bool)
+    mask = problem.mask(request)
+    allowed = allowed if mask is None else mask.expand(1, -1, -1)[0]
 
-    def look(choice: list[int]) -> tuple[float, Tensor]:
-        rows = torch.nn.functional.one_hot(torch.tensor([choice]), problem.items).float().requires_grad_()
-        score = twin.score_selection(request, rows)
-        (slope,) = torch.autograd.grad(score.sum(), rows)
-        return score.item(), slope[0]
+    def look(choice: Tensor) -> tuple[float, Tensor]:
+        score, slope = budget.score_and_slope(request, choice.unsqueeze(0))
+        return float(score), slope[0]
 
-    def swapped(slot: int, item: int) -> list[int]:
-        return [item if place == slot else kept for place, kept in enumerate(choice)]
-
-    twin = problem.with_fresh_budget()
-    choice, tried, budget = list(start), set[tuple[int, int]](), Budget(1, 1)
+    choice = random_choice(problem, request, generator)[0]
     score, slope = look(choice)
-    for _ in range(rounds):
-        swaps = [(s, n) for s, allowed in enumerate(items) for n in allowed if n != choice[s] and (s, n) not in tried]
-        swaps.sort(key=lambda swap: float(slope[swap] - slope[swap[0], choice[swap[0]]]), reverse=True)
-        # Where fewer are open than there are proposals, the calls are spent all the same.
-        budget.forwards += min(proposals, problem.slots * problem.items)
-        scored = {swap: float(twin.score(request, torch.tensor([swapped(*swap)]))) for swap in swaps[:proposals]}
-        best = max(scored, key=lambda swap: scored[swap], default=None)
-        if best is None or scored[best] <= score:
-            tried |= scored.keys()
-            continue
-        choice, score, tried = swapped(*best), scored[best], set()
-        slope = look(choice)[1]
-        budget.forwards, budget.backwards = budget.forwards + 1, budget.backwards + 1
-    return choice, score, budget
+    best, most, failures, tried = (choice, score), most_swaps, 0, set[tuple[int, int]]()
+    while budget.budget.forwards < calls:
+        swaps = []
+        for slot in range(problem.slots):
+            open_items = [
+                (float(slope[slot, n] - slope[slot, choice[slot]]), slot, n)
+                for n in allowed[slot].nonzero().flatten().tolist()
+                if n != choice[slot] and (slot, n) not in tried
+            ]
+            swaps += [max(open_items)] if open_items else []
+        swaps = sorted(swaps, reverse=True)
+        if failures == 2 or not swaps or swaps[0][0] <= 0:
+            choice = random_choice(problem, request, generator)[0]
+            score, slope = look(choice)
+            most, failures, tried = most_swaps, 0, set()
+        else:
+            made = [swap for place, swap in enumerate(swaps[:most]) if place == 0 or swap[0] > 0]
+            proposal = choice.clone()
+            for _, slot, n in made:
+                proposal[slot] = n
+            proposed, proposed_slope = look(proposal)
+            if proposed > score:
+                choice, score, slope = proposal, proposed, proposed_slope
+                most, failures, tried = min(2 * most, most_swaps), 0, set()
+            elif len(made) == 1:
+                failures, most = failures + 1, 1
+                tried.add(made[0][1:])
+            else:
+                most = len(made) // 2
+        best = max(best, (choice, score), key=lambda known: known[1])
+    return best
 
 
-@pytest.mark.parametrize(
-    ("kind", "proposals"),
-    [
-        *itertools.product(["slots", "masked slots", "rows"], [2, 3, 5]),
-        ("slots", 99),
-        ("masked slots", 99),
-        ("rows", 99),
-    ],
-)
-def test_several_swaps_take_the_path_of_the_slow_search(kind: str, proposals: int) -> None:
-    problem: Problem = row_problem() if kind == "rows" else rugged()
-    observation = problem.sample(8, generator_from(1))
-    if kind == "masked slots":
-        observation = Observation(observation.candidates, arbitrary_mask(8, 3, 4, seed=2))
-    start = random_choice(problem, observation, generator_from(3))
-    moved = 0
-    for rounds in (0, 1, 2, 4, 9):
-        twin, budget = problem.with_fresh_budget(), Budget()
-        found = guided_search(twin, observation, start, rounds, proposals)
-        for row in range(8):
-            request = observation[row : row + 1]
-            items = [list(range(size)) for size in problem.sizes]
-            if request.mask is not None:
-                items = [request.mask[0, slot].nonzero().flatten().tolist() for slot in range(3)]
-            choice, score, cost = slow_rounds(problem, request, items, start[row].tolist(), rounds, proposals)
-            assert found.choice[row].tolist() == choice
-            assert float(found.score[row]) == pytest.approx(score, rel=1e-4, abs=1e-4)
-            budget.forwards, budget.backwards = budget.forwards + cost.forwards, budget.backwards + cost.backwards
-        assert twin.budget == budget
-        moved += budget.backwards - 8
-    assert moved >= 20
+@pytest.mark.parametrize("kind", ["slots", "masked slots", "rows"])
+@pytest.mark.parametrize("swaps", ["single", "several"])
+def test_whole_searches_take_the_path_of_the_slow_one(kind: str, swaps: str) -> None:
+    problem: Problem = row_problem() if kind == "rows" else rugged(slots=5, items=6)
+    several = swaps == "several"
+    search, most = (multi_swap_search, problem.slots) if several else (single_swap_search, 1)
+    for number in range(12):
+        request = problem.sample(1, generator_from(number))
+        if kind == "masked slots":
+            request = Observation(request.candidates, arbitrary_mask(1, 5, 6, number))
+        for calls in (1, 2, 3, 7, 15, 40):
+            found = search(problem, request, calls, generator_from(number))
+            choice, score = slow_search(problem, request, calls, most, number)
+            assert float(found.score) == pytest.approx(score, rel=1e-4, abs=1e-4)
+            assert torch.equal(found.choice[0], choice)
 
 
-@pytest.mark.parametrize("proposals", [12, 13, 1_000])
-def test_all_swaps_at_once_find_the_best_one(proposals: int) -> None:
-    problem = rugged()
-    observation = problem.sample(20, generator_from(4))
-    start = random_choice(problem, observation, generator_from(5))
-    found = guided_search(problem, observation, start, 1, proposals)
-    guessed = guided_search(problem, observation, start, 1)
-    improved, missed = 0, 0
-    for row in range(20):
-        neighbours = [start[row].tolist()]
-        for slot, item in itertools.product(range(3), range(4)):
-            neighbours.append([item if place == slot else kept for place, kept in enumerate(start[row].tolist())])
-        scores = problem.score(observation[row : row + 1], torch.tensor(neighbours).unsqueeze(1)).squeeze(1)
-        assert found.choice[row].tolist() == neighbours[int(scores.argmax())]
-        assert float(found.score[row]) == pytest.approx(float(scores.max()), abs=1e-4)
-        improved += float(scores.max()) > float(scores[0]) + 1e-3
-        missed += float(guessed.score[row]) < float(scores.max()) - 1e-3
-    # The first-order effect alone names another swap in some of the rows.
-    assert improved >= 15 and missed >= 3
+@pytest.mark.parametrize("search", [single_swap_search, multi_swap_search])
+def test_restarts_reach_the_optimum_where_swaps_get_stuck(search: Search) -> None:
+    problem = rugged(slots=4, items=8)
+    observation = problem.sample(40, generator_from(0))
+    best = enumerate_landscape(problem, observation, problem.score).best
+    found = search(problem, observation, 300, generator_from(1))
+    assert int((found.score > best - 1e-4).sum()) >= 38
+    # The control goes on with the next best swap and never leaves its first optimum.
+    start = random_choice(problem, observation, generator_from(1))
+    control = guided_search(problem, observation, start, 299, most_swaps=4, first_swaps=4)
+    assert int((control.score > best - 1e-4).sum()) <= 28
 
 
-def test_several_failed_swaps_are_not_scored_again() -> None:
+def test_several_swaps_climb_faster_than_single_ones() -> None:
+    problem = linear(8, 10, 3, seed=0)
+    observation = problem.sample(30, generator_from(0))
+    best = guided_search(problem, observation, random_choice(problem, observation, generator_from(1)), 8).score
+    # Where slots do not depend on one another, all of them are right after a single round.
+    several = multi_swap_search(problem, observation, 2, generator_from(1)).score
+    torch.testing.assert_close(several, best, atol=1e-4, rtol=1e-4)
+    assert bool((single_swap_search(problem, observation, 2, generator_from(1)).score < best - 1e-3).all())
+
+
+def test_swaps_halve_on_failure_and_double_on_success() -> None:
     asked: list[list[int]] = []
 
     class Watched(SlotProblem):
-        def score(self, observation: Observation, choice: Tensor) -> Tensor:
-            asked.append(choice[:, 0, 0].tolist())
-            return super().score(observation, choice)
+        def score_selection(self, observation: Observation, selection: Tensor) -> Tensor:
+            asked.append(selection[0].argmax(dim=-1).tolist())
+            return super().score_selection(observation, selection)
 
-    # By first-order effect the items rank 4, 3, 2, 1, 0 from item 0 (slope 1), of which 1 alone is better; from item 1
-    # (slope -0.2) they rank 0, 2, 3, 4, and none is.
-    problem = Watched(lambda vectors: (vectors - vectors.square() * 0.6).sum(dim=(-1, -2)), 1, 5, 1)
-    observation = Observation(torch.tensor([[[0.0], [1.0], [2.0], [3.0], [4.0]]]))
-    found = guided_search(problem, observation, torch.tensor([[0]]), 4, 2)
-    assert asked == [[4, 3], [2, 1], [0, 2], [3, 4]]
-    assert found.choice.tolist() == [[1]] and found.score.tolist() == pytest.approx([0.4])
-    # Four rounds of two, the start, and the one row that changed.
-    assert problem.budget == Budget(1 + 4 * 2 + 1, 2)
+    # Each slot's first-order gain is its weight, but an even number of ones costs 100; the slope does not show it.
+    weight = torch.tensor([4.0, 3.0, 2.0, 1.0])
+
+    def score(vectors: Tensor) -> Tensor:
+        ones = vectors.detach()[..., 0].sum(dim=-1)
+        return (vectors[..., 0] * weight).sum(dim=-1) - 100 * ((ones % 2 == 0) & (ones > 0))
+
+    problem = Watched(score, 4, 2, 1)
+    observation = Observation(torch.tensor([[[0.0], [1.0]]]))
+    start = torch.zeros(1, 4, dtype=torch.long)
+    found = guided_search(problem, observation, start, 6, most_swaps=4, first_swaps=4)
+    # Four fail, two fail, one succeeds, two succeed; then one is left, which fails, and the others lead back.
+    assert asked[:6] == [[0, 0, 0, 0], [1, 1, 1, 1], [1, 1, 0, 0], [1, 0, 0, 0], [1, 1, 1, 0], [1, 1, 1, 1]]
+    assert found.choice.tolist() == [[1, 1, 1, 0]] and found.score.tolist() == [9.0]
 
 
-@settings(max_examples=60, deadline=None, derandomize=True)
-@given(
-    st.integers(1, 5),
-    st.integers(0, 8),
-    st.integers(2, 20),
-    st.integers(1, 3),
-    st.integers(1, 5),
-    st.integers(0, 10_000),
-)
-def test_several_proposals_never_end_below_the_start(
-    batch: int, rounds: int, proposals: int, slots: int, items: int, seed: int
-) -> None:
-    problem = rugged(slots, items, seed=seed % 5)
+@pytest.mark.parametrize("search", [single_swap_search, multi_swap_search])
+@settings(max_examples=40, deadline=None, derandomize=True)
+@given(batch=st.integers(1, 5), calls=st.integers(1, 40), more=st.integers(1, 20), seed=st.integers(0, 10_000))
+def test_more_calls_never_score_lower(search: Search, batch: int, calls: int, more: int, seed: int) -> None:
+    problem = rugged(seed=seed % 5)
     candidates = problem.sample(batch, generator_from(seed)).candidates
-    observation = Observation(candidates, arbitrary_mask(batch, slots, items, seed))
-    start = random_choice(problem, observation, generator_from(seed))
-    found = guided_search(problem, observation, start, rounds, proposals)
-    changed = problem.budget.backwards - batch
-    fixed = batch * (1 + rounds * min(proposals, slots * items))
-    if min(proposals, slots * items) > 1:
-        assert problem.budget.forwards == fixed + changed and 0 <= changed <= batch * rounds
-    check_choice(problem, observation, found.choice)
-    assert bool((found.score >= problem.score(observation, start) - 1e-5).all())
-    torch.testing.assert_close(problem.score(observation, found.choice), found.score, atol=1e-4, rtol=1e-4)
+    observation = Observation(candidates, arbitrary_mask(batch, 3, 4, seed))
+    few = search(problem, observation, calls, generator_from(seed))
+    many = search(problem, observation, calls + more, generator_from(seed))
+    assert bool((many.score >= few.score).all())
 
 
-def test_a_masked_item_does_not_hide_the_allowed_ones() -> None:
-    problem = SlotProblem(lambda vectors: vectors.sum(dim=(-1, -2)), 1, 3, 1)
+def test_a_given_start_is_kept_and_left_after_failures() -> None:
+    problem = rugged(slots=4, items=8)
+    observation = problem.sample(30, generator_from(0))
+    start = single_swap_search(problem, observation, 200, generator_from(1))
+    problem.budget = Budget()
+    again = guided_search(problem, observation, start, 60, patience=4, generator=generator_from(2))
+    assert problem.budget == Budget(60 * 30, 60 * 30)
+    assert bool((again.score >= start.score).all()) and bool((again.score > start.score + 1e-3).any())
+    stuck = guided_search(problem, observation, start, 60)
+    assert bool((again.score >= stuck.score).any()) and torch.equal(stuck.choice, start.choice)
+
+
+def test_rows_without_an_open_swap_score_nothing_masked() -> None:
+    problem = CheckedSlots(lambda vectors: vectors.sum(dim=(-1, -2)), 1, 3, 1)
     observation = Observation(torch.tensor([[[9.0], [1.0], [2.0]]]), torch.tensor([[[False, True, True]]]))
-    found = guided_search(problem, observation, torch.tensor([[1]]), 1, 3)
-    assert found.choice.tolist() == [[2]] and found.score.tolist() == [2.0]
+    for patience in (None, 2):
+        found = guided_search(problem, observation, torch.tensor([[1]]), 9, patience, generator_from(0))
+        assert found.choice.tolist() == [[2]] and found.score.tolist() == [2.0]
 
 
-@pytest.mark.parametrize(("rounds", "proposals"), [(-1, 1), (3, 0), (0, -2)])
-def test_negative_rounds_and_no_proposals_are_refused(rounds: int, proposals: int) -> None:
+@pytest.mark.parametrize(("rounds", "first", "most"), [(-1, 1, 1), (3, 0, 1), (0, 2, 1)])
+def test_rounds_and_swaps_out_of_order_are_refused(rounds: int, first: int, most: int) -> None:
     problem = rugged()
     observation = problem.sample(1, generator_from(0))
     start = random_choice(problem, observation, generator_from(0))
-    message = f"expected rounds >= 0 and proposals >= 1, got {rounds} and {proposals}"
+    message = f"expected rounds >= 0 and first_swaps from 1 to most_swaps, got {rounds}, {first} and {most}"
     with pytest.raises(ValueError, match=message):
-        guided_search(problem, observation, start, rounds, proposals)
+        guided_search(problem, observation, start, rounds, most_swaps=most, first_swaps=first)
     assert problem.budget == Budget(0, 0)
+
+
+@pytest.mark.parametrize(("patience", "generator"), [(0, generator_from(0)), (2, None)])
+def test_restarts_need_patience_and_a_generator(patience: int, generator: torch.Generator | None) -> None:
+    problem = rugged()
+    observation = problem.sample(1, generator_from(0))
+    start = random_choice(problem, observation, generator_from(0))
+    with pytest.raises(ValueError, match=f"expected patience >= 1 and a generator to start again, got {patience}"):
+        guided_search(problem, observation, start, 3, patience, generator)
 
 
 def test_the_best_of_several_searches_is_each_rows_own_best() -> None:
@@ -388,14 +396,14 @@ def test_the_best_of_several_searches_is_each_rows_own_best() -> None:
     assert torch.equal(best_of(runs[:1]).choice, runs[0].choice)
 
 
-@pytest.mark.parametrize("proposals", [1, 3])
-@pytest.mark.parametrize("rounds", [0, 1, 2, 6])
-def test_the_slope_belongs_to_the_returned_configuration(rounds: int, proposals: int) -> None:
+@pytest.mark.parametrize("most_swaps", [1, 3])
+@pytest.mark.parametrize("patience", [None, 2])
+@pytest.mark.parametrize("rounds", [0, 1, 2, 6, 20])
+def test_the_slope_belongs_to_the_returned_configuration(rounds: int, patience: int | None, most_swaps: int) -> None:
     problem = rugged()
     observation = problem.sample(12, generator_from(1))
-    found = guided_search(
-        problem, observation, random_choice(problem, observation, generator_from(3)), rounds, proposals
-    )
+    start = random_choice(problem, observation, generator_from(3))
+    found = guided_search(problem, observation, start, rounds, patience, generator_from(4), most_swaps)
     for row in range(12):
         selection = torch.nn.functional.one_hot(found.choice[row : row + 1], 4).float().requires_grad_()
         (slope,) = torch.autograd.grad(problem.score_selection(observation[row : row + 1], selection).sum(), selection)

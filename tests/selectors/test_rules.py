@@ -9,7 +9,7 @@ from torch import Tensor
 from slot_rl.problems.constraints.tables import PrefixIndex, TableRules
 from slot_rl.seeding import generator_from
 from slot_rl.selectors.categorical import one_hot
-from slot_rl.selectors.rules import Rules
+from slot_rl.selectors.rules import OPEN, Rules, most_confident_first
 from tests.helpers.equivalence import all_choices, frequency_z
 from tests.selectors.rule_cases import CASES, DISTINCT, ROWS, RuleCase, rule_cases
 
@@ -44,6 +44,20 @@ def test_a_choice_is_allowed_where_enumeration_has_it(case: RuleCase) -> None:
     choices = all_choices(*case.shape)
     allowed = case.build(len(choices)).allows(choices)
     assert choices[allowed].tolist() == case.allowed.tolist()
+
+
+def test_the_most_confident_slot_is_filled_first() -> None:
+    logits = torch.tensor([[[0.0, 1.0, 0.0], [5.0, 0.0, 0.0], [0.0, 0.0, 0.5]]])
+    asked: list[list[int]] = []
+
+    def rethink(choice: Tensor) -> Tensor:
+        asked.append(choice[0].tolist())
+        # Once slot 1 holds item 0, slot 0 wants item 2.
+        return logits + torch.tensor([[[0.0, 0.0, 9.0], [0.0] * 3, [0.0] * 3]])
+
+    assert most_confident_first(logits, rethink=rethink).tolist() == [[2, 0, 2]]
+    assert asked == [[OPEN, 0, OPEN], [2, 0, OPEN]]
+    assert most_confident_first(logits).tolist() == [[1, 0, 2]]
 
 
 @every_case

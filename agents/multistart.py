@@ -1,0 +1,181 @@
+"""Multistart: one gradient through the estimator for each call, an entropy bonus that anneals, and several starts.
+
+Every call asks the estimator once and follows the slope there: at the policy's mixture of items where the estimator
+says of a mixture what it says of its rows on average, and at a row drawn from the policy otherwise. The entropy bonus
+is a temperature: it anneals to zero, so that vague answers harden into one.
+
+In the first stage each request is asked about once, for the answer of one pass. In the second stage each request has
+several starts, and the better ones weigh more: they specialise, and the best of them beats the answer of one pass. The
+first start is always that answer, and has a share of the weight for itself.
+
+Bengio, Leonard, Courville, "Estimating or Propagating Gradients Through Stochastic Neurons" (2013), for the gradient
+at a row; Lee, Purushwalkam, Cogswell, Crandall, Batra, "Stochastic Multiple Choice Learning for Training Diverse Deep
+Ensembles" (2016), for starts among which the best one learns most.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor
+
+from slot_rl.agents.base import needed_problem
+from slot_rl.agents.policy import entropy_of
+from slot_rl.agents.sb3 import LearningOptions, OneStepAgent, mean_of
+from slot_rl.networks import PointerSize
+from slot_rl.problems import Observation, Problem, mixture_error
+from slot_rl.seeding import Seed
+from slot_rl.selectors import masked_logits
+from slot_rl.selectors.base import Draws
+from slot_rl.selectors.categorical import one_hot
+
+Ask = Literal["auto", "mixture", "row"]
+LARGEST_ERROR = 0.15
+"""Up to this error, in standard deviations of a mixture's rows, mixtures are asked: SlotsLarge-v0 has .02, Slots-v0 .3,
+Slate-v0 .5 and PickValue-v0 2.3."""
+TEST_SHARE, TEST_DRAWS, MOST_TESTED = 0.02, 64, 32
+
+
+@dataclass(frozen=True)
+class MultistartOptions(LearningOptions):
+    """One call a start.
+
+    Attributes:
+        batch_size: Estimator calls between updates, for all starts together.
+        ask: Where the estimator is asked: at the policy's mixture, at a row drawn from it, or as a short test of the
+            estimator decides, which costs about 2 % of the calls.
+        starts: Starts of each request in the second stage; 1 trains the answer of one pass alone.
+        first_stage: Share of the calls that the first stage takes.
+        keep: Share of a request's weight that its first start, the answer of one pass, has for itself.
+        margin: A start that is better by so many standard deviations of the score weighs e times as much.
+    """
+
+    batch_size: int = 128
+    entropy: float = 0.12
+    ask: Ask = "auto"
+    starts: int = 8
+    first_stage: float = 1 / 3
+    keep: float = 0.3
+    margin: float = 0.2
+    policy: PointerSize = field(default_factory=lambda: PointerSize(start_dim=8))
+
+    def __post_init__(self) -> None:
+        """Refuses values that no training could use."""
+        super().__post_init__()
+        if self.ask not in get_args(Ask):
+            raise ValueError(f"expected ask {', '.join(get_args(Ask))}, got {self.ask!r}")
+        if not (0 <= self.first_stage <= 1 and 0 <= self.keep <= 1 and self.margin > 0):
+            raise ValueError(
+                "expected first_stage and keep from 0 to 1 and margin > 0, "
+                f"got {self.first_stage}, {self.keep} and {self.margin}"
+            )
+        if not 1 <= self.starts <= self.batch_size // 2:
+            raise ValueError(f"expected from 1 to {self.batch_size // 2} starts (batch_size / 2), got {self.starts}")
+        if self.starts > 1 and self.policy.start_dim == 0:
+            raise ValueError(f"expected start_dim >= 1 for {self.starts} starts, got 0")
+
+
+class MultistartAgent(OneStepAgent):
+    """Follows the estimator's slope at its own answers, from several starts.
+
+    Attributes:
+        mixture_error: The estimator's error at mixtures, in standard deviations; None until it is measured.
+    """
+
+    name = "multistart"
+    default_options = MultistartOptions()
+    options: MultistartOptions
+    problem: Problem
+
+    def __init__(self, env: Any, options: Any = None, seed: Seed = 0, verbose: int = 0, **changes: Any) -> None:
+        """Builds the agent; see :class:`slot_rl.agents.sb3.OneStepAgent`.
+
+        Raises:
+            ValueError: If the environment has no estimator to ask, or mixtures shall be asked under constraints.
+        """
+        super().__init__(env, options, seed, verbose, **changes)
+        self.problem = needed_problem(self.env, self.name)
+        self.mixture_error: float | None = None
+        if self.options.ask == "mixture" and self.problem.constraints is not None:
+            raise ValueError("expected ask row or auto under constraints, which a mixture can break, got 'mixture'")
+
+    @property
+    def asks_mixtures(self) -> bool:
+        """Whether the estimator is asked at mixtures and not at rows."""
+        tested = self.mixture_error is not None and self.mixture_error <= LARGEST_ERROR
+        return self.options.ask == "mixture" or (self.options.ask == "auto" and tested)
+
+    @property
+    def remark(self) -> str | None:
+        """Says what the test of the estimator has decided."""
+        if self.mixture_error is None:
+            return None
+        return (
+            f"asked the estimator at {'mixtures' if self.asks_mixtures else 'rows'}: at mixtures it is off by "
+            f"{self.mixture_error:.2f} standard deviations of their rows' scores (mixtures up to {LARGEST_ERROR})"
+        )
+
+    def update(self) -> dict[str, float]:
+        """Asks once for each start and takes one step along the slopes; the first update tests the estimator."""
+        options, first = self.options, self.progress < self.options.first_stage
+        if options.ask == "auto" and self.mixture_error is None and self.problem.constraints is None:
+            self._test()
+        starts = 1 if first else options.starts
+        observation = self.problem.sample(options.batch_size // starts, self.generator)
+        logits = self._logits(observation, starts)
+        conditional, selection = self._asked(observation, logits)
+        score = self.problem.score_selection(observation, selection)
+        found = score.detach()
+        self.scale.update(found.flatten())
+        entropy = entropy_of(conditional)
+        gain = score / self.scale.unit + self.entropy_coefficient * entropy
+        loss = -(self._weights(found) * gain).mean()
+        norm = self.optimizer_step(loss)
+        return {
+            "rollout/ep_rew_mean": mean_of(found[0]),
+            "train/loss": loss.item(),
+            "train/entropy": mean_of(entropy),
+            "train/grad_norm": norm,
+        }
+
+    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Returns what every agent keeps, and the test's result."""
+        tensors, document = super().state()
+        return tensors, {**document, "mixture_error": self.mixture_error}
+
+    def restore(self, tensors: dict[str, Tensor], document: dict[str, Any]) -> None:
+        """Takes back what :meth:`state` gave."""
+        super().restore(tensors, document)
+        self.mixture_error = document["mixture_error"]
+
+    def _test(self) -> None:
+        affordable = int(TEST_SHARE * self._total_timesteps) // (TEST_DRAWS + 1)
+        requests = self.problem.sample(min(MOST_TESTED, max(2, affordable)), self.generator)
+        self.mixture_error = mixture_error(self.problem, requests, TEST_DRAWS, self.generator)
+
+    def _logits(self, observation: Observation, starts: int) -> Tensor:
+        """Returns masked logits of each start, ``(starts, batch, slots, items)``."""
+        network, request, noise = self.policy.network, self.policy.read(observation), None
+        if starts > 1:
+            noise = torch.randn(starts, len(observation), network.start_dim, generator=self.generator)
+            noise[0] = 0
+            request, noise = request.repeated(starts), noise.flatten(0, 1)
+        logits = masked_logits(network.think(request, noise).logits, request.mask)
+        return logits.view(starts, len(observation), *logits.shape[1:])
+
+    def _asked(self, observation: Observation, logits: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns the logits on the condition of what is asked, and the rows, with the gradient of their softmax."""
+        if self.asks_mixtures:
+            return logits, torch.softmax(logits, dim=-1)
+        rules = self.policy.rules(observation)
+        choice, conditional = Draws(self.generator, rules).draw(logits)
+        p = torch.softmax(conditional, dim=-1)
+        return conditional, one_hot(choice, p.shape[-1], p.dtype) + (p - p.detach())
+
+    def _weights(self, score: Tensor) -> Tensor:
+        """Returns what each start's score ``(starts, batch)`` counts; the weights of a request have the mean 1."""
+        starts = len(score)
+        share = torch.softmax(score / (self.options.margin * self.scale.unit), dim=0)
+        first = torch.zeros_like(score)
+        first[0] = 1
+        return starts * ((1 - self.options.keep) * share + self.options.keep * first)
