@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 import slot_rl.evaluation as module
-from slot_rl.agents import BestConstantAgent, GumbelAgent
+from slot_rl.agents import GumbelAgent
 from slot_rl.agents.base import changed
 from slot_rl.estimators import EstimatorNet, EstimatorShape
 from slot_rl.estimators.fitting import TableFit
@@ -20,6 +20,7 @@ from slot_rl.metrics import GUIDED_CALLS, METRICS, OF_ANSWERS, Scores
 from slot_rl.networks import PointerSize
 from slot_rl.pretraining import PretrainConfig, pretrain
 from slot_rl.problems import Observation, RowProblem, SlotProblem, Unmeasured, make_problem
+from slot_rl.problems.constraints import Distinct
 from slot_rl.problems.truth_table import TruthTable
 from slot_rl.problems.truths import pick_value
 from slot_rl.reevaluation import ReevaluationConfig, reevaluate
@@ -61,13 +62,19 @@ def test_every_reference_is_there_and_the_constant_is_best() -> None:
     problem = make_problem("SlotRL/PickValue-v0")
     evaluation = Evaluation(problem, SMALL)
     by_name = {row.name: row for row in evaluation.references}
-    assert list(by_name) == ["random", "best constant", "constant, best true", "guided search", "best"]
+    searches = ["guided search", "multi-swap search", "mean-field search"]
+    assert list(by_name) == ["random", "best constant", "constant, best true", *searches, "best"]
     landscape = enumerate_landscape(problem, evaluation.observation, problem.score)
     assert by_name["best constant"].figure("score") == pytest.approx(float(landscape.constant_scores.mean()), abs=1e-6)
     assert by_name["best"].figure("optimality") == pytest.approx(1.0)
     assert by_name["random"].figure("optimality") == 0.0
     assert by_name["random"].figure("hit_rate") < 0.02  # one of 4,096 but for ties
-    assert by_name["guided search"].calls == GUIDED_CALLS
+    assert (
+        {by_name[name].calls for name in searches} == {by_name[name].backwards for name in searches} == {GUIDED_CALLS}
+    )
+    assert by_name["best"].calls is None
+    limited = Evaluation(problem.with_constraints([Distinct()]), SMALL)
+    assert [row.name for row in limited.references[3:]] == ["guided search", "multi-swap search", "best"]
 
 
 def test_requests_depend_on_their_seed_and_spend_no_budget() -> None:
@@ -83,13 +90,13 @@ def test_requests_depend_on_their_seed_and_spend_no_budget() -> None:
 def test_both_searches_cost_what_the_table_says() -> None:
     evaluation = Evaluation(make_problem("SlotRL/PickValue-v0"), SMALL)
     before = evaluation.problem.budget.forwards
-    agent = BestConstantAgent(evaluation.problem)
-    agent.policy = object()  # type: ignore[assignment]  # as if its answers came from a policy
+    agent = GumbelAgent(evaluation.problem, policy=PointerSize(8, 16))
     row = evaluation.judge_agent(agent)[1]
     # The others score the answers of both rows.
     assert evaluation.problem.budget.forwards - before == 50 * GUIDED_CALLS + 2 * 50
     assert row.calls == GUIDED_CALLS
-    assert row.figure("score") >= evaluation.judge(first_items).figure("score")
+    assert row.figure("score") >= evaluation.judge(agent.choose).figure("score")
+    assert evaluation.judge_agent(agent)[1] == row
 
 
 def test_a_wrong_estimator_is_unmasked_by_the_true_score() -> None:
@@ -115,7 +122,8 @@ def test_without_a_truth_nothing_is_claimed_about_it() -> None:
 def test_without_enumeration_the_best_is_only_known() -> None:
     evaluation = Evaluation(make_problem("SlotRL/SlotsLarge-v0"), EvaluationConfig(eval_size=8))
     assert not evaluation.best_is_exact
-    assert [row.name for row in evaluation.references][-1] == "best known"
+    best = evaluation.references[-1]
+    assert best.name == "best known" and best.calls == best.backwards == module.STRONG_CALLS
     assert evaluation.optimality(float(evaluation.best.mean())) == pytest.approx(1.0, abs=1e-6)
     guided = next(row for row in evaluation.references if row.name == "guided search")
     assert 0.7 < guided.figure("optimality") < 1.0

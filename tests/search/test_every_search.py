@@ -48,7 +48,8 @@ def test_a_seed_repeats_its_answers_and_nothing_else_changes(search: Search) -> 
     kept, before = problem.candidates(observation).clone(), torch.get_rng_state()
     first, again, other = (search(problem, observation, 6, generator_from(seed)) for seed in (1, 1, 2))
     assert torch.equal(first.choice, again.choice) and torch.equal(first.score, again.score)
-    assert not torch.equal(first.choice, other.choice)
+    # Annealing has no chance in it, and 6 calls leave no new start.
+    assert torch.equal(first.choice, other.choice) == (search is mean_field_search)
     assert torch.equal(problem.candidates(observation), kept) and torch.equal(torch.get_rng_state(), before)
 
 

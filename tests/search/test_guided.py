@@ -287,15 +287,16 @@ def test_whole_searches_take_the_path_of_the_slow_one(kind: str, swaps: str) -> 
 
 @pytest.mark.parametrize("search", [single_swap_search, multi_swap_search])
 def test_restarts_reach_the_optimum_where_swaps_get_stuck(search: Search) -> None:
-    problem = rugged(slots=4, items=8)
+    problem = rugged(slots=3, items=6)
     observation = problem.sample(40, generator_from(0))
     best = enumerate_landscape(problem, observation, problem.score).best
-    found = search(problem, observation, 300, generator_from(1))
+    found = search(problem, observation, 600, generator_from(1))
     assert int((found.score > best - 1e-4).sum()) >= 38
     # The control goes on with the next best swap and never leaves its first optimum.
     start = random_choice(problem, observation, generator_from(1))
-    control = guided_search(problem, observation, start, 299, most_swaps=4, first_swaps=4)
-    assert int((control.score > best - 1e-4).sum()) <= 28
+    most = problem.slots if search is multi_swap_search else 1
+    control = guided_search(problem, observation, start, 599, most_swaps=most, first_swaps=most)
+    assert int((control.score > best - 1e-4).sum()) <= 33
 
 
 def test_several_swaps_climb_faster_than_single_ones() -> None:
@@ -347,13 +348,13 @@ def test_more_calls_never_score_lower(search: Search, batch: int, calls: int, mo
 def test_a_given_start_is_kept_and_left_after_failures() -> None:
     problem = rugged(slots=4, items=8)
     observation = problem.sample(30, generator_from(0))
-    start = single_swap_search(problem, observation, 200, generator_from(1))
+    start = guided_search(problem, observation, random_choice(problem, observation, generator_from(1)), 100)
     problem.budget = Budget()
-    again = guided_search(problem, observation, start, 60, patience=4, generator=generator_from(2))
-    assert problem.budget == Budget(60 * 30, 60 * 30)
-    assert bool((again.score >= start.score).all()) and bool((again.score > start.score + 1e-3).any())
+    # A result with its slope is not asked again.
     stuck = guided_search(problem, observation, start, 60)
-    assert bool((again.score >= stuck.score).any()) and torch.equal(stuck.choice, start.choice)
+    assert torch.equal(stuck.choice, start.choice) and problem.budget == Budget(60 * 30, 60 * 30)
+    again = guided_search(problem, observation, start, 60, patience=4, generator=generator_from(2))
+    assert bool((again.score >= start.score).all()) and int((again.score > start.score + 1e-3).sum()) >= 3
 
 
 def test_rows_without_an_open_swap_score_nothing_masked() -> None:
