@@ -9,14 +9,15 @@ from pathlib import Path
 import pytest
 import torch
 
-from slot_rl import evaluation
+from slot_rl import evaluation, serving_curves
 
 ROOT = Path(__file__).resolve().parent.parent
 LANDSCAPES = ROOT.parent / "shared" / "data"
 
 torch.set_num_threads(1)
-# What is called the best need not be that good in tests.
+# What is called the best need not be that good in tests, nor times that exact.
 evaluation.STRONG_CALLS = 200
+serving_curves.ENOUGH_SECONDS = 0.01
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # A shell that runs the tests in the background ignores it, and so would the commands that tests interrupt.

@@ -22,7 +22,7 @@ from tests.helpers.options import POLICY_AGENTS, options_of
 SMALL: dict[str, Any] = {"policy": PointerSize(width=16, hidden=32, rounds=1)}
 PROBLEMS = {"pages": pages, "rows": limited_rows}
 LOGGED = ("reproduction", "aligned")
-REFUSING = ("rebar",)
+REFUSING = ("rebar", "mean_field")
 SLOWER = ("ppo", "expert_iteration")
 MODES: dict[Mode, int] = {"pass": 0, "confident": 0, "starts": 4, "draws": 3, "search": 4, "sample": 0}
 
@@ -58,9 +58,11 @@ def test_no_agent_names_what_is_forbidden(name: str, kind: str, tmp_path: Path) 
             assert forbidden(problem, observation, several.transpose(0, 1)) == 0
 
 
-def test_a_selector_that_cannot_keep_rules_says_so_at_once() -> None:
+def test_what_cannot_keep_rules_says_so_at_once() -> None:
     with pytest.raises(ValueError, match="expected another selector than rebar"):
         AGENTS["rebar"](pages())
+    with pytest.raises(ValueError, match="expected a problem without constraints for mean-field annealing, got Dist"):
+        AGENTS["mean_field"](pages())
 
 
 @pytest.mark.parametrize("kind", PROBLEMS)
