@@ -376,7 +376,7 @@ def test_in_python_a_row_of_contexts_is_a_dictionary(home: Path, recommend: Comm
     for wrong in ("hot", 3, None, [["hot", "NA"]]):
         with pytest.raises(TypeError, match="expected a dict, several, or a data frame as requests, got"):
             recommender(wrong)  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="expected at least 2 calls for mode search, got 2.5"):
+    with pytest.raises(ValueError, match="expected at least 1 call for mode starts, got 2.5"):
         recommender(rows, calls=2.5)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="expected a column 'solvent' in the requests, got 'heat'"):
         recommender({"heat": "hot"})
