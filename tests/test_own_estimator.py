@@ -106,7 +106,7 @@ def test_a_file_that_has_moved_is_named_anew(mine: Path, script: Command) -> Non
 
 
 def test_gradients_of_a_trusted_file_are_diagnosed(mine: Path, script: Command) -> None:
-    flags = ["--estimator", "mine.py:build", "--requests", 2, "--draws", 20, "--out", "figures"]
+    flags = ["--estimator", "mine.py:build", "--requests", 2, "--draws", 20, "--race-calls", 500, "--out", "figures"]
     code, _, errors = script(DIAGNOSE, *flags)
     assert code == 2 and "expected --trust" in errors and not Path("figures").exists()
     code, shown, errors = script(DIAGNOSE, *flags, "--trust")

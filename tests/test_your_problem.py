@@ -23,7 +23,8 @@ COMMANDS = [shlex.split(line.removeprefix("python ")) for line in re.findall(r"^
 SHORT = {
     "train_agent.py": ["--timesteps", "600", "--batch-size", "64", "--eval-size", "6", "--wandb", "disabled"],
     "compare_agents.py": ["--timesteps", "600", "--eval-size", "6", "--wandb", "disabled", "--workers", "1"],
-    "diagnose_gradients.py": ["--requests", "2", "--draws", "4", "--reference-draws", "4"],
+    "diagnose_gradients.py": ["--requests", "2", "--draws", "4", "--reference-draws", "4", "--eval-size", "6"]
+    + ["--race-calls", "2500", "--race-seeds", "1"],
     "benchmark.py": ["--batch", "64", "--repeats", "1", "--seconds", "0.01"],
 }
 USERS = [
@@ -102,7 +103,7 @@ def test_the_python_of_the_page_runs(script: Command, monkeypatch: pytest.Monkey
     short: dict[str, Any] = {"timesteps": 600, "force": True, "wandb": "disabled", "batch_size": 64}
     real = slot_rl.train
     monkeypatch.setattr(slot_rl, "train", lambda *args, **given: real(*args, **{**given, **short}), raising=False)
-    code = PYTHON.replace("seeds=3,", "seeds=3, timesteps=600, workers=1, wandb='disabled', evaluation=few,")
+    code = PYTHON.replace("seeds=3,", "seeds=1, timesteps=600, workers=1, wandb='disabled', evaluation=few,")
     few = EvaluationConfig(eval_size=16)
     short["evaluation"] = few
     names: dict[str, object] = {"gymnasium": gym, "few": few}
