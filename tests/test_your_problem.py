@@ -103,8 +103,8 @@ def test_the_python_of_the_page_runs(script: Command, monkeypatch: pytest.Monkey
     short: dict[str, Any] = {"timesteps": 600, "force": True, "wandb": "disabled", "batch_size": 64}
     real = slot_rl.train
     monkeypatch.setattr(slot_rl, "train", lambda *args, **given: real(*args, **{**given, **short}), raising=False)
-    code = PYTHON.replace("seeds=3,", "seeds=1, timesteps=600, workers=1, wandb='disabled', evaluation=few,")
-    few = EvaluationConfig(eval_size=16)
+    code = PYTHON.replace("seeds=3,", "seeds=3, timesteps=600, workers=1, wandb='disabled', evaluation=few,")
+    few = EvaluationConfig(eval_size=4)
     short["evaluation"] = few
     names: dict[str, object] = {"gymnasium": gym, "few": few}
     exec(code.replace('out="comparison"', 'out="in-python"'), names)
