@@ -331,7 +331,7 @@ _ENTRIES = (
     Metric(
         "searched_optimality",
         f"+{GUIDED_CALLS} calls",
-        f"optimality of guided search from the policy's answers with {GUIDED_CALLS} estimator calls a request",
+        f"optimality of a policy that is served with {GUIDED_CALLS} estimator calls a request",
         lambda run: run.optimality_of(POLICY_WITH_SEARCH),
         over_seeds=True,
         dashboard=("bar",),
