@@ -6,7 +6,8 @@ is a temperature: it anneals to zero, so that vague answers harden into one.
 
 In the first stage each request is asked about once, for the answer of one pass. In the second stage each request has
 several starts, and the better ones weigh more: they specialise, and the best of them beats the answer of one pass. The
-first start is always that answer, and has a share of the weight for itself.
+first start is always that answer, and has a share of the weight for itself. At the end the starts are put into the
+order in which they help most, by their scores on some requests.
 
 Bengio, Leonard, Courville, "Estimating or Propagating Gradients Through Stochastic Neurons" (2013), for the gradient
 at a row; Lee, Purushwalkam, Cogswell, Crandall, Batra, "Stochastic Multiple Choice Learning for Training Diverse Deep
@@ -14,6 +15,7 @@ Ensembles" (2016), for starts among which the best one learns most.
 """
 
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any, Literal, get_args
 
 import torch
@@ -22,7 +24,7 @@ from torch import Tensor
 from slot_rl.agents.base import needed_problem
 from slot_rl.agents.policy import entropy_of
 from slot_rl.agents.sb3 import LearningOptions, OneStepAgent, mean_of
-from slot_rl.networks import PointerSize
+from slot_rl.networks import KNOWN_STARTS, PointerSize
 from slot_rl.problems import Observation, Problem, mixture_error
 from slot_rl.seeding import Seed
 from slot_rl.selectors import masked_logits
@@ -34,6 +36,8 @@ LARGEST_ERROR = 0.15
 """Up to this error, in standard deviations of a mixture's rows, mixtures are asked: SlotsLarge-v0 has .02, Slots-v0 .3,
 Slate-v0 .5 and PickValue-v0 2.3."""
 TEST_SHARE, TEST_DRAWS, MOST_TESTED = 0.02, 64, 32
+ORDER_SHARE, FEWEST_ORDERED = 0.03, 16
+"""Share of the calls that order the starts, and the fewest requests that can tell their order."""
 
 
 @dataclass(frozen=True)
@@ -116,7 +120,12 @@ class MultistartAgent(OneStepAgent):
         )
 
     def update(self) -> dict[str, float]:
-        """Asks once for each start and takes one step along the slopes; the first update tests the estimator."""
+        """Asks once for each start and takes one step along the slopes.
+
+        The first update tests the estimator, and the last one orders the starts.
+        """
+        if self._orders_now():
+            return self._order_starts()
         options, first = self.options, self.progress < self.options.first_stage
         if options.ask == "auto" and self.mixture_error is None and self.problem.constraints is None:
             self._test()
@@ -153,6 +162,26 @@ class MultistartAgent(OneStepAgent):
         requests = self.problem.sample(min(MOST_TESTED, max(2, affordable)), self.generator)
         self.mixture_error = mixture_error(self.problem, requests, TEST_DRAWS, self.generator)
 
+    @property
+    def _ordering_requests(self) -> int:
+        """Requests that the order of the starts is decided by; 0 if there are too few."""
+        if self.options.starts == 1:
+            return 0
+        requests = int(ORDER_SHARE * self._total_timesteps) // (KNOWN_STARTS + 1)
+        return requests if requests >= FEWEST_ORDERED else 0
+
+    def _orders_now(self) -> bool:
+        return self._total_timesteps - self.num_timesteps <= self._ordering_requests * (KNOWN_STARTS + 1)
+
+    def _order_starts(self) -> dict[str, float]:
+        """Puts the starts into the order in which each adds most to the best of those before it."""
+        policy, observation = self.policy, self.problem.sample(self._ordering_requests, self.generator)
+        choices = islice(policy.starts(observation), KNOWN_STARTS + 1)
+        scores = torch.stack([self.problem.score(observation, choice) for choice in choices])
+        order = greedy_order(scores)
+        policy.network.noises.copy_(policy.network.noises[order - 1])
+        return {"rollout/ep_rew_mean": mean_of(scores[0])}
+
     def _logits(self, observation: Observation, starts: int) -> Tensor:
         """Returns masked logits of each start, ``(starts, batch, slots, items)``."""
         network, request, noise = self.policy.network, self.policy.read(observation), None
@@ -179,3 +208,20 @@ class MultistartAgent(OneStepAgent):
         first = torch.zeros_like(score)
         first[0] = 1
         return starts * ((1 - self.options.keep) * share + self.options.keep * first)
+
+
+def greedy_order(scores: Tensor) -> Tensor:
+    """Orders starts so that each adds most to the mean of the requests' best scores among those before it.
+
+    Args:
+        scores: Tensor of shape ``(starts, requests)``; the first start stays the first.
+
+    Returns:
+        The numbers of the others in their order, ``(starts - 1,)``.
+    """
+    best, left, order = scores[0], list(range(1, len(scores))), []
+    while left:
+        gains = torch.maximum(scores[left], best).double().mean(dim=1)
+        order.append(left.pop(int(gains.argmax())))
+        best = torch.maximum(best, scores[order[-1]])
+    return torch.tensor(order)

@@ -9,6 +9,7 @@ and the most probable answer is decoded under them, so that the policy can name 
 """
 
 from collections.abc import Callable, Iterator
+from itertools import chain, count
 from typing import Any
 
 import torch
@@ -28,7 +29,7 @@ from slot_rl.selectors.rules import Rules, most_confident_first
 RulesOf = Callable[[Observation], Rules | None]
 VALUE_HIDDEN = 64
 STARTS_SEED = 0
-"""The starts of every policy are the same ones, so that an answer depends on its request alone."""
+"""Seeds the starts beyond those that a network knows."""
 UNIT_REQUESTS = 1_024
 """Requests from which the units of context vectors are taken."""
 
@@ -237,13 +238,16 @@ class SlotPolicy(ActorCriticPolicy):
     def starts(self, observation: Observation) -> Iterator[Tensor]:
         """Yields allowed choices ``(batch, slots)`` for a search to go on from, the best first.
 
-        The first one is :meth:`confident`. A network with starts yields the same with other noise, without an end; one
-        without starts has no more.
+        The first one is :meth:`confident`. A network with starts yields the same with other noise, without an end:
+        first with the noises that it knows, in their order. One without starts has no more.
         """
-        request, rules, generator = self.read(observation), self.rules(observation), generator_from(STARTS_SEED)
+        request, rules = self.read(observation), self.rules(observation)
         yield self._decided(request, rules, None)
-        while self.network.start_dim:
-            noise = torch.randn(1, self.network.start_dim, generator=generator)
+        if self.network.start_dim == 0:
+            return
+        generator = generator_from(STARTS_SEED)
+        further = (torch.randn(self.network.start_dim, generator=generator) for _ in count())
+        for noise in chain(self.network.noises, further):
             yield self._decided(request, rules, noise.expand(len(observation), -1))
 
     def _decided(self, request: Request, rules: Rules | None, noise: Tensor | None) -> Tensor:

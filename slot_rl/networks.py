@@ -21,6 +21,7 @@ from slot_rl.estimators.units import mean_and_spread
 from slot_rl.selectors.rules import OPEN
 
 ITEM_HIDDEN = 64
+KNOWN_STARTS = 64
 
 
 @dataclass(frozen=True)
@@ -93,9 +94,12 @@ class PointerNetwork(nn.Module):
     Attributes:
         latent_dim: Length of the latent.
         start_dim: Length of the noise that gives further starts; 0 if there are none.
+        noises: Noise of the further starts in the order of their use, ``(starts, start_dim)``; random until an agent
+            orders them. They are the same for every request, so that an answer depends on its request alone.
     """
 
     catalogue: Tensor | None
+    noises: Tensor
 
     def __init__(
         self,
@@ -143,6 +147,8 @@ class PointerNetwork(nn.Module):
         # Logarithms of the inverse temperatures: the first picks are vague, the last ones decided.
         self.sharpness = nn.Parameter(torch.linspace(-1.0, 0.0, size.rounds + 1))
         self.latent_dim = whole
+        if size.start_dim:
+            self.register_buffer("noises", torch.randn(KNOWN_STARTS, size.start_dim))
 
     def forward(
         self,
