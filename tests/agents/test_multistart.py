@@ -1,5 +1,6 @@
 """Multistart: its calls to the digit, its loss by hand, where it asks, and that its starts differ and help."""
 
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -8,10 +9,11 @@ import torch
 from torch import Tensor
 
 from slot_rl.agents import load_agent
-from slot_rl.agents.multistart import LARGEST_ERROR, MultistartAgent, MultistartOptions
+from slot_rl.agents.multistart import LARGEST_ERROR, MultistartAgent, MultistartOptions, greedy_order
+from slot_rl.agents.policy import SlotPolicy
 from slot_rl.agents.serving import Serving, serve
 from slot_rl.networks import PointerSize
-from slot_rl.problems import Problem, SlotProblem
+from slot_rl.problems import Observation, Problem, SlotProblem
 from slot_rl.problems.candidate_draws import unit_uniform
 from slot_rl.problems.truths import pick_value
 from slot_rl.seeding import generator_from
@@ -128,6 +130,52 @@ def test_starts_differ_and_the_best_of_them_is_better() -> None:
     scores = problem.score(observation, choices)
     assert float(scores.amax(dim=0).mean()) > float(scores[0].mean()) + 0.02
     assert torch.equal(choices[0], agent.policy.confident(observation))
+
+
+def test_the_greedy_order_by_hand() -> None:
+    # The third start adds (4 + 0) / 2 to the first, the second and the fourth 1 / 2 each. Then the second adds more.
+    scores = torch.tensor([[1.0, 3.0], [0.0, 4.0], [5.0, 0.0], [2.0, 3.0]])
+    assert greedy_order(scores).tolist() == [2, 1, 3]
+    assert greedy_order(scores[:1]).tolist() == []
+
+
+def test_the_last_update_orders_the_starts() -> None:
+    problem = multilinear()
+    agent = build(problem, ask="mixture")
+    before = agent.policy.network.noises.clone()
+    agent.learn(40_000)
+    after = agent.policy.network.noises
+    assert {tuple(row) for row in before.tolist()} == {tuple(row) for row in after.tolist()}
+    assert not torch.equal(before, after)
+    # 3 % of the calls are 18 requests with 1 + 64 starts each, which no backward is asked for.
+    assert agent.num_timesteps - agent.problem.budget.backwards == 18 * 65
+    assert 40_000 <= agent.num_timesteps == problem.budget.forwards < 40_000 + 32
+
+
+@pytest.mark.parametrize(("calls", "starts"), [(20_000, 4), (40_000, 1)])
+def test_too_few_requests_and_a_single_start_have_no_order(calls: int, starts: int) -> None:
+    agent = build(multilinear(), ask="mixture", starts=starts)
+    before = agent.policy.network.noises.clone()
+    agent.learn(calls)
+    assert torch.equal(agent.policy.network.noises, before)
+    assert agent.problem.budget.backwards == agent.num_timesteps
+
+
+def test_ordered_starts_are_better_and_survive_a_checkpoint(tmp_path: Path) -> None:
+    problem = multilinear(6, 12)
+    agent = build(problem, learning_rate=3e-3).learn(60_000)
+    observation = problem.sample(300, generator_from(9))
+    first, last = (served(agent.policy, problem, observation, part) for part in (slice(3), slice(-3, None)))
+    assert first > last
+    agent.save(tmp_path / "run")
+    again = load_agent(tmp_path / "run", problem)
+    assert again.policy is not None and torch.equal(again.policy.network.noises, agent.policy.network.noises)
+
+
+def served(policy: SlotPolicy, problem: Problem, observation: Observation, part: slice) -> float:
+    """Returns the mean of the requests' best scores among some of the known starts."""
+    choices = list(islice(policy.starts(observation), 1 + len(policy.network.noises)))[1:][part]
+    return float(problem.score(observation, torch.stack(choices)).amax(dim=0).mean())
 
 
 def test_serving_begins_with_the_starts() -> None:
