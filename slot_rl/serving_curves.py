@@ -351,10 +351,13 @@ def _seconds(action: Callable[[], object]) -> list[float]:
 
 
 def _print_by_calls(title: str, curves: Mapping[str, Iterable[tuple[int, Any]]], shown: Callable[[Any], str]) -> None:
-    by_name = [dict(curve) for curve in curves.values()]
-    every = sorted({calls for curve in by_name for calls in curve})
-    rows = [[str(calls), *(shown(curve[calls]) if calls in curve else "" for curve in by_name)] for calls in every]
-    print_table(title, ["calls", *curves], rows)
+    """Prints a policy's ways and searches in tables of their own: all of them together do not fit into 80 columns."""
+    ways = len(PASSES) + len(WITH_CALLS)
+    for names in (list(curves)[:ways], list(curves)[ways:]):
+        by_name = [dict(curves[name]) for name in names]
+        every = sorted({calls for curve in by_name for calls in curve})
+        rows = [[str(calls), *(shown(curve[calls]) if calls in curve else "" for curve in by_name)] for calls in every]
+        print_table(title, ["calls", *names], rows)
 
 
 def _print_break_evens(
