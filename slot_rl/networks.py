@@ -137,7 +137,7 @@ class PointerNetwork(nn.Module):
         self.item_units = None if known is None else _Units(dim, known)
         self.items = _ItemBody(dim, size.width, None if catalogue is None else slots)
         self.context_tables = nn.ModuleList(nn.Embedding(categories, whole) for categories in contexts)
-        self.context_body = None if context_dim == 0 else _ContextBody(context_dim, size.hidden, whole)
+        self.context_body = None if context_dim == 0 else _context_body(context_dim, size.hidden, whole)
         self.context_units = None if context_dim == 0 else _Units(context_dim, context_vectors)
         self.slot_body = None if slot_dim == 0 else nn.Linear(slot_dim, size.width)
         self.start_body = None if size.start_dim == 0 else nn.Linear(size.start_dim, whole, bias=False)
@@ -345,20 +345,8 @@ class _Units(nn.Module):
         return (vectors - self.mean) / self.spread
 
 
-class _ContextBody(nn.Module):
-    """Makes what each slot knows of a context vector ``(batch, dim)``: a linear part and a nonlinear one, as for items.
-
-    The linear part alone gives any bilinear affinity of a context and an item.
-    """
-
-    def __init__(self, dim: int, hidden: int, out: int) -> None:
-        super().__init__()
-        self.linear = nn.Linear(dim, out, bias=False)
-        self.body = nn.Sequential(nn.Linear(dim, hidden), nn.SiLU(), nn.Linear(hidden, out))
-
-    def forward(self, vectors: Tensor) -> Tensor:
-        together: Tensor = self.body(vectors) + self.linear(vectors)
-        return together
+def _context_body(dim: int, hidden: int, out: int) -> nn.Sequential:
+    return nn.Sequential(nn.Linear(dim, hidden), nn.SiLU(), nn.Linear(hidden, out))
 
 
 class _PerSlotLinear(nn.Module):
