@@ -18,7 +18,7 @@ from slot_rl import __version__
 from slot_rl.agents import Agent, LearningAgent, Options, make_agent
 from slot_rl.agents.base import to_json
 from slot_rl.console import console, progress_bar, say
-from slot_rl.evaluation import Evaluation, EvaluationConfig, Row, judge
+from slot_rl.evaluation import SEARCHES, Evaluation, EvaluationConfig, Row, judge
 from slot_rl.io import (
     BAD_BATCH,
     CHECKPOINT,
@@ -42,7 +42,7 @@ from slot_rl.tracking import RunIdentity, Tracker, TrackerWriter, WandbMode, wan
 
 EVALUATIONS = 25
 LOG_POINTS = 100
-IN_PLOT = (POLICY_WITH_SEARCH, "guided search", "best constant")
+IN_PLOT = (POLICY_WITH_SEARCH, *SEARCHES, "best constant")
 
 
 @dataclass(frozen=True)

@@ -16,8 +16,8 @@ TEXT = "\n".join(PAGES.values())
 PYTHON = re.findall(r"```python\n(.*?)```", TEXT, flags=re.DOTALL)
 COMMANDS = sorted({command.strip() for command in re.findall(r"python (scripts/\w+\.py[^`\n|#]*)", TEXT)})
 SUBCOMMANDS = {
-    *"aligner answers env selectors pick-value poly quadratics intermediate-loss landscapes slate-log".split(),
-    *"held-out-pairs valid-kernels".split(),
+    *"aligner answers env policy selectors pick-value poly quadratics intermediate-loss landscapes slate-log".split(),
+    *"gradient-advice held-out-pairs valid-kernels".split(),
 }
 
 

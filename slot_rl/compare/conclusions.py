@@ -14,7 +14,7 @@ TARGET = "ppo"
 """The well-known agent whose final optimality is the goal of the others."""
 
 WITH_SEARCH = f" + {GUIDED_CALLS} calls"
-"""Follows a policy's label in pairs at equal calls: guided search from its answer."""
+"""Follows a policy's label in pairs at equal calls."""
 
 
 @dataclass(frozen=True)
@@ -27,10 +27,10 @@ class Conclusions:
         summaries: The frames of ``summarise`` for each task (column task), the highest IQM first; with several tasks
             also for "all".
         pairs: Every pair of agents, see ``compare_pairs``.
-        at_equal_calls: Pairs of a policy, with guided search from its answer, and an agent that takes as many calls for
-            an answer. They are one family with ``pairs``.
+        at_equal_calls: Pairs of a policy, with calls for its starts and swaps, and an agent that takes as many calls
+            for an answer. They are one family with ``pairs``.
         reaches: When each agent that learns was first as good as PPO at its end, along calls and along seconds.
-        break_evens: From how many contexts on each policy costs fewer calls than guided search.
+        break_evens: From how many contexts on each policy costs fewer calls than the best search.
         warning: A warning of too few seeds, or None.
     """
 

@@ -20,7 +20,6 @@ Along = Literal["calls", "seconds"]
 ALL_TASKS = "all tasks"
 """The task of a profile of all tasks' runs."""
 
-GUIDED_SEARCH = "guided_search"
 CHEAP_CALLS = 16
 """Break-evens are of answers with at most so many calls."""
 
@@ -29,7 +28,7 @@ CURVE_RESAMPLES = 1_000
 
 BAND = ["task", "agent", "seeds", "at", "value", "low", "high"]
 REACH = ["task", "agent", "target", "along", "ratio", "low", "high", "seeds", "never"]
-BREAK_EVEN = ["task", "agent", "calls", "optimality", "guided_calls", "contexts"]
+BREAK_EVEN = ["task", "agent", "calls", "optimality", "search_calls", "contexts"]
 SERVING_FIGURES = ["optimality", "seconds", "own_seconds", "paid_calls"]
 """The figures of a point of a serving curve; those after the first are NaN where times were not measured."""
 CALL_COST = ["task", "agent", "calls", "optimality", "seconds", "search", "break_even"]
@@ -115,28 +114,28 @@ def reach(curves: pd.DataFrame, target: str, agent: str, along: Along = "calls")
 
 
 def break_evens(results: Results) -> pd.DataFrame:
-    """Returns from how many contexts on a policy costs fewer estimator calls than guided search with as good answers.
+    """Returns from how many contexts on a policy costs fewer estimator calls than the best search with as good answers.
 
-    A policy costs its training once, and nothing for its bare answer. Guided search costs its calls for every answer.
-    Of several guided searches, the best at each number of calls counts. Figures are medians over seeds that ended well.
+    A policy costs its training once, and nothing for its bare answer. A search costs its calls for every answer. Of
+    several searches, the best at each number of calls counts. Figures are medians over seeds that ended well.
 
     Returns:
         Two rows a policy, or one if they are equal: the bare answer, and the best answer for up to 16 calls, the
         cheapest of equals. Columns: task, agent, calls (of the policy's answer), optimality (of this answer),
-        guided_calls (that guided search needs for the same, interpolated over the logarithm of calls; infinite if its
-        curve ends below), contexts (the break-even; infinite if guided search needs no more calls than the answer; an
-        upper bound if guided search's curve ends below). Empty without a policy's or guided search's serving curve.
+        search_calls (that the best search needs for the same, interpolated over the logarithm of calls; infinite if
+        its curve ends below), contexts (the break-even; infinite if the search needs no more calls than the answer; an
+        upper bound if the search's curve ends below). Empty without a policy's or a search's serving curve.
     """
     runs, points = results.runs, serving_medians(results.serving)
     rows = []
     for task, there in points.groupby("task", sort=False):
         here = runs[(runs["task"] == task) & runs["failure"].isna()]
-        guides = here.loc[here["kind"] == GUIDED_SEARCH, "agent"]
-        guided = there[there["agent"].isin(guides)].groupby("calls")["optimality"].max()
         policies = here[here["searched_optimality"].notna()].groupby("agent", sort=False)["estimator_forwards"].median()
-        for agent, training in policies.items() if len(guided) else ():
+        searches = there[~there["agent"].isin(policies.index)]
+        best = searches.groupby("calls")["optimality"].max().cummax()
+        for agent, training in policies.items() if len(best) else ():
             for calls, optimality in _best_answers(there[there["agent"] == agent]):
-                rows.append((task, agent, calls, optimality, *_break_even(calls, optimality, float(training), guided)))
+                rows.append((task, agent, calls, optimality, *_break_even(calls, optimality, float(training), best)))
     return pd.DataFrame(rows, columns=BREAK_EVEN)
 
 
@@ -238,9 +237,9 @@ def _best_answers(curve: pd.DataFrame) -> list[tuple[int, float]]:
     return list(dict.fromkeys(answers))
 
 
-def _break_even(calls: int, optimality: float, training: float, guided: "pd.Series[float]") -> tuple[float, float]:
-    """Returns the calls that guided search needs for an optimality, and the break-even."""
-    at = guided.index.to_numpy(float)
-    needed = float(np.exp(_first_crossing(np.log(at), guided, optimality)))
+def _break_even(calls: int, optimality: float, training: float, best: "pd.Series[float]") -> tuple[float, float]:
+    """Returns the calls that the best search needs for an optimality, and the break-even."""
+    at = best.index.to_numpy(float)
+    needed = float(np.exp(_first_crossing(np.log(at), best, optimality)))
     saved = min(needed, at[-1]) - calls
     return needed, training / saved if saved > 0 else np.inf

@@ -87,11 +87,11 @@ def pairs_table(found: Conclusions, task: str, leader_alone: bool = False) -> Re
 
 
 def equal_calls_table(found: Conclusions, task: str) -> ReportTable:
-    """Returns how guided search from each policy's answer compares with searches of as many calls."""
+    """Returns how each policy's starts and swaps compare with searches of as many calls."""
     pairs = found.at_equal_calls[found.at_equal_calls["task"] == task]
     caption = (
-        f"{task}, at {GUIDED_CALLS} estimator calls each: guided search from a policy's answer against searches from "
-        "random starts."
+        f"{task}, at {GUIDED_CALLS} estimator calls each: a policy's starts and swaps of the best one against searches "
+        "from random starts."
     )
     return ReportTable(_key("equal_calls", task), "At equal calls", caption, _pairs_frame(pairs))
 
@@ -121,22 +121,22 @@ def speed_table(found: Conclusions) -> ReportTable:
 
 
 def break_even_table(found: Conclusions) -> ReportTable:
-    """Returns from how many contexts on a policy costs fewer estimator calls than guided search."""
+    """Returns from how many contexts on a policy costs fewer estimator calls than the best search."""
     rows = found.break_evens
-    measured, ever = (~np.isinf(rows[name].astype(float)) for name in ("guided_calls", "contexts"))
+    measured, ever = (~np.isinf(rows[name].astype(float)) for name in ("search_calls", "contexts"))
     contexts = rows["contexts"].map("{:,.0f}".format)
     frame = pd.DataFrame(
         {
             "agent": rows["task"] + ": " + rows["agent"],
             "calls": rows["calls"].map("{:.0f}".format),
             "optimality": rows["optimality"].map(share),
-            "guided search's calls": rows["guided_calls"].map("{:.1f}".format).where(measured, "more than measured"),
+            "the best search's calls": rows["search_calls"].map("{:.1f}".format).where(measured, "more than measured"),
             "contexts": contexts.where(measured, "at most " + contexts).where(ever, "never"),
         }
     )
     caption = (
-        "Number of contexts from which on a policy, with its training, costs fewer estimator calls than guided search "
-        "with answers as good. Calls: of the policy for each answer. Medians over the seeds that ended well."
+        "Number of contexts from which on a policy, with its training, costs fewer estimator calls than the best "
+        "search with answers as good. Calls: of the policy for each answer. Medians over the seeds that ended well."
     )
     return ReportTable("break_evens", "When training pays", caption, frame)
 

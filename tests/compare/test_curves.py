@@ -192,22 +192,20 @@ def test_break_evens_by_hand() -> None:
         made_run("task", "policy", 0, 0.5, searched_optimality=0.9),
         made_run("task", "strong", 0, 0.9, searched_optimality=0.99),
         made_run("task", "few", 0, 0.8) | {"kind": "guided_search"},
-        made_run("task", "many", 0, 0.8) | {"kind": "guided_search"},
-        made_run("task", "local", 0, 1.0) | {"kind": "local_search"},
+        made_run("task", "many", 0, 0.8) | {"kind": "mean_field"},
     ]
     serving = [
         *served("policy", (0, 0.5), (2, 0.75), (4, 0.75), (31, 0.9)),
         *served("strong", (0, 0.9)),
         *served("few", (1, 0.0), (4, 0.6)),
         *served("many", (1, 0.25), (4, 0.5), (16, 0.8)),
-        *served("local", (1, 1.0)),
     ]
     found = break_evens(results(runs, serving=serving))
     assert list(found["agent"]) == ["policy", "policy", "strong"]
     assert list(found["calls"]) == [0, 2, 0] and list(found["optimality"]) == [0.5, 0.75, 0.9]
     # The best curve goes from .25 at 1 call to .6 at 4 and .8 at 16: five sevenths and three quarters of the way.
     needed = [4 ** (5 / 7), 4 * 4**0.75, inf]
-    assert list(found["guided_calls"]) == pytest.approx(needed)
+    assert list(found["search_calls"]) == pytest.approx(needed)
     assert list(found["contexts"]) == pytest.approx([1_000 / needed[0], 1_000 / (needed[1] - 2), 1_000 / 16])
 
 
