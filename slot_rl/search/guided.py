@@ -17,6 +17,7 @@ from slot_rl.problems.base import Problem
 from slot_rl.problems.observation import Observation
 from slot_rl.search.base import SearchResult, better_of, check_calls, random_choice, taken
 from slot_rl.search.moves import moves_of
+from slot_rl.selectors.categorical import masked_logits
 
 PATIENCE = 2
 """Failures in a row at single swaps after which a row from a random start begins again."""
@@ -31,6 +32,7 @@ def guided_search(
     generator: torch.Generator | None = None,
     most_swaps: int = 1,
     first_swaps: int = 1,
+    shared: bool = False,
 ) -> SearchResult:
     """Improves a start by gradient-guided swaps: a forward and a backward a row for the start and for each round.
 
@@ -46,6 +48,8 @@ def guided_search(
         generator: Source of the new starts.
         most_swaps: Slots that may be swapped at once, and that a row that starts again swaps at first.
         first_swaps: Slots that are swapped at first from the given start.
+        shared: Whether the new starts of all requests come from the same draws, so that what is found depends on a
+            request alone and not on those beside it.
 
     Returns:
         The best configuration that each row has seen.
@@ -65,7 +69,9 @@ def guided_search(
         start = SearchResult(start, *problem.score_and_slope(observation, start))
     now = best = start
     most, failures = torch.full_like(now.choice[:, 0], first_swaps), torch.zeros_like(now.choice[:, 0])
-    starts = None if patience is None or generator is None else _Starts(problem, observation, generator)
+    starts: _Starts | None = None
+    if patience is not None and generator is not None:
+        starts = (_SharedStarts if shared else _Starts)(problem, observation, generator)
     changed = None
     for _ in range(rounds):
         assert now.slope is not None
@@ -103,6 +109,29 @@ class _Starts:
             self._used[:] = False
         self._used |= which
         return self._rows[which]
+
+
+class _SharedStarts(_Starts):
+    """Random starts of which the first, the second and so on come from one draw for all requests."""
+
+    def __init__(self, problem: Problem, observation: Observation, generator: torch.Generator) -> None:
+        super().__init__(problem, observation, generator)
+        self._drawn: list[Tensor] = []
+        self._count = torch.zeros(len(observation), dtype=torch.long)
+
+    def of(self, which: Tensor) -> Tensor:
+        self._count += which
+        while len(self._drawn) < int(self._count.max()):
+            self._drawn.append(self._next())
+        if not self._drawn:
+            return self._rows[which]
+        return torch.stack(self._drawn)[self._count[which] - 1, which.nonzero().squeeze(1)]
+
+    def _next(self) -> Tensor:
+        noise = torch.rand(self._problem.slots, self._problem.items, generator=self._generator)
+        logits = masked_logits(noise.expand(len(self._observation), -1, -1), self._problem.mask(self._observation))
+        rules = self._problem.rules(self._observation)
+        return logits.argmax(dim=-1) if rules is None else rules.in_order(logits)[0]
 
 
 def single_swap_search(

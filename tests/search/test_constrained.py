@@ -108,8 +108,9 @@ def test_guided_search_tries_allowed_moves_alone(
     for seed in range(2):
         case = make_case(name, tmp_path, seed, batch=5)
         start = random_choice(case.problem, case.observation, generator_from(seed))
+        shared = seed == 1
         found = guided_search(
-            case.problem, case.observation, start, 7, patience, generator_from(seed), most_swaps, most_swaps
+            case.problem, case.observation, start, 7, patience, generator_from(seed), most_swaps, most_swaps, shared
         )
         refuse(case.problem, case.observation, found.choice)
         assert case.problem.budget == Budget(5 * 8, 5 * 8)

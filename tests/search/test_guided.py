@@ -6,6 +6,7 @@ first-order effect on the vectors, tries the best, and reopens all of them when 
 
 import itertools
 from collections.abc import Callable
+from itertools import pairwise
 
 import pytest
 import torch
@@ -26,6 +27,7 @@ from slot_rl.search import (
     single_swap_search,
 )
 from slot_rl.seeding import generator_from
+from tests.helpers.limited import forbidden, pages
 from tests.helpers.rugged import SIZES, CheckedSlots, arbitrary_mask, row_problem, rugged_net, rugged_row_net
 
 Search = Callable[[Problem, Observation, int, torch.Generator], SearchResult]
@@ -355,6 +357,38 @@ def test_a_given_start_is_kept_and_left_after_failures() -> None:
     assert torch.equal(stuck.choice, start.choice) and problem.budget == Budget(60 * 30, 60 * 30)
     again = guided_search(problem, observation, start, 60, patience=4, generator=generator_from(2))
     assert bool((again.score >= start.score).all()) and int((again.score > start.score + 1e-3).sum()) >= 3
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_with_shared_starts_a_result_depends_on_its_request_alone(shared: bool) -> None:
+    problem = rugged(slots=4, items=8)
+    observation = problem.sample(20, generator_from(0))
+    start = random_choice(problem, observation, generator_from(1))
+
+    def found(rows: slice) -> Tensor:
+        asked, begin = observation[torch.arange(20)[rows]], start[rows]
+        return guided_search(problem, asked, begin, 80, 2, generator_from(2), shared=shared).choice
+
+    apart = torch.cat([found(slice(i, i + 1)) for i in range(20)])
+    assert torch.equal(found(slice(None)), apart) == shared
+
+
+def test_shared_starts_are_allowed_ones() -> None:
+    problem = pages()
+    observation = problem.sample(30, generator_from(0))
+    start = random_choice(problem, observation, generator_from(1))
+    asked: list[Tensor] = []
+    score = problem.score_and_slope
+
+    def spy(requests: Observation, choice: Tensor) -> tuple[Tensor, Tensor]:
+        asked.append(choice)
+        return score(requests, choice)
+
+    problem.score_and_slope = spy  # type: ignore[assignment, method-assign]
+    guided_search(problem, observation, start, 60, 1, generator_from(2), shared=True)
+    assert all(forbidden(problem, observation, choice) == 0 for choice in asked)
+    # Rows of which several slots are new at once are new starts.
+    assert sum(int(((b != a).sum(dim=1) > 2).sum()) for a, b in pairwise(asked)) > 30
 
 
 def test_rows_without_an_open_swap_score_nothing_masked() -> None:
