@@ -48,8 +48,9 @@ def guided_search(
         generator: Source of the new starts.
         most_swaps: Slots that may be swapped at once, and that a row that starts again swaps at first.
         first_swaps: Slots that are swapped at first from the given start.
-        shared: Whether the new starts of all requests come from the same draws, so that what is found depends on a
-            request alone and not on those beside it.
+        shared: For a start that is a policy's answer: the new starts of all requests come from the same draws, so that
+            what is found depends on a request alone and not on those beside it; and such a start is worth tries
+            although no open swap has a positive first-order effect.
 
     Returns:
         The best configuration that each row has seen.
@@ -79,7 +80,8 @@ def guided_search(
         tried = moves.together(most)
         again = torch.zeros_like(failures, dtype=torch.bool)
         if starts is not None and patience is not None:
-            again = (failures >= patience) | (tried.gain <= 0)
+            hopeless = tried.count == 0 if shared else tried.gain <= 0
+            again = (failures >= patience) | hopeless
             tried.rows[again] = starts.of(again)
         new = SearchResult(tried.rows, *problem.score_and_slope(observation, tried.rows))
         better = (new.score > now.score) & (tried.count > 0)
