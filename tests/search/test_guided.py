@@ -360,7 +360,7 @@ def test_a_given_start_is_kept_and_left_after_failures() -> None:
 
 
 @pytest.mark.parametrize("shared", [True, False])
-def test_with_shared_starts_a_result_depends_on_its_request_alone(shared: bool) -> None:
+def test_shared_starts_depend_on_their_request_alone(shared: bool) -> None:
     problem = rugged(slots=4, items=8)
     observation = problem.sample(20, generator_from(0))
     start = random_choice(problem, observation, generator_from(1))
