@@ -139,20 +139,28 @@ def test_the_greedy_order_by_hand() -> None:
     assert greedy_order(scores[:1]).tolist() == []
 
 
+@pytest.fixture
+def ordering(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Starts are ordered with 30 % of the calls, so that a short training can do it."""
+    monkeypatch.setattr("slot_rl.agents.multistart.ORDER_SHARE", 0.3)
+
+
+@pytest.mark.usefixtures("ordering")
 def test_the_last_update_orders_the_starts() -> None:
     problem = multilinear()
     agent = build(problem, ask="mixture")
     before = agent.policy.network.noises.clone()
-    agent.learn(40_000)
+    agent.learn(4_000)
     after = agent.policy.network.noises
     assert {tuple(row) for row in before.tolist()} == {tuple(row) for row in after.tolist()}
     assert not torch.equal(before, after)
-    # 3 % of the calls are 18 requests with 1 + 64 starts each, which no backward is asked for.
+    # 30 % of the calls are 18 requests with 1 + 64 starts each, which no backward is asked for.
     assert agent.num_timesteps - agent.problem.budget.backwards == 18 * 65
-    assert 40_000 <= agent.num_timesteps == problem.budget.forwards < 40_000 + 32
+    assert 4_000 <= agent.num_timesteps == problem.budget.forwards < 4_000 + 32
 
 
-@pytest.mark.parametrize(("calls", "starts"), [(20_000, 4), (40_000, 1)])
+@pytest.mark.usefixtures("ordering")
+@pytest.mark.parametrize(("calls", "starts"), [(2_000, 4), (4_000, 1)])
 def test_too_few_requests_and_a_single_start_have_no_order(calls: int, starts: int) -> None:
     agent = build(multilinear(), ask="mixture", starts=starts)
     before = agent.policy.network.noises.clone()
@@ -161,9 +169,10 @@ def test_too_few_requests_and_a_single_start_have_no_order(calls: int, starts: i
     assert agent.problem.budget.backwards == agent.num_timesteps
 
 
+@pytest.mark.usefixtures("ordering")
 def test_ordered_starts_are_better_and_survive_a_checkpoint(tmp_path: Path) -> None:
     problem = multilinear(6, 12)
-    agent = build(problem, learning_rate=3e-3).learn(60_000)
+    agent = build(problem, learning_rate=3e-3).learn(20_000)
     observation = problem.sample(300, generator_from(9))
     first, last = (served(agent.policy, problem, observation, part) for part in (slice(3), slice(-3, None)))
     assert first > last
