@@ -1,7 +1,7 @@
 """What an agent is: built on an environment with typed options, it learns, chooses, and is saved without pickles."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
@@ -142,6 +142,21 @@ class Agent(ABC):
     def policy_parameters(self) -> int:
         """Trained parameters that an answer depends on."""
         return 0
+
+    @property
+    def ranks_starts(self) -> bool:
+        """Whether it can rank the starts of its policy without a call."""
+        return False
+
+    def starts(self, observation: Observation) -> Iterator[Tensor]:
+        """Yields allowed choices ``(batch, slots)`` for a search to go on from, the best first; see the policy's.
+
+        Raises:
+            ValueError: If the agent has no policy.
+        """
+        if self.policy is None:
+            raise ValueError(f"expected an agent with a policy, got {self.name}")
+        return self.policy.starts(observation)
 
     def check_timesteps(self, timesteps: int) -> None:  # noqa: B027 (most trainings can always begin)
         """Raises ValueError for a training of so few estimator calls that it cannot begin; none is by default."""

@@ -167,32 +167,51 @@ class LearningAgent(Agent, BaseAlgorithm):  # type: ignore[misc]  # load() takes
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Returns the weights, the states of optimiser and generators, and the running statistics."""
-        tensors = {f"policy.{name}": value for name, value in self.policy.state_dict().items()}
-        moments: dict[int, dict[str, Tensor]] = self.policy.optimizer.state_dict()["state"]
-        tensors |= {f"optimizer.{i}.{name}": value for i, entry in moments.items() for name, value in entry.items()}
+        tensors = weights_of(self.policy, "policy")
+        tensors |= optimizer_state(self.policy.optimizer, "optimizer")
         tensors |= {f"generator.{name}": generator.get_state() for name, generator in self.generators().items()}
         return tensors, {"scale": asdict(self.scale)}
 
     def restore(self, tensors: dict[str, Tensor], document: dict[str, Any]) -> None:
         """Takes back what :meth:`state` gave; raises :class:`BundleError` if the weights do not fit."""
-        weights = {name[len("policy.") :]: value for name, value in tensors.items() if name.startswith("policy.")}
-        try:
-            self.policy.load_state_dict(weights)
-        except RuntimeError as error:
-            raise BundleError(
-                "expected a checkpoint of an agent for this environment, got one whose weights do not fit: "
-                + " ".join(str(error).split())[:300]
-            ) from error
-        moments: dict[int, dict[str, Tensor]] = {}
-        for key, value in tensors.items():
-            if key.startswith("optimizer."):
-                _, i, name = key.split(".")
-                moments.setdefault(int(i), {})[name] = value
-        optimizer = self.policy.optimizer
-        optimizer.load_state_dict({**optimizer.state_dict(), "state": moments})
+        restore_weights(self.policy, tensors, "policy")
+        restore_optimizer(self.policy.optimizer, tensors, "optimizer")
         for name, generator in self.generators().items():
             generator.set_state(tensors[f"generator.{name}"])
         self.scale = RunningScale(**document["scale"])
+
+
+def weights_of(module: nn.Module, name: str) -> dict[str, Tensor]:
+    """Returns a module's weights and buffers by names that begin with its own."""
+    return {f"{name}.{part}": value for part, value in module.state_dict().items()}
+
+
+def restore_weights(module: nn.Module, tensors: dict[str, Tensor], name: str) -> None:
+    """Takes back what :func:`weights_of` gave; raises :class:`BundleError` if it does not fit."""
+    start = f"{name}."
+    try:
+        module.load_state_dict({key[len(start) :]: value for key, value in tensors.items() if key.startswith(start)})
+    except RuntimeError as error:
+        raise BundleError(
+            "expected a checkpoint of an agent for this environment, got one whose weights do not fit: "
+            + " ".join(str(error).split())[:300]
+        ) from error
+
+
+def optimizer_state(optimizer: torch.optim.Optimizer, name: str) -> dict[str, Tensor]:
+    """Returns an optimiser's moments by names that begin with its own."""
+    moments: dict[int, dict[str, Tensor]] = optimizer.state_dict()["state"]
+    return {f"{name}.{i}.{part}": value for i, entry in moments.items() for part, value in entry.items()}
+
+
+def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor], name: str) -> None:
+    """Takes back what :func:`optimizer_state` gave."""
+    moments: dict[int, dict[str, Tensor]] = {}
+    for key, value in tensors.items():
+        if key.startswith(f"{name}."):
+            _, i, part = key.split(".")
+            moments.setdefault(int(i), {})[part] = value
+    optimizer.load_state_dict({**optimizer.state_dict(), "state": moments})
 
 
 class OneStepAgent(LearningAgent):

@@ -1,10 +1,13 @@
 """Serving: how a trained agent answers, with its own answer alone or with more estimator calls for each request.
 
 ``pass`` is the agent's own answer and costs no call. ``confident`` decides the most confident slot first and lets the
-policy think again about the others: it costs no call either, but more passes through a part of the network.
+policy think again about the others: it costs no call either, but more passes through a part of the network. ``ranked``
+takes the best of several such answers by the critic of starts, for an agent that has one (``multistart`` with
+``--rank-starts``).
 
 ``starts`` spends k calls, each a forward and a backward: three fifths of them, rounded, on different starts of the
-policy, and the rest on guided swaps of the best one, which go on from a random row where they fail. A policy without
+policy, and the rest on guided swaps of the best one, which go on from a random row where they fail. With a critic of
+starts the first one is the ranked one. A policy without
 further starts, as all but ``multistart``'s, has its confident answer alone, and the rest are swaps. ``draws`` takes the
 best of k answers, the agent's own and k - 1 draws of its policy: k forwards. ``search`` lets r rounds of guided swaps
 improve the agent's own answer: ``1 + r`` forwards and as many backwards. Draws and searches never score below the pass,
@@ -26,9 +29,10 @@ from slot_rl.search import SearchResult, best_of, guided_search, moves_of
 from slot_rl.search.base import better_of
 from slot_rl.seeding import generator_from
 
-Mode = Literal["pass", "confident", "starts", "draws", "search", "sample"]
-DEFAULT_CALLS: dict[Mode, int] = {"pass": 0, "confident": 0, "starts": 4, "draws": 4, "search": 4, "sample": 0}
-_FEWEST: dict[Mode, int] = {"pass": 0, "confident": 0, "starts": 1, "draws": 1, "search": 2, "sample": 0}
+Mode = Literal["pass", "confident", "ranked", "starts", "draws", "search", "sample"]
+WITHOUT_CALLS: tuple[Mode, ...] = ("pass", "confident", "ranked", "sample")
+DEFAULT_CALLS: dict[Mode, int] = {**dict.fromkeys(WITHOUT_CALLS, 0), "starts": 4, "draws": 4, "search": 4}
+_FEWEST: dict[Mode, int] = {**dict.fromkeys(WITHOUT_CALLS, 0), "starts": 1, "draws": 1, "search": 2}
 STARTS_SHARE = 0.6
 """Share of the calls that go into starts and not into swaps of the best one.
 
@@ -48,10 +52,10 @@ class Serving:
     """How to answer, and for how many calls of the estimator a request.
 
     Attributes:
-        mode: The agent's own answer, its most confident slots first, the best of several starts with swaps, the best
-            of several draws, guided swaps from the agent's own answer, or a draw.
-        calls: Estimator calls for each request, K: 0 for a pass, a confident answer or a sample, K starts and swaps, K
-            draws, or K - 1 rounds of swaps; 4 if None.
+        mode: The agent's own answer, its most confident slots first, the start that its critic ranks best, the best of
+            several starts with swaps, the best of several draws, guided swaps from the agent's own answer, or a draw.
+        calls: Estimator calls for each request, K: 0 for a pass, a confident or ranked answer or a sample, K starts and
+            swaps, K draws, or K - 1 rounds of swaps; 4 if None.
     """
 
     mode: Mode = "starts"
@@ -103,20 +107,17 @@ def serve(
         counted in the problem's budget.
 
     Raises:
-        ValueError: If draws are asked for without a generator, or any of these of an agent without a policy.
+        ValueError: If draws are asked for without a generator, any of these of an agent without a policy, or a ranking
+            of an agent without a critic of starts.
     """
     if serving.mode == "starts":
-        return _best_start(_policy(agent), problem, observation, serving.budget)
-    if serving.mode in ("sample", "confident"):
-        policy = _policy(agent)
-        sampled = serving.mode == "sample"
-        choice = policy.draw(observation, _given(generator)) if sampled else policy.confident(observation)
+        return _best_start(agent, problem, observation, serving.budget)
+    if serving.mode in WITHOUT_CALLS:
+        choice = _without_calls(agent, observation, serving.mode, generator)
         return SearchResult(choice, problem.with_fresh_budget().score(observation, choice))
     start = agent.choose(observation)
     if serving.mode == "search":
         return guided_search(problem, observation, start, serving.budget - 1)
-    if serving.mode == "pass":
-        return SearchResult(start, problem.with_fresh_budget().score(observation, start))
     draws = _policy(agent).draws(observation, _given(generator))
     best = SearchResult(start, problem.score(observation, start))
     # One draw of every request at a time, so that memory does not grow with the calls.
@@ -125,11 +126,27 @@ def serve(
     return best
 
 
-def _best_start(policy: SlotPolicy, problem: Problem, observation: Observation, calls: int) -> SearchResult:
+def _without_calls(agent: Agent, observation: Observation, mode: Mode, generator: torch.Generator | None) -> Tensor:
+    if mode == "pass":
+        return agent.choose(observation)
+    policy = _policy(agent)
+    if mode == "sample":
+        return policy.draw(observation, _given(generator))
+    if mode == "confident":
+        return policy.confident(observation)
+    if not agent.ranks_starts:
+        raise ValueError(
+            "expected an agent that ranks its starts (multistart with --rank-starts, where that helps), "
+            f"got {agent.name} without such a ranking"
+        )
+    return next(agent.starts(observation))
+
+
+def _best_start(agent: Agent, problem: Problem, observation: Observation, calls: int) -> SearchResult:
     """Asks about several starts, and spends the rest of the calls on swaps of the best one."""
     best: SearchResult | None = None
     # One start of every request at a time, so that memory does not grow with the calls.
-    for choice in islice(policy.starts(observation), max(1, round(STARTS_SHARE * calls))):
+    for choice in islice(agent.starts(observation), max(1, round(STARTS_SHARE * calls))):
         found = SearchResult(choice, *problem.score_and_slope(observation, choice))
         best = found if best is None else better_of(best, found)
         calls -= 1

@@ -152,7 +152,11 @@ class Evaluation:
             return [self.judge(agent.choose, name, agent.calls_per_context, agent.backwards_per_context)]
         serving = Serving.of(agent, None, GUIDED_CALLS)
         found = serve(agent, self.problem, self.observation, serving, generator_from(self._seed))
-        return [self.judge(agent.choose), self._row(POLICY_WITH_SEARCH, GUIDED_CALLS, GUIDED_CALLS, found.choice)]
+        rows = [self.judge(agent.choose), self._row(POLICY_WITH_SEARCH, GUIDED_CALLS, GUIDED_CALLS, found.choice)]
+        if agent.ranks_starts:
+            ranked = serve(agent, self.problem, self.observation, Serving("ranked"))
+            rows.insert(1, self._row("policy, ranked starts", 0, 0, ranked.choice))
+        return rows
 
     @property
     def best_score(self) -> float:

@@ -93,6 +93,8 @@ class PointerNetwork(nn.Module):
 
     Attributes:
         latent_dim: Length of the latent.
+        item_dim: Length of a candidate's vector.
+        has_context: Whether it knows more of a request than its candidates.
         start_dim: Length of the noise that gives further starts; 0 if there are none.
         noises: Noise of the further starts in the order of their use, ``(starts, start_dim)``; random until an agent
             orders them. They are the same for every request, so that an answer depends on its request alone.
@@ -127,9 +129,10 @@ class PointerNetwork(nn.Module):
             context_vectors: Vectors ``(requests, context_dim)`` whose units contexts have; likewise.
         """
         super().__init__()
-        self.slots, self.width, self.start_dim = slots, size.width, size.start_dim
+        self.slots, self.item_dim, self.start_dim = slots, dim, size.start_dim
         whole = slots * size.width
         contexts, context_dim = (contexts, context_dim) if size.context else ((), 0)
+        self.has_context = bool(contexts) or context_dim > 0 or slot_dim > 0
         # A fixed catalogue would only swell every observation; not persistent, since it is the problem's, not learned.
         self.register_buffer("catalogue", catalogue, persistent=False)
         # Features have units of their own; vectors of other requests' candidates are not known without a pool.

@@ -37,8 +37,8 @@ AnswerRequests = Callable[[Observation], Tensor]
 SERVED = (1, 2, 4, 8, 16, 31, 64)
 SEARCHED = (1, 2, 4, 6, 8, 11, 14, 16, 20, 31, 61, 98, 162, 405)
 FEWEST_ANSWERS = 96
-PASSES: dict[Mode, str] = {"pass": "one pass", "confident": "confident first"}
-"""A policy's ways of answering without a call."""
+PASSES: dict[Mode, str] = {"pass": "one pass", "confident": "confident first", "ranked": "ranked starts"}
+"""A policy's ways of answering without a call; the last one needs a critic of starts."""
 WITH_CALLS: dict[Mode, tuple[str, Mode]] = {
     "starts": ("starts + swaps", "confident"),
     "search": ("pass + swaps", "pass"),
@@ -150,9 +150,11 @@ def policy_ways(agent: Agent, seed: int, served: Sequence[int] = SERVED) -> dict
         serving = Serving(mode if calls else first, calls)
         return lambda observation: serve(agent, problem, observation, serving, generator_from(seed)).choice
 
-    ways = {str(mode): Way(title, partial(build, mode, mode), (0,)) for mode, title in PASSES.items()}
+    passes = {mode: title for mode, title in PASSES.items() if mode != "ranked" or agent.ranks_starts}
+    ways = {str(mode): Way(title, partial(build, mode, mode), (0,)) for mode, title in passes.items()}
     for mode, (title, first) in WITH_CALLS.items():
         possible = (calls for calls in served if _possible(mode, calls))
+        first = "ranked" if mode == "starts" and agent.ranks_starts else first
         ways[mode] = Way(title, partial(build, mode, first), (0, *possible))
     return ways
 
@@ -352,8 +354,8 @@ def _seconds(action: Callable[[], object]) -> list[float]:
 
 def _print_by_calls(title: str, curves: Mapping[str, Iterable[tuple[int, Any]]], shown: Callable[[Any], str]) -> None:
     """Prints a policy's ways and searches in tables of their own: all of them together do not fit into 80 columns."""
-    ways = len(PASSES) + len(WITH_CALLS)
-    for names in (list(curves)[:ways], list(curves)[ways:]):
+    searches = [way.replace("_", " ") for way in RIVALS]
+    for names in ([name for name in curves if name not in searches], [name for name in curves if name in searches]):
         by_name = [dict(curves[name]) for name in names]
         every = sorted({calls for curve in by_name for calls in curve})
         rows = [[str(calls), *(shown(curve[calls]) if calls in curve else "" for curve in by_name)] for calls in every]
@@ -365,9 +367,10 @@ def _print_break_evens(
 ) -> None:
     """Prints where a policy's answers are cheaper than searches: in a table, and in words for those without a call."""
     rows, sentences = [], []
-    for name in (*PASSES.values(), next(iter(WITH_CALLS.values()))[0]):
+    passes = [name for name in PASSES.values() if name in curves]
+    for name in (*passes, next(iter(WITH_CALLS.values()))[0]):
         for (calls, value), timing in zip(curves[name], taken[name], strict=True):
-            if calls == 0 and name not in PASSES.values():
+            if calls == 0 and name not in passes:
                 continue  # The pass has a row of its own.
             label = f"{name}, {_calls(calls)}" if calls else name
             found = {rival: break_even(value, timing, curves[rival], taken[rival]) for rival in rivals}

@@ -252,7 +252,19 @@ class Problem(ABC):
             NonFiniteScore: If the estimator answers NaN or infinity.
             TypeError: If a gradient is wanted and the estimator gives none.
         """
-        vectors = self.mix(observation, selection)
+        return self.score_mixed(observation, selection, self.mix(observation, selection))
+
+    def score_mixed(self, observation: Observation, selection: Tensor, vectors: Tensor) -> Tensor:
+        """Scores rows whose vectors are made already, for a caller that wants the gradient with respect to those.
+
+        Args:
+            observation: The requests.
+            selection: As of :meth:`score_selection`.
+            vectors: What :meth:`mix` makes of the selection, ``(..., batch, slots, dim)``.
+
+        Returns:
+            As :meth:`score_selection`; raises as it does.
+        """
         score = self._ask(self._estimator, observation, vectors)
         return self._counted("scores", observation, selection, vectors, score)
 
