@@ -223,7 +223,8 @@ def test_the_flag_prints_draws_and_needs_a_policy(
     assert script(ROOT / "scripts/train_agent.py", *common, tmp_path / "policy", "--batch-size", 64)[0] == 0
     code, shown, _ = script(ROOT / "scripts/evaluate_agent.py", tmp_path / "policy", "--serving")
     assert code == 0 and "swaps, 31 calls: " in shown
-    for name in PASSES.values():
+    assert "ranked starts" not in shown  # gumbel has no critic of starts
+    for name in list(PASSES.values())[:2]:
         for rival in RIVALS:
             rival = rival.replace("_", " ")
             assert f"{name} ties with {rival} at " in shown or f"{name} is never reached by {rival} with " in shown

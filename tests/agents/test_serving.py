@@ -151,7 +151,7 @@ def test_search_is_guided_search_from_the_pass() -> None:
         ("search", 1, "expected at least 2 calls for mode search, got 1"),
         ("search", -3, "expected at least 2 calls for mode search, got -3"),
         ("sample", 2, "expected 0 calls for mode sample, got 2"),
-        ("sweep", None, "expected mode pass, confident, starts, draws, search, sample, got 'sweep'"),
+        ("sweep", None, "expected mode pass, confident, ranked, sample, starts, draws, search, got 'sweep'"),
     ],
 )
 def test_calls_that_a_mode_cannot_use_are_refused(mode: Any, calls: int | None, message: str) -> None:
