@@ -90,7 +90,7 @@ def test_no_call_more_and_the_same_policy() -> None:
 
 
 @pytest.mark.usefixtures("tested")
-def test_its_choice_is_better_than_the_first_start_and_costs_no_call() -> None:
+def test_its_choice_beats_the_first_start_and_costs_no_call() -> None:
     problem = multilinear(6, 12)
     agent = build(problem, learning_rate=3e-3, rank_starts=8).learn(12_000)
     assert agent.ranks_starts and agent.remark is not None and "; ranks 8 starts: the critic's" in agent.remark
