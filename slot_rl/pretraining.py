@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
+from typing import Literal
 
 import torch
 from rich.text import Text
@@ -25,9 +26,12 @@ from slot_rl.estimators.fitting import (
     with_categories,
 )
 from slot_rl.estimators.net import EstimatorNet
+from slot_rl.estimators.net_ensemble import EnsembleFit
+from slot_rl.estimators.row_scorer import RowScorer
 from slot_rl.estimators.slate_fitting import SlateFit
 from slot_rl.estimators.store import CARD, context_tensor, load_estimator, load_shipped, save_estimator
 from slot_rl.estimators.table import read_table, row_number_notice
+from slot_rl.estimators.table_models import RowModel, check_row_model, fit_row_model, score_rows
 from slot_rl.io import check_free
 from slot_rl.plots import plot_fit
 from slot_rl.problems.named import SHIPPED_SLATE, SYNTHETIC, Synthetic
@@ -39,7 +43,7 @@ TEST_SAMPLES = 100_000
 _USED_BY_ALL = ("out", "seed", "force")
 _USED = {
     "problem": (),
-    "table": ("score", "context", "features", "numeric", "levels", "descriptors", "categorical", "fit"),
+    "table": ("score", "context", "features", "numeric", "levels", "descriptors", "categorical", "model", "fit"),
     "log": ("score", "categorical", "items", "requests", "slots", "slates"),
 }
 
@@ -59,6 +63,8 @@ class PretrainConfig:
         descriptors: Files of numbers that describe the categories of a column, as ligand=ligands.csv: a row for each
             category, with a column of the same name. Categories of the file need not be in the table.
         categorical: Columns of numbers that are categories all the same, of a table, of items or of requests.
+        model: What is fitted to a table: one network; a Gaussian process (gp), which is best where rows are few and
+            the table is no selection of low scores; the mean of five networks (nets); or the mean of both (blend).
         out: Folder to write the estimator to.
         seed: Seeds weights, split and order.
         force: Replace an estimator that is already there.
@@ -79,6 +85,7 @@ class PretrainConfig:
     levels: tuple[str, ...] = ()
     descriptors: tuple[str, ...] = ()
     categorical: tuple[str, ...] = ()
+    model: Literal["net", RowModel] = "net"
     out: Path | None = None
     seed: int = 0
     force: bool = False
@@ -92,9 +99,9 @@ class PretrainConfig:
 
 @dataclass(frozen=True)
 class Fit:
-    """A fitted estimator and what it predicts on rows that it never saw."""
+    """A fitted estimator, and what it, or the same fitted without them, predicts on rows that were not seen."""
 
-    net: EstimatorNet
+    net: EstimatorNet | RowScorer
     predicted: Tensor
     true: Tensor
     details: dict[str, object]
@@ -226,6 +233,9 @@ def _fit_table(config: PretrainConfig, path: Path) -> Fit:
     for part, name in ((rows, "the table"), (test, "the test rows")):
         _refuse_constant(part, config.score, name, path)
     known = context_tensor(encoding.encode_contexts(table)) if config.context else None
+    if config.model != "net":
+        found = _fit_row_model(config, config.model, rows, encoding, torch.cat(parts[:2]), parts[2], generator)
+        return Fit(*found, {"table": path.name, "model": config.model, "rows": len(rows)}, encoding, known)
     net = network_for(encoding, config.fit, config.seed)
     with fit_progress(config.fit.epochs * config.fit.steps_per_epoch(len(train)), "validation RMSE") as report:
         epoch = fit_on_table(net, train, validation, config.fit, generator, report)
@@ -242,6 +252,29 @@ def _fit_table(config: PretrainConfig, path: Path) -> Fit:
         encoding = encoding.with_levels(kinds.levels)
         net = with_categories(net, encoding)
     return Fit(net, predicted, test.score, details, encoding, known)
+
+
+def _fit_row_model(
+    config: PretrainConfig,
+    model: RowModel,
+    rows: TableRows,
+    encoding: TableEncoding,
+    seen: Tensor,
+    held: Tensor,
+    generator: torch.Generator,
+) -> tuple[RowScorer, Tensor, Tensor]:
+    """Fits a model to the rows but for the test rows, to say how good it is, and then to all rows."""
+    check_row_model(model, encoding, len(rows))
+    default = TableFit(train=config.fit.train, validation=config.fit.validation)
+    if config.fit != default:
+        raise ValueError(f"expected no settings of a network's fit with --model {model}, got {config.fit}")
+    fit = EnsembleFit()
+    steps = fit.steps_for(len(seen))
+    with fit_progress(steps + fit.steps_for(len(rows)), "") as report:
+        first = fit_row_model(model, rows[seen], encoding, fit, generator, lambda step: report(step, None))
+        predicted = score_rows(first, rows[held])
+        whole = fit_row_model(model, rows, encoding, fit, generator, lambda step: report(steps + step, None))
+    return whole, predicted, rows[held].score
 
 
 def _refuse_constant(rows: TableRows, score: str, name: str, path: Path) -> None:

@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from slot_rl import Recommender
+from slot_rl.estimators.net import EstimatorNet
 from slot_rl.estimators.store import load_estimator
 from slot_rl.problems import RowProblem, make_problem
 from slot_rl.seeding import generator_from
@@ -157,6 +158,7 @@ def test_a_stored_estimator_scores_as_before(script: Command, folder: Path, tmp_
     assert isinstance(problem, RowProblem) and problem.sizes == (5, 3)
     observation = problem.evaluation_observations(9, generator_from(0))
     choice = torch.tensor([[i % 5, i % 3] for i in range(8)])
+    assert isinstance(stored.net, EstimatorNet)
     rows = stored.net.candidates()
     assert rows is not None and observation.context_vector is not None
     by_hand = stored.net(rows[torch.arange(2), choice], observation.context, observation.context_vector)

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from slot_rl.estimators.freezing import frozen
+from slot_rl.estimators.row_scorer import RowScorer
 from slot_rl.estimators.soft_index import NumberNeeded, SoftIndex
 
 
@@ -22,7 +23,7 @@ class NotSoftenable(TypeError):
     """The indices of a module cannot be replaced by probability rows."""
 
 
-class Softened(nn.Module):
+class Softened(RowScorer):
     """A frozen copy of a module that takes indices or probability rows.
 
     Attributes:

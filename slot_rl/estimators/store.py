@@ -9,7 +9,9 @@ import torch
 from torch import Tensor
 
 from slot_rl.estimators.encoding import TableEncoding
-from slot_rl.estimators.net import EstimatorNet, EstimatorShape
+from slot_rl.estimators.kinds import model_of, shape_of
+from slot_rl.estimators.net import EstimatorNet
+from slot_rl.estimators.row_scorer import RowScorer
 from slot_rl.io import BundleError, read_bundle, weights_hash, write_bundle
 from slot_rl.seeding import seeded_initialisation
 
@@ -22,7 +24,7 @@ class StoredEstimator:
     """An estimator that was read from disk.
 
     Attributes:
-        net: The network, in eval mode.
+        net: The model, in eval mode: a network of vectors or of a table, or another model of a table.
         sha256: Hash of the weights.
         card: How it was made and how well it fits.
         encoding: Names and categories of features and contexts; None for an estimator of given vectors.
@@ -30,7 +32,7 @@ class StoredEstimator:
             None without contexts.
     """
 
-    net: EstimatorNet
+    net: EstimatorNet | RowScorer
     sha256: str
     card: Mapping[str, Any]
     encoding: TableEncoding | None = None
@@ -39,7 +41,7 @@ class StoredEstimator:
 
 def save_estimator(
     folder: Path,
-    net: EstimatorNet,
+    net: EstimatorNet | RowScorer,
     card: Mapping[str, Any],
     encoding: TableEncoding | None = None,
     contexts: Tensor | None = None,
@@ -47,7 +49,7 @@ def save_estimator(
     """Writes an estimator to a folder, which is made if it is missing; arguments as in :class:`StoredEstimator`."""
     document = {
         "card": dict(card),
-        "shape": net.shape.to_json(),
+        "shape": shape_of(net),
         "encoding": None if encoding is None else encoding.to_json(),
     }
     tensors = dict(net.state_dict())
@@ -66,10 +68,12 @@ def load_estimator(folder: Path) -> StoredEstimator:
     contexts = tensors.pop("contexts", None)
     try:
         with seeded_initialisation(0):  # replaced by the stored weights
-            net = EstimatorNet(EstimatorShape.from_json(document["shape"]))
+            net = model_of(document["shape"])
         net.load_state_dict(tensors)
         encoding = None if document["encoding"] is None else TableEncoding.from_json(document["encoding"])
         card = document["card"]
+        if not isinstance(net, EstimatorNet | RowScorer):
+            raise TypeError(f"a {type(net).__name__}")
     except (AttributeError, IndexError, KeyError, TypeError, RuntimeError) as error:
         raise BundleError(f"expected weights that fit the card in {folder}, got: {error}") from error
     return StoredEstimator(net.eval(), weights_hash(document), card, encoding, contexts)

@@ -7,7 +7,7 @@ from typing import Any, get_args
 
 from slot_rl.estimators.fitting import TruthFit
 from slot_rl.estimators.freezing import Score
-from slot_rl.estimators.net import EstimatorShape
+from slot_rl.estimators.net import EstimatorNet, EstimatorShape
 from slot_rl.estimators.slate_store import KIND as SLATE_KIND
 from slot_rl.estimators.slate_store import load_slates
 from slot_rl.estimators.store import CARD, SHIPPED, StoredEstimator, load_estimator
@@ -344,8 +344,7 @@ def _vector_score(asked: Arguments, estimator: str | Path, shape: EstimatorShape
     reference = parse_reference(estimator)
     if reference is None:
         stored = load_estimator(Path(estimator))
-        _check_shape(asked.env_id, stored, shape)
-        return stored.net
+        return _of_shape(asked.env_id, stored, shape)
     return load_vector_score(_trusted(reference, asked.trust), shape.slots, shape.dim)
 
 
@@ -355,12 +354,15 @@ def _trusted(reference: Reference, trust: bool) -> Reference:
     return reference
 
 
-def _check_shape(env_id: str, stored: StoredEstimator, expected: EstimatorShape) -> None:
+def _of_shape(env_id: str, stored: StoredEstimator, expected: EstimatorShape) -> EstimatorNet:
+    if not isinstance(stored.net, EstimatorNet):
+        raise ValueError(f"expected an estimator of vectors for {env_id}, got {type(stored.net).__name__}, of a table")
     shape = stored.net.shape
     if (shape.slots, shape.dim, shape.vocabulary, shape.contexts) != (expected.slots, expected.dim, (), ()):
         raise ValueError(
             f"expected an estimator of {expected.slots} vectors of length {expected.dim} for {env_id}, got {shape}"
         )
+    return stored.net
 
 
 def _refuse(env_id: str, **options: object) -> None:

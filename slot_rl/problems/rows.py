@@ -19,7 +19,8 @@ from slot_rl.estimators.encoding import TableEncoding
 from slot_rl.estimators.fitting import with_categories
 from slot_rl.estimators.freezing import Score
 from slot_rl.estimators.net import EstimatorNet
-from slot_rl.estimators.soften import check_softened, soften
+from slot_rl.estimators.row_scorer import RowScorer
+from slot_rl.estimators.soften import Softened, check_softened, soften
 from slot_rl.estimators.table import column_names, read_table
 from slot_rl.problems.base import Problem, RequestNames, TrueScores, Unmeasured
 from slot_rl.problems.constraints import Infeasible, ItemSpace
@@ -56,7 +57,8 @@ class RowProblem(Problem):
         """Builds the problem.
 
         Args:
-            estimator: A network with a vocabulary, or any module that :func:`slot_rl.estimators.soften` can soften.
+            estimator: A network with a vocabulary, another model of a table, or any module that
+                :func:`slot_rl.estimators.soften` can soften.
             contexts: Tensor, array or lists of shape ``(contexts, columns)``, as :meth:`TableEncoding.encode_contexts`
                 gives it; None where the estimator has no context.
             truth: The ground truth, called with choice and context; None if unknown.
@@ -70,7 +72,7 @@ class RowProblem(Problem):
             TypeError: If the estimator is no module, or one that cannot be softened.
             ValueError: If there is no vocabulary, or the estimator, the contexts and the sizes do not fit one another.
         """
-        estimator = estimator if isinstance(estimator, EstimatorNet) else soften(estimator)
+        estimator = estimator if isinstance(estimator, EstimatorNet | RowScorer) else soften(estimator)
         contexts = None if contexts is None else as_tensor("contexts", contexts)
         known_sizes, known_columns = _known_sizes(estimator, encoding)
         width = _vector_width(estimator, encoding)
@@ -87,9 +89,8 @@ class RowProblem(Problem):
             rows = estimator.candidates()
             assert rows is not None
             self._catalogue = rows.detach().clone()
-        else:
-            # A softened module is returned as it is.
-            check_softened(soften(estimator), self.sizes, self.contexts[:1] if columns else None)
+        elif isinstance(estimator, Softened):
+            check_softened(estimator, self.sizes, self.contexts[:1] if columns else None)
         lengths = torch.tensor(self.sizes).unsqueeze(-1)
         self._mask = torch.arange(self.items) < lengths
         self._first = torch.arange(self.slots) * self.items

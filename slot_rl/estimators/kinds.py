@@ -1,0 +1,66 @@
+"""The kinds of estimators that are stored: how each is described in a card, and built again from that."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from torch import nn
+
+from slot_rl.estimators.blend import Blend
+from slot_rl.estimators.net import EstimatorNet, EstimatorShape
+from slot_rl.estimators.net_ensemble import NetEnsemble, NetEnsembleShape
+from slot_rl.estimators.product_gp import ProductGP
+from slot_rl.estimators.row_scorer import RowScorer
+
+_KIND = "kind"
+Shape = Mapping[str, Any]
+
+
+def _gp(shape: Shape) -> ProductGP:
+    return ProductGP(shape["sizes"], shape["context_sizes"], shape["rows"])
+
+
+def _blend(shape: Shape) -> Blend:
+    parts = [model_of(part) for part in shape["parts"]]
+    if len(parts) < 2 or not all(isinstance(part, RowScorer) for part in parts):
+        raise TypeError(f"a blend of {len(parts)} parts, not all of which score rows")
+    return Blend(parts)  # type: ignore[arg-type]
+
+
+_BUILDERS: dict[str, Callable[[Shape], nn.Module]] = {
+    "net": lambda shape: EstimatorNet(EstimatorShape.from_json(dict(shape))),
+    "nets": lambda shape: NetEnsemble(NetEnsembleShape.from_json(dict(shape))),
+    "gp": _gp,
+    "blend": _blend,
+}
+
+
+def shape_of(model: nn.Module) -> dict[str, Any]:
+    """Returns what :func:`model_of` builds the same model from, ready for JSON.
+
+    Raises:
+        TypeError: If it is of another kind.
+    """
+    if isinstance(model, EstimatorNet):
+        # Without its kind, as before there were others: the cards of earlier versions stay as they are.
+        return model.shape.to_json()
+    if isinstance(model, NetEnsemble):
+        return {_KIND: "nets", **model.shape.to_json()}
+    if isinstance(model, ProductGP):
+        sizes = {"sizes": list(model.sizes), "context_sizes": list(model.context_sizes)}
+        return {_KIND: "gp", **sizes, "rows": len(model.rows)}
+    if isinstance(model, Blend):
+        return {_KIND: "blend", "parts": [shape_of(part) for part in model.parts]}
+    raise TypeError(f"expected a model of one of the kinds {', '.join(_BUILDERS)}, got {type(model).__name__}")
+
+
+def model_of(shape: Shape) -> nn.Module:
+    """Builds a model whose weights are still to be loaded.
+
+    Raises:
+        KeyError, TypeError: If the shape is not one that :func:`shape_of` gives.
+    """
+    sizes = dict(shape)
+    kind = sizes.pop(_KIND, "net")
+    if kind not in _BUILDERS:
+        raise TypeError(f"a model of kind {kind!r}")
+    return _BUILDERS[kind](sizes)

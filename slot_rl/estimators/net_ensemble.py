@@ -1,0 +1,208 @@
+"""Several small networks over rows of categories, fitted and asked at once: their mean is an estimator.
+
+They differ in their first weights alone. They are fitted to all rows, with a step size that falls as a cosine, without
+early stopping: on small tables a part of the rows tells little of when to stop, and all rows tell more of scores.
+
+Lakshminarayanan, Pritzel, Blundell, "Simple and Scalable Predictive Uncertainty Estimation using Deep Ensembles"
+(2017).
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from math import cos, pi, sqrt
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from slot_rl.estimators.net import EMBEDDING_SCALE
+from slot_rl.estimators.row_scorer import RowScorer
+
+
+@dataclass(frozen=True)
+class NetEnsembleShape:
+    """The sizes of a :class:`NetEnsemble`.
+
+    Attributes:
+        sizes: Categories of each feature.
+        context_sizes: Categories of each context column; empty without contexts.
+        members: Networks.
+        dim: Length of a category's embedding.
+        hidden: Widths of the hidden layers.
+    """
+
+    sizes: tuple[int, ...]
+    context_sizes: tuple[int, ...] = ()
+    members: int = 5
+    dim: int = 16
+    hidden: tuple[int, ...] = (128, 128)
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns the shape as JSON-ready values."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> "NetEnsembleShape":
+        """Rebuilds a shape written by :meth:`to_json`."""
+        fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+        return cls(**fields)
+
+
+@dataclass(frozen=True)
+class EnsembleFit:
+    """Settings for fitting a :class:`NetEnsemble`.
+
+    Attributes:
+        steps: Gradient steps for tables of up to 3,000 rows.
+        most_steps: Gradient steps for large tables; between the two, a step for each :attr:`rows_a_step` rows.
+        rows_a_step: Rows of the table for each step.
+        batch_size: Rows of a step.
+        learning_rate: Adam's step size at the start.
+        weight_decay: Decoupled weight decay.
+        swap_linearity: Weight of a penalty on scores that are not linear between a row and a row one swap away.
+    """
+
+    steps: int = 1_500
+    most_steps: int = 4_000
+    rows_a_step: int = 2
+    batch_size: int = 128
+    learning_rate: float = 1e-3
+    weight_decay: float = 0.2
+    swap_linearity: float = 10.0
+
+    def steps_for(self, rows: int) -> int:
+        """Returns the gradient steps for a table of so many rows."""
+        return min(self.most_steps, max(self.steps, rows // self.rows_a_step))
+
+
+class NetEnsemble(RowScorer):
+    """Networks of one shape, in the units of the score; a call asks all of them in one batch."""
+
+    offset: Tensor
+    spread: Tensor
+
+    def __init__(self, shape: NetEnsembleShape, generator: torch.Generator | None = None) -> None:
+        """Builds the networks with weights from a generator, the global one if None."""
+        super().__init__()
+        self.shape, members = shape, shape.members
+        columns = (*shape.context_sizes, *shape.sizes)
+        self.embeddings = nn.ParameterList(
+            torch.randn(members, size, shape.dim, generator=generator) * EMBEDDING_SCALE for size in columns
+        )
+        widths = [len(columns) * shape.dim, *shape.hidden, 1]
+        self.weights, self.biases = nn.ParameterList(), nn.ParameterList()
+        for width, following in zip(widths, widths[1:], strict=False):
+            for shapes, parts in (((members, width, following), self.weights), ((members, 1, following), self.biases)):
+                parts.append((2 * torch.rand(shapes, generator=generator) - 1) / sqrt(width))
+        self.register_buffer("offset", torch.zeros(()))
+        self.register_buffer("spread", torch.ones(()))
+
+    def forward(self, features: Tensor, context: Tensor | None = None) -> Tensor:
+        """Returns the members' mean; see :meth:`RowScorer.forward`."""
+        return self.member_scores(features, context).mean(dim=0)
+
+    def member_scores(self, features: Tensor, context: Tensor | None = None) -> Tensor:
+        """Returns each member's scores, ``(members, ..., batch)``."""
+        soft = features.is_floating_point()
+        leading = features.shape[: -2 if soft else -1]
+        flat = features.flatten(0, len(leading) - 1)
+        vectors = self.vectors(flat, None if context is None else context.expand(*leading, -1).flatten(0, -2))
+        return (self.of_vectors(vectors) * self.spread + self.offset).view(-1, *leading)
+
+    def vectors(self, features: Tensor, context: Tensor | None) -> Tensor:
+        """Returns what the networks read, ``(members, batch, width)``, of indices or rows and contexts of a batch.
+
+        Raises:
+            ValueError: If a context is missing.
+        """
+        contexts = len(self.shape.context_sizes)
+        if contexts and context is None:
+            raise ValueError(f"expected a context of {contexts} columns, got None")
+        parts = []
+        for column, table in enumerate(self.embeddings):
+            if column < contexts:
+                assert context is not None
+                parts.append(table[:, context[:, column]])
+            elif features.is_floating_point():
+                parts.append(features[:, column - contexts, : table.shape[1]] @ table)
+            else:
+                parts.append(table[:, features[:, column - contexts]])
+        return torch.cat(parts, dim=-1)
+
+    def of_vectors(self, vectors: Tensor) -> Tensor:
+        """Returns standardised scores ``(members, batch)`` of what :meth:`vectors` gave."""
+        *inner, (weight, bias) = zip(self.weights, self.biases, strict=True)
+        for matrix, shift in inner:
+            vectors = nn.functional.silu(torch.baddbmm(shift, vectors, matrix))
+        return torch.baddbmm(bias, vectors, weight).squeeze(-1)
+
+
+def fit_ensemble(
+    ensemble: NetEnsemble,
+    features: Tensor,
+    context: Tensor | None,
+    score: Tensor,
+    fit: EnsembleFit,
+    generator: torch.Generator,
+    report: Callable[[int], None] = lambda step: None,
+) -> None:
+    """Fits all members to all rows at once, with AdamW.
+
+    Args:
+        ensemble: The networks, changed in place.
+        features: The rows' categories, ``(rows, features)``.
+        context: Their contexts ``(rows, columns)``; None without contexts.
+        score: Their scores, ``(rows,)``.
+        fit: Steps and step size.
+        generator: Random generator of the order of the rows.
+        report: Called with the number of each step.
+    """
+    ensemble.offset.fill_(score.mean())
+    ensemble.spread.fill_(score.std().clamp_min(1e-12))
+    target, steps = (score - ensemble.offset) / ensemble.spread, fit.steps_for(len(score))
+    optimizer = torch.optim.AdamW(
+        ensemble.parameters(), lr=fit.learning_rate, weight_decay=fit.weight_decay, fused=True
+    )
+    left = torch.zeros(0, dtype=torch.long)
+    for step in range(steps):
+        if len(left) == 0:
+            left = torch.randperm(len(score), generator=generator)
+        part, left = left[: fit.batch_size], left[fit.batch_size :]
+        for group in optimizer.param_groups:
+            group["lr"] = fit.learning_rate * (1 + cos(pi * step / steps)) / 2
+        given = None if context is None else context[part]
+        loss = _loss(ensemble, features[part], given, target[part], fit.swap_linearity, generator)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        report(step + 1)
+
+
+def _loss(
+    ensemble: NetEnsemble,
+    features: Tensor,
+    context: Tensor | None,
+    target: Tensor,
+    swap_linearity: float,
+    generator: torch.Generator,
+) -> Tensor:
+    """Returns the members' squared errors and penalties on scores that are not linear along swaps, added up."""
+    swapped = swapped_rows(features, ensemble.shape.sizes, generator)
+    share = torch.rand(len(features), generator=generator)
+    vectors, others = ensemble.vectors(features, context), ensemble.vectors(swapped, context)
+    between = torch.lerp(vectors, others, share.unsqueeze(-1))
+    found = ensemble.of_vectors(torch.cat([vectors, others, between], dim=1))
+    scores, other_scores, between_scores = found.chunk(3, dim=1)
+    straight = torch.lerp(scores, other_scores, share).detach()
+    error = (scores - target).square().mean(dim=1).sum()
+    return error + swap_linearity * (between_scores - straight).square().mean(dim=1).sum()
+
+
+def swapped_rows(features: Tensor, sizes: Sequence[int], generator: torch.Generator) -> Tensor:
+    """Returns rows of which one random feature has a random category, ``(rows, features)``."""
+    rows = torch.arange(len(features))
+    slot = torch.randint(len(sizes), (len(features),), generator=generator)
+    category = torch.rand(len(features), generator=generator) * torch.tensor(sizes)[slot]
+    swapped = features.clone()
+    swapped[rows, slot] = category.long()
+    return swapped

@@ -1,0 +1,316 @@
+"""A Gaussian process over rows of categories, for tables of few rows: its mean is the estimator.
+
+The kernel of two rows is a constant, a product over columns, and a sum over columns:
+
+    k(x, x') = a + s prod_c (rho_c + (1 - rho_c) [x_c = x'_c]) + sum_c w_c [x_c = x'_c]
+
+The product says that rows are the more alike the fewer columns differ, by rho_c for column c. Contexts are columns like
+any other, so that what is known of one context serves the others as far as rho says.
+
+The posterior mean is linear in the one-hot row of each column given the others. So the slope at a row gives the exact
+effect of every single swap, and mixtures of rows have the mean of their rows' scores.
+
+Rasmussen, Williams, "Gaussian Processes for Machine Learning" (2006), chapters 2 and 5; for conjugate gradients with
+Kronecker products, Wilson, Nickisch, "Kernel Interpolation for Scalable Structured Gaussian Processes" (2015).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import prod
+
+import torch
+from torch import Tensor
+
+from slot_rl.estimators.row_scorer import RowScorer
+from slot_rl.selectors.categorical import one_hot
+
+MOST_EXACT = 4_000
+"""Rows up to which the equations are solved by a Cholesky decomposition."""
+MOST_GRID_CELLS = 4_000_000
+"""Combinations of categories up to which more rows than that are solved for, by conjugate gradients on the grid."""
+CG_STEPS, CG_TOLERANCE = 80, 1e-3
+FITTED_ROWS, FITTED_CONTEXTS, ROWS_OF_CONTEXT = 600, 5, 160
+"""Rows that decide the kernel's numbers: of few contexts many each, so that what happens within a context is seen."""
+FIT_STEPS, STEP_SIZE = 50, 0.1
+SMALLEST_NOISE = 1e-4
+CHUNK_CELLS = 16_000_000
+"""Numbers that a part of a batch may take while it is scored."""
+
+
+@dataclass(frozen=True)
+class ProductKernel:
+    """The numbers of the kernel, in float64.
+
+    Attributes:
+        constant: a, of shape ``()``.
+        scale: s, of shape ``()``.
+        likeness: rho, from 0 to 1, of shape ``(columns,)``.
+        weights: w, of shape ``(columns,)``.
+        noise: Variance of a measurement, of shape ``()``.
+    """
+
+    constant: Tensor
+    scale: Tensor
+    likeness: Tensor
+    weights: Tensor
+    noise: Tensor
+
+    def between(self, rows: Tensor, others: Tensor) -> Tensor:
+        """Returns the kernel of rows ``(m, columns)`` and others ``(n, columns)``, ``(m, n)``, without noise."""
+        product, total = self.scale, self.constant
+        for column, (likeness, weight) in enumerate(zip(self.likeness, self.weights, strict=True)):
+            same = (rows[:, column].unsqueeze(1) == others[:, column]).to(likeness)
+            product = product * (likeness + (1 - likeness) * same)
+            total = total + weight * same
+        return product + total
+
+    def grid_product(self, values: Tensor, sizes: Sequence[int]) -> Tensor:
+        """Multiplies the kernel of all combinations of categories by values ``(combinations,)``."""
+        grid = values.view(*sizes)
+        product, total = grid, self.constant * values.sum()
+        for column, (likeness, weight) in enumerate(zip(self.likeness, self.weights, strict=True)):
+            others = [other for other in range(len(sizes)) if other != column]
+            total = total + weight * (grid.sum(dim=others, keepdim=True) if others else grid)
+            product = likeness * product.sum(dim=column, keepdim=True) + (1 - likeness) * product
+        return (self.scale * product + total).flatten()
+
+
+class ProductGP(RowScorer):
+    """The posterior mean of a fitted Gaussian process, in the units of the score.
+
+    Attributes:
+        sizes: Categories of each feature.
+        context_sizes: Categories of each context column; empty without contexts.
+    """
+
+    rows: Tensor
+    weights: Tensor
+    offset: Tensor
+    spread: Tensor
+
+    def __init__(self, sizes: Sequence[int], context_sizes: Sequence[int], rows: int) -> None:
+        """Builds a process that knows nothing; :func:`fit_gp` or stored weights fill it.
+
+        Args:
+            sizes: Categories of each feature.
+            context_sizes: Categories of each context column; empty without contexts.
+            rows: How many rows it will have seen.
+        """
+        super().__init__()
+        self.sizes, self.context_sizes = tuple(sizes), tuple(context_sizes)
+        columns = len(self.context_sizes) + len(self.sizes)
+        # What it has seen: contexts first, then features.
+        self.register_buffer("rows", torch.zeros(rows, columns, dtype=torch.long))
+        self.register_buffer("weights", torch.zeros(rows, dtype=torch.float64))
+        for name in ("offset", "spread", "constant", "scale", "noise"):
+            self.register_buffer(name, torch.zeros((), dtype=torch.float64))
+        for name in ("likeness", "additive"):
+            self.register_buffer(name, torch.zeros(columns, dtype=torch.float64))
+        self._means: Tensor | None = None
+
+    @property
+    def kernel(self) -> ProductKernel:
+        """The kernel's numbers."""
+        return ProductKernel(*map(self.get_buffer, ("constant", "scale", "likeness", "additive", "noise")))
+
+    def forward(self, features: Tensor, context: Tensor | None = None) -> Tensor:
+        """Scores configurations; see :meth:`RowScorer.forward`."""
+        soft = features.is_floating_point()
+        leading = features.shape[: -2 if soft else -1]
+        flat = features.flatten(0, len(leading) - 1)
+        places = self._context_places(context, leading)
+        if self._tabulated:
+            choice = _choice_of(flat) if soft and not features.requires_grad else None if soft else flat
+            means = self._mixed(flat, places) if choice is None else self._table[places, _cells(choice, self.sizes)]
+        else:
+            means = self._summed(flat if soft else one_hot(flat, max(self.sizes), torch.float32), places)
+        dtype = features.dtype if soft else torch.get_default_dtype()
+        return (means.to(dtype) * self.spread + self.offset).to(dtype).view(leading)
+
+    @property
+    def _tabulated(self) -> bool:
+        """Whether a table of all means is faster than a sum over what was seen: a product takes less than a look-up."""
+        cells = prod(self.sizes)
+        return cells * prod(self.context_sizes) <= MOST_GRID_CELLS and cells <= 10 * len(self.rows) * len(self.sizes)
+
+    @property
+    def _table(self) -> Tensor:
+        """The standardised means ``(combinations of contexts, combinations of features)``."""
+        if self._means is None:
+            sizes = [*self.context_sizes, *self.sizes]
+            weights = torch.zeros(prod(sizes), dtype=torch.float64)
+            weights.index_add_(0, _cells(self.rows, sizes), self.weights)
+            self._means = self.kernel.grid_product(weights, sizes).float().view(prod(self.context_sizes), -1)
+        return self._means
+
+    def _mixed(self, rows: Tensor, places: Tensor) -> Tensor:
+        """Returns the standardised means of probability rows ``(batch, features, categories)`` by the table."""
+        most = max(1, CHUNK_CELLS // self._table.shape[1])
+        means = rows.new_zeros(len(rows))
+        for place in places.unique():
+            for part in (places == place).nonzero().squeeze(1).split(most):
+                means = means.index_add(0, part, self._contracted(rows[part], self._table[place]))
+        return means
+
+    def _contracted(self, rows: Tensor, means: Tensor) -> Tensor:
+        """Averages over one feature after another, ``(batch,)``."""
+        first, *others = self.sizes
+        left = rows[:, 0, :first] @ means.view(first, -1)
+        for feature, size in enumerate(others, start=1):
+            left = torch.bmm(rows[:, feature, :size].unsqueeze(1), left.view(len(rows), size, -1)).squeeze(1)
+        return left.squeeze(1)
+
+    def _summed(self, rows: Tensor, places: Tensor) -> Tensor:
+        """Returns the same by the sum over what was seen."""
+        most = max(1, CHUNK_CELLS // len(self.rows))
+        parts = zip(rows.split(most), places.split(most), strict=True)
+        return torch.cat([self._summed_part(part, place) for part, place in parts])
+
+    def _summed_part(self, rows: Tensor, places: Tensor) -> Tensor:
+        contexts, kernel = len(self.context_sizes), self.kernel
+        product, total = kernel.scale.to(rows), kernel.constant.to(rows)
+        for column, (likeness, weight) in enumerate(
+            zip(kernel.likeness.to(rows), kernel.weights.to(rows), strict=True)
+        ):
+            seen = self.rows[:, column]
+            if column < contexts:
+                stride = prod(self.context_sizes[column + 1 :])
+                same = ((places // stride % self.context_sizes[column]).unsqueeze(1) == seen).to(rows)
+            else:
+                same = rows[:, column - contexts].index_select(1, seen)
+            product = product * (likeness + (1 - likeness) * same)
+            total = total + weight * same
+        return (product + total) @ self.weights.to(rows)
+
+    def _context_places(self, context: Tensor | None, leading: torch.Size) -> Tensor:
+        """Returns each row's number among all combinations of context categories, ``(rows,)``."""
+        if not self.context_sizes:
+            return torch.zeros(leading.numel(), dtype=torch.long)
+        if context is None:
+            raise ValueError(f"expected a context of {len(self.context_sizes)} columns, got None")
+        return _cells(context, self.context_sizes).expand(leading).flatten()
+
+
+def fit_gp(
+    rows: Tensor, score: Tensor, sizes: Sequence[int], context_sizes: Sequence[int], generator: torch.Generator
+) -> ProductGP:
+    """Fits the kernel's numbers to some rows (maximum a posteriori) and the mean to all rows.
+
+    Args:
+        rows: The rows' categories, ``(rows, columns)``, contexts first.
+        score: Their scores, ``(rows,)``; they must vary.
+        sizes: Categories of each feature.
+        context_sizes: Categories of each context column; empty without contexts.
+        generator: Chooses the rows that the kernel's numbers are fitted to.
+
+    Raises:
+        ValueError: If there are too many rows for the number of combinations, see :func:`too_many`.
+    """
+    reason = too_many(len(rows), [*context_sizes, *sizes])
+    if reason:
+        raise ValueError(reason)
+    gp = ProductGP(sizes, context_sizes, len(rows))
+    score = score.double()
+    offset, spread = score.mean(), score.std().clamp_min(1e-12)
+    standardised = (score - offset) / spread
+    kernel = _fit_kernel(rows, standardised, len(context_sizes), generator)
+    weights = _solve(kernel, rows, standardised, [*context_sizes, *sizes])
+    found = {"rows": rows, "weights": weights, "offset": offset, "spread": spread, "constant": kernel.constant}
+    found |= {"scale": kernel.scale, "likeness": kernel.likeness, "additive": kernel.weights, "noise": kernel.noise}
+    gp.load_state_dict(found)
+    return gp
+
+
+def too_many(rows: int, sizes: Sequence[int]) -> str:
+    """Says why so many rows of so many combinations cannot be solved for; an empty text if they can."""
+    cells = prod(sizes)
+    if rows <= MOST_EXACT or cells <= MOST_GRID_CELLS:
+        return ""
+    return (
+        f"expected at most {MOST_EXACT:,} rows, or {MOST_GRID_CELLS:,} combinations of categories, for a Gaussian process, "
+        f"got {rows:,} rows of {cells:,} combinations"
+    )
+
+
+def _fit_kernel(rows: Tensor, score: Tensor, contexts: int, generator: torch.Generator) -> ProductKernel:
+    chosen = _chosen(rows[:, :contexts], generator)
+    rows, score = rows[chosen], score[chosen].unsqueeze(1)
+    columns = rows.shape[1]
+    start = {"constant": torch.tensor(-1.0), "scale": torch.tensor(0.0), "noise": torch.tensor(-1.5)}
+    start |= {"likeness": torch.zeros(columns), "weights": torch.full((columns,), -2.0)}
+    free = {name: value.double().requires_grad_() for name, value in start.items()}
+    optimizer = torch.optim.Adam(free.values(), STEP_SIZE)
+    identity = torch.eye(len(rows), dtype=torch.float64)
+    for _ in range(FIT_STEPS):
+        kernel = _kernel_of(free)
+        factor = torch.linalg.cholesky(kernel.between(rows, rows) + kernel.noise * identity)
+        fit = 0.5 * (score * torch.cholesky_solve(score, factor)).sum() + factor.diagonal().log().sum()
+        optimizer.zero_grad()
+        (fit - _log_prior(free)).backward()
+        optimizer.step()
+    return _kernel_of({name: value.detach() for name, value in free.items()})
+
+
+def _kernel_of(free: dict[str, Tensor]) -> ProductKernel:
+    positive = {name: value.exp() for name, value in free.items() if name != "likeness"}
+    positive["noise"] = positive["noise"] + SMALLEST_NOISE
+    return ProductKernel(likeness=torch.sigmoid(free["likeness"]), **positive)
+
+
+def _log_prior(free: dict[str, Tensor]) -> Tensor:
+    """Returns the log-density of normal priors around the start, up to a constant."""
+    spread = {"likeness": (0.0, 4.0), "noise": (-2.0, 4.0), "weights": (-2.0, 8.0), "scale": (0.0, 8.0)}
+    parts = [(free[name] - mean).square().sum() / variance for name, (mean, variance) in spread.items()]
+    return -0.5 * torch.stack(parts).sum()
+
+
+def _chosen(contexts: Tensor, generator: torch.Generator) -> Tensor:
+    """Returns the numbers of the rows that decide the kernel's numbers."""
+    order = torch.randperm(len(contexts), generator=generator)
+    if contexts.shape[1] == 0:
+        return order[:FITTED_ROWS]
+    distinct, place = torch.unique(contexts, dim=0, return_inverse=True)
+    if len(distinct) <= FITTED_CONTEXTS:
+        return order[: FITTED_CONTEXTS * ROWS_OF_CONTEXT]
+    asked = torch.randperm(len(distinct), generator=generator)[:FITTED_CONTEXTS]
+    return torch.cat([order[place[order] == context][:ROWS_OF_CONTEXT] for context in asked])
+
+
+def _solve(kernel: ProductKernel, rows: Tensor, score: Tensor, sizes: Sequence[int]) -> Tensor:
+    """Returns the weights of the rows in the posterior mean, ``(rows,)``."""
+    if len(rows) <= MOST_EXACT:
+        identity = torch.eye(len(rows), dtype=torch.float64)
+        factor = torch.linalg.cholesky(kernel.between(rows, rows) + kernel.noise * identity)
+        return torch.cholesky_solve(score.unsqueeze(1), factor).squeeze(1)
+    places = _cells(rows, sizes)
+
+    def product(values: Tensor) -> Tensor:
+        # Equal rows share a cell, so values are added up and not written.
+        grid = values.new_zeros(prod(sizes)).index_add_(0, places, values)
+        return kernel.grid_product(grid, sizes)[places] + kernel.noise * values
+
+    solution, residual = torch.zeros_like(score), score.clone()
+    direction, square = residual.clone(), residual.square().sum()
+    enough = CG_TOLERANCE**2 * square
+    for _ in range(CG_STEPS):
+        image = product(direction)
+        step = square / (direction * image).sum()
+        solution, residual = solution + step * direction, residual - step * image
+        before, square = square, residual.square().sum()
+        if bool(square < enough):
+            break
+        direction = residual + (square / before) * direction
+    return solution
+
+
+def _cells(rows: Tensor, sizes: Sequence[int]) -> Tensor:
+    """Returns each row's place among all combinations of categories, ``(..., rows)``."""
+    strides = torch.tensor([prod(sizes[column + 1 :]) for column in range(len(sizes))])
+    return (rows * strides).sum(dim=-1)
+
+
+def _choice_of(rows: Tensor) -> Tensor | None:
+    """Returns the indices of one-hot rows ``(batch, features, categories)``; None if a row is none."""
+    largest, choice = rows.max(dim=-1)
+    hard = bool((largest == 1).all()) and bool((rows.abs().sum(dim=-1) == 1).all())
+    return choice if hard else None

@@ -1,0 +1,80 @@
+"""The models that can be fitted to a table of categories, by name."""
+
+from collections.abc import Callable
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from slot_rl.estimators.blend import Blend
+from slot_rl.estimators.encoding import TableEncoding
+from slot_rl.estimators.fitting import TableRows
+from slot_rl.estimators.net_ensemble import EnsembleFit, NetEnsemble, NetEnsembleShape, fit_ensemble
+from slot_rl.estimators.product_gp import fit_gp, too_many
+from slot_rl.estimators.row_scorer import RowScorer
+
+RowModel = Literal["gp", "nets", "blend"]
+"""A Gaussian process, the mean of five networks, and the mean of both."""
+StepReport = Callable[[int], None]
+
+
+def check_row_model(model: RowModel, encoding: TableEncoding, rows: int) -> None:
+    """Refuses a table that a model cannot be fitted to.
+
+    Raises:
+        ValueError: If columns are numbers or are described by numbers, or a Gaussian process would have too many rows.
+    """
+    described = [*encoding.numbers, *encoding.descriptors]
+    if described:
+        raise ValueError(
+            f"expected columns of categories alone for --model {model}, got numbers for {', '.join(described)}: "
+            "--model net takes them"
+        )
+    reason = "" if model == "nets" else too_many(rows, [*_context_sizes(encoding), *_sizes(encoding)])
+    if reason:
+        raise ValueError(f"{reason}: --model net or nets takes them")
+
+
+def fit_row_model(
+    model: RowModel,
+    rows: TableRows,
+    encoding: TableEncoding,
+    fit: EnsembleFit,
+    generator: torch.Generator,
+    report: StepReport = lambda step: None,
+) -> RowScorer:
+    """Fits a model to all rows.
+
+    Args:
+        model: Which one.
+        rows: The rows.
+        encoding: Their categories.
+        fit: How networks are fitted.
+        generator: Source of first weights, of the order of the rows and of the rows that decide the kernel's numbers.
+        report: Called with the number of each step of the networks.
+    """
+    sizes, context_sizes = _sizes(encoding), _context_sizes(encoding)
+    parts: list[RowScorer] = []
+    if model in ("gp", "blend"):
+        columns = rows.features if rows.contexts is None else torch.cat([rows.contexts, rows.features], dim=1)
+        parts.append(fit_gp(columns, rows.score, sizes, context_sizes, generator))
+    if model in ("nets", "blend"):
+        nets = NetEnsemble(NetEnsembleShape(sizes, context_sizes), generator)
+        fit_ensemble(nets, rows.features, rows.contexts, rows.score, fit, generator, report)
+        parts.append(nets)
+    return parts[0] if len(parts) == 1 else Blend(parts)
+
+
+def score_rows(model: RowScorer, rows: TableRows) -> Tensor:
+    """Scores encoded rows, ``(rows,)``, without gradient."""
+    with torch.no_grad():
+        parts = (rows[part] for part in torch.arange(len(rows)).split(8_192))
+        return torch.cat([model(part.features, part.contexts) for part in parts])
+
+
+def _sizes(encoding: TableEncoding) -> tuple[int, ...]:
+    return tuple(map(len, encoding.features.values()))
+
+
+def _context_sizes(encoding: TableEncoding) -> tuple[int, ...]:
+    return tuple(map(len, encoding.plain_contexts.values()))
