@@ -227,8 +227,8 @@ def too_many(rows: int, sizes: Sequence[int]) -> str:
     if rows <= MOST_EXACT or cells <= MOST_GRID_CELLS:
         return ""
     return (
-        f"expected at most {MOST_EXACT:,} rows, or {MOST_GRID_CELLS:,} combinations of categories, for a Gaussian process, "
-        f"got {rows:,} rows of {cells:,} combinations"
+        f"expected at most {MOST_EXACT:,} rows, or {MOST_GRID_CELLS:,} combinations of categories, for a Gaussian "
+        f"process, got {rows:,} rows of {cells:,} combinations"
     )
 
 
