@@ -25,6 +25,7 @@ from slot_rl.estimators.fitting import (
     split_places,
     with_categories,
 )
+from slot_rl.estimators.model_choice import FOLDS, ModelChoice, choose_model
 from slot_rl.estimators.net import EstimatorNet
 from slot_rl.estimators.net_ensemble import EnsembleFit
 from slot_rl.estimators.row_scorer import RowScorer
@@ -64,7 +65,8 @@ class PretrainConfig:
             category, with a column of the same name. Categories of the file need not be in the table.
         categorical: Columns of numbers that are categories all the same, of a table, of items or of requests.
         model: What is fitted to a table: one network; a Gaussian process (gp), which is best where rows are few and
-            the table is no selection of low scores; the mean of five networks (nets); or the mean of both (blend).
+            the table is no selection of low scores; the mean of five networks (nets); the mean of both (blend); or the
+            one of these whose choices among held-out rows score best (auto).
         out: Folder to write the estimator to.
         seed: Seeds weights, split and order.
         force: Replace an estimator that is already there.
@@ -85,7 +87,7 @@ class PretrainConfig:
     levels: tuple[str, ...] = ()
     descriptors: tuple[str, ...] = ()
     categorical: tuple[str, ...] = ()
-    model: Literal["net", RowModel] = "net"
+    model: Literal["net", "auto", RowModel] = "net"
     out: Path | None = None
     seed: int = 0
     force: bool = False
@@ -233,14 +235,18 @@ def _fit_table(config: PretrainConfig, path: Path) -> Fit:
     for part, name in ((rows, "the table"), (test, "the test rows")):
         _refuse_constant(part, config.score, name, path)
     known = context_tensor(encoding.encode_contexts(table)) if config.context else None
-    if config.model != "net":
-        found = _fit_row_model(config, config.model, rows, encoding, torch.cat(parts[:2]), parts[2], generator)
-        return Fit(*found, {"table": path.name, "model": config.model, "rows": len(rows)}, encoding, known)
+    seen, model = torch.cat(parts[:2]), config.model
+    details: dict[str, object] = {"table": path.name}
+    if model == "auto":
+        choice = _chosen_model(config, rows[seen], encoding, generator)
+        model, details["choice"] = choice.model or "net", asdict(choice)
+    if model != "net":
+        found = _fit_row_model(config, model, rows, encoding, seen, parts[2], generator)
+        return Fit(*found, {**details, "model": model, "rows": len(rows)}, encoding, known)
     net = network_for(encoding, config.fit, config.seed)
     with fit_progress(config.fit.epochs * config.fit.steps_per_epoch(len(train)), "validation RMSE") as report:
         epoch = fit_on_table(net, train, validation, config.fit, generator, report)
-    details = {
-        "table": path.name,
+    details |= {
         "fit": asdict(config.fit),
         "best_epoch": epoch,
         "train_rows": len(train),
@@ -254,6 +260,24 @@ def _fit_table(config: PretrainConfig, path: Path) -> Fit:
     return Fit(net, predicted, test.score, details, encoding, known)
 
 
+def _chosen_model(
+    config: PretrainConfig, rows: TableRows, encoding: TableEncoding, generator: torch.Generator
+) -> ModelChoice:
+    """Compares models on all rows but the test rows, and says which one is chosen and why."""
+    _refuse_fit(config)
+    fit = EnsembleFit()
+    with fit_progress(FOLDS * fit.steps_for(len(rows) - len(rows) // FOLDS), "") as report:
+        choice = choose_model(rows, encoding, fit, generator, lambda step: report(step, None))
+    say(f"model: {choice.reason}" if choice.model else f"model: net, because nothing else fits: {choice.reason}")
+    return choice
+
+
+def _refuse_fit(config: PretrainConfig) -> None:
+    default = TableFit(train=config.fit.train, validation=config.fit.validation)
+    if config.fit != default:
+        raise ValueError(f"expected no settings of a network's fit with --model {config.model}, got {config.fit}")
+
+
 def _fit_row_model(
     config: PretrainConfig,
     model: RowModel,
@@ -265,9 +289,7 @@ def _fit_row_model(
 ) -> tuple[RowScorer, Tensor, Tensor]:
     """Fits a model to the rows but for the test rows, to say how good it is, and then to all rows."""
     check_row_model(model, encoding, len(rows))
-    default = TableFit(train=config.fit.train, validation=config.fit.validation)
-    if config.fit != default:
-        raise ValueError(f"expected no settings of a network's fit with --model {model}, got {config.fit}")
+    _refuse_fit(config)
     fit = EnsembleFit()
     steps = fit.steps_for(len(seen))
     with fit_progress(steps + fit.steps_for(len(rows)), "") as report:

@@ -1,0 +1,139 @@
+"""Chooses a model of a table by what it would choose: by the true scores of rows that it has not seen.
+
+R2 on held-out rows does not tell which model's best row is good. So each model names rows among held-out ones, and
+their measured scores count: the expected score of its choice among a random fifth of a context's held-out rows.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from math import sqrt
+from statistics import fmean, stdev
+
+import torch
+from torch import Tensor
+
+from slot_rl.estimators.encoding import TableEncoding
+from slot_rl.estimators.fitting import TableRows
+from slot_rl.estimators.net_ensemble import EnsembleFit
+from slot_rl.estimators.table_models import RowModel, check_row_model, fit_row_model, score_rows
+
+FOLDS = 5
+CANDIDATES: tuple[RowModel, ...] = ("gp", "blend", "nets")
+"""The first one is taken unless another one is better by more than twice the standard error of the difference."""
+FITTED: tuple[RowModel, ...] = ("gp", "nets")
+OFFERED_SHARE = 0.2
+MOST_CHOICE_ROWS = 30_000
+"""Rows up to which models are compared; where there are more, one network tells the same for less."""
+
+
+@dataclass(frozen=True)
+class ModelChoice:
+    """A model and why it was chosen.
+
+    Attributes:
+        model: The model.
+        reason: Says why, in a sentence.
+        scores: What each candidate's choices scored in each fold, in standard deviations; empty without a comparison.
+    """
+
+    model: RowModel | None
+    reason: str
+    scores: Mapping[str, list[float]]
+
+
+def choose_model(
+    rows: TableRows,
+    encoding: TableEncoding,
+    fit: EnsembleFit,
+    generator: torch.Generator,
+    report: Callable[[int], None] = lambda step: None,
+) -> ModelChoice:
+    """Compares the models of a table in five folds; None stands for one network.
+
+    Args:
+        rows: The rows to fit on.
+        encoding: Their categories.
+        fit: How networks are fitted.
+        generator: Source of folds and first weights.
+        report: Called with the number of each step of the networks.
+    """
+    refusal = _refusal(rows, encoding)
+    if refusal:
+        return ModelChoice(None, refusal, {})
+    order = torch.randperm(len(rows), generator=generator)
+    scores: dict[str, list[float]] = {name: [] for name in CANDIDATES}
+    for fold in range(FOLDS):
+        held = order[fold::FOLDS]
+        seen = torch.ones(len(rows), dtype=torch.bool).index_fill_(0, held, False)
+        part = rows[seen.nonzero().squeeze(1)]
+        progress = partial(_report_after, report, fold * fit.steps_for(len(part)))
+        models = {name: fit_row_model(name, part, encoding, fit, generator, progress) for name in FITTED}
+        predicted = {str(name): score_rows(model, rows[held]) for name, model in models.items()}
+        predicted["blend"] = (predicted["gp"] + predicted["nets"]) / 2
+        for name in CANDIDATES:
+            scores[name].append(score_of_choice(predicted[name], rows[held], float(rows.score.std())))
+    return _decided(scores)
+
+
+def _report_after(report: Callable[[int], None], before: int, step: int) -> None:
+    report(before + step)
+
+
+def score_of_choice(predicted: Tensor, rows: TableRows, unit: float) -> float:
+    """Returns the expected score of a model's choice among a random fifth of a context's rows, less the mean row's.
+
+    Args:
+        predicted: What the model says of the rows, ``(rows,)``.
+        rows: Measured rows that it has not seen.
+        unit: What the difference is divided by.
+
+    Returns:
+        The mean over contexts. Draws are with replacement, so the row of rank r of n (from 0) is chosen with the
+        probability ``(1 - r / n)^m - (1 - (r + 1) / n)^m``, where m is a fifth of n.
+    """
+    gains = []
+    for part in _by_context(rows):
+        ranked = rows.score[part][predicted[part].argsort(descending=True, stable=True)].double()
+        offered, left = (
+            max(1, round(OFFERED_SHARE * len(part))),
+            torch.linspace(1, 0, len(part) + 1, dtype=torch.float64),
+        )
+        chances = left[:-1] ** offered - left[1:] ** offered
+        gains.append(float((chances * ranked).sum() - ranked.mean()) / unit)
+    return fmean(gains)
+
+
+def _by_context(rows: TableRows) -> list[Tensor]:
+    if rows.contexts is None:
+        return [torch.arange(len(rows))]
+    _, place = torch.unique(rows.contexts, dim=0, return_inverse=True)
+    return [(place == context).nonzero().squeeze(1) for context in range(int(place.max()) + 1)]
+
+
+def _refusal(rows: TableRows, encoding: TableEncoding) -> str:
+    try:
+        check_row_model("gp", encoding, len(rows))
+    except ValueError as error:
+        return str(error)
+    if len(rows) > MOST_CHOICE_ROWS:
+        return f"expected at most {MOST_CHOICE_ROWS:,} rows to compare models on, got {len(rows):,}"
+    return ""
+
+
+def _decided(scores: dict[str, list[float]]) -> ModelChoice:
+    chosen: RowModel = CANDIDATES[0]
+    told = ", ".join(f"{name} {fmean(found):.3f}" for name, found in scores.items())
+    for name in CANDIDATES[1:]:
+        gains = [other - first for other, first in zip(scores[name], scores[CANDIDATES[0]], strict=True)]
+        better_than_chosen = chosen == CANDIDATES[0] or fmean(scores[name]) > fmean(scores[chosen])
+        if fmean(gains) > 2 * stdev(gains) / sqrt(FOLDS) and better_than_chosen:
+            chosen = name
+    why = (
+        "no other is better by two standard errors"
+        if chosen == CANDIDATES[0]
+        else f"better than {CANDIDATES[0]} by two standard errors"
+    )
+    return ModelChoice(
+        chosen, f"{chosen}, {why}: what their choices among held-out rows score, in standard deviations: {told}", scores
+    )
