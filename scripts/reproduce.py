@@ -21,6 +21,7 @@ from benchmarks.reproductions.pick_value import PickValueConfig, reproduce_pick_
 from benchmarks.reproductions.polynomial import PolynomialConfig, reproduce_polynomial  # noqa: E402
 from benchmarks.reproductions.quadratics import QuadraticsConfig, reproduce_quadratics  # noqa: E402
 from benchmarks.slate_log import SlateLogConfig, write_slate_log  # noqa: E402
+from benchmarks.table_models import TableModelsConfig, measure_table_models  # noqa: E402
 from benchmarks.valid_kernels import ValidKernelsConfig, measure_valid_kernels  # noqa: E402
 
 REPRODUCTIONS: dict[str, tuple[type, Callable[[Any], object]]] = {
@@ -33,6 +34,7 @@ REPRODUCTIONS: dict[str, tuple[type, Callable[[Any], object]]] = {
     "poly": (PolynomialConfig, reproduce_polynomial),
     "quadratics": (QuadraticsConfig, reproduce_quadratics),
     "slate-log": (SlateLogConfig, write_slate_log),
+    "table-models": (TableModelsConfig, measure_table_models),
     "valid-kernels": (ValidKernelsConfig, measure_valid_kernels),
 }
 

@@ -1,0 +1,232 @@
+"""How good is the best row of each model of a table? True scores of what the models would choose, on random subsets.
+
+A model is fitted to a part of a measured landscape and scores all combinations, and the best one of each context is
+looked up in the whole table. Scores are normalised to each context's lowest (0) and highest (1) measurement; what was
+not measured counts with the lowest. The best row that was measured already is a competitor: "with best seen" takes it
+where its measured score is above the estimate of the model's best row.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from math import sqrt
+from pathlib import Path
+from statistics import fmean, stdev
+
+import torch
+from scipy import stats
+from torch import Tensor, nn
+
+from benchmarks.landscapes import LANDSCAPES, Landscape, LowerHalf, PerContext, Share, validation_split
+from benchmarks.reproductions.results import RESULTS, Place, refuse_missing, run_each
+from slot_rl.console import print_table, say
+from slot_rl.estimators.blend import Blend
+from slot_rl.estimators.encoding import TableEncoding
+from slot_rl.estimators.fitting import TableRows, fit_on_table, network_for, read_rows
+from slot_rl.estimators.model_choice import choose_model
+from slot_rl.estimators.net_ensemble import EnsembleFit
+from slot_rl.estimators.store import context_tensor
+from slot_rl.estimators.table_models import fit_row_model
+from slot_rl.io import fresh_folder, write_json
+from slot_rl.problems import Observation, RowProblem
+from slot_rl.problems.truth_table import TruthTable
+from slot_rl.provenance import provenance
+from slot_rl.seeding import generator_from
+
+CENSORED_ROWS, TOP = 8_000, 128
+MODELS = ("net", "gp", "nets", "blend", "auto")
+FIRST_SUBSET = 1_000
+"""The subsets' seeds begin here: settings were chosen on others."""
+
+
+@dataclass(frozen=True)
+class FirstOfLowerHalf(LowerHalf):
+    """Some random rows of the half with the lower scores.
+
+    Attributes:
+        rows: How many.
+    """
+
+    rows: int = CENSORED_ROWS
+
+    def pick(self, table: TableRows, generator: torch.Generator) -> Tensor:
+        """Returns the numbers of the rows to see, in random order."""
+        return super().pick(table, generator)[: self.rows]
+
+
+STUDIED: dict[str, Landscape] = {
+    "tf-1000": replace(LANDSCAPES["tf-2000"], subset=PerContext(1_000)),
+    "suzuki-20": replace(LANDSCAPES["suzuki-30"], subset=Share(0.2)),
+    "gb1-384": LANDSCAPES["gb1-384"],
+    "arylation-100": LANDSCAPES["arylation-100"],
+    "tfbind8-low": replace(LANDSCAPES["tfbind8"], subset=FirstOfLowerHalf()),
+}
+
+
+@dataclass(frozen=True)
+class TableModelsConfig:
+    """True scores of what each model of a table would choose; two minutes for each subset.
+
+    Attributes:
+        data: Folder with the measured landscapes.
+        landscapes: The landscapes by name; all if left out.
+        subsets: Random subsets of each; the two large ones are fitted to a third as many.
+        place: Where the results go.
+    """
+
+    data: Path
+    landscapes: tuple[str, ...] = tuple(STUDIED)
+    subsets: int = 16
+    place: Place = Place()
+
+    def __post_init__(self) -> None:
+        """Refuses unknown names, missing files, and nothing to do."""
+        for name in self.landscapes:
+            if name not in STUDIED:
+                raise ValueError(f"expected --landscapes to be of {', '.join(STUDIED)}, got {name!r}")
+        if self.subsets < 2:
+            raise ValueError(f"expected subsets >= 2, got {self.subsets}")
+        refuse_missing(self.data, [STUDIED[name].file for name in self.landscapes])
+
+    def seeds(self, name: str) -> range:
+        """Returns the seeds of a landscape's subsets."""
+        large = name in ("tf-1000", "tfbind8-low")
+        return range(FIRST_SUBSET, FIRST_SUBSET + (max(2, self.subsets // 3) if large else self.subsets))
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """What a model's choices are worth, means over contexts.
+
+    Attributes:
+        best: Normalised true score of the model's best row.
+        with_seen: The same, or of the best measured row, as the estimates say.
+        top_median: Median of those of the model's best 128 rows.
+    """
+
+    best: float
+    with_seen: float
+    top_median: float
+
+
+@dataclass(frozen=True)
+class SubsetResult:
+    """What models would choose on one subset.
+
+    Attributes:
+        seen: Normalised score of the best measured row, the mean over contexts.
+        models: By model.
+        auto: The model that was chosen by its choices.
+    """
+
+    seen: float
+    models: dict[str, Chosen]
+    auto: str
+
+
+def measure_table_models(config: TableModelsConfig) -> None:
+    """Fits and looks up, prints a table for each landscape, and writes the figures.
+
+    Raises:
+        ValueError: If the folder of results holds other files.
+    """
+    folder = config.place.folder("table-models")
+    keys = [(name, seed) for name in config.landscapes for seed in config.seeds(name)]
+    with fresh_folder(folder):
+        tables = {name: _read(STUDIED[name], config.data) for name in config.landscapes}
+        found = run_each(keys, 1, lambda key, report: _subset(key, tables[key[0]], report))
+        figures = {f"{name}, {seed}": asdict(result) for (name, seed), result in found.items()}
+        write_json(folder / RESULTS, {**provenance(config), "figures": figures})
+    for name in config.landscapes:
+        _print(name, [result for (landscape, _), result in found.items() if landscape == name])
+    say(f"figures: {folder}")
+
+
+Read = tuple[TableRows, TableEncoding, TruthTable]
+
+
+def _read(landscape: Landscape, data: Path) -> Read:
+    rows, encoding = read_rows(data / landscape.file, landscape.score, landscape.contexts)
+    return rows, encoding, TruthTable.read(data / landscape.file, encoding, "worst")
+
+
+def _subset(key: tuple[str, int], read: Read, report: Callable[[], None]) -> SubsetResult:
+    name, seed = key
+    (rows, encoding, truth), landscape, generator = read, STUDIED[name], generator_from(seed)
+    seen = rows[landscape.subset.pick(rows, generator)]
+    contexts = None if rows.contexts is None else context_tensor(rows.contexts)
+    models, fit = _fitted(seen, encoding, landscape, generator), EnsembleFit()
+    chosen = {
+        model: _chosen(RowProblem(module, contexts, truth, name, encoding), truth, seen)
+        for model, module in models.items()
+    }
+    auto = choose_model(seen, encoding, fit, generator).model or "net"
+    best_seen = fmean(float(truth.normalised(part.features, part.contexts).max()) for part in _by_context(seen))
+    report()
+    return SubsetResult(best_seen, {**chosen, "auto": chosen[auto]}, auto)
+
+
+def _fitted(
+    seen: TableRows, encoding: TableEncoding, landscape: Landscape, generator: torch.Generator
+) -> dict[str, nn.Module]:
+    net = network_for(encoding, landscape.fit, int(torch.randint(2**31, (), generator=generator)))
+    parts = validation_split(seen, landscape.fit.validation)
+    fit_on_table(net, *parts, landscape.fit, generator, lambda step, error: None)
+    gp, nets = (fit_row_model(model, seen, encoding, EnsembleFit(), generator) for model in ("gp", "nets"))
+    return {"net": net, "gp": gp, "nets": nets, "blend": Blend([gp, nets])}
+
+
+def _chosen(problem: RowProblem, truth: TruthTable, seen: TableRows) -> Chosen:
+    """Scores all combinations of each context and looks the best ones up."""
+    combinations = torch.cartesian_prod(*map(torch.arange, problem.sizes))
+    requests = problem.evaluation_observations(len(problem.contexts), generator_from(0))
+    figures = []
+    for number, part in enumerate(_by_context(seen)):
+        request = requests[torch.tensor([number])]
+        estimates = torch.cat([_scores(problem, request, piece) for piece in combinations.split(16_384)])
+        top = combinations[estimates.topk(min(TOP, len(estimates))).indices]
+        true = truth.normalised(top, None if part.contexts is None else part.contexts[:1].expand(len(top), -1))
+        best, known = float(true[0]), int(part.score.argmax())
+        seen_best = float(truth.normalised(part.features, part.contexts)[known])
+        with_seen = seen_best if float(part.score[known]) > float(estimates.max()) else best
+        figures.append((best, with_seen, float(true.median())))
+    return Chosen(*(fmean(column) for column in zip(*figures, strict=True)))
+
+
+def _scores(problem: RowProblem, request: Observation, combinations: Tensor) -> Tensor:
+    return problem.score(request[torch.zeros(len(combinations), dtype=torch.long)], combinations)
+
+
+def _by_context(rows: TableRows) -> list[TableRows]:
+    """Returns the rows of each context, in the order in which a problem has its contexts."""
+    if rows.contexts is None:
+        return [rows]
+    contexts = context_tensor(rows.contexts)
+    return [rows[(rows.contexts == context).all(dim=1).nonzero().squeeze(1)] for context in contexts]
+
+
+def _print(name: str, results: Sequence[SubsetResult]) -> None:
+    seen = fmean(result.seen for result in results)
+    lines = [["best seen", f"{seen:.3f}", "", "", ""]]
+    today = [result.models["net"].best for result in results]
+    for model in MODELS:
+        found = [result.models[model] for result in results]
+        gains = [each.best - before for each, before in zip(found, today, strict=True)]
+        lines.append(
+            [
+                model,
+                f"{fmean(each.best for each in found):.3f}",
+                "" if model == "net" else _interval(gains),
+                f"{fmean(each.with_seen for each in found):.3f}",
+                f"{fmean(each.top_median for each in found):.3f}",
+            ]
+        )
+    columns = ["", "best row", "less net's", "with best seen", f"median of {TOP}"]
+    print_table(f"{name}, {len(results)} subsets: normalised true scores", columns, lines)
+    chosen = [result.auto for result in results]
+    say("auto chose " + ", ".join(f"{model} {chosen.count(model)} times" for model in dict.fromkeys(chosen)))
+
+
+def _interval(gains: Sequence[float]) -> str:
+    """Returns the mean with the 95 % interval of Student's t."""
+    half = float(stats.t.ppf(0.975, len(gains) - 1)) * stdev(gains) / sqrt(len(gains))
+    return f"{fmean(gains):+.3f} ± {half:.3f}"
