@@ -28,15 +28,8 @@ from torch import Tensor
 
 from slot_rl.agents.base import needed_problem
 from slot_rl.agents.policy import entropy_of
-from slot_rl.agents.sb3 import (
-    LearningOptions,
-    OneStepAgent,
-    mean_of,
-    optimizer_state,
-    restore_optimizer,
-    restore_weights,
-    weights_of,
-)
+from slot_rl.agents.saved_state import optimizer_state, restore_optimizer, restore_weights, weights_of
+from slot_rl.agents.sb3 import LearningOptions, OneStepAgent, mean_of
 from slot_rl.agents.start_critic import StartCritic
 from slot_rl.networks import KNOWN_STARTS, PointerSize, Request
 from slot_rl.problems import Observation, Problem, mixture_error
@@ -67,7 +60,7 @@ class MultistartOptions(LearningOptions):
         keep: Share of a request's weight that its first start, the answer of one pass, has for itself.
         margin: A start that is better by so many standard deviations of the score weighs e times as much.
         rank_starts: First starts of a request among which a critic names the best without a call; 0 for no critic. It
-            learns from the training's own calls, and takes about half as much time again.
+            learns from the training's own calls.
     """
 
     batch_size: int = 128

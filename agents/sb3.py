@@ -25,10 +25,10 @@ from typing_extensions import Self
 
 from slot_rl.agents.base import Agent, Options, problem_of
 from slot_rl.agents.policy import SlotPolicy, policy_kwargs
+from slot_rl.agents.saved_state import optimizer_state, restore_optimizer, restore_weights, weights_of
 from slot_rl.agents.scale import RunningScale
 from slot_rl.agents.schedules import Schedule, ScheduleKind, make_schedule
 from slot_rl.envs import SlotVecEnv
-from slot_rl.io import BundleError
 from slot_rl.networks import PointerSize
 from slot_rl.problems import IDS, Observation, Problem
 from slot_rl.seeding import Seed, as_seed, generator_from, seeded_initialisation
@@ -179,39 +179,6 @@ class LearningAgent(Agent, BaseAlgorithm):  # type: ignore[misc]  # load() takes
         for name, generator in self.generators().items():
             generator.set_state(tensors[f"generator.{name}"])
         self.scale = RunningScale(**document["scale"])
-
-
-def weights_of(module: nn.Module, name: str) -> dict[str, Tensor]:
-    """Returns a module's weights and buffers by names that begin with its own."""
-    return {f"{name}.{part}": value for part, value in module.state_dict().items()}
-
-
-def restore_weights(module: nn.Module, tensors: dict[str, Tensor], name: str) -> None:
-    """Takes back what :func:`weights_of` gave; raises :class:`BundleError` if it does not fit."""
-    start = f"{name}."
-    try:
-        module.load_state_dict({key[len(start) :]: value for key, value in tensors.items() if key.startswith(start)})
-    except RuntimeError as error:
-        raise BundleError(
-            "expected a checkpoint of an agent for this environment, got one whose weights do not fit: "
-            + " ".join(str(error).split())[:300]
-        ) from error
-
-
-def optimizer_state(optimizer: torch.optim.Optimizer, name: str) -> dict[str, Tensor]:
-    """Returns an optimiser's moments by names that begin with its own."""
-    moments: dict[int, dict[str, Tensor]] = optimizer.state_dict()["state"]
-    return {f"{name}.{i}.{part}": value for i, entry in moments.items() for part, value in entry.items()}
-
-
-def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor], name: str) -> None:
-    """Takes back what :func:`optimizer_state` gave."""
-    moments: dict[int, dict[str, Tensor]] = {}
-    for key, value in tensors.items():
-        if key.startswith(f"{name}."):
-            _, i, part = key.split(".")
-            moments.setdefault(int(i), {})[part] = value
-    optimizer.load_state_dict({**optimizer.state_dict(), "state": moments})
 
 
 class OneStepAgent(LearningAgent):

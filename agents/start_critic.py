@@ -16,7 +16,8 @@ HIDDEN, WIDEST, MLP_SHARE = 256, 32, 0.3
 STEPS, STEP_SIZE = 4, 2e-3
 """Steps for each batch of asks, and Adam's step size at the start.
 
-Four steps on a batch order the starts of Slots-v0 as well as one step on it and three on batches from a memory.
+Four steps on a batch order the starts of Slots-v0 as well as one step on it and three on batches from a memory (a
+trial; no command repeats it).
 """
 SMALLEST_SPREAD = 1e-6
 
@@ -70,7 +71,7 @@ class StartCritic(nn.Module):
         """
         return self._scores((vectors - self.mean) / self.spread, about)
 
-    def learn(self, vectors: Tensor, about: Tensor, score: Tensor, slope: Tensor, remaining: float) -> float:
+    def learn(self, vectors: Tensor, about: Tensor, score: Tensor, slope: Tensor, remaining: float) -> None:
         """Takes some steps towards the scores and slopes of a batch.
 
         Args:
@@ -79,9 +80,6 @@ class StartCritic(nn.Module):
             score: The estimator's scores, ``(batch,)``.
             slope: Their gradients with respect to the vectors, ``(batch, slots, dim)``.
             remaining: The share of the training that is left, from 1 to 0.
-
-        Returns:
-            The share of the slopes' squares that the critic does not explain, before the steps.
         """
         if not self.known:
             self._take_units(vectors, score)
@@ -91,16 +89,13 @@ class StartCritic(nn.Module):
         scale = slope.square().mean().clamp_min(torch.finfo(slope.dtype).tiny)
         for group in self.optimizer.param_groups:
             group["lr"] = STEP_SIZE * remaining
-        unexplained = []
         for _ in range(STEPS):
             predicted = self._scores(inputs, about)
             (found,) = torch.autograd.grad(predicted.sum(), inputs, create_graph=True)
             error = (found - slope).square().mean() / scale
-            unexplained.append(error.detach())
             self.optimizer.zero_grad()
             ((predicted - target).square().mean() + error).backward(inputs=list(self.parameters()))
             self.optimizer.step()
-        return float(unexplained[0])
 
     def _scores(self, inputs: Tensor, about: Tensor) -> Tensor:
         slots = torch.einsum("bsd,sdk->bsk", inputs, self.project).flatten(1)

@@ -13,11 +13,11 @@ from pathlib import Path
 from statistics import fmean, stdev
 
 import torch
-from scipy import stats
 from torch import Tensor, nn
 
 from benchmarks.landscapes import LANDSCAPES, Landscape, LowerHalf, PerContext, Share, validation_split
 from benchmarks.reproductions.results import RESULTS, Place, refuse_missing, run_each
+from slot_rl.compare.statistics import t_quantile
 from slot_rl.console import print_table, say
 from slot_rl.estimators.blend import Blend
 from slot_rl.estimators.encoding import TableEncoding
@@ -36,6 +36,7 @@ CENSORED_ROWS, TOP = 8_000, 128
 MODELS = ("net", "gp", "nets", "blend", "auto")
 FIRST_SUBSET = 1_000
 """The subsets' seeds begin here: settings were chosen on others."""
+_Read = tuple[TableRows, TableEncoding, TruthTable]
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,7 @@ STUDIED: dict[str, Landscape] = {
 
 @dataclass(frozen=True)
 class TableModelsConfig:
-    """True scores of what each model of a table would choose; two minutes for each subset.
+    """True scores of what each model of a table would choose; 42 seconds for each subset of gb1-384, more for others.
 
     Attributes:
         data: Folder with the measured landscapes.
@@ -141,26 +142,26 @@ def measure_table_models(config: TableModelsConfig) -> None:
     say(f"figures: {folder}")
 
 
-Read = tuple[TableRows, TableEncoding, TruthTable]
-
-
-def _read(landscape: Landscape, data: Path) -> Read:
+def _read(landscape: Landscape, data: Path) -> _Read:
     rows, encoding = read_rows(data / landscape.file, landscape.score, landscape.contexts)
     return rows, encoding, TruthTable.read(data / landscape.file, encoding, "worst")
 
 
-def _subset(key: tuple[str, int], read: Read, report: Callable[[], None]) -> SubsetResult:
+def _subset(key: tuple[str, int], read: _Read, report: Callable[[], None]) -> SubsetResult:
     name, seed = key
     (rows, encoding, truth), landscape, generator = read, STUDIED[name], generator_from(seed)
     seen = rows[landscape.subset.pick(rows, generator)]
-    contexts = None if rows.contexts is None else context_tensor(rows.contexts)
+    # Every context that was seen; in a subset of a large table these are all.
+    contexts = None if seen.contexts is None else context_tensor(seen.contexts)
     models, fit = _fitted(seen, encoding, landscape, generator), EnsembleFit()
     chosen = {
         model: _chosen(RowProblem(module, contexts, truth, name, encoding), truth, seen)
         for model, module in models.items()
     }
     auto = choose_model(seen, encoding, fit, generator).model or "net"
-    best_seen = fmean(float(truth.normalised(part.features, part.contexts).max()) for part in _by_context(seen))
+    best_seen = fmean(
+        float(truth.normalised(part.features, part.contexts).max()) for part in map(seen.__getitem__, seen.by_context())
+    )
     report()
     return SubsetResult(best_seen, {**chosen, "auto": chosen[auto]}, auto)
 
@@ -180,7 +181,7 @@ def _chosen(problem: RowProblem, truth: TruthTable, seen: TableRows) -> Chosen:
     combinations = torch.cartesian_prod(*map(torch.arange, problem.sizes))
     requests = problem.evaluation_observations(len(problem.contexts), generator_from(0))
     figures = []
-    for number, part in enumerate(_by_context(seen)):
+    for number, part in enumerate(map(seen.__getitem__, seen.by_context())):
         request = requests[torch.tensor([number])]
         estimates = torch.cat([_scores(problem, request, piece) for piece in combinations.split(16_384)])
         top = combinations[estimates.topk(min(TOP, len(estimates))).indices]
@@ -194,14 +195,6 @@ def _chosen(problem: RowProblem, truth: TruthTable, seen: TableRows) -> Chosen:
 
 def _scores(problem: RowProblem, request: Observation, combinations: Tensor) -> Tensor:
     return problem.score(request[torch.zeros(len(combinations), dtype=torch.long)], combinations)
-
-
-def _by_context(rows: TableRows) -> list[TableRows]:
-    """Returns the rows of each context, in the order in which a problem has its contexts."""
-    if rows.contexts is None:
-        return [rows]
-    contexts = context_tensor(rows.contexts)
-    return [rows[(rows.contexts == context).all(dim=1).nonzero().squeeze(1)] for context in contexts]
 
 
 def _print(name: str, results: Sequence[SubsetResult]) -> None:
@@ -228,5 +221,5 @@ def _print(name: str, results: Sequence[SubsetResult]) -> None:
 
 def _interval(gains: Sequence[float]) -> str:
     """Returns the mean with the 95 % interval of Student's t."""
-    half = float(stats.t.ppf(0.975, len(gains) - 1)) * stdev(gains) / sqrt(len(gains))
+    half = t_quantile(len(gains) - 1) * stdev(gains) / sqrt(len(gains))
     return f"{fmean(gains):+.3f} ± {half:.3f}"

@@ -64,9 +64,9 @@ class PretrainConfig:
         descriptors: Files of numbers that describe the categories of a column, as ligand=ligands.csv: a row for each
             category, with a column of the same name. Categories of the file need not be in the table.
         categorical: Columns of numbers that are categories all the same, of a table, of items or of requests.
-        model: What is fitted to a table: one network; a Gaussian process (gp), which is best where rows are few and
-            the table is no selection of low scores; the mean of five networks (nets); the mean of both (blend); or the
-            one of these whose choices among held-out rows score best (auto).
+        model: What is fitted to a table: one network; a Gaussian process (gp), for few rows; the mean of five networks
+            (nets); the mean of both (blend); or the one of these three that is chosen by how its choices among held-out
+            rows score (auto).
         out: Folder to write the estimator to.
         seed: Seeds weights, split and order.
         force: Replace an estimator that is already there.

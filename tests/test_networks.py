@@ -158,7 +158,8 @@ def test_a_fixed_catalogue_answers_each_context() -> None:
         for other in range(one):
             assert float((logits[one] - logits[other]).abs().max()) > 1e-3
     again, _ = network(None, None, contexts[[3, 3]])
-    assert_close(again[0], again[1])  # equal rows of a batch may round differently
+    # Equal rows of a batch round differently on some processors; the numbers are float64.
+    assert float((again[0] - again[1]).abs().max()) < 1e-12
 
 
 def test_permuting_one_slots_catalogue_permutes_its_logits_alone() -> None:

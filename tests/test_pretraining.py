@@ -13,7 +13,6 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
-from itertools import product
 from pathlib import Path
 
 import pytest
@@ -32,6 +31,7 @@ from slot_rl.problems import NonFiniteScore, Observation
 from slot_rl.problems.named import SYNTHETIC
 from slot_rl.seeding import generator_from
 from tests.conftest import Command
+from tests.helpers.factorial import write_factorial
 from tests.helpers.splits import split_rows
 
 SCRIPT = Path(__file__).resolve().parents[1] / "scripts" / "pretrain_estimator.py"
@@ -41,14 +41,7 @@ FAST_FLAGS = "--epochs 15 --patience 15 --batch-size 32 --learning-rate 1e-2 --d
 
 @pytest.fixture
 def table(tmp_path: Path) -> Path:
-    """A full factorial of three features in two contexts; the first feature's effect changes sign with the context."""
-    path = tmp_path / "small.csv"
-    rows = [
-        f"{u},{a},{b},{c},{(2 * a - 3) * (1 if u == 'hot' else -1) + 3 * b - c}"
-        for u, a, b, c in product(["hot", "cold"], range(4), range(4), range(5))
-    ]
-    path.write_text("\n".join(["u,a,b,c,y", *rows]) + "\n")
-    return path
+    return write_factorial(tmp_path / "small.csv")
 
 
 @pytest.fixture

@@ -140,6 +140,13 @@ class TableRows:
         contexts, vectors = (None if part is None else part[rows] for part in (self.contexts, self.context_vectors))
         return TableRows(self.features[rows], contexts, self.score[rows], vectors)
 
+    def by_context(self) -> list[Tensor]:
+        """Returns the numbers of the rows of each context, of contexts of categories in their sorted order."""
+        if self.contexts is None:
+            return [torch.arange(len(self))]
+        _, place = torch.unique(self.contexts, dim=0, return_inverse=True)
+        return [(place == context).nonzero().squeeze(1) for context in range(int(place.max()) + 1)]
+
 
 def read_rows(
     path: Path, score: str, contexts: Sequence[str], features: Sequence[str] | None = None
@@ -275,6 +282,15 @@ def fit_on_table(
     return best_epoch
 
 
+def swapped_rows(features: Tensor, sizes: Sequence[int], generator: torch.Generator) -> Tensor:
+    """Returns rows of which one random feature has a random category, ``(rows, features)``."""
+    slot = torch.randint(len(sizes), (len(features),), generator=generator)
+    category = torch.rand(len(features), generator=generator) * torch.tensor(sizes)[slot]
+    swapped = features.clone()
+    swapped[torch.arange(len(features)), slot] = category.long()
+    return swapped
+
+
 def _validation_error(net: EstimatorNet, rows: TableRows) -> float:
     # The split was random, so the first rows are a random sample.
     measured = rows if len(rows) <= EPOCH_ROWS else rows[torch.arange(EPOCH_ROWS)]
@@ -299,11 +315,7 @@ def _vectors(catalogue: Tensor, features: Tensor) -> Tensor:
 
 def _table_loss(net: EstimatorNet, batch: TableRows, swap_linearity: float, generator: torch.Generator) -> Tensor:
     """Returns the squared error in standard deviations plus the penalty on scores that are not linear along swaps."""
-    rows = torch.arange(len(batch))
-    slot = torch.randint(net.shape.slots, (len(batch),), generator=generator)
-    category = torch.rand(len(batch), generator=generator) * torch.tensor(net.shape.vocabulary)[slot]
-    swapped = batch.features.clone()
-    swapped[rows, slot] = category.long()
+    swapped = swapped_rows(batch.features, net.shape.vocabulary, generator)
     catalogue = _catalogue(net)
     vectors, others = _vectors(catalogue, batch.features), _vectors(catalogue, swapped)
     share = torch.rand(len(batch), generator=generator)

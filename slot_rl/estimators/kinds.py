@@ -13,6 +13,7 @@ from slot_rl.estimators.row_scorer import RowScorer
 
 _KIND = "kind"
 Shape = Mapping[str, Any]
+Model = EstimatorNet | RowScorer
 
 
 def _gp(shape: Shape) -> ProductGP:
@@ -20,13 +21,13 @@ def _gp(shape: Shape) -> ProductGP:
 
 
 def _blend(shape: Shape) -> Blend:
-    parts = [model_of(part) for part in shape["parts"]]
-    if len(parts) < 2 or not all(isinstance(part, RowScorer) for part in parts):
-        raise TypeError(f"a blend of {len(parts)} parts, not all of which score rows")
-    return Blend(parts)  # type: ignore[arg-type]
+    parts = [part for part in map(model_of, shape["parts"]) if isinstance(part, RowScorer)]
+    if len(parts) < 2 or len(parts) < len(shape["parts"]):
+        raise TypeError(f"a blend of {len(shape['parts'])} parts, {len(parts)} of which score rows")
+    return Blend(parts)
 
 
-_BUILDERS: dict[str, Callable[[Shape], nn.Module]] = {
+_BUILDERS: dict[str, Callable[[Shape], Model]] = {
     "net": lambda shape: EstimatorNet(EstimatorShape.from_json(dict(shape))),
     "nets": lambda shape: NetEnsemble(NetEnsembleShape.from_json(dict(shape))),
     "gp": _gp,
@@ -53,7 +54,7 @@ def shape_of(model: nn.Module) -> dict[str, Any]:
     raise TypeError(f"expected a model of one of the kinds {', '.join(_BUILDERS)}, got {type(model).__name__}")
 
 
-def model_of(shape: Shape) -> nn.Module:
+def model_of(shape: Shape) -> Model:
     """Builds a model whose weights are still to be loaded.
 
     Raises:

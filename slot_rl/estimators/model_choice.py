@@ -23,8 +23,8 @@ CANDIDATES: tuple[RowModel, ...] = ("gp", "blend", "nets")
 """The first one is taken unless another one is better by more than twice the standard error of the difference."""
 FITTED: tuple[RowModel, ...] = ("gp", "nets")
 OFFERED_SHARE = 0.2
-MOST_CHOICE_ROWS = 30_000
-"""Rows up to which models are compared; where there are more, one network tells the same for less."""
+FEWEST_CHOICE_ROWS, MOST_CHOICE_ROWS = 2 * FOLDS, 30_000
+"""Rows that models are compared on: two a fold at least, and no more than take a few minutes."""
 
 
 @dataclass(frozen=True)
@@ -93,22 +93,13 @@ def score_of_choice(predicted: Tensor, rows: TableRows, unit: float) -> float:
         probability ``(1 - r / n)^m - (1 - (r + 1) / n)^m``, where m is a fifth of n.
     """
     gains = []
-    for part in _by_context(rows):
+    for part in rows.by_context():
         ranked = rows.score[part][predicted[part].argsort(descending=True, stable=True)].double()
-        offered, left = (
-            max(1, round(OFFERED_SHARE * len(part))),
-            torch.linspace(1, 0, len(part) + 1, dtype=torch.float64),
-        )
+        offered = max(1, round(OFFERED_SHARE * len(part)))
+        left = torch.linspace(1, 0, len(part) + 1, dtype=torch.float64)
         chances = left[:-1] ** offered - left[1:] ** offered
         gains.append(float((chances * ranked).sum() - ranked.mean()) / unit)
     return fmean(gains)
-
-
-def _by_context(rows: TableRows) -> list[Tensor]:
-    if rows.contexts is None:
-        return [torch.arange(len(rows))]
-    _, place = torch.unique(rows.contexts, dim=0, return_inverse=True)
-    return [(place == context).nonzero().squeeze(1) for context in range(int(place.max()) + 1)]
 
 
 def _refusal(rows: TableRows, encoding: TableEncoding) -> str:
@@ -116,8 +107,10 @@ def _refusal(rows: TableRows, encoding: TableEncoding) -> str:
         check_row_model("gp", encoding, len(rows))
     except ValueError as error:
         return str(error)
-    if len(rows) > MOST_CHOICE_ROWS:
-        return f"expected at most {MOST_CHOICE_ROWS:,} rows to compare models on, got {len(rows):,}"
+    if not FEWEST_CHOICE_ROWS <= len(rows) <= MOST_CHOICE_ROWS:
+        return (
+            f"expected from {FEWEST_CHOICE_ROWS} to {MOST_CHOICE_ROWS:,} rows to compare models on, got {len(rows):,}"
+        )
     return ""
 
 

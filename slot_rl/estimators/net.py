@@ -8,7 +8,7 @@ A slot whose categories are described by numbers has no embeddings: a small netw
 :meth:`EstimatorNet.candidates` gives all slots' rows.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -55,8 +55,12 @@ class EstimatorShape:
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> "EstimatorShape":
         """Rebuilds a shape written by :meth:`to_json`."""
-        fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
-        return cls(**fields)
+        return cls(**without_lists(values))
+
+
+def without_lists(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns values from JSON with tuples in place of lists, as shapes hold them."""
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
 
 
 class EstimatorNet(nn.Module):

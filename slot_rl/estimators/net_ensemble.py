@@ -7,7 +7,7 @@ Lakshminarayanan, Pritzel, Blundell, "Simple and Scalable Predictive Uncertainty
 (2017).
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from math import cos, pi, sqrt
 from typing import Any
@@ -15,8 +15,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from slot_rl.estimators.net import EMBEDDING_SCALE
-from slot_rl.estimators.row_scorer import RowScorer
+from slot_rl.estimators.fitting import swapped_rows
+from slot_rl.estimators.net import EMBEDDING_SCALE, without_lists
+from slot_rl.estimators.row_scorer import RowScorer, flat_rows
 
 
 @dataclass(frozen=True)
@@ -44,8 +45,7 @@ class NetEnsembleShape:
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> "NetEnsembleShape":
         """Rebuilds a shape written by :meth:`to_json`."""
-        fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
-        return cls(**fields)
+        return cls(**without_lists(values))
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class EnsembleFit:
     """Settings for fitting a :class:`NetEnsemble`.
 
     Attributes:
-        steps: Gradient steps for tables of up to 3,000 rows.
+        steps: Gradient steps for small tables.
         most_steps: Gradient steps for large tables; between the two, a step for each :attr:`rows_a_step` rows.
         rows_a_step: Rows of the table for each step.
         batch_size: Rows of a step.
@@ -103,11 +103,8 @@ class NetEnsemble(RowScorer):
 
     def member_scores(self, features: Tensor, context: Tensor | None = None) -> Tensor:
         """Returns each member's scores, ``(members, ..., batch)``."""
-        soft = features.is_floating_point()
-        leading = features.shape[: -2 if soft else -1]
-        flat = features.flatten(0, len(leading) - 1)
-        vectors = self.vectors(flat, None if context is None else context.expand(*leading, -1).flatten(0, -2))
-        return (self.of_vectors(vectors) * self.spread + self.offset).view(-1, *leading)
+        flat, given, leading = flat_rows(features, context)
+        return (self.of_vectors(self.vectors(flat, given)) * self.spread + self.offset).view(-1, *leading)
 
     def vectors(self, features: Tensor, context: Tensor | None) -> Tensor:
         """Returns what the networks read, ``(members, batch, width)``, of indices or rows and contexts of a batch.
@@ -196,13 +193,3 @@ def _loss(
     straight = torch.lerp(scores, other_scores, share).detach()
     error = (scores - target).square().mean(dim=1).sum()
     return error + swap_linearity * (between_scores - straight).square().mean(dim=1).sum()
-
-
-def swapped_rows(features: Tensor, sizes: Sequence[int], generator: torch.Generator) -> Tensor:
-    """Returns rows of which one random feature has a random category, ``(rows, features)``."""
-    rows = torch.arange(len(features))
-    slot = torch.randint(len(sizes), (len(features),), generator=generator)
-    category = torch.rand(len(features), generator=generator) * torch.tensor(sizes)[slot]
-    swapped = features.clone()
-    swapped[rows, slot] = category.long()
-    return swapped

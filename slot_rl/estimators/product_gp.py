@@ -21,7 +21,7 @@ from math import prod
 import torch
 from torch import Tensor
 
-from slot_rl.estimators.row_scorer import RowScorer
+from slot_rl.estimators.row_scorer import RowScorer, flat_rows
 from slot_rl.selectors.categorical import one_hot
 
 MOST_EXACT = 4_000
@@ -116,9 +116,8 @@ class ProductGP(RowScorer):
     def forward(self, features: Tensor, context: Tensor | None = None) -> Tensor:
         """Scores configurations; see :meth:`RowScorer.forward`."""
         soft = features.is_floating_point()
-        leading = features.shape[: -2 if soft else -1]
-        flat = features.flatten(0, len(leading) - 1)
-        places = self._context_places(context, leading)
+        flat, given, leading = flat_rows(features, context)
+        places = self._context_places(given, len(flat))
         if self._tabulated:
             choice = _choice_of(flat) if soft and not features.requires_grad else None if soft else flat
             means = self._mixed(flat, places) if choice is None else self._table[places, _cells(choice, self.sizes)]
@@ -182,13 +181,13 @@ class ProductGP(RowScorer):
             total = total + weight * same
         return (product + total) @ self.weights.to(rows)
 
-    def _context_places(self, context: Tensor | None, leading: torch.Size) -> Tensor:
+    def _context_places(self, context: Tensor | None, rows: int) -> Tensor:
         """Returns each row's number among all combinations of context categories, ``(rows,)``."""
         if not self.context_sizes:
-            return torch.zeros(leading.numel(), dtype=torch.long)
+            return torch.zeros(rows, dtype=torch.long)
         if context is None:
             raise ValueError(f"expected a context of {len(self.context_sizes)} columns, got None")
-        return _cells(context, self.context_sizes).expand(leading).flatten()
+        return _cells(context, self.context_sizes)
 
 
 def fit_gp(

@@ -2,6 +2,7 @@
 
 from abc import abstractmethod
 
+import torch
 from torch import Tensor, nn
 
 
@@ -20,3 +21,15 @@ class RowScorer(nn.Module):
         Returns:
             Tensor of shape ``(..., batch)``.
         """
+
+
+def flat_rows(features: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor | None, torch.Size]:
+    """Returns features and contexts with a single batch dimension, and the dimensions that it stands for.
+
+    Args:
+        features: As of :meth:`RowScorer.forward`.
+        context: As of :meth:`RowScorer.forward`; every leading dimension has the same contexts.
+    """
+    leading = features.shape[: -2 if features.is_floating_point() else -1]
+    given = None if context is None else context.expand(*leading, -1).flatten(0, len(leading) - 1)
+    return features.flatten(0, len(leading) - 1), given, leading

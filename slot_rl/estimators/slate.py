@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from slot_rl.estimators.columns import UNSEEN, Encoded, FileColumns
+from slot_rl.estimators.net import without_lists
 
 FORGOTTEN = 0.05
 """Share of categories and items that the fit hides, so that unseen ones have a meaning."""
@@ -64,8 +65,7 @@ class SlateShape:
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> "SlateShape":
         """Rebuilds what :meth:`to_json` wrote."""
-        fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
-        return cls(**fields)
+        return cls(**without_lists(values))
 
 
 class SlateNet(nn.Module):

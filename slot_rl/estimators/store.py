@@ -9,9 +9,7 @@ import torch
 from torch import Tensor
 
 from slot_rl.estimators.encoding import TableEncoding
-from slot_rl.estimators.kinds import model_of, shape_of
-from slot_rl.estimators.net import EstimatorNet
-from slot_rl.estimators.row_scorer import RowScorer
+from slot_rl.estimators.kinds import Model, model_of, shape_of
 from slot_rl.io import BundleError, read_bundle, weights_hash, write_bundle
 from slot_rl.seeding import seeded_initialisation
 
@@ -32,7 +30,7 @@ class StoredEstimator:
             None without contexts.
     """
 
-    net: EstimatorNet | RowScorer
+    net: Model
     sha256: str
     card: Mapping[str, Any]
     encoding: TableEncoding | None = None
@@ -41,7 +39,7 @@ class StoredEstimator:
 
 def save_estimator(
     folder: Path,
-    net: EstimatorNet | RowScorer,
+    net: Model,
     card: Mapping[str, Any],
     encoding: TableEncoding | None = None,
     contexts: Tensor | None = None,
@@ -72,8 +70,6 @@ def load_estimator(folder: Path) -> StoredEstimator:
         net.load_state_dict(tensors)
         encoding = None if document["encoding"] is None else TableEncoding.from_json(document["encoding"])
         card = document["card"]
-        if not isinstance(net, EstimatorNet | RowScorer):
-            raise TypeError(f"a {type(net).__name__}")
     except (AttributeError, IndexError, KeyError, TypeError, RuntimeError) as error:
         raise BundleError(f"expected weights that fit the card in {folder}, got: {error}") from error
     return StoredEstimator(net.eval(), weights_hash(document), card, encoding, contexts)

@@ -121,13 +121,13 @@ def test_it_learns_where_a_frozen_policy_does_not() -> None:
 
 
 def test_starts_differ_and_the_best_of_them_is_better() -> None:
-    problem = multilinear(6, 12)
-    agent = build(problem, learning_rate=3e-3).learn(20_000)
+    problem = multilinear(10, 30)
+    agent = build(problem, learning_rate=3e-3).learn(12_000)
     observation = problem.sample(200, generator_from(9))
     starts = agent.policy.starts(observation)
     choices = torch.stack([next(starts) for _ in range(6)])
-    # Measured over seeds 0 to 2: .04 to .06, and the best is better by .09 to .26.
-    assert float((choices[0] != choices[1:]).any(dim=-1).double().mean()) > 0.02
+    # Measured over seeds 0 to 3: .09 to .12, and the best is better by .23 to .82.
+    assert float((choices[0] != choices[1:]).any(dim=-1).double().mean()) > 0.05
     scores = problem.score(observation, choices)
     assert float(scores.amax(dim=0).mean()) > float(scores[0].mean()) + 0.02
     assert torch.equal(choices[0], agent.policy.confident(observation))

@@ -20,7 +20,7 @@ from tests.helpers.limited import forbidden, limited_rows, pages
 
 
 @pytest.fixture
-def tested(monkeypatch: pytest.MonkeyPatch) -> None:
+def quick_ranking(monkeypatch: pytest.MonkeyPatch) -> None:
     """A fifth of the calls orders the starts and tests the ranking, so that a short training can do it."""
     monkeypatch.setattr("slot_rl.agents.multistart.ORDER_SHARE", 0.2)
 
@@ -89,7 +89,7 @@ def test_no_call_more_and_the_same_policy() -> None:
         assert torch.allclose(first, second, atol=1e-4)
 
 
-@pytest.mark.usefixtures("tested")
+@pytest.mark.usefixtures("quick_ranking")
 def test_its_choice_beats_the_first_start_and_costs_no_call() -> None:
     problem = multilinear(6, 12)
     agent = build(problem, learning_rate=3e-3, rank_starts=8).learn(12_000)
@@ -108,7 +108,7 @@ def test_its_choice_beats_the_first_start_and_costs_no_call() -> None:
     assert float((serve(agent, problem, observation, Serving("ranked")).score - scores[0]).mean()) < 0.5 * gain
 
 
-@pytest.mark.usefixtures("tested")
+@pytest.mark.usefixtures("quick_ranking")
 @pytest.mark.parametrize("problem", [multilinear, pages, limited_rows])
 def test_starts_begin_with_the_named_one_and_repeat_none(problem: Any) -> None:
     asked: Problem = problem()
@@ -126,7 +126,7 @@ def test_starts_begin_with_the_named_one_and_repeat_none(problem: Any) -> None:
     assert torch.equal(serve(agent, asked, observation, Serving("starts", 1)).choice, ordered[0])
 
 
-@pytest.mark.usefixtures("tested")
+@pytest.mark.usefixtures("quick_ranking")
 def test_a_checkpoint_keeps_it(tmp_path: Path) -> None:
     problem = multilinear(6, 12)
     agent = build(problem, rank_starts=4, learning_rate=3e-3).learn(8_000)

@@ -90,8 +90,10 @@ def test_each_row_is_held_out_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_what_is_not_compared(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(model_choice, "MOST_CHOICE_ROWS", 50)
-    found = choose_model(rows(51), ENCODING, FIT, generator_from(3))
-    assert found.model is None and found.reason == "expected at most 50 rows to compare models on, got 51"
+    for count in (9, 51):
+        found = choose_model(rows(count), ENCODING, FIT, generator_from(3))
+        assert found.model is None and not found.scores
+        assert found.reason == f"expected from 10 to 50 rows to compare models on, got {count}"
 
 
 def test_auto_says_what_it_chose_and_why(script: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,8 +9,9 @@ from torch import Tensor, nn
 
 from slot_rl.estimators import load_estimator, save_estimator
 from slot_rl.estimators.blend import Blend
+from slot_rl.estimators.fitting import swapped_rows
 from slot_rl.estimators.kinds import model_of, shape_of
-from slot_rl.estimators.net_ensemble import EnsembleFit, NetEnsemble, NetEnsembleShape, fit_ensemble, swapped_rows
+from slot_rl.estimators.net_ensemble import EnsembleFit, NetEnsemble, NetEnsembleShape, fit_ensemble
 from slot_rl.estimators.product_gp import fit_gp
 from slot_rl.io import BundleError
 from slot_rl.seeding import generator_from
@@ -135,7 +136,7 @@ def test_other_kinds_are_refused() -> None:
         model_of({"kind": "blend", "parts": [shape_of(built())]})
 
 
-def test_five_members_cost_at_most_two_and_a_half_of_one() -> None:
+def test_five_members_cost_less_than_five_calls() -> None:
     sizes = (20,) * 4
     one, five = (NetEnsemble(NetEnsembleShape(sizes, (), count), generator_from(0)) for count in (1, 5))
     asked = torch.randint(20, (64, 4), generator=generator_from(1))
@@ -150,4 +151,4 @@ def test_five_members_cost_at_most_two_and_a_half_of_one() -> None:
             found.append(time.process_time() - start)
         return min(found)
 
-    assert seconds(five) < 4 * seconds(one)  # measured below 2.5, see the benchmark; five calls in turn take 5
+    assert seconds(five) < 4 * seconds(one)  # with gradients, 2.2 times at 128 rows and 4.1 at 1,024

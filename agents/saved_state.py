@@ -1,0 +1,41 @@
+"""States of modules and optimisers as tensors by name, as checkpoints hold them."""
+
+import torch
+from torch import Tensor, nn
+
+from slot_rl.io import BundleError
+
+
+def weights_of(module: nn.Module, name: str) -> dict[str, Tensor]:
+    """Returns a module's weights and buffers by names that begin with its own."""
+    return {f"{name}.{part}": value for part, value in module.state_dict().items()}
+
+
+def restore_weights(module: nn.Module, tensors: dict[str, Tensor], name: str) -> None:
+    """Takes back what :func:`weights_of` gave; raises :class:`BundleError` if it does not fit."""
+    try:
+        module.load_state_dict(_parts(tensors, name))
+    except RuntimeError as error:
+        raise BundleError(
+            "expected a checkpoint of an agent for this environment, got one whose weights do not fit: "
+            + " ".join(str(error).split())[:300]
+        ) from error
+
+
+def optimizer_state(optimizer: torch.optim.Optimizer, name: str) -> dict[str, Tensor]:
+    """Returns an optimiser's moments by names that begin with its own."""
+    moments: dict[int, dict[str, Tensor]] = optimizer.state_dict()["state"]
+    return {f"{name}.{i}.{part}": value for i, entry in moments.items() for part, value in entry.items()}
+
+
+def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor], name: str) -> None:
+    """Takes back what :func:`optimizer_state` gave."""
+    moments: dict[int, dict[str, Tensor]] = {}
+    for key, value in _parts(tensors, name).items():
+        i, part = key.split(".")
+        moments.setdefault(int(i), {})[part] = value
+    optimizer.load_state_dict({**optimizer.state_dict(), "state": moments})
+
+
+def _parts(tensors: dict[str, Tensor], name: str) -> dict[str, Tensor]:
+    return {key.removeprefix(f"{name}."): value for key, value in tensors.items() if key.startswith(f"{name}.")}
