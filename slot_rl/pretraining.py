@@ -1,7 +1,7 @@
 """Pretraining an estimator, on a table or on one of the synthetic ground truths, as one command."""
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Literal
 
@@ -43,9 +43,9 @@ from slot_rl.slate_pretraining import SlateFiles, pretrain_slates
 TEST_SAMPLES = 100_000
 _USED_BY_ALL = ("out", "seed", "force")
 _USED = {
-    "problem": (),
+    "problem": ("product_widths",),
     "table": ("score", "context", "features", "numeric", "levels", "descriptors", "categorical", "model", "fit"),
-    "log": ("score", "categorical", "items", "requests", "slots", "slates"),
+    "log": ("score", "categorical", "items", "requests", "slots", "slates", "product_widths"),
 }
 
 
@@ -76,6 +76,9 @@ class PretrainConfig:
         requests: File of the log's requests: an id (request), numbers and categories, and perhaps lists of candidates.
         slots: The log's columns of items, from the top of the page; all but request, score and propensity if left out.
         slates: How logged slates are fitted.
+        product_widths: Widths of layers that multiply a slot's numbers with each other, before the rest of the network
+            of a problem or of logged slates; none if nothing follows the flag, and those of the shipped estimator if
+            left out.
     """
 
     problem: str | None = None
@@ -97,6 +100,7 @@ class PretrainConfig:
     requests: Path | None = None
     slots: tuple[str, ...] = ()
     slates: SlateFit = field(default_factory=SlateFit)
+    product_widths: tuple[int, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -138,7 +142,7 @@ def pretrain(config: PretrainConfig) -> None:
             say(notice)
     if config.log is not None or config.problem == SHIPPED_SLATE:
         log = None if config.log is None else _slate_files(config, config.log)
-        pretrain_slates(out, log, config.slates, config.seed)
+        pretrain_slates(out, log, config.slates, config.seed, config.product_widths or ())
         return
     fit = _fit_problem(config) if config.table is None else _fit_table(config, config.table)
     figures = fit.figures()
@@ -158,7 +162,8 @@ def pretrain(config: PretrainConfig) -> None:
 
 def _refuse_flags(config: PretrainConfig, source: str) -> None:
     """Refuses flags that a fit on this source does not use."""
-    used = (*_USED_BY_ALL, source, *(("slates",) if config.problem == SHIPPED_SLATE else _USED[source]))
+    slates = ("slates",) if config.problem == SHIPPED_SLATE else ()
+    used = (*_USED_BY_ALL, source, *slates, *_USED[source])
     default = _flags(PretrainConfig())
     for (part, flag), value in _flags(config).items():
         if part not in used and value != default[part, flag]:
@@ -198,8 +203,9 @@ def _fit_problem(config: PretrainConfig) -> Fit:
         names = ", ".join([*by_name, SHIPPED_SLATE])
         raise ValueError(f"expected --problem to be one of {names}, got {config.problem!r}")
     synthetic = by_name[config.problem]
+    shape, widths = synthetic.shape, config.product_widths
     with seeded_initialisation(config.seed):
-        net = EstimatorNet(synthetic.shape)
+        net = EstimatorNet(shape if widths is None else replace(shape, product_widths=widths))
     draw = _drawer(synthetic, generator_from(config.seed))
     with fit_progress(synthetic.fit.steps, "loss") as report:
         fit_on_truth(net, draw, synthetic.fit, report)
@@ -214,7 +220,7 @@ def _drawer(synthetic: Synthetic, generator: torch.Generator) -> Callable[[int],
 
     def draw(batch: int) -> tuple[Tensor, Tensor]:
         # Any choice among i.i.d. candidates is itself i.i.d., so random configurations need no candidates.
-        vectors = torch.randn(batch, synthetic.slots, synthetic.dim, generator=generator)
+        vectors = torch.randn(batch, synthetic.shape.slots, synthetic.shape.dim, generator=generator)
         return vectors, truth(vectors)
 
     return draw

@@ -67,7 +67,9 @@ class _Source:
     card: dict[str, Any]
 
 
-def pretrain_slates(out: Path, files: SlateFiles | None, fit: SlateFit, seed: int) -> None:
+def pretrain_slates(
+    out: Path, files: SlateFiles | None, fit: SlateFit, seed: int, product_widths: tuple[int, ...] = ()
+) -> None:
     """Fits, writes and reports a slate estimator.
 
     Args:
@@ -75,6 +77,7 @@ def pretrain_slates(out: Path, files: SlateFiles | None, fit: SlateFit, seed: in
         files: The log's files; None for the simulated user's log.
         fit: The settings.
         seed: Seeds weights, split and order.
+        product_widths: Widths of the layers of products of an item's numbers; empty for none.
 
     Raises:
         ValueError: If a file is unusable.
@@ -87,7 +90,8 @@ def pretrain_slates(out: Path, files: SlateFiles | None, fit: SlateFit, seed: in
         raise ValueError(f"expected scores that vary in the log, got {float(log.score[0]):g} throughout")
     train, test = split_by_request(log, HELD_OUT, generator)
     known = len(source.items.ids) if fit.id_dim else 0
-    sizes = {"id_dim": fit.id_dim, "width": fit.width, "binary": is_binary(log.score)}
+    sizes: dict[str, Any] = {"id_dim": fit.id_dim, "width": fit.width, "product_widths": product_widths}
+    sizes |= {"binary": is_binary(log.score)}
     shape = slate_shape(len(log.slots), source.items.columns, known, source.request_columns, **sizes)
     with fit_progress(fit.passes * ceil(len(train) / fit.batch), "loss") as report:
         net = fit_slates(shape, source.data, train, fit, seed, generator, report)

@@ -433,7 +433,7 @@ def test_equality_with_the_shipped_weights_is_said(
 def test_a_shipped_card_tells_the_truth(env_id: str) -> None:
     synthetic = SYNTHETIC[env_id]
     stored = load_shipped(synthetic.shipped)
-    vectors = torch.randn(20_000, synthetic.slots, synthetic.dim, generator=generator_from(99))
+    vectors = torch.randn(20_000, synthetic.shape.slots, synthetic.shape.dim, generator=generator_from(99))
     with torch.no_grad():
         measured = r_squared(stored.net(vectors), synthetic.truth()(vectors))
     assert measured == pytest.approx(stored.card["test"]["r2"], abs=0.01)

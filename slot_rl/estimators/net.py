@@ -15,6 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from slot_rl.estimators.slot_products import SlotProducts
+
 EMBEDDING_SCALE = 0.5
 NUMBER_FIELDS = ("described", "context_numbers", "encoder")
 
@@ -33,6 +35,7 @@ class EstimatorShape:
         described: How many numbers describe each category of each slot, 0 for embeddings; empty for embeddings alone.
         context_numbers: How many numbers describe each context column that is a number or is described by numbers.
         encoder: Hidden width of the small networks that read numbers.
+        product_widths: Widths of each slot's layers of products (see ``SlotProducts``); empty for none.
     """
 
     slots: int
@@ -44,13 +47,13 @@ class EstimatorShape:
     described: tuple[int, ...] = ()
     context_numbers: tuple[int, ...] = ()
     encoder: int = 32
+    product_widths: tuple[int, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
-        """Returns the shape as JSON-ready values; without numbers, as before there were any."""
-        values = asdict(self)
-        if not self.described and not self.context_numbers:
-            return {name: value for name, value in values.items() if name not in NUMBER_FIELDS}
-        return values
+        """Returns the shape as JSON-ready values; without numbers and products, as before there were any."""
+        left_out = set() if self.described or self.context_numbers else {*NUMBER_FIELDS}
+        left_out |= set() if self.product_widths else {"product_widths"}
+        return {name: value for name, value in asdict(self).items() if name not in left_out}
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> "EstimatorShape":
@@ -77,6 +80,10 @@ class EstimatorNet(nn.Module):
         self.context_tables = nn.ModuleList(nn.Embedding(size, shape.context_dim) for size in shape.contexts)
         columns = len(shape.contexts) + len(shape.context_numbers)
         width = shape.slots * shape.dim + columns * shape.context_dim
+        self.products: SlotProducts | None = None
+        if shape.product_widths:
+            self.products = SlotProducts(shape.slots, shape.dim, shape.product_widths)
+            width += shape.slots * shape.product_widths[-1]
         self.body = nn.Sequential(*_layers(width, shape.hidden))
         self.head = nn.Linear(shape.hidden[-1], 1)
         # The MLP predicts standardised scores; these buffers convert them to the units of the score.
@@ -118,6 +125,8 @@ class EstimatorNet(nn.Module):
             Tensor of shape ``(..., batch, hidden[-1])``.
         """
         inputs = vectors.flatten(-2)
+        if self.products is not None:
+            inputs = torch.cat([self.products(vectors).flatten(-2), inputs], dim=-1)
         parts: list[Tensor] = []
         if len(self.context_tables):
             if context is None:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from slot_rl.estimators.columns import UNSEEN, Encoded, FileColumns
 from slot_rl.estimators.net import without_lists
+from slot_rl.estimators.slot_products import SlotProducts
 
 FORGOTTEN = 0.05
 """Share of categories and items that the fit hides, so that unseen ones have a meaning."""
@@ -34,6 +35,7 @@ class SlateShape:
         width: Width of an item on the page.
         hidden: Width of the layers that see the whole page.
         binary: Whether scores are 0 or 1, so that the answer is a probability.
+        product_widths: Widths of the layers of products of an item's vector (see ``SlotProducts``); empty for none.
     """
 
     slots: int
@@ -47,6 +49,7 @@ class SlateShape:
     width: int = 32
     hidden: int = 64
     binary: bool = False
+    product_widths: tuple[int, ...] = ()
 
     @property
     def dim(self) -> int:
@@ -59,8 +62,8 @@ class SlateShape:
         return self.context_numbers + self.category_dim * len(self.context_sizes)
 
     def to_json(self) -> dict[str, Any]:
-        """Returns JSON-ready values."""
-        return asdict(self)
+        """Returns JSON-ready values; without products, as before there were any."""
+        return {name: value for name, value in asdict(self).items() if name != "product_widths" or value}
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> "SlateShape":
@@ -89,7 +92,10 @@ class SlateNet(nn.Module):
             nn.init.normal_(table.weight, std=0.3)
         if self.item_ids is not None:
             nn.init.zeros_(self.item_ids.weight)
-        self.item, self.context = nn.Linear(shape.dim, width), nn.Linear(max(1, shape.context_dim), width)
+        widths = shape.product_widths
+        self.products = SlotProducts(1, shape.dim, widths) if widths else None
+        item_width = shape.dim + (widths[-1] if widths else 0)
+        self.item, self.context = nn.Linear(item_width, width), nn.Linear(max(1, shape.context_dim), width)
         self.position = nn.Parameter(0.1 * torch.randn(shape.slots, width))
         self.alone = nn.Sequential(nn.SiLU(), nn.Linear(width, width), nn.SiLU())
         self.beside = nn.Linear(shape.dim, 16)
@@ -132,7 +138,8 @@ class SlateNet(nn.Module):
     def _page(self, items: Tensor, context: Tensor) -> tuple[Tensor, Tensor]:
         items = (items - self.item_mean) / self.item_spread
         given = self.context((context - self.context_mean) / self.context_spread).unsqueeze(-2)
-        alone = self.alone(self.item(items) * (1 + given) + given + self.position)
+        known = items if self.products is None else torch.cat([items, self.products(items)], dim=-1)
+        alone = self.alone(self.item(known) * (1 + given) + given + self.position)
         beside = self.beside(items)
         pairs = beside[..., 1:, :] * beside[..., :-1, :]
         return alone, self.page(torch.cat([alone.flatten(-2), pairs.flatten(-2)], dim=-1))

@@ -57,32 +57,33 @@ class Synthetic:
 
     Attributes:
         shipped: Folder name of the estimator, also its name at the command line.
-        slots: Slots of a configuration.
         items: Candidates in a request.
-        dim: Length of a candidate's vector.
         truth: Builds the ground truth.
-        fit: How the shipped estimator was fitted.
+        shape: Shape of the shipped estimator.
+        fit: How it was fitted.
     """
 
     shipped: str
-    slots: int
     items: int
-    dim: int
     truth: Callable[[], SaturatingTruth | PairwiseTruth]
+    shape: EstimatorShape
     fit: TruthFit
-
-    @property
-    def shape(self) -> EstimatorShape:
-        """Shape of the shipped estimator."""
-        return EstimatorShape(self.slots, self.dim)
 
 
 SYNTHETIC = {
     "SlotRL/Slots-v0": Synthetic(
-        "slots-v0", 4, 8, 4, lambda: SaturatingTruth(PairwiseTruth(4, 4, 1.0, 0.5)), TruthFit(6000, 1024, 6e-3)
+        "slots-v0",
+        8,
+        lambda: SaturatingTruth(PairwiseTruth(4, 4, 1.0, 0.5)),
+        EstimatorShape(4, 4, (128, 128), product_widths=(32, 16)),
+        TruthFit(6000, 1024, 6e-3),
     ),
     "SlotRL/SlotsLarge-v0": Synthetic(
-        "slots-large-v0", 12, 64, 8, lambda: PairwiseTruth(12, 8, 0.5, 0.12), TruthFit(8000, 1024, 3e-3)
+        "slots-large-v0",
+        64,
+        lambda: PairwiseTruth(12, 8, 0.5, 0.12),
+        EstimatorShape(12, 8),
+        TruthFit(8000, 1024, 3e-3),
     ),
 }
 
@@ -269,7 +270,7 @@ def _synthetic(asked: Arguments) -> SlotProblem:
     _refuse(asked.env_id, truth=asked.truth)
     known = SYNTHETIC[asked.env_id]
     score = _vector_score(asked, asked.estimator or SHIPPED / known.shipped, known.shape)
-    sizes = (known.slots, known.items, known.dim)
+    sizes = (known.shape.slots, known.items, known.shape.dim)
     return SlotProblem(score, *sizes, standard_normal, asked.fewest_items, known.truth(), asked.env_id)
 
 

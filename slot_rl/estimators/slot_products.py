@@ -1,0 +1,52 @@
+"""Encoders that multiply: each slot's vector meets itself, so that products of its numbers need no deep network.
+
+A layer is the product of two affine maps, ``(A x + a) * (B x + b)``, so L layers hold products of up to ``2^L`` numbers
+of a vector. A network of sums and smooth steps needs many units for one such product. Jayakumar et al., "Multiplicative
+Interactions and Where to Find Them" (2020).
+"""
+
+from collections.abc import Sequence
+from math import sqrt
+
+import torch
+from torch import Tensor, nn
+
+BIAS_SCALE = 0.3
+SPREAD = 2.0
+"""What the last layer is multiplied by, after the inverse hyperbolic sine has kept large products in bounds."""
+
+
+class SlotProducts(nn.Module):
+    """Computes features from vectors ``(..., slots, dim)``, with weights of its own for each slot."""
+
+    def __init__(self, slots: int, dim: int, widths: Sequence[int]) -> None:
+        """Builds the layers with weights from the global generator; see ``slot_rl.seeding``.
+
+        Args:
+            slots: Slots of a configuration, S; 1 for vectors that all have the same weights.
+            dim: Length D of a slot's vector.
+            widths: Width of each layer, at least one.
+
+        Raises:
+            ValueError: If there is no layer, or a width below 1.
+        """
+        super().__init__()
+        if not widths or min(widths) < 1:
+            raise ValueError(f"expected at least one width, each >= 1, got {tuple(widths)}")
+        self.weights, self.biases = nn.ParameterList(), nn.ParameterList()
+        for inputs, width in zip((dim, *widths), widths, strict=False):
+            # Both maps of a layer side by side: one matrix product a slot.
+            self.weights.append(torch.randn(slots, inputs, 2 * width) / sqrt(inputs))
+            self.biases.append(BIAS_SCALE * torch.randn(slots, 1, 2 * width))
+
+    def forward(self, vectors: Tensor) -> Tensor:
+        """Returns features ``(..., slots, widths[-1])``; linear in the logarithm of large products."""
+        flat = vectors.reshape(-1, *vectors.shape[-2:])
+        features = flat.transpose(0, 1)
+        if len(self.weights[0]) == 1:
+            features = features.flatten(0, 1).unsqueeze(0)
+        for weight, bias in zip(self.weights, self.biases, strict=True):
+            left, right = torch.baddbmm(bias, features, weight).chunk(2, dim=-1)
+            features = left * right
+        slots_first = (torch.asinh(features) * SPREAD).view(vectors.shape[-2], len(flat), -1)
+        return slots_first.transpose(0, 1).reshape(*vectors.shape[:-1], -1)
