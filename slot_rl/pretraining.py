@@ -29,9 +29,10 @@ from slot_rl.estimators.model_choice import FOLDS, ModelChoice, choose_model
 from slot_rl.estimators.net import EstimatorNet
 from slot_rl.estimators.net_ensemble import EnsembleFit
 from slot_rl.estimators.row_scorer import RowScorer
+from slot_rl.estimators.seen_rows import SeenRows
 from slot_rl.estimators.slate_fitting import SlateFit
 from slot_rl.estimators.store import CARD, context_tensor, load_estimator, load_shipped, save_estimator
-from slot_rl.estimators.table import read_table, row_number_notice
+from slot_rl.estimators.table import Table, read_table, row_number_notice
 from slot_rl.estimators.table_models import RowModel, check_row_model, fit_row_model, score_rows
 from slot_rl.io import check_free
 from slot_rl.plots import plot_fit
@@ -44,7 +45,18 @@ TEST_SAMPLES = 100_000
 _USED_BY_ALL = ("out", "seed", "force")
 _USED = {
     "problem": ("product_widths",),
-    "table": ("score", "context", "features", "numeric", "levels", "descriptors", "categorical", "model", "fit"),
+    "table": (
+        "score",
+        "context",
+        "features",
+        "numeric",
+        "levels",
+        "descriptors",
+        "categorical",
+        "model",
+        "fit",
+        "censored",
+    ),
     "log": ("score", "categorical", "items", "requests", "slots", "slates", "product_widths"),
 }
 
@@ -76,6 +88,7 @@ class PretrainConfig:
         requests: File of the log's requests: an id (request), numbers and categories, and perhaps lists of candidates.
         slots: The log's columns of items, from the top of the page; all but request, score and propensity if left out.
         slates: How logged slates are fitted.
+        censored: The table holds low scores only, so its best measured rows are no answers.
         product_widths: Widths of layers that multiply a slot's numbers with each other, before the rest of the network
             of a problem or of logged slates; none if nothing follows the flag, and those of the shipped estimator if
             left out.
@@ -101,6 +114,7 @@ class PretrainConfig:
     slots: tuple[str, ...] = ()
     slates: SlateFit = field(default_factory=SlateFit)
     product_widths: tuple[int, ...] | None = None
+    censored: bool = False
 
 
 @dataclass(frozen=True)
@@ -113,6 +127,7 @@ class Fit:
     details: dict[str, object]
     encoding: TableEncoding | None = None
     contexts: Tensor | None = None
+    seen: SeenRows | None = None
 
     def figures(self) -> dict[str, float]:
         """Returns R2, RMSE and Spearman's rank correlation on the test rows."""
@@ -154,7 +169,7 @@ def pretrain(config: PretrainConfig) -> None:
         "versions": versions(),
     }
     shipped = None if config.problem is None else _shipped_hash(config.problem)
-    save_estimator(out, fit.net, card, fit.encoding, fit.contexts)
+    save_estimator(out, fit.net, card, fit.encoding, fit.contexts, fit.seen)
     source = config.problem or str(fit.details["table"])
     plot_fit(out / "fit.png", fit.predicted.numpy(), fit.true.numpy(), f"{source}, test R² = {figures['r2']:.3f}")
     _report(out, figures, len(fit.true), shipped)
@@ -240,7 +255,8 @@ def _fit_table(config: PretrainConfig, path: Path) -> Fit:
     train, validation, test = (rows[part] for part in parts)
     for part, name in ((rows, "the table"), (test, "the test rows")):
         _refuse_constant(part, config.score, name, path)
-    known = context_tensor(encoding.encode_contexts(table)) if config.context else None
+    contexts = encoding.encode_contexts(table) if config.context else None
+    known = None if contexts is None else context_tensor(contexts)
     seen, model = torch.cat(parts[:2]), config.model
     details: dict[str, object] = {"table": path.name}
     if model == "auto":
@@ -248,7 +264,8 @@ def _fit_table(config: PretrainConfig, path: Path) -> Fit:
         model, details["choice"] = choice.model or "net", asdict(choice)
     if model != "net":
         found = _fit_row_model(config, model, rows, encoding, seen, parts[2], generator)
-        return Fit(*found, {**details, "model": model, "rows": len(rows)}, encoding, known)
+        seen_rows = _seen_rows(table, encoding, known, config.censored)
+        return Fit(*found, {**details, "model": model, "rows": len(rows)}, encoding, known, seen_rows)
     net = network_for(encoding, config.fit, config.seed)
     with fit_progress(config.fit.epochs * config.fit.steps_per_epoch(len(train)), "validation RMSE") as report:
         epoch = fit_on_table(net, train, validation, config.fit, generator, report)
@@ -263,7 +280,17 @@ def _fit_table(config: PretrainConfig, path: Path) -> Fit:
     if kinds.levels:
         encoding = encoding.with_levels(kinds.levels)
         net = with_categories(net, encoding)
-    return Fit(net, predicted, test.score, details, encoding, known)
+    seen_rows = _seen_rows(table, encoding, known, config.censored)
+    return Fit(net, predicted, test.score, details, encoding, known, seen_rows)
+
+
+def _seen_rows(table: Table, encoding: TableEncoding, known: Tensor | None, censored: bool) -> SeenRows | None:
+    """Returns the best measured rows among those with levels that can be chosen; None if there is none."""
+    features, offered = encoding.encode_levels(table)
+    if table.score is None or not bool(offered.any()):
+        return None
+    contexts = None if known is None else encoding.encode_contexts(table)[offered]
+    return SeenRows.of(features[offered], contexts, torch.tensor(table.score)[offered], known, censored)
 
 
 def _chosen_model(

@@ -9,11 +9,14 @@ import torch
 from torch import Tensor
 
 from slot_rl.estimators.encoding import TableEncoding
+from slot_rl.estimators.grouping import group_rows
 from slot_rl.estimators.kinds import Model, model_of, shape_of
+from slot_rl.estimators.seen_rows import SeenRows
 from slot_rl.io import BundleError, read_bundle, weights_hash, write_bundle
 from slot_rl.seeding import seeded_initialisation
 
 CARD = "card.json"
+SEEN_CHOICE, SEEN_SCORE = "seen_choice", "seen_score"
 SHIPPED = Path(__file__).parent / "shipped"
 
 
@@ -28,6 +31,8 @@ class StoredEstimator:
         encoding: Names and categories of features and contexts; None for an estimator of given vectors.
         contexts: The contexts in the table ``(contexts, columns)``, long, or float64 if there are columns of numbers;
             None without contexts.
+        seen: The best measured rows of the table; None for an estimator of given vectors, or one that was stored
+            without them.
     """
 
     net: Model
@@ -35,6 +40,7 @@ class StoredEstimator:
     card: Mapping[str, Any]
     encoding: TableEncoding | None = None
     contexts: Tensor | None = None
+    seen: SeenRows | None = None
 
 
 def save_estimator(
@@ -43,9 +49,10 @@ def save_estimator(
     card: Mapping[str, Any],
     encoding: TableEncoding | None = None,
     contexts: Tensor | None = None,
+    seen: SeenRows | None = None,
 ) -> None:
     """Writes an estimator to a folder, which is made if it is missing; arguments as in :class:`StoredEstimator`."""
-    document = {
+    document: dict[str, Any] = {
         "card": dict(card),
         "shape": shape_of(net),
         "encoding": None if encoding is None else encoding.to_json(),
@@ -53,6 +60,9 @@ def save_estimator(
     tensors = dict(net.state_dict())
     if contexts is not None:
         tensors["contexts"] = contexts
+    if seen is not None:
+        tensors |= {SEEN_CHOICE: seen.choice, SEEN_SCORE: seen.score}
+        document["seen_is_censored"] = seen.censored
     write_bundle(folder, "estimator", tensors, document, CARD)
 
 
@@ -63,16 +73,18 @@ def load_estimator(folder: Path) -> StoredEstimator:
         BundleError: If the folder holds no estimator, a file was changed, or weights and card do not fit.
     """
     tensors, document = read_bundle(folder, "estimator", CARD)
-    contexts = tensors.pop("contexts", None)
+    contexts, choice, score = (tensors.pop(name, None) for name in ("contexts", SEEN_CHOICE, SEEN_SCORE))
     try:
         with seeded_initialisation(0):  # replaced by the stored weights
             net = model_of(document["shape"])
         net.load_state_dict(tensors)
         encoding = None if document["encoding"] is None else TableEncoding.from_json(document["encoding"])
-        card = document["card"]
+        card, seen = document["card"], None
+        if choice is not None and score is not None:
+            seen = SeenRows(choice, score, document["seen_is_censored"])
     except (AttributeError, IndexError, KeyError, TypeError, RuntimeError) as error:
         raise BundleError(f"expected weights that fit the card in {folder}, got: {error}") from error
-    return StoredEstimator(net.eval(), weights_hash(document), card, encoding, contexts)
+    return StoredEstimator(net.eval(), weights_hash(document), card, encoding, contexts, seen)
 
 
 def load_shipped(name: str) -> StoredEstimator:
@@ -82,18 +94,5 @@ def load_shipped(name: str) -> StoredEstimator:
 
 def context_tensor(rows: Tensor) -> Tensor:
     """Returns the distinct rows, sorted, of contexts ``(rows, columns)``: non-negative indices (long), or numbers."""
-    if not rows.is_floating_point():
-        return _distinct(rows)
-    found = [torch.unique(column, return_inverse=True) for column in rows.unbind(dim=1)]
-    places = _distinct(torch.stack([place for _, place in found], dim=1))
-    return torch.stack([values[place] for (values, _), place in zip(found, places.unbind(1), strict=True)], dim=1)
-
-
-def _distinct(rows: Tensor) -> Tensor:
-    distinct, places = rows.new_zeros(1, 0), rows.new_zeros(len(rows))
-    # Column by column, because torch.unique(dim=0) takes seconds for a million rows.
-    for column in rows.unbind(dim=1):
-        size = int(column.max()) + 1
-        values, places = torch.unique(places * size + column, return_inverse=True)
-        distinct = torch.cat([distinct[values // size], (values % size).unsqueeze(1)], dim=1)
-    return distinct
+    # torch.unique(dim=0) takes seconds for a million rows.
+    return rows[torch.from_numpy(group_rows(rows.numpy())[0])]

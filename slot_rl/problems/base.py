@@ -17,6 +17,7 @@ from torch import Tensor
 from typing_extensions import Self
 
 from slot_rl.estimators.freezing import Score, frozen
+from slot_rl.problems.best_seen import BestSeen
 from slot_rl.problems.constraints import Constraint, ConstraintSet, Infeasible, ItemSpace
 from slot_rl.problems.observation import Observation, ObservationPart
 from slot_rl.problems.requests import Desk, RequestFiles, Requests
@@ -343,6 +344,10 @@ class Problem(ABC):
     @property
     def unmeasured(self) -> Unmeasured | None:
         """What unmeasured choices count as; None unless the ground truth is a table of measurements."""
+        return None
+
+    def best_seen(self, observation: Observation) -> BestSeen | None:
+        """Returns the best rows that were measured already; None where no table of measurements is known."""
         return None
 
     def with_truth_as_estimator(self) -> "Problem":

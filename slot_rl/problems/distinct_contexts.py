@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from slot_rl.estimators.frames import Integers
+from slot_rl.estimators.grouping import group_rows
 
 Contexts = npt.NDArray[np.int64 | np.float64]
 
@@ -91,7 +92,7 @@ class ContextRows:
             self.skipped += len(piece) - len(rows)
             if len(rows):
                 kind = rows.dtype
-                first, group, count = _group(rows)
+                first, group, count = group_rows(rows)
                 here = [places.setdefault(row.tobytes(), len(places)) for row in rows[first]]
                 counts.extend([0] * (len(places) - len(counts)))
                 for place, more in zip(here, count.tolist(), strict=True):
@@ -103,17 +104,3 @@ class ContextRows:
         self._file.flush()
         found = np.frombuffer(b"".join(places), dtype=kind).reshape(len(places), -1)
         return found, np.array(counts, dtype=np.int64)
-
-
-def _group(rows: Contexts) -> tuple[Integers, Integers, Integers]:
-    """Returns the first row of each distinct one, each row's place among the distinct ones, and how often they occur.
-
-    Column by column, so that a place never exceeds the number of rows: a code for all columns at once may overflow.
-    """
-    group = np.zeros(len(rows), dtype=np.int64)
-    for column in rows.T:
-        if column.dtype != np.int64:
-            column = np.unique(column, return_inverse=True)[1].astype(np.int64)
-        code = group * (int(column.max()) + 1) + column
-        _, first, group, count = np.unique(code, return_index=True, return_inverse=True, return_counts=True)
-    return first, group, count

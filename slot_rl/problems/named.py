@@ -292,11 +292,11 @@ def _rows(asked: Arguments) -> RowProblem:
         stored = load_estimator(Path(estimator))
         if stored.encoding is None:
             raise ValueError(f"expected an estimator of a table for {ROWS}, got {estimator}, an estimator of vectors")
-        found = RowEstimator(stored.net, stored.encoding, stored.contexts)
+        found, seen = RowEstimator(stored.net, stored.encoding, stored.contexts), stored.seen
     else:
-        found = load_row_estimator(_trusted(reference, asked.trust))
+        found, seen = load_row_estimator(_trusted(reference, asked.trust)), None
     table = None if truth is None else TruthTable.read(Path(truth), found.encoding, asked.unmeasured)
-    return RowProblem(found.module, found.contexts, table, ROWS, found.encoding)
+    return RowProblem(found.module, found.contexts, table, ROWS, found.encoding, seen=seen)
 
 
 def _own(asked: Arguments) -> Problem:

@@ -15,14 +15,16 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from slot_rl.estimators.encoding import TableEncoding
+from slot_rl.estimators.encoding import TableEncoding, places_of
 from slot_rl.estimators.fitting import with_categories
 from slot_rl.estimators.freezing import Score
 from slot_rl.estimators.net import EstimatorNet
 from slot_rl.estimators.row_scorer import RowScorer
+from slot_rl.estimators.seen_rows import SeenRows
 from slot_rl.estimators.soften import Softened, check_softened, soften
 from slot_rl.estimators.table import column_names, read_table
 from slot_rl.problems.base import Problem, RequestNames, TrueScores, Unmeasured
+from slot_rl.problems.best_seen import BestSeen
 from slot_rl.problems.constraints import Infeasible, ItemSpace
 from slot_rl.problems.constraints.base import ListedRows
 from slot_rl.problems.constraints.conjunction import context_key
@@ -53,6 +55,7 @@ class RowProblem(Problem):
         encoding: TableEncoding | None = None,
         sizes: Sequence[int] | None = None,
         context_sizes: Sequence[int] | None = None,
+        seen: SeenRows | None = None,
     ) -> None:
         """Builds the problem.
 
@@ -67,6 +70,7 @@ class RowProblem(Problem):
             sizes: Categories of each feature, for a module; those of the encoding if None.
             context_sizes: Categories of each context column, for a module; if None, those of the encoding, or as many
                 as occur in ``contexts``.
+            seen: The best rows that were measured in each of the contexts; None if unknown.
 
         Raises:
             TypeError: If the estimator is no module, or one that cannot be softened.
@@ -82,7 +86,7 @@ class RowProblem(Problem):
         super().__init__(name, _agreed("sizes", sizes, known_sizes), estimator, truth)
         self.contexts, self._known = _known_contexts(contexts, columns, encoding if width else None)
         self.context_sizes = columns if columns or width else (1,)
-        self.encoding = encoding
+        self.encoding, self._seen = encoding, seen
         self._has_context, self._vector_width = bool(columns), width
         self._catalogue: Tensor | None = None
         if isinstance(estimator, EstimatorNet) and estimator.catalogue is not None:
@@ -127,7 +131,8 @@ class RowProblem(Problem):
             raise ValueError(f"expected no truth with new choices, which it cannot know, got one for {self.name}")
         assert isinstance(self._estimator, EstimatorNet)  # no other has descriptors
         contexts = self.contexts if encoding.contexts else None
-        wider = RowProblem(with_categories(self._estimator, encoding), contexts, name=self.name, encoding=encoding)
+        net = with_categories(self._estimator, encoding)
+        wider = RowProblem(net, contexts, name=self.name, encoding=encoding, seen=self._seen)
         return wider.with_constraints(constraints)
 
     @property
@@ -194,6 +199,13 @@ class RowProblem(Problem):
         """Returns the means over each request's measured choices, ``(batch,)``; None if the truth is not a table."""
         table = self._truth_table
         return None if table is None else table.random(self._truth_context(table, observation), len(observation))
+
+    def best_seen(self, observation: Observation) -> BestSeen | None:
+        """Returns the best allowed row of each request among those that the estimator's table has measured."""
+        if self._seen is None:
+            return None
+        places = places_of(context_key(observation), context_key(self._known))
+        return BestSeen.among(self._seen, places, self.mask(observation), self.rules(observation))
 
     @property
     def unmeasured(self) -> Unmeasured | None:

@@ -1,0 +1,61 @@
+"""What was measured already: the best rows of each context of the table that an estimator was fitted to.
+
+They are a competitor: on small tables the best measured row is often better than the row that any estimate prefers.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from slot_rl.estimators.encoding import places_of
+from slot_rl.estimators.grouping import group_rows
+
+KEPT_ROWS = 16
+"""Rows that are kept of each context: constraints that come later may forbid the best of them."""
+
+
+@dataclass(frozen=True)
+class SeenRows:
+    """The best measured rows of each known context, the best first.
+
+    Attributes:
+        choice: Long tensor of shape ``(contexts, kept, features)``.
+        score: Their measured scores ``(contexts, kept)``, float64; -inf where a context has fewer rows.
+        censored: Whether the table holds low scores only, so that its best row says little of what there is.
+    """
+
+    choice: Tensor
+    score: Tensor
+    censored: bool = False
+
+    @classmethod
+    def of(
+        cls, features: Tensor, contexts: Tensor | None, score: Tensor, known: Tensor | None, censored: bool = False
+    ) -> "SeenRows":
+        """Finds the best rows; a row that was measured more than once counts with its mean.
+
+        Args:
+            features: The table's rows, long, ``(rows, features)``.
+            contexts: Their contexts ``(rows, columns)``; None without contexts.
+            score: Their measured scores, ``(rows,)``.
+            known: The distinct contexts ``(contexts, columns)``; None without contexts.
+            censored: See the class.
+        """
+        place = torch.zeros(len(features), dtype=torch.long)
+        if contexts is not None and known is not None:
+            place = places_of(contexts, known)
+        first, group, count = group_rows(torch.cat([place.unsqueeze(1), features], dim=1).numpy())
+        means = np.bincount(group, score.double().numpy()) / count
+        order = np.lexsort((-means, place.numpy()[first]))
+        contexts_of = place.numpy()[first][order]
+        rank = np.arange(len(order)) - np.searchsorted(contexts_of, contexts_of)
+        kept = rank < KEPT_ROWS
+        where = contexts_of[kept], rank[kept]
+        number, most = 1 if known is None else len(known), 1 + int(rank[kept].max(initial=0))
+        choice = torch.zeros(number, most, features.shape[1], dtype=torch.long)
+        found = torch.full((number, most), -torch.inf, dtype=torch.float64)
+        choice[where] = features[torch.from_numpy(first[order][kept])]
+        found[where] = torch.from_numpy(means[order][kept])
+        return cls(choice, found, censored)
