@@ -7,6 +7,7 @@ from typing import Any
 from slot_rl.agents.a2c import A2CAgent
 from slot_rl.agents.aligned import AlignedAgent
 from slot_rl.agents.base import MANIFEST, Agent, Options, read_agent
+from slot_rl.agents.best_seen import BestSeenAgent
 from slot_rl.agents.expert_iteration import ExpertIterationAgent
 from slot_rl.agents.maskable_ppo import MaskablePPOAgent
 from slot_rl.agents.multistart import MultistartAgent
@@ -76,6 +77,7 @@ AGENTS: dict[str, AgentKind] = {
     "aligned": _kind(AlignedAgent),
     "random": _kind(RandomAgent),
     "best_constant": _kind(BestConstantAgent),
+    "best_seen": _kind(BestSeenAgent),
     "local_search": _kind(LocalSearchAgent),
     "guided_search": _kind(GuidedSearchAgent),
     "multi_swap": _kind(MultiSwapAgent),
@@ -94,6 +96,7 @@ __all__ = [
     "AgentKind",
     "AlignedAgent",
     "BestConstantAgent",
+    "BestSeenAgent",
     "CrossEntropyAgent",
     "ExhaustiveSearchAgent",
     "ExpertIterationAgent",

@@ -1,9 +1,10 @@
 """How an agent is judged: on fixed requests, together with its competitors, by the metrics of ``METRICS``.
 
 The requests are drawn once for each (problem, evaluation seed) and are the same for every agent. An agent is compared
-with random choices, the best constant (the limit of a policy that ignores its request), the searches guided by the
-estimator's gradient, a policy with as many calls as they have, and the best configuration. Every row is also compared
-with the ground truth where one is known, because a strong agent finds the places where the estimator is wrong.
+with random choices, the best constant (the limit of a policy that ignores its request), the best row that was measured
+already where a table is known, the searches guided by the estimator's gradient, a policy with as many calls as they
+have, and the best configuration. Every row is also compared with the ground truth where one is known, because a strong
+agent finds the places where the estimator is wrong.
 """
 
 from collections.abc import Callable, Mapping
@@ -16,7 +17,7 @@ from torch import Tensor
 
 from slot_rl.agents import Agent
 from slot_rl.agents.serving import Serving, serve
-from slot_rl.metrics import GUIDED_CALLS, METRICS, OF_ANSWERS, POLICY_WITH_SEARCH, FinishedRun, Scores
+from slot_rl.metrics import BEST_SEEN, GUIDED_CALLS, METRICS, OF_ANSWERS, POLICY_WITH_SEARCH, FinishedRun, Scores
 from slot_rl.problems import Budget, Observation, Problem, TrueScores
 from slot_rl.search import (
     MOST_CONFIGURATIONS,
@@ -137,6 +138,11 @@ class Evaluation:
             means = mean_scores(self.problem, self._generator)
             ranked = ranked_choice(self.problem, self.observation, means)
             self.references.insert(2, self._row("best ranking", 0, 0, ranked))
+        seen = self.problem.best_seen(self.observation)
+        if seen is not None:
+            answer = seen.choice_or(constant_choice(self.problem, self.observation, constant))
+            self.references.insert(2, self._row(BEST_SEEN, 0, 0, answer))
+        self._seen = None if seen is None or seen.censored else seen
         if self._true_constant is not None:
             true_constant = constant_choice(self.problem, self.observation, self._true_constant)
             self.references.insert(2, self._row("constant, best true", 0, 0, true_constant))
@@ -153,6 +159,10 @@ class Evaluation:
         serving = Serving.of(agent, None, GUIDED_CALLS)
         found = serve(agent, self.problem, self.observation, serving, generator_from(self._seed))
         rows = [self.judge(agent.choose), self._row(POLICY_WITH_SEARCH, GUIDED_CALLS, GUIDED_CALLS, found.choice)]
+        if self._seen is not None:
+            better = self._seen.better_than(found.score).unsqueeze(1)
+            answer = torch.where(better, self._seen.choice, found.choice)
+            rows.append(self._row(f"{POLICY_WITH_SEARCH}, or {BEST_SEEN}", GUIDED_CALLS, GUIDED_CALLS, answer))
         if agent.ranks_starts:
             ranked = serve(agent, self.problem, self.observation, Serving("ranked"))
             rows.insert(1, self._row("policy, ranked starts", 0, 0, ranked.choice))

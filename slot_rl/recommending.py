@@ -65,6 +65,9 @@ class RecommendConfig:
             an error, or a row with an empty answer and the reason.
         force: Replace the file that is already there.
         seed: Seeds the draws.
+        best_seen: Answer with a context's best measured row where that was measured above the answer's estimate; the
+            column measured_score then holds its measured score. On if left out, where the estimator's table is known
+            and not censored, but for a sample.
     """
 
     run: Annotated[Path, tyro.conf.Positional]
@@ -85,6 +88,7 @@ class RecommendConfig:
     unknown: Literal["error", "skip"] = "error"
     force: bool = False
     seed: int = 0
+    best_seen: bool | None = None
 
     def __post_init__(self) -> None:
         """Refuses a seed that no generator takes, and no answer."""
@@ -121,7 +125,11 @@ def recommend(config: RecommendConfig) -> None:
     with requests, progress_bar() as progress:
         answering = progress.add_task(f"{requests.unit}s answered", total=requests.distinct, note="")
         writing = progress.add_task("rows written", total=len(requests), note="")
-        answer = Answering(agent, problem, serving, config.seed, config.top, lambda n: progress.advance(answering, n))
+        answer = Answering(
+            *(agent, problem, serving, config.seed, config.top),
+            lambda n: progress.advance(answering, n),
+            config.best_seen,
+        )
         requests.write(config.out, answer, lambda count: progress.advance(writing, count))
     figures = requests.figures() | _score_figures(answer.scores(), problem.unmeasured) | answer.calls(requests.unit)
     figures["seconds"] = f"{time.perf_counter() - start:.1f}"
@@ -140,6 +148,7 @@ class Answering:
         seed: int = 0,
         top: int = 1,
         report: Callable[[int], None] = lambda requests: None,
+        best_seen: bool | None = None,
     ) -> None:
         """Takes the agent and how it answers.
 
@@ -150,7 +159,16 @@ class Answering:
             seed: Seeds draws.
             top: Different answers for each request.
             report: Called with the number of requests answered since the last call.
+            best_seen: Whether the best measured rows compete; see :class:`RecommendConfig`.
+
+        Raises:
+            ValueError: If they shall compete with a sample, or none are known.
         """
+        if best_seen:
+            problem.check_best_seen()
+            if serving.mode == "sample":
+                raise ValueError("expected no best_seen with mode sample, whose answers are draws, got both")
+        self._best_seen = best_seen
         self._agent, self._problem, self._serving, self._top, self._report = agent, problem, serving, top, report
         self._generator = generator_from(seed)
         # One array for each figure that grows in place. Small tensors between what a search frees would keep its memory
@@ -180,10 +198,33 @@ class Answering:
             ranked = best_swaps(problem, observation[part], found, self._top)
             choice[part, : ranked.choice.shape[1]], score[part, : ranked.score.shape[1]] = ranked.choice, ranked.score
             self._report(len(found.score))
+        seen = self._with_seen(problem, observation, choice, score)
         self._budget.forwards += problem.budget.forwards
         self._budget.backwards += problem.budget.backwards
-        judged = self._judged(problem, observation, choice, score, weights)
+        judged = replace(self._judged(problem, observation, choice, score, weights), seen=seen)
         return replace(judged, propensity=chances) if self._serving.mode == "sample" else judged
+
+    def _with_seen(self, problem: Problem, observation: Observation, choice: Tensor, score: Tensor) -> Tensor | None:
+        """Puts the best measured rows before answers ``(requests, top, slots)`` where they are better, in place.
+
+        Returns:
+            Their measured scores ``(requests, top)``, NaN for other answers; None where they do not compete.
+        """
+        seen = None if self._serving.mode == "sample" else problem.best_seen(observation)
+        if seen is None or (seen.censored if self._best_seen is None else not self._best_seen):
+            return None
+        measured = torch.full_like(score, torch.nan, dtype=torch.float64)
+        rows = seen.better_than(score[:, 0]).nonzero().squeeze(1)
+        first = seen.choice[rows].unsqueeze(1)
+        # An answer that is the same row comes last, and so leaves the list.
+        again = (choice[rows] == first).all(dim=2)
+        others = again.int().argsort(dim=1, stable=True)[:, : self._top - 1]
+        other_rows = choice[rows].gather(1, others.unsqueeze(2).expand(-1, -1, problem.slots))
+        estimates = problem.with_fresh_budget().score(observation[rows], seen.choice[rows]).unsqueeze(1)
+        choice[rows] = torch.cat([first, other_rows], dim=1)
+        score[rows] = torch.cat([estimates, score[rows].gather(1, others)], dim=1)
+        measured[rows, 0] = seen.score[rows]
+        return measured
 
     def _judged(
         self, problem: Problem, observation: Observation, choice: Tensor, score: Tensor, weights: Tensor | None
@@ -258,6 +299,7 @@ class Recommender:
         items: Path | str | None = None,
         seed: int = 0,
         descriptors: Mapping[str, Path | str] | None = None,
+        best_seen: bool | None = None,
     ) -> Any:
         """Answers one request or several.
 
@@ -269,6 +311,7 @@ class Recommender:
             items: A file of new items.
             seed: Seeds draws.
             descriptors: Files that describe further categories of a described column, by column.
+            best_seen: Whether the best measured rows compete; see :class:`RecommendConfig`.
 
         Returns:
             The request with its answer and scores, or a list of such; with ``top`` above 1, one for each answer.
@@ -286,7 +329,7 @@ class Recommender:
             agent = load_agent(self.run.folder / CHECKPOINT, SlotVecEnv(problem, 2))
         serving = Serving.of(agent, mode, calls)
         desk = problem.desk(None if items is None else Path(items))
-        answer = Answering(agent, problem, serving, seed, top)
+        answer = Answering(agent, problem, serving, seed, top, best_seen=best_seen)
         table = desk.answered(given, answer, Path("the requests"))
         answers: list[dict[str, Any]] = table.to_pylist()
         return answers[0] if isinstance(requests, Mapping) and top == 1 else answers

@@ -195,8 +195,12 @@ def share(value: float) -> str:
 def _agents_caption(found: Conclusions, task: str, rows: pd.DataFrame) -> str:
     methods = "; ".join(pd.unique(rows[["iqm_method", "mean_method"]].to_numpy().ravel()))
     runs = " to ".join(map(str, sorted(rows["runs"].unique())))
-    constant = share(rows.get("best_constant_optimality", pd.Series([nan])).iloc[0])
-    reachable = f" The best constant answer has {constant}." if constant else ""
+    references = {
+        "best_constant_optimality": "The best constant answer has {}.",
+        "best_seen_true_optimality": "The best measured rows have a true optimality of {}.",
+    }
+    known = {text: share(rows.get(key, pd.Series([nan])).iloc[0]) for key, text in references.items()}
+    reachable = "".join(" " + text.format(value) for text, value in known.items() if value)
     return (
         f"{task}: optimality of the estimated score (0 random, 1 best), {runs} runs each. Intervals: {methods}. "
         f"failed: share of runs that failed or stayed below the failure threshold {share(found.threshold)}. "

@@ -30,6 +30,18 @@ class SeenRows:
     score: Tensor
     censored: bool = False
 
+    def check(self, contexts: int, sizes: tuple[int, ...]) -> None:
+        """Raises ValueError unless the rows are of so many contexts, and of features with so many categories."""
+        shape = tuple(self.choice.shape)
+        fits = len(shape) == 3 and shape[0] == contexts and shape[1] > 0 and shape[2] == len(sizes)
+        if not fits or self.score.shape != shape[:2] or not bool((self.score < torch.inf).all()):
+            raise ValueError(
+                f"expected measured rows ({contexts}, kept, {len(sizes)}) with a score each, got {shape} and "
+                f"scores {tuple(self.score.shape)}"
+            )
+        if bool(((self.choice < 0) | (self.choice >= torch.tensor(sizes))).any()):
+            raise ValueError(f"expected measured rows of categories below {sizes}, got others")
+
     @classmethod
     def of(
         cls, features: Tensor, contexts: Tensor | None, score: Tensor, known: Tensor | None, censored: bool = False

@@ -9,6 +9,7 @@ from slot_rl.problems.base import (
     Unmeasured,
     check_choice,
 )
+from slot_rl.problems.best_seen import BestSeen
 from slot_rl.problems.mixtures import mixture_error
 from slot_rl.problems.named import IDS, make_problem
 from slot_rl.problems.observation import Observation, ObservationPart
@@ -19,6 +20,7 @@ from slot_rl.problems.slots import SlotProblem
 __all__ = [
     "IDS",
     "Answers",
+    "BestSeen",
     "Budget",
     "NonFiniteScore",
     "Observation",

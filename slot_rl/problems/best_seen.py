@@ -23,6 +23,14 @@ class BestSeen:
     score: Tensor
     censored: bool
 
+    def choice_or(self, other: Tensor) -> Tensor:
+        """Returns the rows ``(batch, slots)``, and another answer where no allowed row is known."""
+        return torch.where(self.score.isfinite().unsqueeze(1), self.choice, other)
+
+    def better_than(self, estimated: Tensor) -> Tensor:
+        """Returns where the measured score is above the estimate ``(batch,)`` of another answer, ``(batch,)``."""
+        return self.score > estimated
+
     @classmethod
     def among(cls, seen: SeenRows, places: Tensor, mask: Tensor | None, rules: Rules | None) -> "BestSeen":
         """Finds each request's best row.

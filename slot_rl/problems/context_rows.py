@@ -21,7 +21,18 @@ from slot_rl.estimators.table import Table, TableError, TextColumn, stream_cells
 from slot_rl.problems.answer_file import answer_file, arrow_table, with_columns
 from slot_rl.problems.distinct_contexts import ContextRows
 from slot_rl.problems.observation import Observation
-from slot_rl.problems.requests import ESTIMATED, PROPENSITY, RANK, REASON, TRUE, Answer, Answers, RequestFiles, Requests
+from slot_rl.problems.requests import (
+    ESTIMATED,
+    MEASURED,
+    PROPENSITY,
+    RANK,
+    REASON,
+    TRUE,
+    Answer,
+    Answers,
+    RequestFiles,
+    Requests,
+)
 
 READ_ROWS = WRITE_ROWS = 65_536
 Observe = Callable[[Tensor], Observation]
@@ -159,6 +170,9 @@ class ContextAnswers:
             )
         }
         self._columns[ESTIMATED] = pa.array(answers.estimated[exists].numpy())
+        if answers.seen is not None:
+            seen = answers.seen[exists].numpy()
+            self._columns[MEASURED] = pa.array(seen, mask=np.isnan(seen))
         if answers.true is not None:
             # An answer that was not measured has no true score in the file, even if the figures count it as the worst.
             unknown = None if answers.measured is None else (answers.measured[exists] == 0).numpy()

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from slot_rl.problems.observation import Observation
 
-ESTIMATED, TRUE, PROPENSITY, RANK, REASON = "estimated_score", "true_score", "propensity", "rank", "not_answered"
+ESTIMATED, MEASURED, TRUE = "estimated_score", "measured_score", "true_score"
+PROPENSITY, RANK, REASON = "propensity", "rank", "not_answered"
 """Names of the columns that a file of answers adds."""
 
 
@@ -51,6 +52,8 @@ class Answers:
         true: True scores, ``(requests, top)``; None without a ground truth.
         measured: Whether the ground truth has measured each answer; None where it is not a table.
         propensity: Probability with which each answer was drawn; None unless answers are draws.
+        seen: Measured scores of the answers that were given because they are the best measured rows, NaN for others;
+            None where measured rows do not compete.
     """
 
     choice: Tensor
@@ -58,6 +61,7 @@ class Answers:
     true: Tensor | None = None
     measured: Tensor | None = None
     propensity: Tensor | None = None
+    seen: Tensor | None = None
 
 
 class Answer(Protocol):

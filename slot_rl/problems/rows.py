@@ -86,6 +86,8 @@ class RowProblem(Problem):
         super().__init__(name, _agreed("sizes", sizes, known_sizes), estimator, truth)
         self.contexts, self._known = _known_contexts(contexts, columns, encoding if width else None)
         self.context_sizes = columns if columns or width else (1,)
+        if seen is not None:
+            seen.check(len(self.contexts), self.sizes)
         self.encoding, self._seen = encoding, seen
         self._has_context, self._vector_width = bool(columns), width
         self._catalogue: Tensor | None = None
@@ -199,6 +201,11 @@ class RowProblem(Problem):
         """Returns the means over each request's measured choices, ``(batch,)``; None if the truth is not a table."""
         table = self._truth_table
         return None if table is None else table.random(self._truth_context(table, observation), len(observation))
+
+    @property
+    def knows_measurements(self) -> bool:
+        """Whether the best measured rows of the estimator's table are known."""
+        return self._seen is not None
 
     def best_seen(self, observation: Observation) -> BestSeen | None:
         """Returns the best allowed row of each request among those that the estimator's table has measured."""
