@@ -52,7 +52,7 @@ def draw_functions(gp: ProductGP, draws: int, generator: torch.Generator) -> Ten
     found = torch.empty(draws, prod(sizes))
     measured = torch.empty(len(places), draws, dtype=torch.float64)
     for draw in range(draws):
-        prior = draw_prior(kernel, sizes, generator)
+        prior = kernel.draw_prior(sizes, generator)
         noise = torch.randn(len(places), generator=generator, dtype=torch.float64) * kernel.noise.sqrt()
         found[draw], measured[:, draw] = prior, prior[places] + noise
     weights = gp.weights.unsqueeze(1) - solve_kernel(kernel, gp.rows, measured, sizes)
@@ -60,19 +60,3 @@ def draw_functions(gp: ProductGP, draws: int, generator: torch.Generator) -> Ten
         grid = weight.new_zeros(prod(sizes)).index_add_(0, places, weight)
         function += kernel.grid_product(grid, sizes).to(function)
     return (found * gp.spread + gp.offset).to(found).view(draws, prod(gp.context_sizes), -1)
-
-
-def draw_prior(kernel: ProductKernel, sizes: Sequence[int], generator: torch.Generator) -> Tensor:
-    """Draws one function ``(combinations,)`` of the kernel, standardised and in float64, before anything is seen."""
-
-    def normal(*shape: int) -> Tensor:
-        return torch.randn(shape, generator=generator, dtype=torch.float64)
-
-    product, total = normal(*sizes), kernel.constant.sqrt() * normal()
-    for column, (size, likeness, weight) in enumerate(zip(sizes, kernel.likeness, kernel.weights, strict=True)):
-        # The root of rho + (1 - rho) I: it scales what a column's categories have in common, and what they have not.
-        own, common = (1 - likeness).sqrt(), (1 - likeness + size * likeness).sqrt()
-        product = own * product + (common - own) * product.mean(dim=column, keepdim=True)
-        shape = [size if other == column else 1 for other in range(len(sizes))]
-        total = total + weight.sqrt() * normal(*shape)
-    return (kernel.scale.sqrt() * product + total).flatten()

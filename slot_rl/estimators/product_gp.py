@@ -74,6 +74,24 @@ class ProductKernel:
             product = likeness * product.sum(dim=column, keepdim=True) + (1 - likeness) * product
         return (self.scale * product + total).flatten()
 
+    def draw_prior(self, sizes: Sequence[int], generator: torch.Generator) -> Tensor:
+        """Draws a function ``(combinations,)`` of all combinations, before anything is seen."""
+        total = self.draw_sum(sizes, generator)
+        product = torch.randn(tuple(sizes), generator=generator, dtype=torch.float64)
+        for column, (size, likeness) in enumerate(zip(sizes, self.likeness, strict=True)):
+            # The root of rho + (1 - rho) I scales what a column's categories have in common, and what they have not.
+            own, common = (1 - likeness).sqrt(), (1 - likeness + size * likeness).sqrt()
+            product = own * product + (common - own) * product.mean(dim=column, keepdim=True)
+        return self.scale.sqrt() * product.flatten() + total
+
+    def draw_sum(self, sizes: Sequence[int], generator: torch.Generator) -> Tensor:
+        """Draws the part ``(combinations,)`` of such a function that is a constant and a sum over columns."""
+        total = self.constant.sqrt() * torch.randn((), generator=generator, dtype=torch.float64)
+        for column, (size, weight) in enumerate(zip(sizes, self.weights, strict=True)):
+            shape = [size if other == column else 1 for other in range(len(sizes))]
+            total = total + weight.sqrt() * torch.randn(shape, generator=generator, dtype=torch.float64)
+        return total.flatten()
+
 
 class ProductGP(RowScorer):
     """The posterior mean of a fitted Gaussian process, in the units of the score.

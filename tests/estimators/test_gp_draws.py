@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from slot_rl.estimators import gp_draws, product_gp
-from slot_rl.estimators.gp_draws import draw_functions, draw_prior
+from slot_rl.estimators.gp_draws import draw_functions
 from slot_rl.estimators.product_gp import ProductGP, ProductKernel, grid_cells, solve_kernel
 from slot_rl.seeding import generator_from
 
@@ -59,7 +59,7 @@ def assert_moments(found: Tensor, mean: Tensor, covariance: Tensor) -> None:
 
 def test_the_prior_has_the_kernels_covariance() -> None:
     generator = generator_from(0)
-    found = torch.stack([draw_prior(kernel(), COLUMNS, generator) for _ in range(DRAWS)])
+    found = torch.stack([kernel().draw_prior(COLUMNS, generator) for _ in range(DRAWS)])
     assert_moments(found, torch.zeros(prod(COLUMNS)).double(), kernel().between(all_rows(), all_rows()))
 
 
