@@ -151,4 +151,5 @@ def _surprise(free: dict[str, Tensor]) -> Tensor:
 
 
 def _along(grid: Tensor, matrix: Tensor, column: int) -> Tensor:
-    return torch.tensordot(matrix, grid, dims=([1], [column])).movedim(0, column)
+    product: Tensor = torch.tensordot(matrix, grid, dims=([1], [column]))
+    return product.movedim(0, column)

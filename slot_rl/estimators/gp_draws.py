@@ -12,19 +12,19 @@ Wilson, Borovitskiy, Terenin, Mostowsky, Deisenroth, "Efficiently Sampling Funct
 (2020).
 """
 
-from collections.abc import Sequence
 from math import prod
 
 import torch
 from torch import Tensor
 
-from slot_rl.estimators.product_gp import ProductGP, ProductKernel, grid_cells, solve_kernel
+from slot_rl.estimators.category_gp import CategoryGP
+from slot_rl.estimators.product_gp import GridKernel, ProductGP, grid_cells, solve_kernel
 
 MOST_DRAWN_NUMBERS = 100_000_000
 """Numbers that draws may hold: 400 MB."""
 
 
-def draw_functions(gp: ProductGP, draws: int, generator: torch.Generator) -> Tensor:
+def draw_functions(gp: ProductGP | CategoryGP, draws: int, generator: torch.Generator) -> Tensor:
     """Draws functions of all combinations of categories from a fitted process, in the units of the score.
 
     Up to ``MOST_EXACT`` rows they are exact; beyond, as exact as conjugate gradients are.
@@ -48,7 +48,8 @@ def draw_functions(gp: ProductGP, draws: int, generator: torch.Generator) -> Ten
         raise ValueError(
             f"expected draws of at most {MOST_DRAWN_NUMBERS:,} numbers, got {draws} of {prod(sizes):,} combinations"
         )
-    kernel, places = gp.kernel, grid_cells(gp.rows, sizes)
+    kernel: GridKernel = gp.kernel
+    places = grid_cells(gp.rows, sizes)
     found = torch.empty(draws, prod(sizes))
     measured = torch.empty(len(places), draws, dtype=torch.float64)
     for draw in range(draws):
@@ -60,3 +61,25 @@ def draw_functions(gp: ProductGP, draws: int, generator: torch.Generator) -> Ten
         grid = weight.new_zeros(prod(sizes)).index_add_(0, places, weight)
         function += kernel.grid_product(grid, sizes).to(function)
     return (found * gp.spread + gp.offset).to(found).view(draws, prod(gp.context_sizes), -1)
+
+
+def draw_scores(gp: ProductGP | CategoryGP, rows: Tensor, draws: int, generator: torch.Generator) -> Tensor:
+    """Draws functions at some rows alone, where all combinations are too many; in the units of the score.
+
+    Args:
+        gp: The process.
+        rows: The rows' categories, ``(rows, columns)``, contexts first; the time grows with the cube of their number.
+        draws: How many functions.
+        generator: Source of the draws.
+
+    Returns:
+        ``(draws, rows)``.
+    """
+    kernel: GridKernel = gp.kernel
+    across = kernel.between(rows, gp.rows)
+    solved = solve_kernel(kernel, gp.rows, across.T, (*gp.context_sizes, *gp.sizes))
+    # Equal rows, and rounding, leave the covariance with eigenvalues a little below zero.
+    values, vectors = torch.linalg.eigh(kernel.between(rows, rows) - across @ solved)
+    normal = torch.randn(draws, len(rows), generator=generator, dtype=torch.float64)
+    found: Tensor = across @ gp.weights + normal * values.clamp_min(0).sqrt() @ vectors.T
+    return (found * gp.spread + gp.offset).to(torch.get_default_dtype())

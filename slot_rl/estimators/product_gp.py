@@ -17,6 +17,7 @@ Kronecker products, Wilson, Nickisch, "Kernel Interpolation for Scalable Structu
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -35,6 +36,23 @@ FIT_STEPS, STEP_SIZE = 50, 0.1
 SMALLEST_NOISE = 1e-4
 CHUNK_CELLS = 16_000_000
 """Numbers that a part of a batch may take while it is scored."""
+
+
+class GridKernel(Protocol):
+    """A kernel of rows of categories whose products with a vector of all combinations are cheap."""
+
+    @property
+    def noise(self) -> Tensor:
+        """Variance of a measurement, of shape ``()``."""
+
+    def between(self, rows: Tensor, others: Tensor) -> Tensor:
+        """Returns the kernel of rows ``(m, columns)`` and others ``(n, columns)``, ``(m, n)``, without noise."""
+
+    def grid_product(self, values: Tensor, sizes: Sequence[int]) -> Tensor:
+        """Multiplies the kernel of all combinations of categories by values ``(combinations,)``."""
+
+    def draw_prior(self, sizes: Sequence[int], generator: torch.Generator) -> Tensor:
+        """Draws a function ``(combinations,)`` of all combinations, before anything is seen."""
 
 
 @dataclass(frozen=True)
@@ -293,7 +311,7 @@ def _chosen(contexts: Tensor, generator: torch.Generator) -> Tensor:
     return torch.cat([order[place[order] == context][:ROWS_OF_CONTEXT] for context in asked])
 
 
-def solve_kernel(kernel: ProductKernel, rows: Tensor, values: Tensor, sizes: Sequence[int]) -> Tensor:
+def solve_kernel(kernel: GridKernel, rows: Tensor, values: Tensor, sizes: Sequence[int]) -> Tensor:
     """Divides values ``(rows, columns)`` by the covariance of the rows' measurements, noise included.
 
     Args:
@@ -310,7 +328,7 @@ def solve_kernel(kernel: ProductKernel, rows: Tensor, values: Tensor, sizes: Seq
     return torch.stack([_by_conjugate_gradients(kernel, places, each, sizes) for each in values.unbind(dim=1)], dim=1)
 
 
-def _by_conjugate_gradients(kernel: ProductKernel, places: Tensor, values: Tensor, sizes: Sequence[int]) -> Tensor:
+def _by_conjugate_gradients(kernel: GridKernel, places: Tensor, values: Tensor, sizes: Sequence[int]) -> Tensor:
     def product(values: Tensor) -> Tensor:
         # Equal rows share a cell, so values are added up and not written.
         grid = values.new_zeros(prod(sizes)).index_add_(0, places, values)
@@ -332,7 +350,7 @@ def _by_conjugate_gradients(kernel: ProductKernel, places: Tensor, values: Tenso
 
 def grid_cells(rows: Tensor, sizes: Sequence[int]) -> Tensor:
     """Returns the places ``(...)`` of rows ``(..., columns)`` among all combinations of categories."""
-    strides = torch.tensor([prod(sizes[column + 1 :]) for column in range(len(sizes))])
+    strides = torch.tensor([prod(sizes[column + 1 :]) for column in range(len(sizes))], dtype=torch.long)
     return (rows * strides).sum(dim=-1)
 
 
