@@ -17,7 +17,8 @@ from slot_rl.console import fit_progress, print_table, say
 from slot_rl.estimators.mixed_members import MemberFit
 from slot_rl.io import whole_file
 
-SHOWN = 5
+SHOWN, LONGEST = 5, 12
+"""Rows that are printed, and letters of a cell."""
 
 
 @dataclass(frozen=True)
@@ -155,10 +156,14 @@ def _show(asked: pd.DataFrame, campaign: Campaign) -> None:
 
 
 def _print(title: str, names: list[str], rows: pd.DataFrame) -> None:
-    lines = [
-        [f"{cell:.4g}" if isinstance(cell, float) else str(cell) for cell in row] for row in rows[names].to_numpy()
-    ]
+    lines = [[_shown(cell) for cell in row] for row in rows[names].to_numpy()]
     print_table(title, names, lines)
+
+
+def _shown(cell: object) -> str:
+    """Returns a cell short enough for a line: the files have it whole."""
+    text = f"{cell:.4g}" if isinstance(cell, float) else str(cell)
+    return text if len(text) <= LONGEST else text[: LONGEST - 1] + "…"
 
 
 def _write(path: Path, asked: pd.DataFrame, campaign: Campaign) -> None:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from slot_rl.estimators.product_gp import ProductKernel, solve_kernel
+from slot_rl.estimators.product_gp import ProductKernel, solve_kernel, surprise_slope
 
 VECTOR_LENGTH = 3
 FEWEST_CATEGORIES = 5
@@ -119,8 +119,7 @@ def _fit_numbers(rows: Tensor, score: Tensor, sizes: Sequence[int], generator: t
     identity = torch.eye(len(rows), dtype=torch.float64)
     for _ in range(FIT_STEPS_OF_VECTORS):
         kernel = _numbers_of(free, sizes)
-        factor = torch.linalg.cholesky(kernel.between(rows, rows) + kernel.noise * identity)
-        fit = 0.5 * (score * torch.cholesky_solve(score, factor)).sum() + factor.diagonal().log().sum()
+        fit = surprise_slope(kernel.between(rows, rows) + kernel.noise * identity, score)
         optimizer.zero_grad()
         (fit + _surprise(free)).backward()
         optimizer.step()
