@@ -26,7 +26,7 @@ class MemberFit:
 
     Attributes:
         nets: Networks.
-        draws: Functions of each of the two processes.
+        draws: Functions of each of the two processes; 0 for networks alone.
         hidden: Widths of the networks' hidden layers.
         fit: How networks are fitted.
     """
@@ -107,7 +107,7 @@ def fit_members(
     nets = NetEnsemble(NetEnsembleShape(tuple(sizes), members=fit.nets, hidden=fit.hidden), generator)
     fit_ensemble(nets, rows, None, score, fit.fit, generator, report)
     processes: list[ProductGP | CategoryGP] = []
-    if not too_many(len(rows), sizes):
+    if fit.draws and not too_many(len(rows), sizes):
         processes = [found(rows, score, sizes, (), generator) for found in (fit_gp, fit_category_gp)]
     return MixedMembers(sizes, nets, processes, fit.draws)
 

@@ -99,11 +99,12 @@ def next_batch(
     members = None
     if len(score.unique()) > 1:
         members = fit_members(rows, score, candidates.sizes, fit or MemberFit(), generator, report)
-    if candidates.rows is None and prod(candidates.sizes) <= MOST_GRID_CELLS:
+    if prod(candidates.sizes) <= MOST_GRID_CELLS:
         return _of_all(members, measured, candidates, count, generator, beta)
-    pool = _unmeasured(candidates.rows, measured) if candidates.rows is not None else None
-    if pool is None:
+    if candidates.rows is None:
         pool = _searched(members, measured, candidates, count, generator, beta)
+    else:
+        pool = _unmeasured(candidates.rows, measured)
     return _best_of(pool, _said(members, pool, generator), candidates, count, beta)
 
 
@@ -115,19 +116,26 @@ def _of_all(
     generator: torch.Generator,
     beta: float,
 ) -> RowBatch:
-    """Proposes from all combinations."""
-    sizes, contexts = candidates.sizes, candidates.contexts.shape[1]
-    cells = prod(sizes[contexts:])
-    free = torch.zeros(prod(sizes), dtype=torch.bool).view(-1, cells)
-    free[grid_cells(candidates.contexts, sizes[:contexts])] = True
-    free = free.flatten().index_fill_(0, grid_cells(measured.rows, sizes), False)
-    places = free.nonzero().squeeze(1)
-    said = _random(len(free), generator) if members is None else _mean_and_spread(members.everywhere(generator))
-    bound = _bound(said, beta)[places]
-    chosen = in_turns(bound, places // cells, count)
+    """Proposes by the scores of all combinations."""
+    places = _free_cells(measured, candidates)
+    cells = prod(candidates.sizes)
+    said = _random(cells, generator) if members is None else _mean_and_spread(members.everywhere(generator))
+    features = prod(candidates.sizes[candidates.contexts.shape[1] :])
+    chosen = places[in_turns(_bound(said, beta)[places], places // features, count)]
     # Only now are rows made of places: there may be millions.
-    at = places[chosen]
-    return _batch(rows_of_cells(at, sizes), tuple(part[at] for part in said))
+    return _batch(rows_of_cells(chosen, candidates.sizes), tuple(part[chosen] for part in said))
+
+
+def _free_cells(measured: MeasuredRows, candidates: Candidates) -> Tensor:
+    """Returns the places of the rows that may be measured, and were not, among all combinations."""
+    sizes, contexts = candidates.sizes, candidates.contexts.shape[1]
+    free = torch.zeros(prod(sizes), dtype=torch.bool)
+    if candidates.rows is None:
+        free.view(-1, prod(sizes[contexts:]))[grid_cells(candidates.contexts, sizes[:contexts])] = True
+    else:
+        free[grid_cells(candidates.rows, sizes)] = True
+    free[grid_cells(measured.rows, sizes)] = False
+    return free.nonzero().squeeze(1)
 
 
 def _best_of(pool: Tensor, said: tuple[Tensor, ...], candidates: Candidates, count: int, beta: float) -> RowBatch:
