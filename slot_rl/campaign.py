@@ -20,7 +20,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from slot_rl.campaign_rows import MEAN, SPREAD, GivenRows, told_rows
+from slot_rl.campaign_rows import MEAN, SPREAD, GivenRows, feature_names, told_rows
 from slot_rl.estimators.encoding import TableEncoding
 from slot_rl.estimators.table import Table, TableError
 from slot_rl.io import BundleError, read_json, write_atomically, write_json
@@ -81,6 +81,8 @@ class Campaign:
         told = None if rows is None else told_rows(rows, score, contexts, features)
         if told is not None:
             features = [name for name in told.table.text if name not in contexts]
+        elif candidates is not None and features is None:
+            features = feature_names(candidates, (*contexts, score))
         listed = None if candidates is None else told_rows(candidates, None, contexts, features)
         encoding = _encoding(
             score, contexts, features, [part.table for part in (told, listed) if part], categories or {}

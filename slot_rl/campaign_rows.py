@@ -11,7 +11,16 @@ import torch
 from torch import Tensor
 
 from slot_rl.estimators.encoding import TableEncoding
-from slot_rl.estimators.table import LARGEST, Table, TableError, TextColumn, cell_text, column_names, read_table
+from slot_rl.estimators.table import (
+    LARGEST,
+    Table,
+    TableError,
+    TextColumn,
+    cell_text,
+    column_names,
+    is_row_number,
+    read_table,
+)
 
 MEAN, SPREAD = "predicted_mean", "predicted_spread"
 """Columns of a proposal, for people: the members' mean and standard deviation. They are never features."""
@@ -68,14 +77,10 @@ def told_rows(
     Raises:
         TableError: If a column is missing, a cell is missing, there are no rows, or a score is no number.
     """
-    if isinstance(rows, Path):
-        names = column_names(rows)
-    else:
+    if not isinstance(rows, Path):
         rows = pd.DataFrame(rows)
-        names = [str(name) for name in rows.columns]
-    proposed = {MEAN, SPREAD}
-    if features is None and proposed & set(names):
-        features = [name for name in names if name not in (*proposed, *contexts, score)]
+    if features is None and {MEAN, SPREAD} & set(names_of(rows)):
+        features = feature_names(rows, (*contexts, *([] if score is None else [score])))
     table = (
         _of_file(rows, score, contexts, features)
         if isinstance(rows, Path)
@@ -88,6 +93,16 @@ def told_rows(
             [_score(score, column[row], row, table) for row in range(len(column))], dtype=torch.float64
         )
     return ToldRows(table, found)
+
+
+def names_of(rows: GivenRows) -> list[str]:
+    """Returns the names of the columns."""
+    return column_names(rows) if isinstance(rows, Path) else [str(name) for name in pd.DataFrame(rows).columns]
+
+
+def feature_names(rows: GivenRows, others: Sequence[str]) -> list[str]:
+    """Returns the names of the columns that are none of some others, nor of a proposal, nor row numbers."""
+    return [name for name in names_of(rows) if name not in (*others, MEAN, SPREAD) and not is_row_number(name)]
 
 
 def categories_of_file(path: Path) -> dict[str, tuple[str, ...]]:
@@ -115,6 +130,8 @@ def _of_frame(frame: pd.DataFrame, score: str | None, contexts: Sequence[str], f
     chosen = [name for name in names if name not in (*contexts, score)] if features is None else features
     wanted = [*contexts, *chosen, *([] if score is None else [score])]
     for name in wanted:
+        if wanted.count(name) > 1:
+            raise TableError(f"expected {name!r} as one of score, context or feature, got it more than once")
         if names.count(name) != 1:
             raise TableError(f"expected a column {name!r} in {GIVEN}, got {', '.join(map(repr, names)) or 'none'}")
     if len(frame) == 0 or not chosen:

@@ -157,7 +157,10 @@ def _searched(
     contexts, sizes = candidates.contexts.shape[1], candidates.sizes
     kept = max(KEPT, count)
     good = measured.score.nan_to_num(-torch.inf).argsort(descending=True, stable=True)[:kept]
-    parents = torch.cat([measured.rows[good], _random_rows(candidates, 2 * kept, generator)])
+    # Good rows of any context, in the contexts that are asked about.
+    contexts_asked = _random_rows(candidates, len(good), generator)[:, :contexts]
+    good_rows = torch.cat([contexts_asked, measured.rows[good, contexts:]], dim=1)
+    parents = torch.cat([good_rows, _random_rows(candidates, 2 * kept, generator)])
     if members is None:
         return _unmeasured(parents, measured)
     for _ in range(SWEEPS):
