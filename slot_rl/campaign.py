@@ -141,14 +141,11 @@ class Campaign:
         ranked = rows.sort_values(self.encoding.score, ascending=False, kind="stable")
         return ranked.drop_duplicates(contexts) if contexts else ranked[:1]
 
-    def ask(
-        self, count: int = 96, beta: float = 2.0, report: Callable[[int], None] = lambda step: None
-    ) -> pd.DataFrame:
-        """Proposes rows to measure, the best first; the same rows until new results are told.
+    def ask(self, count: int = 96, report: Callable[[int], None] = lambda step: None) -> pd.DataFrame:
+        """Proposes rows to measure, the same ones until new results are told; to measure fewer, take the first ones.
 
         Args:
             count: How many; fewer come back if fewer are left.
-            beta: Weight of what is uncertain: 0 for the rows with the highest predictions.
             report: Called with the number of each step of the fit.
 
         Returns:
@@ -159,7 +156,7 @@ class Campaign:
         """
         generator = generator_from((self._seed + 7919 * (self.rounds + 1)) % SEEDS)
         measured = MeasuredRows(self._rows, self._score.float())
-        batch = next_batch(measured, self._asked(), count, generator, beta, report=report)
+        batch = next_batch(measured, self._asked(), count, generator, report=report)
         if len(batch.rows) == 0:
             raise ValueError(f"expected rows that were not measured yet, got none: all {len(self._rows):,} were told")
         return self.named(batch.rows).assign(**{MEAN: batch.mean.numpy(), SPREAD: batch.spread.numpy()})

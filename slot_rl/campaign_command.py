@@ -42,7 +42,6 @@ class CampaignConfig:
         results: File with measured rows and their scores. Other rows than the proposed ones are welcome; rows that
             occur more than once count with their mean.
         batch: Rows to propose.
-        beta: Weight of what is uncertain against what is predicted to be good; 0 for the best predictions alone.
         seed: To start: seeds the proposals.
     """
 
@@ -55,15 +54,12 @@ class CampaignConfig:
     candidates: Path | None = None
     results: Path | None = None
     batch: Annotated[int, tyro.conf.arg(metavar="ROWS")] = 96
-    beta: float = 2.0
     seed: int | None = None
 
     def __post_init__(self) -> None:
-        """Refuses a batch of no rows and a negative weight."""
+        """Refuses a batch of no rows."""
         if self.batch < 1:
             raise ValueError(f"expected --batch >= 1, got {self.batch}")
-        if not 0 <= self.beta < float("inf"):
-            raise ValueError(f"expected a finite --beta >= 0, got {self.beta}")
 
     @property
     def starting(self) -> dict[str, object]:
@@ -138,7 +134,7 @@ def _continued(config: CampaignConfig) -> Campaign:
 
 def _ask(campaign: Campaign, config: CampaignConfig) -> pd.DataFrame:
     with fit_progress(MemberFit().fit.steps, "") as progress:
-        return campaign.ask(config.batch, config.beta, lambda step: progress(step, None))
+        return campaign.ask(config.batch, lambda step: progress(step, None))
 
 
 def _say_state(campaign: Campaign) -> None:

@@ -137,7 +137,6 @@ def test_results_that_cannot_be_used_change_nothing(lab: Path, table: Path, tmp_
         (("--score", "y"), "expected --table, --categories or --candidates to start a campaign, got none of them"),
         (("--score", "q", "--table", "start.csv"), "expected a column 'q' in start.csv"),
         (("--score", "y", "--table", "start.csv", "--batch", "0"), "expected --batch >= 1, got 0"),
-        (("--score", "y", "--table", "start.csv", "--beta", "nan"), "expected a finite --beta >= 0, got nan"),
         (("--score", "y", "--table", "no.csv"), "expected a CSV or Parquet file, got no.csv, which is no file"),
         (("--results", "start.csv"), "expected a campaign's folder with campaign.json for --results"),
     ],

@@ -60,7 +60,7 @@ def draw_functions(gp: ProductGP | CategoryGP, draws: int, generator: torch.Gene
     for function, weight in zip(found, weights.unbind(dim=1), strict=True):
         grid = weight.new_zeros(prod(sizes)).index_add_(0, places, weight)
         function += kernel.grid_product(grid, sizes).to(function)
-    return (found * gp.spread + gp.offset).to(found).view(draws, prod(gp.context_sizes), -1)
+    return found.mul_(gp.spread).add_(gp.offset).view(draws, prod(gp.context_sizes), -1)
 
 
 def draw_scores(gp: ProductGP | CategoryGP, rows: Tensor, draws: int, generator: torch.Generator) -> Tensor:

@@ -1,7 +1,8 @@
 """An ensemble of members of different kinds: small networks, and functions drawn from two Gaussian processes.
 
 Networks that differ in their first weights agree too much where nothing was measured, and so do draws of one process.
-Members of different kinds err in different places, so that their spread says where a measurement tells the most.
+Members of different kinds err in different places, so what each of them takes for the best rows is worth a
+measurement.
 """
 
 from collections.abc import Callable, Sequence
@@ -14,7 +15,7 @@ from torch import Tensor
 from slot_rl.estimators.category_gp import CategoryGP, fit_category_gp
 from slot_rl.estimators.gp_draws import draw_functions, draw_scores
 from slot_rl.estimators.net_ensemble import EnsembleFit, NetEnsemble, NetEnsembleShape, fit_ensemble
-from slot_rl.estimators.product_gp import MOST_GRID_CELLS, ProductGP, fit_gp, too_many
+from slot_rl.estimators.product_gp import ProductGP, fit_gp, too_many
 
 ROWS_AT_ONCE = 2_000
 """Rows that are scored, or drawn, together: more do not fit into the processor's cache."""
@@ -59,9 +60,9 @@ class MixedMembers:
         return prod(self.sizes)
 
     @property
-    def enumerable(self) -> bool:
-        """Whether all combinations can be scored."""
-        return self.cells <= MOST_GRID_CELLS
+    def kinds(self) -> tuple[int, ...]:
+        """How many members of each kind there are, in the order of their scores."""
+        return (self.nets.shape.members, *(self.draws for _ in self.processes))
 
     def everywhere(self, generator: torch.Generator) -> Tensor:
         """Returns the members' scores of all combinations, ``(members, combinations)``, the last column fastest."""

@@ -1,14 +1,18 @@
-"""The next batch of rows to measure: those whose upper confidence bound over an ensemble of several kinds is highest.
+"""The next batch of rows to measure: the members of an ensemble of several kinds take turns to name their best row.
 
-The bound of a row is the members' mean plus ``beta`` times their spread, so that a batch holds rows that are good for
-sure beside rows that may be. All combinations of categories are scored where they are not too many. Otherwise a local
-search keeps the rows with the highest bounds, changes one category of each at random, and scores again.
+A draw of a Gaussian process is a guess of the truth that agrees with what was measured, and so is a fitted network. A
+batch holds rows that are the best under different guesses: good ones for sure, beside ones that may be. Kinds of
+members have equal shares of a batch, and so have contexts.
 
-Upper confidence bounds: Srinivas, Krause, Kakade, Seeger, "Gaussian Process Optimization in the Bandit Setting: No
-Regret and Experimental Design" (2010).
+All combinations of categories are scored where they are not too many. Otherwise a local search keeps the rows that
+members name, changes one category of each at random, and asks again.
+
+Thompson, "On the Likelihood that One Unknown Probability Exceeds Another in View of the Evidence of Two Samples"
+(1933); in batches, Hernandez-Lobato, Requeima, Pyzer-Knapp, Aspuru-Guzik, "Parallel and Distributed Thompson Sampling
+for Large-scale Accelerated Exploration of Chemical Space" (2017).
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from math import prod
 
@@ -17,8 +21,10 @@ from torch import Tensor
 
 from slot_rl.estimators.fitting import swapped_rows
 from slot_rl.estimators.mixed_members import MemberFit, MixedMembers, fit_members, rows_of_cells
-from slot_rl.estimators.product_gp import MOST_GRID_CELLS, grid_cells
+from slot_rl.estimators.product_gp import grid_cells
 
+MOST_ENUMERATED = 1_000_000
+"""Combinations of categories up to which all of them are scored."""
 KEPT, SWEEPS = 250, 8
 """Rows that a local search keeps at least, and how often it changes them."""
 
@@ -57,7 +63,7 @@ class RowBatch:
     """Rows to measure, and what the members say of them.
 
     Attributes:
-        rows: ``(rows, columns)``, all different, none measured before; contexts take turns.
+        rows: ``(rows, columns)``, all different, none measured before, in the order in which they were named.
         mean: The members' mean, ``(rows,)``; NaN where nothing can be said yet.
         spread: Their standard deviation, ``(rows,)``.
     """
@@ -72,7 +78,6 @@ def next_batch(
     candidates: Candidates,
     count: int,
     generator: torch.Generator,
-    beta: float = 2.0,
     fit: MemberFit | None = None,
     report: Callable[[int], None] = lambda step: None,
 ) -> RowBatch:
@@ -83,47 +88,66 @@ def next_batch(
         candidates: What may be measured.
         count: How many rows; fewer come back if there are no more.
         generator: Source of all randomness.
-        beta: Weight of the spread.
         fit: How many members, and how they are fitted.
         report: Called with the number of each step of the fit.
 
     Raises:
-        ValueError: If no row is asked for, or beta is negative or not finite.
+        ValueError: If no row is asked for.
     """
     if count < 1:
         raise ValueError(f"expected a batch of at least 1 row, got {count}")
-    if not 0 <= beta < torch.inf:
-        raise ValueError(f"expected a finite beta >= 0, got {beta}")
     known = ~measured.score.isnan()
     rows, score = measured.rows[known], measured.score[known]
-    members = None
+    members: MixedMembers | None = None
     if len(score.unique()) > 1:
         members = fit_members(rows, score, candidates.sizes, fit or MemberFit(), generator, report)
-    if prod(candidates.sizes) <= MOST_GRID_CELLS:
-        return _of_all(members, measured, candidates, count, generator, beta)
+    if prod(candidates.sizes) <= MOST_ENUMERATED:
+        places = _free_cells(measured, candidates)
+        scores = members.everywhere(generator)[:, places] if members else _random(len(places), generator)
+        context = places // prod(candidates.sizes[candidates.contexts.shape[1] :])
+        chosen = named_in_turns(scores, members.kinds if members else (1,), context, count)
+        # Only these become rows: there may be a million places.
+        return _batch(rows_of_cells(places[chosen], candidates.sizes), scores[:, chosen], members)
     if candidates.rows is None:
-        pool = _searched(members, measured, candidates, count, generator, beta)
+        pool = _searched(members, measured, candidates, count, generator)
     else:
         pool = _unmeasured(candidates.rows, measured)
-    return _best_of(pool, _said(members, pool, generator), candidates, count, beta)
+    return _named(pool, members, candidates, count, generator)
 
 
-def _of_all(
-    members: MixedMembers | None,
-    measured: MeasuredRows,
-    candidates: Candidates,
-    count: int,
-    generator: torch.Generator,
-    beta: float,
-) -> RowBatch:
-    """Proposes by the scores of all combinations."""
-    places = _free_cells(measured, candidates)
-    cells = prod(candidates.sizes)
-    said = _random(cells, generator) if members is None else _mean_and_spread(members.everywhere(generator))
-    features = prod(candidates.sizes[candidates.contexts.shape[1] :])
-    chosen = places[in_turns(_bound(said, beta)[places], places // features, count)]
-    # Only now are rows made of places: there may be millions.
-    return _batch(rows_of_cells(chosen, candidates.sizes), tuple(part[chosen] for part in said))
+def named_in_turns(scores: Tensor, kinds: Sequence[int], group: Tensor, count: int) -> Tensor:
+    """Returns the places that members name: each in its turn its best row that was not named before.
+
+    Groups of rows take turns; within each, kinds of members do, and within each kind its members.
+
+    Args:
+        scores: ``(members, rows)``.
+        kinds: How many members of each kind there are, in the order of the scores.
+        group: Each row's group, ``(rows,)``.
+        count: How many places; fewer come back if there are no more.
+    """
+    parts = [(group == each).nonzero().squeeze(1) for each in group.unique()]
+    queues = [(part, _best_in_turns(scores[:, part], kinds)) for part in parts]
+    named: list[Tensor] = []
+    while queues and len(named) < count:
+        part, queue = queues.pop(0)
+        place = next(queue, None)
+        if place is not None:
+            named.append(part[place])
+            queues.append((part, queue))
+    return torch.stack(named) if named else torch.zeros(0, dtype=torch.long)
+
+
+def _best_in_turns(scores: Tensor, kinds: Sequence[int]) -> Iterator[int]:
+    """Yields all places, the next one by the next kind's next member."""
+    free = torch.ones(scores.shape[1], dtype=torch.bool)
+    first = [sum(kinds[:kind]) for kind in range(len(kinds))]
+    for turn in range(scores.shape[1]):
+        kind = turn % len(kinds)
+        member = first[kind] + turn // len(kinds) % kinds[kind]
+        place = int(scores[member].masked_fill(~free, -torch.inf).argmax())
+        free[place] = False
+        yield place
 
 
 def _free_cells(measured: MeasuredRows, candidates: Candidates) -> Tensor:
@@ -138,22 +162,14 @@ def _free_cells(measured: MeasuredRows, candidates: Candidates) -> Tensor:
     return free.nonzero().squeeze(1)
 
 
-def _best_of(pool: Tensor, said: tuple[Tensor, ...], candidates: Candidates, count: int, beta: float) -> RowBatch:
-    contexts = candidates.contexts.shape[1]
-    group = grid_cells(pool[:, :contexts], candidates.sizes[:contexts])
-    chosen = in_turns(_bound(said, beta), group, count)
-    return _batch(pool[chosen], tuple(part[chosen] for part in said))
-
-
 def _searched(
     members: MixedMembers | None,
     measured: MeasuredRows,
     candidates: Candidates,
     count: int,
     generator: torch.Generator,
-    beta: float,
 ) -> Tensor:
-    """Returns rows with high bounds, none measured before, found by local search from random and from good rows."""
+    """Returns rows that members name, none measured before, found by local search from random and from good rows."""
     contexts, sizes = candidates.contexts.shape[1], candidates.sizes
     kept = max(KEPT, count)
     good = measured.score.nan_to_num(-torch.inf).argsort(descending=True, stable=True)[:kept]
@@ -167,26 +183,19 @@ def _searched(
         children = parents.repeat(2, 1)
         children[:, contexts:] = swapped_rows(children[:, contexts:], sizes[contexts:], generator)
         pool = _unmeasured(torch.cat([parents, children, _random_rows(candidates, kept, generator)]), measured)
-        bound = _bound(_said(members, pool, generator), beta)
-        parents = pool[in_turns(bound, grid_cells(pool[:, :contexts], sizes[:contexts]), kept)]
+        parents = _named(pool, members, candidates, kept, generator).rows
     return parents
 
 
-def in_turns(value: Tensor, group: Tensor, count: int) -> Tensor:
-    """Returns the places of the highest values; groups take turns, so that each has its share.
-
-    Args:
-        value: ``(rows,)``.
-        group: Each row's group, ``(rows,)``.
-        count: How many places; fewer come back if there are no more.
-    """
-    order = value.argsort(descending=True, stable=True)
-    if len(group) == 0 or bool((group == group[0]).all()):
-        return order[:count]
-    by_group = order[group[order].argsort(stable=True)]
-    counts = torch.unique_consecutive(group[by_group], return_counts=True)[1]
-    turn = torch.arange(len(order)) - (counts.cumsum(0) - counts).repeat_interleave(counts)
-    return by_group[turn.argsort(stable=True)][:count]
+def _named(
+    pool: Tensor, members: MixedMembers | None, candidates: Candidates, count: int, generator: torch.Generator
+) -> RowBatch:
+    """Proposes from a pool of rows."""
+    contexts = candidates.contexts.shape[1]
+    group = grid_cells(pool[:, :contexts], candidates.sizes[:contexts])
+    scores = members.at(pool, generator) if members and len(pool) else _random(len(pool), generator)
+    chosen = named_in_turns(scores, members.kinds if members else (1,), group, count)
+    return _batch(pool[chosen], scores[:, chosen], members)
 
 
 def _unmeasured(rows: Tensor, measured: MeasuredRows) -> Tensor:
@@ -203,26 +212,12 @@ def _random_rows(candidates: Candidates, count: int, generator: torch.Generator)
     return torch.cat([contexts, *features], dim=1)
 
 
-def _said(members: MixedMembers | None, rows: Tensor, generator: torch.Generator) -> tuple[Tensor, ...]:
-    """Returns the members' mean and spread of each row; without members, what makes a random row the best one."""
+def _random(rows: int, generator: torch.Generator) -> Tensor:
+    """Returns what a member says that knows nothing, ``(1, rows)``: its best row is a random one."""
+    return torch.rand(1, rows, generator=generator)
+
+
+def _batch(rows: Tensor, scores: Tensor, members: MixedMembers | None) -> RowBatch:
     if members is None or len(rows) == 0:
-        return _random(len(rows), generator)
-    return _mean_and_spread(members.at(rows, generator))
-
-
-def _mean_and_spread(scores: Tensor) -> tuple[Tensor, ...]:
-    return scores.mean(dim=0), scores.std(dim=0)
-
-
-def _random(rows: int, generator: torch.Generator) -> tuple[Tensor, ...]:
-    return torch.full((rows,), torch.nan), torch.rand(rows, generator=generator)
-
-
-def _bound(said: Sequence[Tensor], beta: float) -> Tensor:
-    mean, spread = said
-    return spread if bool(mean.isnan().all()) else mean + beta * spread
-
-
-def _batch(rows: Tensor, said: Sequence[Tensor]) -> RowBatch:
-    mean, spread = said
-    return RowBatch(rows, mean, spread.masked_fill(mean.isnan(), torch.nan))
+        return RowBatch(rows, torch.full((len(rows),), torch.nan), torch.full((len(rows),), torch.nan))
+    return RowBatch(rows, scores.mean(dim=0), scores.std(dim=0))

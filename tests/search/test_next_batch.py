@@ -1,7 +1,6 @@
 """The next batch: bounds and turns by hand, what it never proposes, and that it finds more than random rows."""
 
 from collections.abc import Callable
-from math import isnan
 
 import pytest
 import torch
@@ -11,7 +10,7 @@ from slot_rl.estimators.mixed_members import MemberFit
 from slot_rl.estimators.net_ensemble import EnsembleFit
 from slot_rl.estimators.product_gp import grid_cells
 from slot_rl.search import next_batch as module
-from slot_rl.search.next_batch import Candidates, MeasuredRows, RowBatch, in_turns, next_batch
+from slot_rl.search.next_batch import Candidates, MeasuredRows, RowBatch, named_in_turns, next_batch
 from slot_rl.seeding import generator_from
 from tests.helpers.quick_campaigns import QUICK_MEMBERS, fit_quickly
 
@@ -51,6 +50,8 @@ def assert_new(batch: RowBatch, known: MeasuredRows, count: int) -> None:
 class Fixed:
     """Members whose scores of all combinations are given."""
 
+    kinds = (1, 1)
+
     def __init__(self, scores: Tensor) -> None:
         self.scores = scores
 
@@ -58,29 +59,31 @@ class Fixed:
         return self.scores
 
 
-def test_groups_take_turns_by_hand() -> None:
-    value, group = torch.tensor([5.0, 1, 4, 3, 2, 6]), torch.tensor([0, 0, 0, 7, 7, 0])
-    assert in_turns(value, group, 4).tolist() == [5, 3, 0, 4]
-    assert in_turns(value, group, 99).tolist() == [5, 3, 0, 4, 2, 1]
-    assert in_turns(value, torch.zeros(6), 2).tolist() == [5, 0]
-    assert in_turns(value[:0], group[:0], 2).tolist() == []
+def test_kinds_members_and_groups_take_turns_by_hand() -> None:
+    """Two networks and one draw; rows 0 to 3, and 4 and 5 of another group."""
+    scores = torch.tensor([[4.0, 3, 2, 1, 1, 2], [1.0, 4, 2, 3, 2, 1], [1.0, 2, 3, 4, 2, 1]])
+    one, two = torch.zeros(6), torch.tensor([0, 0, 0, 0, 7, 7])
+    # First network: 0; draw: 3; second network: 1; draw: 2; first network: 5 before 4.
+    assert named_in_turns(scores, (2, 1), one, 5).tolist() == [0, 3, 1, 2, 5]
+    assert named_in_turns(scores, (2, 1), two, 4).tolist() == [0, 5, 3, 4]
+    assert named_in_turns(scores, (2, 1), two, 99).tolist() == [0, 5, 3, 4, 1, 2]
+    assert named_in_turns(scores, (3,), one, 3).tolist() == [0, 1, 3]
+    assert named_in_turns(scores[:, :0], (2, 1), one[:0], 5).tolist() == []
 
 
-@pytest.mark.parametrize(("beta", "expected"), [(0.0, [1, 3, 2]), (10.0, [3, 2, 1])])
-def test_the_bound_by_hand(beta: float, expected: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Means 9, 5, 3, 4 and spreads 0, 0, 2 sqrt 2, 3 sqrt 2 of four rows, of which the first was measured."""
+def test_a_batch_says_what_the_members_say(monkeypatch: pytest.MonkeyPatch) -> None:
     scores = torch.tensor([[9.0, 5, 1, 1], [9.0, 5, 5, 7]])
     monkeypatch.setattr(module, "fit_members", lambda *arguments: Fixed(scores))
-    known = MeasuredRows(torch.tensor([[0, 0], [1, 1]]), torch.tensor([9.0, 1.0]))
-    found = next_batch(
-        MeasuredRows(known.rows[:1], known.score[:1]), Candidates((2, 2), NO_CONTEXT), 3, generator_from(0)
+    known, candidates = (
+        MeasuredRows(torch.tensor([[0, 0]] * 2), torch.tensor([9.0, 1.0])),
+        Candidates((2, 2), NO_CONTEXT),
     )
-    assert isnan(float(found.mean[0]))  # One score teaches nothing: random rows.
-    known = MeasuredRows(torch.tensor([[0, 0]]).repeat(2, 1), torch.tensor([9.0, 1.0]))
-    found = next_batch(known, Candidates((2, 2), NO_CONTEXT), 3, generator_from(0), beta)
-    assert grid_cells(found.rows, (2, 2)).tolist() == expected
-    assert found.mean.tolist() == [{1: 5.0, 2: 3.0, 3: 4.0}[row] for row in expected]
-    assert found.spread.tolist() == [pytest.approx({1: 0, 2: 2 * 2**0.5, 3: 3 * 2**0.5}[row]) for row in expected]
+    found = next_batch(known, candidates, 3, generator_from(0))
+    assert grid_cells(found.rows, (2, 2)).tolist() == [1, 3, 2]  # Row 0 was measured.
+    assert found.mean.tolist() == [5, 4, 3]
+    assert found.spread.tolist() == pytest.approx([0, 3 * 2**0.5, 2 * 2**0.5])
+    single = MeasuredRows(known.rows[:1], known.score[:1])
+    assert bool(next_batch(single, candidates, 3, generator_from(0)).mean.isnan().all())  # One score teaches nothing.
 
 
 @pytest.mark.parametrize("known", [nothing(), MeasuredRows(all_rows()[:9], torch.tensor([1.0] * 8 + [NAN]))])
@@ -104,7 +107,7 @@ def test_nothing_is_proposed_twice_nor_what_failed() -> None:
 
 @pytest.mark.parametrize("most_cells", [1_000, 1])
 def test_only_candidates_are_proposed(most_cells: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "MOST_GRID_CELLS", most_cells)
+    monkeypatch.setattr(module, "MOST_ENUMERATED", most_cells)
     listed, known = all_rows()[::3], measured()
     found = next_batch(known, Candidates(SIZES, NO_CONTEXT, listed), 12, generator_from(0), fit=QUICK_MEMBERS)
     assert_new(found, known, 12)
@@ -113,7 +116,7 @@ def test_only_candidates_are_proposed(most_cells: int, monkeypatch: pytest.Monke
 
 @pytest.mark.parametrize("most_cells", [1_000, 1])
 def test_contexts_have_equal_shares(most_cells: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "MOST_GRID_CELLS", most_cells)
+    monkeypatch.setattr(module, "MOST_ENUMERATED", most_cells)
     known = measured()
     asked = Candidates(SIZES, torch.tensor([[0], [2], [5]]))
     found = next_batch(known, asked, 12, generator_from(0), fit=QUICK_MEMBERS)
@@ -164,14 +167,6 @@ def test_a_batch_is_the_same_for_the_same_seed() -> None:
     assert not torch.equal(first.mean, other.mean)
 
 
-@pytest.mark.parametrize(
-    ("count", "beta", "message"),
-    [
-        (0, 2.0, "expected a batch of at least 1 row, got 0"),
-        (5, -1.0, "expected a finite beta >= 0, got -1.0"),
-        (5, NAN, "expected a finite beta >= 0, got nan"),
-    ],
-)
-def test_bad_batches_are_refused(count: int, beta: float, message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        next_batch(measured(), Candidates(SIZES, NO_CONTEXT), count, generator_from(0), beta)
+def test_an_empty_batch_is_refused() -> None:
+    with pytest.raises(ValueError, match="expected a batch of at least 1 row, got 0"):
+        next_batch(measured(), Candidates(SIZES, NO_CONTEXT), 0, generator_from(0))
