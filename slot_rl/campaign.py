@@ -108,8 +108,14 @@ class Campaign:
         state = read_json(folder / STATE)
         if state.get("format") != CAMPAIGN_FORMAT:
             raise BundleError(f"expected {folder / STATE} in format {CAMPAIGN_FORMAT!r}, got {state.get('format')!r}")
-        encoding = TableEncoding.from_json(state["encoding"])
-        listed = state["candidates"]
+        try:
+            return cls._restored(folder, state)
+        except (KeyError, TypeError, AttributeError) as error:
+            raise BundleError(f"expected {folder / STATE} as it was written, got one without {error}") from error
+
+    @classmethod
+    def _restored(cls, folder: Path, state: Mapping[str, Any]) -> "Campaign":
+        encoding, listed = TableEncoding.from_json(state["encoding"]), state["candidates"]
         columns = (*encoding.contexts, *encoding.features)
         candidates = None
         if listed is not None:
@@ -234,9 +240,10 @@ class Campaign:
         if self._candidates is not None:
             digest = hashlib.sha256((self.folder / CANDIDATES).read_bytes()).hexdigest()
             listed = {"file": CANDIDATES, "sha256": digest}
-        self._files = [*self._files, entry]
         state = {"format": CAMPAIGN_FORMAT, "encoding": self.encoding.to_json(), "seed": self._seed}
-        write_json(self.folder / STATE, {**state, "candidates": listed, "rounds": self._files})
+        files = [*self._files, entry]
+        write_json(self.folder / STATE, {**state, "candidates": listed, "rounds": files})
+        self._files = files
 
 
 def _encoding(
@@ -258,6 +265,8 @@ def _encoding(
     for name, texts in known.items():
         if len(texts) < (1 if name in contexts else 2):
             raise TableError(f"expected at least two categories of {name!r}, got {', '.join(texts) or 'none'}")
+    if score in names:
+        raise TableError(f"expected {score!r} as one of score, context or feature, got it more than once")
     if len(names) == len(contexts):
         raise TableError("expected columns to choose, got no rows, no candidates and no categories")
     return TableEncoding(
@@ -273,17 +282,16 @@ def _averaged(rows: Tensor, score: Tensor) -> tuple[Tensor, Tensor]:
     for row, number in zip(rows.tolist(), score.tolist(), strict=True):
         scores.setdefault(tuple(row), []).extend([number] if number == number else [])
     means = [fmean(found) if found else nan for found in scores.values()]
-    return torch.tensor(list(scores), dtype=torch.long).view(-1, rows.shape[1]), torch.tensor(
-        means, dtype=torch.float64
-    )
+    distinct = torch.tensor(list(scores), dtype=torch.long).view(-1, rows.shape[1])
+    return distinct, torch.tensor(means, dtype=torch.float64)
 
 
 def _refuse_taken(folder: Path) -> None:
     """Refuses a folder that holds something, unless a start that was killed left it."""
     left = (CANDIDATES, _measured_name(0))
-    if folder.exists() and not (
-        folder.is_dir() and all(p.name in left or p.suffix == ".tmp" for p in folder.iterdir())
-    ):
+    files = [path.name for path in folder.iterdir()] if folder.is_dir() else []
+    others = [name for name in files if name not in left and not name.endswith(".tmp")]
+    if others or (folder.exists() and not folder.is_dir()):
         raise ValueError(f"expected a new folder for a campaign, got {folder}, which exists; nothing was written")
 
 

@@ -79,8 +79,6 @@ def told_rows(
     """
     if not isinstance(rows, Path):
         rows = pd.DataFrame(rows)
-    if features is None and {MEAN, SPREAD} & set(names_of(rows)):
-        features = feature_names(rows, (*contexts, *([] if score is None else [score])))
     table = (
         _of_file(rows, score, contexts, features)
         if isinstance(rows, Path)
@@ -117,18 +115,18 @@ def categories_of_file(path: Path) -> dict[str, tuple[str, ...]]:
 
 
 def _of_file(path: Path, score: str | None, contexts: Sequence[str], features: Sequence[str] | None) -> Table:
-    if score is None:
-        return read_table(path, None, contexts, features)
-    # Without its scores as numbers, so that some may be missing; the features are named as read_table names them.
-    if features is None:
-        features = [name for name in read_table(path, None, (*contexts, score)).text if name not in (*contexts, score)]
-    return read_table(path, None, (*contexts, score), features)
+    """Reads all columns as text, the score as one more context: some scores may be missing."""
+    others = [*contexts, *([] if score is None else [score])]
+    if features is None and {MEAN, SPREAD} & set(names_of(path)):
+        features = feature_names(path, others)
+    return read_table(path, None, others, features)
 
 
 def _of_frame(frame: pd.DataFrame, score: str | None, contexts: Sequence[str], features: Sequence[str] | None) -> Table:
     names = [str(name) for name in frame.columns]
-    chosen = [name for name in names if name not in (*contexts, score)] if features is None else features
-    wanted = [*contexts, *chosen, *([] if score is None else [score])]
+    others = [*contexts, *([] if score is None else [score])]
+    chosen = feature_names(frame, others) if features is None else features
+    wanted = [*others, *chosen]
     for name in wanted:
         if wanted.count(name) > 1:
             raise TableError(f"expected {name!r} as one of score, context or feature, got it more than once")

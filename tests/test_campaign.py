@@ -1,6 +1,7 @@
 """Campaigns: what is told is kept, what is asked is new, folders continue bit for bit, bad input loses nothing."""
 
 import json
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -103,7 +104,8 @@ def test_repeated_rows_of_a_file_count_with_their_mean() -> None:
 
 def test_rows_that_were_never_proposed_are_welcome() -> None:
     campaign = begun()
-    new = [row for row in all_rows() if tuple(row.values()) not in keys(campaign.ask(5))][1]
+    asked = keys(campaign.ask(5)) | keys(campaign.measured)
+    new = next(row for row in all_rows() if tuple(row.values()) not in asked)
     assert campaign.tell([{**new, "note": "by hand"}], [7.5]) == 1
 
 
@@ -215,6 +217,8 @@ def test_bad_starts_are_refused_and_leave_nothing(more: dict[str, Any], message:
 def test_there_must_be_something_to_choose() -> None:
     with pytest.raises(ValueError, match="expected at least two categories of 'base', got KOH"):
         Campaign.start([{"base": "KOH", "y": 1.0}], "y")
+    with pytest.raises(ValueError, match="expected 'y' as one of score, context or feature"):
+        Campaign.start(None, "y", categories={"y": "ab", "x": "ab"})
     with pytest.raises(ValueError, match="expected columns to choose, got no rows, no candidates and no categories"):
         Campaign.start(None, "y")
 
@@ -236,6 +240,9 @@ def test_a_taken_or_broken_folder_is_refused(tmp_path: Path) -> None:
     (tmp_path / "lab" / STATE).write_text(json.dumps({"format": "other"}))
     with pytest.raises(BundleError, match="in format 'slot_rl campaign 1', got 'other'"):
         Campaign.load(tmp_path / "lab")
+    (tmp_path / "lab" / STATE).write_text(json.dumps({"format": "slot_rl campaign 1"}))
+    with pytest.raises(BundleError, match="campaign.json as it was written, got one without 'encoding'"):
+        Campaign.load(tmp_path / "lab")
 
 
 @pytest.mark.parametrize("name", ["write_atomically", "write_json"])
@@ -249,9 +256,11 @@ def test_a_kill_while_telling_loses_nothing(name: str, tmp_path: Path, monkeypat
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(module, name, killed)
         campaign.tell(asked, [1.0] * 5)
-    loaded = Campaign.load(tmp_path / "lab")
-    pd.testing.assert_frame_equal(loaded.measured, known)
-    assert loaded.tell(asked, [1.0] * 5) == 5 and len(Campaign.load(tmp_path / "lab").measured) == 17
+    pd.testing.assert_frame_equal(Campaign.load(tmp_path / "lab").measured, known)
+    for again in (Campaign.load(tmp_path / "lab"), campaign):
+        shutil.rmtree(tmp_path / "lab")
+        begun(tmp_path / "lab")
+        assert again.tell(asked, [1.0] * 5) == 5 and len(Campaign.load(tmp_path / "lab").measured) == 17
 
 
 def test_a_kill_while_starting_does_not_block_the_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
