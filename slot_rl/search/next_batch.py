@@ -105,29 +105,31 @@ def next_batch(
         places = _free_cells(measured, candidates)
         scores = members.everywhere(generator)[:, places] if members else _random(len(places), generator)
         context = places // prod(candidates.sizes[candidates.contexts.shape[1] :])
-        chosen = named_in_turns(scores, members.kinds if members else (1,), context, count)
+        chosen = named_in_turns(scores, members.kinds if members else (1,), context, count, len(measured.rows))
         # Only these become rows: there may be a million places.
         return _batch(rows_of_cells(places[chosen], candidates.sizes), scores[:, chosen], members)
     if candidates.rows is None:
         pool = _searched(members, measured, candidates, count, generator)
     else:
         pool = _unmeasured(candidates.rows, measured)
-    return _named(pool, members, candidates, count, generator)
+    return _named(pool, members, candidates, count, generator, len(measured.rows))
 
 
-def named_in_turns(scores: Tensor, kinds: Sequence[int], group: Tensor, count: int) -> Tensor:
+def named_in_turns(scores: Tensor, kinds: Sequence[int], group: Tensor, count: int, first: int = 0) -> Tensor:
     """Returns the places that members name: each in its turn its best row that was not named before.
 
-    Groups of rows take turns; within each, kinds of members do, and within each kind its members.
+    Groups of rows take turns; within each, kinds of members do, and within each kind its members. Each group begins
+    with another kind, so that all kinds are asked where a group's share is a single row.
 
     Args:
         scores: ``(members, rows)``.
         kinds: How many members of each kind there are, in the order of the scores.
         group: Each row's group, ``(rows,)``.
         count: How many places; fewer come back if there are no more.
+        first: Number of the kind that begins, modulo the number of kinds.
     """
     parts = [(group == each).nonzero().squeeze(1) for each in group.unique()]
-    queues = [(part, _best_in_turns(scores[:, part], kinds)) for part in parts]
+    queues = [(part, _best_in_turns(scores[:, part], kinds, first + at)) for at, part in enumerate(parts)]
     named: list[Tensor] = []
     while queues and len(named) < count:
         part, queue = queues.pop(0)
@@ -138,12 +140,12 @@ def named_in_turns(scores: Tensor, kinds: Sequence[int], group: Tensor, count: i
     return torch.stack(named) if named else torch.zeros(0, dtype=torch.long)
 
 
-def _best_in_turns(scores: Tensor, kinds: Sequence[int]) -> Iterator[int]:
+def _best_in_turns(scores: Tensor, kinds: Sequence[int], beginning: int) -> Iterator[int]:
     """Yields all places, the next one by the next kind's next member."""
     free = torch.ones(scores.shape[1], dtype=torch.bool)
     first = [sum(kinds[:kind]) for kind in range(len(kinds))]
     for turn in range(scores.shape[1]):
-        kind = turn % len(kinds)
+        kind = (beginning + turn) % len(kinds)
         member = first[kind] + turn // len(kinds) % kinds[kind]
         place = int(scores[member].masked_fill(~free, -torch.inf).argmax())
         free[place] = False
@@ -188,13 +190,18 @@ def _searched(
 
 
 def _named(
-    pool: Tensor, members: MixedMembers | None, candidates: Candidates, count: int, generator: torch.Generator
+    pool: Tensor,
+    members: MixedMembers | None,
+    candidates: Candidates,
+    count: int,
+    generator: torch.Generator,
+    first: int = 0,
 ) -> RowBatch:
     """Proposes from a pool of rows."""
     contexts = candidates.contexts.shape[1]
     group = grid_cells(pool[:, :contexts], candidates.sizes[:contexts])
     scores = members.at(pool, generator) if members and len(pool) else _random(len(pool), generator)
-    chosen = named_in_turns(scores, members.kinds if members else (1,), group, count)
+    chosen = named_in_turns(scores, members.kinds if members else (1,), group, count, first)
     return _batch(pool[chosen], scores[:, chosen], members)
 
 

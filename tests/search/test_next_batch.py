@@ -65,8 +65,10 @@ def test_kinds_members_and_groups_take_turns_by_hand() -> None:
     one, two = torch.zeros(6), torch.tensor([0, 0, 0, 0, 7, 7])
     # First network: 0; draw: 3; second network: 1; draw: 2; first network: 5 before 4.
     assert named_in_turns(scores, (2, 1), one, 5).tolist() == [0, 3, 1, 2, 5]
-    assert named_in_turns(scores, (2, 1), two, 4).tolist() == [0, 5, 3, 4]
-    assert named_in_turns(scores, (2, 1), two, 99).tolist() == [0, 5, 3, 4, 1, 2]
+    assert named_in_turns(scores, (2, 1), one, 3, first=3).tolist() == [3, 0, 2]
+    # The second group begins with the draw.
+    assert named_in_turns(scores, (2, 1), two, 4).tolist() == [0, 4, 3, 5]
+    assert named_in_turns(scores, (2, 1), two, 99).tolist() == [0, 4, 3, 5, 1, 2]
     assert named_in_turns(scores, (3,), one, 3).tolist() == [0, 1, 3]
     assert named_in_turns(scores[:, :0], (2, 1), one[:0], 5).tolist() == []
 
