@@ -51,7 +51,7 @@ class CampaignTable:
     batch: int = 96
 
 
-TABLES = {
+CAMPAIGN_TABLES = {
     "gb1": CampaignTable("gb1.csv", "fitness"),
     "tfbind8": CampaignTable("tfbind8.csv", "score"),
     "suzuki": CampaignTable("suzuki.csv", "yield", 10),
@@ -116,7 +116,7 @@ class CampaignsConfig:
     """
 
     data: Path | None = None
-    landscapes: tuple[str, ...] = tuple(TABLES)
+    landscapes: tuple[str, ...] = tuple(CAMPAIGN_TABLES)
     table: Path | None = None
     score: str | None = None
     proposers: tuple[str, ...] = tuple(PROPOSERS)
@@ -127,7 +127,10 @@ class CampaignsConfig:
 
     def __post_init__(self) -> None:
         """Refuses unknown names, missing files, and nothing to do."""
-        for flag, names, known in (("landscapes", self.landscapes, TABLES), ("proposers", self.proposers, PROPOSERS)):
+        for flag, names, known in (
+            ("landscapes", self.landscapes, CAMPAIGN_TABLES),
+            ("proposers", self.proposers, PROPOSERS),
+        ):
             for name in names:
                 if name not in known:
                     raise ValueError(f"expected --{flag} to be of {', '.join(known)}, got {name!r}")
@@ -136,13 +139,13 @@ class CampaignsConfig:
         if (self.data is None) == (self.table is None) or (self.table is None) != (self.score is None):
             raise ValueError("expected --data FOLDER, or --table FILE with --score NAME")
         if self.data is not None:
-            refuse_missing(self.data, [TABLES[name].file for name in self.landscapes])
+            refuse_missing(self.data, [CAMPAIGN_TABLES[name].file for name in self.landscapes])
 
     @property
     def tables(self) -> dict[str, tuple[Path, CampaignTable]]:
         """Files and tables by name."""
         if self.data is not None:
-            found = {name: (self.data / TABLES[name].file, TABLES[name]) for name in self.landscapes}
+            found = {name: (self.data / CAMPAIGN_TABLES[name].file, CAMPAIGN_TABLES[name]) for name in self.landscapes}
         else:
             assert self.table is not None and self.score is not None
             found = {self.table.stem: (self.table, CampaignTable(self.table.name, self.score))}

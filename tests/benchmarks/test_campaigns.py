@@ -62,7 +62,7 @@ def test_every_proposer_names_new_candidates(name: str, data: Path) -> None:
 def test_the_study_prints_draws_and_continues(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setitem(campaigns.TABLES, "arylation", CampaignTable("small.csv", "y", 4))
+    monkeypatch.setitem(campaigns.CAMPAIGN_TABLES, "arylation", CampaignTable("small.csv", "y", 4))
     config = CampaignsConfig(data, ("arylation",), runs=2, rounds=1, out=tmp_path / "out")
     measure_campaigns(config)
     shown = capsys.readouterr().out
