@@ -8,7 +8,7 @@ The protocol of batches of 96 on GB1: Yang, Lal, Bowden, Astudillo, Hameedi, Kau
 Learning-Assisted Directed Evolution" (2025). There, the best found is divided by the maximum; GB1's minimum is 0.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from math import sqrt
 from pathlib import Path
@@ -241,23 +241,17 @@ def campaign_run(landscape: TrueRows, proposer: Proposer, seed: int, batch: int,
 
 def _report(name: str, table: CampaignTable, found: dict[str, list[list[float]]]) -> Panel:
     """Prints the table of one landscape; returns its curves."""
-    rounds = len(next(iter(found.values()))[0])
+    rounds, runs = len(next(iter(found.values()))[0]), len(next(iter(found.values())))
     measured = [table.batch * (number + 1) for number in range(rounds)]
     lines, curves = [], {}
-    for proposer, runs in found.items():
-        means = [fmean(column) for column in zip(*runs, strict=True)]
-        last = [run[-1] for run in runs]
-        share = fmean(best == 1.0 for best in last)
-        lines.append([proposer, *(f"{mean:.3f}" for mean in means[:-1]), _interval(last), f"{share:.2f}"])
+    for proposer, best in found.items():
+        means = [fmean(column) for column in zip(*best, strict=True)]
+        last = [run[-1] for run in best]
+        # The 95 % interval of Student's t.
+        half = t_quantile(runs - 1) * stdev(last) / sqrt(runs)
+        share = fmean(value == 1.0 for value in last)
+        lines.append([proposer, *(f"{mean:.3f}" for mean in means), f"{half:.3f}", f"{share:.2f}"])
         curves[proposer] = (measured, means)
-    runs_done = len(next(iter(found.values())))
-    title = f"{name}, {runs_done} runs"
-    columns = ["rows measured", *(f"{rows:,}" for rows in measured), "maximum found"]
-    print_table(f"{title}: best score found, of the maximum; 95 % intervals", columns, lines)
-    return Panel(title, "best score found", curves, marked=True)
-
-
-def _interval(values: Sequence[float]) -> str:
-    """Returns the mean with the 95 % interval of Student's t."""
-    half = t_quantile(len(values) - 1) * stdev(values) / sqrt(len(values))
-    return f"{fmean(values):.3f} ± {half:.3f}"
+    columns = ["rows measured", *(f"{count:,}" for count in measured), "±", "found"]
+    print_table(f"{name}, {runs} runs: best score; the last one's ±; share that found the maximum", columns, lines)
+    return Panel(f"{name}, {runs} runs", "best score found", curves, marked=True)
