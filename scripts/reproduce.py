@@ -12,6 +12,7 @@ from slot_rl.console import run
 # The benchmarks are a folder of the repository and are not installed with the package.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from benchmarks.campaigns import CampaignsConfig, measure_campaigns  # noqa: E402
 from benchmarks.gradient_advice import GradientAdviceConfig, measure_gradient_advice  # noqa: E402
 from benchmarks.held_out_pairs import HeldOutPairsConfig, measure_held_out_pairs  # noqa: E402
 from benchmarks.landscapes import LandscapesConfig, reproduce_landscapes  # noqa: E402
@@ -26,6 +27,7 @@ from benchmarks.valid_kernels import ValidKernelsConfig, measure_valid_kernels  
 
 REPRODUCTIONS: dict[str, tuple[type, Callable[[Any], object]]] = {
     "aligner": (AlignerReportConfig, report_aligner),
+    "campaigns": (CampaignsConfig, measure_campaigns),
     "gradient-advice": (GradientAdviceConfig, measure_gradient_advice),
     "held-out-pairs": (HeldOutPairsConfig, measure_held_out_pairs),
     "intermediate-loss": (IntermediateLossConfig, reproduce_intermediate_loss),

@@ -184,6 +184,9 @@ def _loss(
     generator: torch.Generator,
 ) -> Tensor:
     """Returns the members' squared errors and penalties on scores that are not linear along swaps, added up."""
+    if swap_linearity == 0:
+        scores = ensemble.of_vectors(ensemble.vectors(features, context))
+        return (scores - target).square().mean(dim=1).sum()
     swapped = swapped_rows(features, ensemble.shape.sizes, generator)
     share = torch.rand(len(features), generator=generator)
     vectors, others = ensemble.vectors(features, context), ensemble.vectors(swapped, context)

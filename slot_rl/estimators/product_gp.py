@@ -17,6 +17,7 @@ Kronecker products, Wilson, Nickisch, "Kernel Interpolation for Scalable Structu
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -35,6 +36,23 @@ FIT_STEPS, STEP_SIZE = 50, 0.1
 SMALLEST_NOISE = 1e-4
 CHUNK_CELLS = 16_000_000
 """Numbers that a part of a batch may take while it is scored."""
+
+
+class GridKernel(Protocol):
+    """A kernel of rows of categories whose products with a vector of all combinations are cheap."""
+
+    @property
+    def noise(self) -> Tensor:
+        """Variance of a measurement, of shape ``()``."""
+
+    def between(self, rows: Tensor, others: Tensor) -> Tensor:
+        """Returns the kernel of rows ``(m, columns)`` and others ``(n, columns)``, ``(m, n)``, without noise."""
+
+    def grid_product(self, values: Tensor, sizes: Sequence[int]) -> Tensor:
+        """Multiplies the kernel of all combinations of categories by values ``(combinations,)``."""
+
+    def draw_prior(self, sizes: Sequence[int], generator: torch.Generator) -> Tensor:
+        """Draws a function ``(combinations,)`` of all combinations, before anything is seen."""
 
 
 @dataclass(frozen=True)
@@ -73,6 +91,24 @@ class ProductKernel:
             total = total + weight * (grid.sum(dim=others, keepdim=True) if others else grid)
             product = likeness * product.sum(dim=column, keepdim=True) + (1 - likeness) * product
         return (self.scale * product + total).flatten()
+
+    def draw_prior(self, sizes: Sequence[int], generator: torch.Generator) -> Tensor:
+        """Draws a function ``(combinations,)`` of all combinations, before anything is seen."""
+        total = self.draw_sum(sizes, generator)
+        product = torch.randn(tuple(sizes), generator=generator, dtype=torch.float64)
+        for column, (size, likeness) in enumerate(zip(sizes, self.likeness, strict=True)):
+            # The root of rho + (1 - rho) I scales what a column's categories have in common, and what they have not.
+            own, common = (1 - likeness).sqrt(), (1 - likeness + size * likeness).sqrt()
+            product = own * product + (common - own) * product.mean(dim=column, keepdim=True)
+        return self.scale.sqrt() * product.flatten() + total
+
+    def draw_sum(self, sizes: Sequence[int], generator: torch.Generator) -> Tensor:
+        """Draws the part ``(combinations,)`` of such a function that is a constant and a sum over columns."""
+        total = self.constant.sqrt() * torch.randn((), generator=generator, dtype=torch.float64)
+        for column, (size, weight) in enumerate(zip(sizes, self.weights, strict=True)):
+            shape = [size if other == column else 1 for other in range(len(sizes))]
+            total = total + weight.sqrt() * torch.randn(shape, generator=generator, dtype=torch.float64)
+        return total.flatten()
 
 
 class ProductGP(RowScorer):
@@ -120,7 +156,7 @@ class ProductGP(RowScorer):
         places = self._context_places(given, len(flat))
         if self._tabulated:
             choice = _choice_of(flat) if soft and not features.requires_grad else None if soft else flat
-            means = self._mixed(flat, places) if choice is None else self._table[places, _cells(choice, self.sizes)]
+            means = self._mixed(flat, places) if choice is None else self._table[places, grid_cells(choice, self.sizes)]
         else:
             means = self._summed(flat if soft else one_hot(flat, max(self.sizes), torch.float32), places)
         dtype = features.dtype if soft else torch.get_default_dtype()
@@ -138,7 +174,7 @@ class ProductGP(RowScorer):
         if self._means is None:
             sizes = [*self.context_sizes, *self.sizes]
             weights = torch.zeros(prod(sizes), dtype=torch.float64)
-            weights.index_add_(0, _cells(self.rows, sizes), self.weights)
+            weights.index_add_(0, grid_cells(self.rows, sizes), self.weights)
             self._means = self.kernel.grid_product(weights, sizes).float().view(prod(self.context_sizes), -1)
         return self._means
 
@@ -187,7 +223,7 @@ class ProductGP(RowScorer):
             return torch.zeros(rows, dtype=torch.long)
         if context is None:
             raise ValueError(f"expected a context of {len(self.context_sizes)} columns, got None")
-        return _cells(context, self.context_sizes)
+        return grid_cells(context, self.context_sizes)
 
 
 def fit_gp(
@@ -213,7 +249,7 @@ def fit_gp(
     offset, spread = score.mean(), score.std().clamp_min(1e-12)
     standardised = (score - offset) / spread
     kernel = _fit_kernel(rows, standardised, len(context_sizes), generator)
-    weights = _solve(kernel, rows, standardised, [*context_sizes, *sizes])
+    weights = solve_kernel(kernel, rows, standardised.unsqueeze(1), [*context_sizes, *sizes]).squeeze(1)
     found = {"rows": rows, "weights": weights, "offset": offset, "spread": spread, "constant": kernel.constant}
     found |= {"scale": kernel.scale, "likeness": kernel.likeness, "additive": kernel.weights, "noise": kernel.noise}
     gp.load_state_dict(found)
@@ -242,12 +278,26 @@ def _fit_kernel(rows: Tensor, score: Tensor, contexts: int, generator: torch.Gen
     identity = torch.eye(len(rows), dtype=torch.float64)
     for _ in range(FIT_STEPS):
         kernel = _kernel_of(free)
-        factor = torch.linalg.cholesky(kernel.between(rows, rows) + kernel.noise * identity)
-        fit = 0.5 * (score * torch.cholesky_solve(score, factor)).sum() + factor.diagonal().log().sum()
+        fit = surprise_slope(kernel.between(rows, rows) + kernel.noise * identity, score)
         optimizer.zero_grad()
         (fit - _log_prior(free)).backward()
         optimizer.step()
     return _kernel_of({name: value.detach() for name, value in free.items()})
+
+
+def surprise_slope(covariance: Tensor, score: Tensor) -> Tensor:
+    """Returns a number whose gradient is that of minus the log-density of scores, by the closed form.
+
+    It is half of ``K^-1 - w w^T`` for the covariance K and the weights w = K^-1 y: no gradient goes through a Cholesky
+    decomposition, which takes several times as long.
+
+    Args:
+        covariance: K, of the scores' measurements, ``(rows, rows)``.
+        score: y, ``(rows, 1)``.
+    """
+    inverse = torch.cholesky_inverse(torch.linalg.cholesky(covariance.detach()))
+    weights = inverse @ score
+    return 0.5 * (covariance * (inverse - weights @ weights.T)).sum()
 
 
 def _kernel_of(free: dict[str, Tensor]) -> ProductKernel:
@@ -275,20 +325,30 @@ def _chosen(contexts: Tensor, generator: torch.Generator) -> Tensor:
     return torch.cat([order[place[order] == context][:ROWS_OF_CONTEXT] for context in asked])
 
 
-def _solve(kernel: ProductKernel, rows: Tensor, score: Tensor, sizes: Sequence[int]) -> Tensor:
-    """Returns the weights of the rows in the posterior mean, ``(rows,)``."""
+def solve_kernel(kernel: GridKernel, rows: Tensor, values: Tensor, sizes: Sequence[int]) -> Tensor:
+    """Divides values ``(rows, columns)`` by the covariance of the rows' measurements, noise included.
+
+    Args:
+        kernel: The kernel's numbers.
+        rows: The rows' categories, contexts first.
+        values: What to divide; for the standardised scores the result is the rows' weights in the posterior mean.
+        sizes: Categories of each column, contexts first.
+    """
     if len(rows) <= MOST_EXACT:
         identity = torch.eye(len(rows), dtype=torch.float64)
         factor = torch.linalg.cholesky(kernel.between(rows, rows) + kernel.noise * identity)
-        return torch.cholesky_solve(score.unsqueeze(1), factor).squeeze(1)
-    places = _cells(rows, sizes)
+        return torch.cholesky_solve(values, factor)
+    places = grid_cells(rows, sizes)
+    return torch.stack([_by_conjugate_gradients(kernel, places, each, sizes) for each in values.unbind(dim=1)], dim=1)
 
+
+def _by_conjugate_gradients(kernel: GridKernel, places: Tensor, values: Tensor, sizes: Sequence[int]) -> Tensor:
     def product(values: Tensor) -> Tensor:
         # Equal rows share a cell, so values are added up and not written.
         grid = values.new_zeros(prod(sizes)).index_add_(0, places, values)
         return kernel.grid_product(grid, sizes)[places] + kernel.noise * values
 
-    solution, residual = torch.zeros_like(score), score.clone()
+    solution, residual = torch.zeros_like(values), values.clone()
     direction, square = residual.clone(), residual.square().sum()
     enough = CG_TOLERANCE**2 * square
     for _ in range(CG_STEPS):
@@ -302,9 +362,9 @@ def _solve(kernel: ProductKernel, rows: Tensor, score: Tensor, sizes: Sequence[i
     return solution
 
 
-def _cells(rows: Tensor, sizes: Sequence[int]) -> Tensor:
-    """Returns each row's place among all combinations of categories, ``(..., rows)``."""
-    strides = torch.tensor([prod(sizes[column + 1 :]) for column in range(len(sizes))])
+def grid_cells(rows: Tensor, sizes: Sequence[int]) -> Tensor:
+    """Returns the places ``(...)`` of rows ``(..., columns)`` among all combinations of categories."""
+    strides = torch.tensor([prod(sizes[column + 1 :]) for column in range(len(sizes))], dtype=torch.long)
     return (rows * strides).sum(dim=-1)
 
 

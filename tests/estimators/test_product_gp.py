@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from slot_rl.estimators import product_gp
-from slot_rl.estimators.product_gp import ProductGP, ProductKernel, fit_gp, too_many
+from slot_rl.estimators.product_gp import ProductGP, ProductKernel, fit_gp, surprise_slope, too_many
 from slot_rl.problems import RowProblem
 from slot_rl.search import guided_search, random_choice
 from slot_rl.seeding import generator_from
@@ -61,6 +61,16 @@ def test_the_product_on_the_grid_is_the_kernels() -> None:
     numbers, rows = kernel(3), all_rows((2, 3, 4))
     values = torch.randn(len(rows), generator=generator_from(0), dtype=torch.float64)
     assert torch.allclose(numbers.grid_product(values, (2, 3, 4)), numbers.between(rows, rows) @ values)
+
+
+def test_the_slope_of_the_surprise_is_that_of_the_log_density() -> None:
+    score = torch.randn(12, 1, generator=generator_from(1), dtype=torch.float64)
+    factor = torch.randn(12, 12, generator=generator_from(0), dtype=torch.float64, requires_grad=True)
+    covariance = factor @ factor.T + torch.eye(12).double()
+    density = torch.distributions.MultivariateNormal(torch.zeros(12).double(), covariance).log_prob(score.squeeze(1))
+    (expected,) = torch.autograd.grad(-density, factor, retain_graph=True)
+    (found,) = torch.autograd.grad(surprise_slope(covariance, score), factor)
+    assert torch.allclose(found, expected)
 
 
 @pytest.mark.parametrize("context_sizes", [(), CONTEXTS])

@@ -1,0 +1,154 @@
+"""A Gaussian process that learns which categories of a column are alike, for tables of few rows of many categories.
+
+The kernel is that of :mod:`slot_rl.estimators.product_gp`, but two categories of a column are not just equal or
+different. Each one has a short vector b of length below 1, and
+
+    k_c(i, j) = rho_c + (1 - rho_c) ([i = j] + [i != j] <b_i, b_j>)
+
+takes the place of the column's factor. Its draws are members of an ensemble: what it takes for alike is uncertain, and
+a process without such vectors errs elsewhere.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from slot_rl.estimators.product_gp import ProductKernel, solve_kernel, surprise_slope
+
+VECTOR_LENGTH = 3
+FEWEST_CATEGORIES = 5
+"""Columns with fewer categories have no vectors: all of them were seen often."""
+FITTED_ROWS_AT_MOST, FIT_STEPS_OF_VECTORS, STEP_SIZE_OF_VECTORS = 600, 50, 0.1
+
+
+@dataclass(frozen=True)
+class CategoryKernel:
+    """The numbers of the kernel, in float64.
+
+    Attributes:
+        plain: The numbers that do not depend on vectors.
+        alike: For each column, how alike its categories are, ``(categories, categories)``, 1 on the diagonal.
+    """
+
+    plain: ProductKernel
+    alike: tuple[Tensor, ...]
+
+    @property
+    def noise(self) -> Tensor:
+        """Variance of a measurement, of shape ``()``."""
+        return self.plain.noise
+
+    @property
+    def factors(self) -> list[Tensor]:
+        """Each column's factor of the product, ``(categories, categories)``."""
+        return [rho + (1 - rho) * alike for rho, alike in zip(self.plain.likeness, self.alike, strict=True)]
+
+    def between(self, rows: Tensor, others: Tensor) -> Tensor:
+        """Returns the kernel of rows ``(m, columns)`` and others ``(n, columns)``, ``(m, n)``, without noise."""
+        product, total = self.plain.scale, self.plain.constant
+        for column, (factor, weight) in enumerate(zip(self.factors, self.plain.weights, strict=True)):
+            mine, theirs = rows[:, column], others[:, column]
+            product = product * factor[mine][:, theirs]
+            total = total + weight * (mine.unsqueeze(1) == theirs)
+        return product + total
+
+    def grid_product(self, values: Tensor, sizes: Sequence[int]) -> Tensor:
+        """Multiplies the kernel of all combinations of categories by values ``(combinations,)``."""
+        grid = product = values.view(*sizes)
+        for column, factor in enumerate(self.factors):
+            product = _along(product, factor, column)
+        nothing = torch.zeros_like(self.plain.scale)
+        additive = ProductKernel(self.plain.constant, nothing, self.plain.likeness, self.plain.weights, self.noise)
+        return self.plain.scale * product.flatten() + additive.grid_product(grid.flatten(), sizes)
+
+    def draw_prior(self, sizes: Sequence[int], generator: torch.Generator) -> Tensor:
+        """Draws one standardised function ``(combinations,)`` before anything is seen."""
+        total = self.plain.draw_sum(sizes, generator)
+        product = torch.randn(tuple(sizes), generator=generator, dtype=torch.float64)
+        for column, factor in enumerate(self.factors):
+            identity = torch.eye(len(factor), dtype=torch.float64)
+            product = _along(product, torch.linalg.cholesky(factor + 1e-8 * identity), column)
+        return self.plain.scale.sqrt() * product.flatten() + total
+
+
+@dataclass(frozen=True)
+class CategoryGP:
+    """A fitted process; :func:`slot_rl.estimators.gp_draws.draw_functions` draws from it."""
+
+    sizes: tuple[int, ...]
+    context_sizes: tuple[int, ...]
+    rows: Tensor
+    weights: Tensor
+    offset: Tensor
+    spread: Tensor
+    kernel: CategoryKernel
+
+
+def fit_category_gp(
+    rows: Tensor, score: Tensor, sizes: Sequence[int], context_sizes: Sequence[int], generator: torch.Generator
+) -> CategoryGP:
+    """Fits the kernel's numbers to some rows (maximum a posteriori), and the mean to all.
+
+    Args:
+        rows: The rows' categories, ``(rows, columns)``, contexts first.
+        score: Their scores, ``(rows,)``; they must vary.
+        sizes: Categories of each feature.
+        context_sizes: Categories of each context column; empty without contexts.
+        generator: Source of the vectors at the start, and of the rows that decide the kernel's numbers.
+    """
+    columns, score = (*context_sizes, *sizes), score.double()
+    offset, spread = score.mean(), score.std().clamp_min(1e-12)
+    standardised = (score - offset) / spread
+    chosen = torch.randperm(len(rows), generator=generator)[:FITTED_ROWS_AT_MOST]
+    kernel = _fit_numbers(rows[chosen], standardised[chosen].unsqueeze(1), columns, generator)
+    weights = solve_kernel(kernel, rows, standardised.unsqueeze(1), columns).squeeze(1)
+    return CategoryGP(tuple(sizes), tuple(context_sizes), rows, weights, offset, spread, kernel)
+
+
+def _fit_numbers(rows: Tensor, score: Tensor, sizes: Sequence[int], generator: torch.Generator) -> CategoryKernel:
+    start = {"constant": torch.tensor(-1.0), "scale": torch.tensor(0.0), "noise": torch.tensor(-1.5)}
+    start |= {"likeness": torch.zeros(len(sizes)), "weights": torch.full((len(sizes),), -2.0)}
+    start |= {"own": torch.ones(len(sizes))}
+    for column, size in enumerate(sizes):
+        if size >= FEWEST_CATEGORIES:
+            start[f"vectors {column}"] = torch.randn(size, VECTOR_LENGTH, generator=generator) / 2
+    free = {name: value.double().requires_grad_() for name, value in start.items()}
+    optimizer = torch.optim.Adam(free.values(), STEP_SIZE_OF_VECTORS)
+    identity = torch.eye(len(rows), dtype=torch.float64)
+    for _ in range(FIT_STEPS_OF_VECTORS):
+        kernel = _numbers_of(free, sizes)
+        fit = surprise_slope(kernel.between(rows, rows) + kernel.noise * identity, score)
+        optimizer.zero_grad()
+        (fit + _surprise(free)).backward()
+        optimizer.step()
+    return _numbers_of({name: value.detach() for name, value in free.items()}, sizes)
+
+
+def _numbers_of(free: dict[str, Tensor], sizes: Sequence[int]) -> CategoryKernel:
+    positive = {name: free[name].exp() for name in ("constant", "scale", "weights", "noise")}
+    positive["noise"] = positive["noise"] + 1e-4
+    alike = []
+    for column, size in enumerate(sizes):
+        identity = torch.eye(size, dtype=torch.float64)
+        vectors = free.get(f"vectors {column}")
+        if vectors is None:
+            alike.append(identity)
+            continue
+        vectors = vectors / (vectors.square().sum(dim=1, keepdim=True) + free["own"][column].exp()).sqrt()
+        inner = vectors @ vectors.T
+        alike.append(inner * (1 - identity) + identity)
+    return CategoryKernel(ProductKernel(likeness=torch.sigmoid(free["likeness"]), **positive), tuple(alike))
+
+
+def _surprise(free: dict[str, Tensor]) -> Tensor:
+    """Returns minus the log-density of normal priors around the start, up to a constant."""
+    spread = {"likeness": (0.0, 4.0), "noise": (-2.0, 4.0), "weights": (-2.0, 8.0), "scale": (0.0, 8.0)}
+    spread |= {name: (0.0, 1.0) for name in free if name.startswith("vectors")}
+    return 0.5 * torch.stack([(free[name] - mean).square().sum() / at for name, (mean, at) in spread.items()]).sum()
+
+
+def _along(grid: Tensor, matrix: Tensor, column: int) -> Tensor:
+    product: Tensor = torch.tensordot(matrix, grid, dims=([1], [column]))
+    return product.movedim(0, column)
