@@ -8,7 +8,7 @@ from torch import Tensor
 from slot_rl.agents.searches import ReferenceAgent
 from slot_rl.problems import Observation
 from slot_rl.search import random_choice
-from slot_rl.seeding import Seed
+from slot_rl.seeding import Seed, generator_from
 
 
 class BestSeenAgent(ReferenceAgent):
@@ -19,7 +19,11 @@ class BestSeenAgent(ReferenceAgent):
     def __init__(self, env: Any, options: Any = None, seed: Seed = 0, **changes: Any) -> None:
         """Builds the agent; raises ValueError if nothing is known of what was measured."""
         super().__init__(env, options, seed, **changes)
-        self.problem.check_best_seen()
+        if self.problem.best_seen(self.problem.sample(1, generator_from(0))) is None:
+            raise ValueError(
+                f"expected an estimator that pretrain_estimator.py --table fitted for {self.name!r}, which keeps the "
+                f"best measured rows, got one of {self.problem.name} without them"
+            )
 
     def search(self, observation: Observation, generator: torch.Generator) -> Tensor:
         """Looks the rows up."""

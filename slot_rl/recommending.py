@@ -66,8 +66,8 @@ class RecommendConfig:
         force: Replace the file that is already there.
         seed: Seeds the draws.
         best_seen: Answer with a context's best measured row where that was measured above the answer's estimate; the
-            column measured_score then holds its measured score. On if left out, where the estimator's table is known
-            and not censored, but for a sample.
+            column measured_score then holds its measured score. It needs an estimator whose table is known and not
+            censored, and does nothing to samples.
     """
 
     run: Annotated[Path, tyro.conf.Positional]
@@ -88,7 +88,7 @@ class RecommendConfig:
     unknown: Literal["error", "skip"] = "error"
     force: bool = False
     seed: int = 0
-    best_seen: bool | None = None
+    best_seen: bool = True
 
     def __post_init__(self) -> None:
         """Refuses a seed that no generator takes, and no answer."""
@@ -148,7 +148,7 @@ class Answering:
         seed: int = 0,
         top: int = 1,
         report: Callable[[int], None] = lambda requests: None,
-        best_seen: bool | None = None,
+        best_seen: bool = True,
     ) -> None:
         """Takes the agent and how it answers.
 
@@ -160,15 +160,8 @@ class Answering:
             top: Different answers for each request.
             report: Called with the number of requests answered since the last call.
             best_seen: Whether the best measured rows compete; see :class:`RecommendConfig`.
-
-        Raises:
-            ValueError: If they shall compete with a sample, or none are known.
         """
-        if best_seen:
-            problem.check_best_seen()
-            if serving.mode == "sample":
-                raise ValueError("expected no best_seen with mode sample, whose answers are draws, got both")
-        self._best_seen = best_seen
+        self._best_seen = best_seen and serving.mode != "sample"
         self._agent, self._problem, self._serving, self._top, self._report = agent, problem, serving, top, report
         self._generator = generator_from(seed)
         # One array for each figure that grows in place. Small tensors between what a search frees would keep its memory
@@ -210,8 +203,8 @@ class Answering:
         Returns:
             Their measured scores ``(requests, top)``, NaN for other answers; None where they do not compete.
         """
-        seen = None if self._serving.mode == "sample" else problem.best_seen(observation)
-        if seen is None or (seen.censored if self._best_seen is None else not self._best_seen):
+        seen = problem.best_seen(observation) if self._best_seen else None
+        if seen is None or seen.censored:
             return None
         measured = torch.full_like(score, torch.nan, dtype=torch.float64)
         rows = seen.better_than(score[:, 0]).nonzero().squeeze(1)
@@ -299,7 +292,7 @@ class Recommender:
         items: Path | str | None = None,
         seed: int = 0,
         descriptors: Mapping[str, Path | str] | None = None,
-        best_seen: bool | None = None,
+        best_seen: bool = True,
     ) -> Any:
         """Answers one request or several.
 

@@ -22,22 +22,24 @@ class SeenRows:
 
     Attributes:
         choice: Long tensor of shape ``(contexts, kept, features)``.
-        score: Their measured scores ``(contexts, kept)``, float64; -inf where a context has fewer rows.
+        score: Their measured scores ``(contexts, kept)``, float64; 0 where a context has fewer rows.
+        counts: How many rows each context has, long, ``(contexts,)``.
         censored: Whether the table holds low scores only, so that its best row says little of what there is.
     """
 
     choice: Tensor
     score: Tensor
+    counts: Tensor
     censored: bool = False
 
     def check(self, contexts: int, sizes: tuple[int, ...]) -> None:
         """Raises ValueError unless the rows are of so many contexts, and of features with so many categories."""
         shape = tuple(self.choice.shape)
         fits = len(shape) == 3 and shape[0] == contexts and shape[1] > 0 and shape[2] == len(sizes)
-        if not fits or self.score.shape != shape[:2] or not bool((self.score < torch.inf).all()):
+        if not fits or self.score.shape != shape[:2] or self.counts.shape != shape[:1]:
             raise ValueError(
-                f"expected measured rows ({contexts}, kept, {len(sizes)}) with a score each, got {shape} and "
-                f"scores {tuple(self.score.shape)}"
+                f"expected measured rows ({contexts}, kept, {len(sizes)}) with scores and counts, got {shape} with "
+                f"{tuple(self.score.shape)} and {tuple(self.counts.shape)}"
             )
         if bool(((self.choice < 0) | (self.choice >= torch.tensor(sizes))).any()):
             raise ValueError(f"expected measured rows of categories below {sizes}, got others")
@@ -67,7 +69,8 @@ class SeenRows:
         where = contexts_of[kept], rank[kept]
         number, most = 1 if known is None else len(known), 1 + int(rank[kept].max(initial=0))
         choice = torch.zeros(number, most, features.shape[1], dtype=torch.long)
-        found = torch.full((number, most), -torch.inf, dtype=torch.float64)
+        found = torch.zeros(number, most, dtype=torch.float64)
         choice[where] = features[torch.from_numpy(first[order][kept])]
         found[where] = torch.from_numpy(means[order][kept])
-        return cls(choice, found, censored)
+        counts = torch.from_numpy(np.bincount(contexts_of[kept], minlength=number))
+        return cls(choice, found, counts, censored)

@@ -16,7 +16,7 @@ from slot_rl.io import BundleError, read_bundle, weights_hash, write_bundle
 from slot_rl.seeding import seeded_initialisation
 
 CARD = "card.json"
-SEEN_CHOICE, SEEN_SCORE = "seen_choice", "seen_score"
+SEEN = ("seen_choice", "seen_score", "seen_counts")
 SHIPPED = Path(__file__).parent / "shipped"
 
 
@@ -61,7 +61,7 @@ def save_estimator(
     if contexts is not None:
         tensors["contexts"] = contexts
     if seen is not None:
-        tensors |= {SEEN_CHOICE: seen.choice, SEEN_SCORE: seen.score}
+        tensors |= dict(zip(SEEN, (seen.choice, seen.score, seen.counts), strict=True))
         document["seen_is_censored"] = seen.censored
     write_bundle(folder, "estimator", tensors, document, CARD)
 
@@ -73,15 +73,18 @@ def load_estimator(folder: Path) -> StoredEstimator:
         BundleError: If the folder holds no estimator, a file was changed, or weights and card do not fit.
     """
     tensors, document = read_bundle(folder, "estimator", CARD)
-    contexts, choice, score = (tensors.pop(name, None) for name in ("contexts", SEEN_CHOICE, SEEN_SCORE))
+    contexts = tensors.pop("contexts", None)
+    measured = {name: tensors.pop(name) for name in SEEN if name in tensors}
     try:
         with seeded_initialisation(0):  # replaced by the stored weights
             net = model_of(document["shape"])
         net.load_state_dict(tensors)
         encoding = None if document["encoding"] is None else TableEncoding.from_json(document["encoding"])
-        card, seen = document["card"], None
-        if choice is not None and score is not None:
-            seen = SeenRows(choice, score, document["seen_is_censored"])
+        card = document["card"]
+        choice, score, counts = SEEN
+        seen = None
+        if measured:
+            seen = SeenRows(measured[choice], measured[score], measured[counts], document["seen_is_censored"])
     except (AttributeError, IndexError, KeyError, TypeError, RuntimeError) as error:
         raise BundleError(f"expected weights that fit the card in {folder}, got: {error}") from error
     return StoredEstimator(net.eval(), weights_hash(document), card, encoding, contexts, seen)

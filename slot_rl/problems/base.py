@@ -350,19 +350,6 @@ class Problem(ABC):
         """Returns the best rows that were measured already; None where no table of measurements is known."""
         return None
 
-    def check_best_seen(self) -> None:
-        """Raises ValueError where no table of measurements is known."""
-        if not self.knows_measurements:
-            raise ValueError(
-                "expected an estimator that pretrain_estimator.py --table fitted, which keeps the best measured rows, "
-                f"got one of {self.name} without them"
-            )
-
-    @property
-    def knows_measurements(self) -> bool:
-        """Whether :meth:`best_seen` has answers."""
-        return False
-
     def with_truth_as_estimator(self) -> "Problem":
         """Returns the same requests scored by the ground truth, with its own budget, to search for the true best.
 

@@ -44,7 +44,8 @@ class BestSeen:
         known = places < len(seen.score)
         rows = torch.where(known, places, 0)
         choice = seen.choice[rows].transpose(0, 1)
-        score = torch.where(known.unsqueeze(1), seen.score[rows], -torch.inf)
+        exists = torch.arange(seen.score.shape[1]) < seen.counts[rows].unsqueeze(1)
+        score = torch.where(known.unsqueeze(1) & exists, seen.score[rows], -torch.inf)
         allowed = torch.ones(choice.shape[:2], dtype=torch.bool)
         if mask is not None:
             allowed = mask.expand(*choice.shape, -1).gather(-1, choice.unsqueeze(-1)).squeeze(-1).all(dim=-1)

@@ -202,11 +202,6 @@ class RowProblem(Problem):
         table = self._truth_table
         return None if table is None else table.random(self._truth_context(table, observation), len(observation))
 
-    @property
-    def knows_measurements(self) -> bool:
-        """Whether the best measured rows of the estimator's table are known."""
-        return self._seen is not None
-
     def best_seen(self, observation: Observation) -> BestSeen | None:
         """Returns the best allowed row of each request among those that the estimator's table has measured."""
         if self._seen is None:
