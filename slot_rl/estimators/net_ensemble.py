@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from slot_rl.estimators.fitting import swapped_rows
 from slot_rl.estimators.net import EMBEDDING_SCALE, without_lists
-from slot_rl.estimators.row_scorer import RowScorer, flat_rows
+from slot_rl.estimators.row_scorer import MemberScorer, flat_rows
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,42 @@ class EnsembleFit:
         return min(self.most_steps, max(self.steps, rows // self.rows_a_step))
 
 
-class NetEnsemble(RowScorer):
+@dataclass(frozen=True)
+class SeenRows:
+    """What the members say of a step's rows.
+
+    Attributes:
+        features: Their categories, ``(rows, features)``.
+        context: Their contexts ``(rows, columns)``; None without contexts.
+        scores: The standardised scores, ``(members, rows)``.
+        hidden: The last hidden layers, ``(members, rows, width)``.
+    """
+
+    features: Tensor
+    context: Tensor | None
+    scores: Tensor
+    hidden: Tensor
+
+
+@dataclass(frozen=True)
+class Variation:
+    """What makes members differ by more than their first weights; see ``ensemble_kinds``.
+
+    Attributes:
+        row_weights: How much each row counts for each member, ``(members, rows)``, 1 on average; None for 1.
+        penalty: What is added to the loss of a step; None for nothing.
+        cycles: How often the step size falls to zero; it starts anew after each time.
+    """
+
+    row_weights: Tensor | None = None
+    penalty: Callable[[SeenRows], Tensor] | None = None
+    cycles: int = 1
+
+
+NO_VARIATION = Variation()
+
+
+class NetEnsemble(MemberScorer):
     """Networks of one shape, in the units of the score; a call asks all of them in one batch."""
 
     offset: Tensor
@@ -97,12 +132,8 @@ class NetEnsemble(RowScorer):
         self.register_buffer("offset", torch.zeros(()))
         self.register_buffer("spread", torch.ones(()))
 
-    def forward(self, features: Tensor, context: Tensor | None = None) -> Tensor:
-        """Returns the members' mean; see :meth:`RowScorer.forward`."""
-        return self.member_scores(features, context).mean(dim=0)
-
     def member_scores(self, features: Tensor, context: Tensor | None = None) -> Tensor:
-        """Returns each member's scores, ``(members, ..., batch)``."""
+        """Returns each member's scores; see :meth:`MemberScorer.member_scores`."""
         flat, given, leading = flat_rows(features, context)
         return (self.of_vectors(self.vectors(flat, given)) * self.spread + self.offset).view(-1, *leading)
 
@@ -128,10 +159,21 @@ class NetEnsemble(RowScorer):
 
     def of_vectors(self, vectors: Tensor) -> Tensor:
         """Returns standardised scores ``(members, batch)`` of what :meth:`vectors` gave."""
-        *inner, (weight, bias) = zip(self.weights, self.biases, strict=True)
-        for matrix, shift in inner:
+        return self.read_out(self.hidden(vectors))
+
+    def hidden(self, vectors: Tensor) -> Tensor:
+        """Returns the last hidden layers, ``(members, batch, width)``, of what :meth:`vectors` gave."""
+        for matrix, shift in zip(self.weights[:-1], self.biases[:-1], strict=True):
             vectors = nn.functional.silu(torch.baddbmm(shift, vectors, matrix))
-        return torch.baddbmm(bias, vectors, weight).squeeze(-1)
+        return vectors
+
+    def read_out(self, hidden: Tensor) -> Tensor:
+        """Returns standardised scores ``(members, batch)`` of what :meth:`hidden` gave."""
+        return torch.baddbmm(self.biases[-1], hidden, self.weights[-1]).squeeze(-1)
+
+    def flat_parameters(self) -> Tensor:
+        """Returns all parameters of each member in a row, ``(members, parameters)``."""
+        return torch.cat([part.flatten(1) for part in self.parameters()], dim=1)
 
 
 def fit_ensemble(
@@ -142,6 +184,7 @@ def fit_ensemble(
     fit: EnsembleFit,
     generator: torch.Generator,
     report: Callable[[int], None] = lambda step: None,
+    variation: Variation = NO_VARIATION,
 ) -> None:
     """Fits all members to all rows at once, with AdamW.
 
@@ -153,6 +196,7 @@ def fit_ensemble(
         fit: Steps and step size.
         generator: Random generator of the order of the rows.
         report: Called with the number of each step.
+        variation: What makes the members differ by more than their first weights.
     """
     ensemble.offset.fill_(score.mean())
     ensemble.spread.fill_(score.std().clamp_min(1e-12))
@@ -166,9 +210,9 @@ def fit_ensemble(
             left = torch.randperm(len(score), generator=generator)
         part, left = left[: fit.batch_size], left[fit.batch_size :]
         for group in optimizer.param_groups:
-            group["lr"] = fit.learning_rate * (1 + cos(pi * step / steps)) / 2
+            group["lr"] = fit.learning_rate * (1 + cos(pi * (step * variation.cycles % steps) / steps)) / 2
         given = None if context is None else context[part]
-        loss = _loss(ensemble, features[part], given, target[part], fit.swap_linearity, generator)
+        loss = _loss(ensemble, features[part], given, target[part], fit.swap_linearity, generator, part, variation)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -182,14 +226,22 @@ def _loss(
     target: Tensor,
     swap_linearity: float,
     generator: torch.Generator,
+    part: Tensor,
+    variation: Variation,
 ) -> Tensor:
     """Returns the members' squared errors and penalties on scores that are not linear along swaps, added up."""
     swapped = swapped_rows(features, ensemble.shape.sizes, generator)
     share = torch.rand(len(features), generator=generator)
     vectors, others = ensemble.vectors(features, context), ensemble.vectors(swapped, context)
     between = torch.lerp(vectors, others, share.unsqueeze(-1))
-    found = ensemble.of_vectors(torch.cat([vectors, others, between], dim=1))
+    hidden = ensemble.hidden(torch.cat([vectors, others, between], dim=1))
+    found = ensemble.read_out(hidden)
     scores, other_scores, between_scores = found.chunk(3, dim=1)
     straight = torch.lerp(scores, other_scores, share).detach()
-    error = (scores - target).square().mean(dim=1).sum()
-    return error + swap_linearity * (between_scores - straight).square().mean(dim=1).sum()
+    errors = (scores - target).square()
+    if variation.row_weights is not None:
+        errors = errors * variation.row_weights[:, part]
+    loss = errors.mean(dim=1).sum() + swap_linearity * (between_scores - straight).square().mean(dim=1).sum()
+    if variation.penalty is None:
+        return loss
+    return loss + variation.penalty(SeenRows(features, context, scores, hidden[:, : len(features)]))
