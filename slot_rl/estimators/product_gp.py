@@ -120,7 +120,7 @@ class ProductGP(RowScorer):
         places = self._context_places(given, len(flat))
         if self._tabulated:
             choice = _choice_of(flat) if soft and not features.requires_grad else None if soft else flat
-            means = self._mixed(flat, places) if choice is None else self._table[places, _cells(choice, self.sizes)]
+            means = self._mixed(flat, places) if choice is None else self._table[places, grid_cells(choice, self.sizes)]
         else:
             means = self._summed(flat if soft else one_hot(flat, max(self.sizes), torch.float32), places)
         dtype = features.dtype if soft else torch.get_default_dtype()
@@ -138,7 +138,7 @@ class ProductGP(RowScorer):
         if self._means is None:
             sizes = [*self.context_sizes, *self.sizes]
             weights = torch.zeros(prod(sizes), dtype=torch.float64)
-            weights.index_add_(0, _cells(self.rows, sizes), self.weights)
+            weights.index_add_(0, grid_cells(self.rows, sizes), self.weights)
             self._means = self.kernel.grid_product(weights, sizes).float().view(prod(self.context_sizes), -1)
         return self._means
 
@@ -187,7 +187,7 @@ class ProductGP(RowScorer):
             return torch.zeros(rows, dtype=torch.long)
         if context is None:
             raise ValueError(f"expected a context of {len(self.context_sizes)} columns, got None")
-        return _cells(context, self.context_sizes)
+        return grid_cells(context, self.context_sizes)
 
 
 def fit_gp(
@@ -213,7 +213,7 @@ def fit_gp(
     offset, spread = score.mean(), score.std().clamp_min(1e-12)
     standardised = (score - offset) / spread
     kernel = _fit_kernel(rows, standardised, len(context_sizes), generator)
-    weights = _solve(kernel, rows, standardised, [*context_sizes, *sizes])
+    weights = solve_kernel(kernel, rows, standardised.unsqueeze(1), [*context_sizes, *sizes]).squeeze(1)
     found = {"rows": rows, "weights": weights, "offset": offset, "spread": spread, "constant": kernel.constant}
     found |= {"scale": kernel.scale, "likeness": kernel.likeness, "additive": kernel.weights, "noise": kernel.noise}
     gp.load_state_dict(found)
@@ -275,20 +275,30 @@ def _chosen(contexts: Tensor, generator: torch.Generator) -> Tensor:
     return torch.cat([order[place[order] == context][:ROWS_OF_CONTEXT] for context in asked])
 
 
-def _solve(kernel: ProductKernel, rows: Tensor, score: Tensor, sizes: Sequence[int]) -> Tensor:
-    """Returns the weights of the rows in the posterior mean, ``(rows,)``."""
+def solve_kernel(kernel: ProductKernel, rows: Tensor, values: Tensor, sizes: Sequence[int]) -> Tensor:
+    """Divides values ``(rows, columns)`` by the covariance of the rows' measurements, noise included.
+
+    Args:
+        kernel: The kernel's numbers.
+        rows: The rows' categories, contexts first.
+        values: What to divide; for the standardised scores the result is the rows' weights in the posterior mean.
+        sizes: Categories of each column, contexts first.
+    """
     if len(rows) <= MOST_EXACT:
         identity = torch.eye(len(rows), dtype=torch.float64)
         factor = torch.linalg.cholesky(kernel.between(rows, rows) + kernel.noise * identity)
-        return torch.cholesky_solve(score.unsqueeze(1), factor).squeeze(1)
-    places = _cells(rows, sizes)
+        return torch.cholesky_solve(values, factor)
+    places = grid_cells(rows, sizes)
+    return torch.stack([_by_conjugate_gradients(kernel, places, each, sizes) for each in values.unbind(dim=1)], dim=1)
 
+
+def _by_conjugate_gradients(kernel: ProductKernel, places: Tensor, values: Tensor, sizes: Sequence[int]) -> Tensor:
     def product(values: Tensor) -> Tensor:
         # Equal rows share a cell, so values are added up and not written.
         grid = values.new_zeros(prod(sizes)).index_add_(0, places, values)
         return kernel.grid_product(grid, sizes)[places] + kernel.noise * values
 
-    solution, residual = torch.zeros_like(score), score.clone()
+    solution, residual = torch.zeros_like(values), values.clone()
     direction, square = residual.clone(), residual.square().sum()
     enough = CG_TOLERANCE**2 * square
     for _ in range(CG_STEPS):
@@ -302,8 +312,8 @@ def _solve(kernel: ProductKernel, rows: Tensor, score: Tensor, sizes: Sequence[i
     return solution
 
 
-def _cells(rows: Tensor, sizes: Sequence[int]) -> Tensor:
-    """Returns each row's place among all combinations of categories, ``(..., rows)``."""
+def grid_cells(rows: Tensor, sizes: Sequence[int]) -> Tensor:
+    """Returns the places ``(...)`` of rows ``(..., columns)`` among all combinations of categories."""
     strides = torch.tensor([prod(sizes[column + 1 :]) for column in range(len(sizes))])
     return (rows * strides).sum(dim=-1)
 
