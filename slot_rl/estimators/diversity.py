@@ -30,18 +30,11 @@ def weight_distance(new: Tensor, old: Tensor) -> Tensor:
     return 1 / (old - new).abs().sum(dim=-1)
 
 
-def weight_cosine(new: Tensor, old: Tensor) -> Tensor:
-    """Returns the cosine of parameters ``(..., parameters)``, which no common factor changes.
-
-    Fooled by permuting hidden units: the same function at a cosine near 0.
-    """
-    return functional.cosine_similarity(new, old, dim=-1)
-
-
 def weight_correlation(new: Tensor, old: Tensor) -> Tensor:
     """Returns Pearson's correlation of parameters ``(..., parameters)``.
 
-    Fooled as :func:`weight_cosine` is. Two networks with independent first weights have none to begin with.
+    Fooled by permuting hidden units: the same function at a correlation near 0. Two networks with independent first
+    weights have none to begin with. Since weights are 0 on average, the cosine is nearly the same.
     """
     return functional.cosine_similarity(_centred(new, -1), _centred(old, -1), dim=-1)
 
@@ -119,14 +112,11 @@ class DiversityTerm:
     weight: float
 
 
-TermName = Literal[
-    "weight_distance", "weight_cosine", "weight_correlation", "negative_correlation", "inverse_difference", "linear_cka"
-]
+TermName = Literal["weight_distance", "weight_correlation", "negative_correlation", "inverse_difference", "linear_cka"]
 DIVERSITY: dict[TermName, DiversityTerm] = {
     "weight_distance": DiversityTerm(weight_distance, "parameters", 1_000.0),
-    "weight_cosine": DiversityTerm(weight_cosine, "parameters", 0.1),
-    "weight_correlation": DiversityTerm(weight_correlation, "parameters", 0.1),
-    "negative_correlation": DiversityTerm(negative_correlation, "scores", 0.5),
+    "weight_correlation": DiversityTerm(weight_correlation, "parameters", 1.0),
+    "negative_correlation": DiversityTerm(negative_correlation, "scores", 1.0),
     "inverse_difference": DiversityTerm(inverse_difference, "scores", 0.001),
     "linear_cka": DiversityTerm(linear_cka, "hidden", 0.1),
 }

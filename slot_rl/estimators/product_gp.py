@@ -117,10 +117,13 @@ class ProductGP(RowScorer):
         """Scores configurations; see :meth:`RowScorer.forward`."""
         soft = features.is_floating_point()
         flat, given, leading = flat_rows(features, context)
-        places = self._context_places(given, len(flat))
+        places = context_places(given, len(flat), self.context_sizes)
         if self._tabulated:
             choice = _choice_of(flat) if soft and not features.requires_grad else None if soft else flat
-            means = self._mixed(flat, places) if choice is None else self._table[places, grid_cells(choice, self.sizes)]
+            if choice is None:
+                means = grid_mixtures(flat, places, self._table.unsqueeze(-1), self.sizes).squeeze(-1)
+            else:
+                means = self._table[places, grid_cells(choice, self.sizes)]
         else:
             means = self._summed(flat if soft else one_hot(flat, max(self.sizes), torch.float32), places)
         dtype = features.dtype if soft else torch.get_default_dtype()
@@ -141,23 +144,6 @@ class ProductGP(RowScorer):
             weights.index_add_(0, grid_cells(self.rows, sizes), self.weights)
             self._means = self.kernel.grid_product(weights, sizes).float().view(prod(self.context_sizes), -1)
         return self._means
-
-    def _mixed(self, rows: Tensor, places: Tensor) -> Tensor:
-        """Returns the standardised means of probability rows ``(batch, features, categories)`` by the table."""
-        most = max(1, CHUNK_CELLS // self._table.shape[1])
-        means = rows.new_zeros(len(rows))
-        for place in places.unique():
-            for part in (places == place).nonzero().squeeze(1).split(most):
-                means = means.index_add(0, part, self._contracted(rows[part], self._table[place]))
-        return means
-
-    def _contracted(self, rows: Tensor, means: Tensor) -> Tensor:
-        """Averages over one feature after another, ``(batch,)``."""
-        first, *others = self.sizes
-        left = rows[:, 0, :first] @ means.view(first, -1)
-        for feature, size in enumerate(others, start=1):
-            left = torch.bmm(rows[:, feature, :size].unsqueeze(1), left.view(len(rows), size, -1)).squeeze(1)
-        return left.squeeze(1)
 
     def _summed(self, rows: Tensor, places: Tensor) -> Tensor:
         """Returns the same by the sum over what was seen."""
@@ -181,13 +167,44 @@ class ProductGP(RowScorer):
             total = total + weight * same
         return (product + total) @ self.weights.to(rows)
 
-    def _context_places(self, context: Tensor | None, rows: int) -> Tensor:
-        """Returns each row's number among all combinations of context categories, ``(rows,)``."""
-        if not self.context_sizes:
-            return torch.zeros(rows, dtype=torch.long)
-        if context is None:
-            raise ValueError(f"expected a context of {len(self.context_sizes)} columns, got None")
-        return grid_cells(context, self.context_sizes)
+
+def context_places(context: Tensor | None, rows: int, sizes: Sequence[int]) -> Tensor:
+    """Returns the place of each row's context among all combinations of context categories, ``(rows,)``.
+
+    Raises:
+        ValueError: If there are context columns and no context is given.
+    """
+    if not sizes:
+        return torch.zeros(rows, dtype=torch.long)
+    if context is None:
+        raise ValueError(f"expected a context of {len(sizes)} columns, got None")
+    return grid_cells(context, sizes)
+
+
+def grid_mixtures(rows: Tensor, places: Tensor, values: Tensor, sizes: Sequence[int]) -> Tensor:
+    """Averages values of all combinations by probability rows, ``(batch, functions)``.
+
+    Args:
+        rows: The rows, ``(batch, features, categories)``.
+        places: The place of each row's context, ``(batch,)``.
+        values: ``(combinations of contexts, combinations of features, functions)``.
+        sizes: Categories of each feature.
+    """
+    most = max(1, CHUNK_CELLS // values[0].numel())
+    means = rows.new_zeros(len(rows), values.shape[-1])
+    for place in places.unique():
+        for part in (places == place).nonzero().squeeze(1).split(most):
+            means = means.index_add(0, part, _contracted(rows[part], values[place], sizes))
+    return means
+
+
+def _contracted(rows: Tensor, values: Tensor, sizes: Sequence[int]) -> Tensor:
+    """Averages over one feature after another, ``(batch, functions)``."""
+    first, *others = sizes
+    left = rows[:, 0, :first] @ values.reshape(first, -1)
+    for feature, size in enumerate(others, start=1):
+        left = torch.bmm(rows[:, feature, :size].unsqueeze(1), left.view(len(rows), size, -1)).squeeze(1)
+    return left
 
 
 def fit_gp(

@@ -71,18 +71,19 @@ def accuracy_given(classes: Tensor, given: Tensor, true: Tensor, count: int) -> 
     return right / torch.bincount(given, minlength=count)
 
 
-def spread_against_error(members: Tensor, true: Tensor) -> float:
+def spread_against_error(members: Tensor, true: Tensor, share: float = CHOSEN_SHARE) -> float:
     """Returns Spearman's correlation of the members' standard deviation and their mean's error over the chosen rows.
 
     Args:
         members: Scores, ``(members, rows)``.
         true: True scores, ``(rows,)``.
+        share: The share of the rows with the highest means that is chosen.
 
     Returns:
         It is 0 where one of the two is the same for all chosen rows.
     """
     mean = members.mean(dim=0)
-    chosen = mean.topk(min(len(true), max(FEWEST_CHOSEN, round(CHOSEN_SHARE * len(true))))).indices
+    chosen = mean.topk(min(len(true), max(FEWEST_CHOSEN, round(share * len(true))))).indices
     spread, error = members[:, chosen].std(dim=0), (mean - true)[chosen].abs()
     if bool((spread == spread[0]).all() | (error == error[0]).all()):
         return 0.0

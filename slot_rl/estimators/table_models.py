@@ -8,8 +8,9 @@ from torch import Tensor
 
 from slot_rl.estimators.blend import Blend
 from slot_rl.estimators.encoding import TableEncoding
+from slot_rl.estimators.ensemble_kinds import INDEPENDENT, EnsembleMaking, fit_members
 from slot_rl.estimators.fitting import TableRows
-from slot_rl.estimators.net_ensemble import EnsembleFit, NetEnsemble, NetEnsembleShape, fit_ensemble
+from slot_rl.estimators.net_ensemble import EnsembleFit, NetEnsembleShape
 from slot_rl.estimators.product_gp import fit_gp, too_many
 from slot_rl.estimators.row_scorer import RowScorer
 
@@ -18,7 +19,7 @@ RowModel = Literal["gp", "nets", "blend"]
 StepReport = Callable[[int], None]
 
 
-def check_row_model(model: RowModel, encoding: TableEncoding, rows: int) -> None:
+def check_row_model(model: RowModel, encoding: TableEncoding, rows: int, making: EnsembleMaking = INDEPENDENT) -> None:
     """Refuses a table that a model cannot be fitted to.
 
     Raises:
@@ -30,7 +31,11 @@ def check_row_model(model: RowModel, encoding: TableEncoding, rows: int) -> None
             f"expected columns of categories alone for --model {model}, got numbers for {', '.join(described)}: "
             "--model net takes them"
         )
-    reason = "" if model == "nets" else too_many(rows, [*_context_sizes(encoding), *_sizes(encoding)])
+    reason = (
+        ""
+        if model == "nets" and making.ensemble != "mixed"
+        else too_many(rows, [*_context_sizes(encoding), *_sizes(encoding)])
+    )
     if reason:
         raise ValueError(f"{reason}: --model net or nets takes them")
 
@@ -42,6 +47,7 @@ def fit_row_model(
     fit: EnsembleFit,
     generator: torch.Generator,
     report: StepReport = lambda step: None,
+    making: EnsembleMaking = INDEPENDENT,
 ) -> RowScorer:
     """Fits a model to all rows.
 
@@ -52,6 +58,7 @@ def fit_row_model(
         fit: How networks are fitted.
         generator: Source of first weights, of the order of the rows and of the rows that decide the kernel's numbers.
         report: Called with the number of each step of the networks.
+        making: How the networks come about.
     """
     sizes, context_sizes = _sizes(encoding), _context_sizes(encoding)
     parts: list[RowScorer] = []
@@ -59,9 +66,8 @@ def fit_row_model(
         columns = rows.features if rows.contexts is None else torch.cat([rows.contexts, rows.features], dim=1)
         parts.append(fit_gp(columns, rows.score, sizes, context_sizes, generator))
     if model in ("nets", "blend"):
-        nets = NetEnsemble(NetEnsembleShape(sizes, context_sizes), generator)
-        fit_ensemble(nets, rows.features, rows.contexts, rows.score, fit, generator, report)
-        parts.append(nets)
+        shape = NetEnsembleShape(sizes, context_sizes)
+        parts.append(fit_members(making, shape, rows, fit, generator, report))
     return parts[0] if len(parts) == 1 else Blend(parts)
 
 
