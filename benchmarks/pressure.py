@@ -1,11 +1,11 @@
 """Do diverse or pessimistic ensembles choose better rows? Estimated and true scores under more and more selection.
 
-Ensembles of every kind and diversity term are fitted to random parts of measured landscapes and score all combinations.
-The best of k uniform draws by an objective (the members' mean, their minimum, or the mean less a standard deviation) has
-an estimated and a true score; both are exact, from the ranks of all combinations. If the true score falls while the
-estimated one rises, the objective is exploited. Scores are normalised to each context's lowest (0) and highest (1)
-measurement; what was not measured counts with the lowest. All differences are to independent members' mean on the same
-rows.
+Ensembles of every kind and diversity term are fitted to random parts of measured landscapes and score all
+combinations. The best of k uniform draws by an objective (the members' mean, their minimum, or the mean less a standard
+deviation) has an estimated and a true score; both are exact, from the ranks of all combinations. If the true score
+falls while the estimated one rises, the objective is exploited. Scores are normalised to each context's lowest (0) and
+highest (1) measurement; what was not measured counts with the lowest. All differences are to independent members' mean
+on the same rows.
 """
 
 from collections.abc import Callable, Sequence
@@ -279,7 +279,12 @@ def _panels(found: Sequence[dict[str, Made]]) -> list[Panel]:
         }
 
     return [
-        Panel(f"{objective}: {which} score", "normalised score", curves(objective, which), log_along=True)
+        Panel(
+            f"{objective}: {which} score",
+            "normalised score",
+            {made: curve(made, objective, which) for made in found[0]},
+            log_along=True,
+        )
         for objective in OBJECTIVES
         for which in ("estimated", "true")
     ]

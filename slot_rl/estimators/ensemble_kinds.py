@@ -2,8 +2,8 @@
 
 `independent` members differ in their first weights alone. `bootstrap` and `folds` members see other rows. `joint`
 members are kept apart by a diversity term while all are fitted; `sequential` ones are fitted one after another, each
-kept apart from those before it, which are frozen. `snapshot` members are states of one network, whose step size falls to
-zero again and again. `mixed` members are networks and functions drawn from a Gaussian process.
+kept apart from those before it, which are frozen. `snapshot` members are states of one network, whose step size falls
+to zero again and again. `mixed` members are networks and functions drawn from a Gaussian process.
 """
 
 from collections.abc import Callable
@@ -231,10 +231,10 @@ def _snapshot(fit: _Fit) -> NetEnsemble:
 
 def _mixed(fit: _Fit) -> Blend:
     """Adds as many functions that are drawn from a Gaussian process as there are networks."""
-    rows, shape = fit.rows, fit.shape
+    rows, shape, nets = fit.rows, fit.shape, _independent(fit)
     columns = rows.features if rows.contexts is None else torch.cat([rows.contexts, rows.features], dim=1)
     gp = fit_gp(columns, rows.score, shape.sizes, shape.context_sizes, fit.generator)
-    return Blend([DrawnFunctions.of(gp, shape.members, fit.generator), _independent(fit)])
+    return Blend([DrawnFunctions.of(gp, shape.members, fit.generator), nets])
 
 
 _KINDS: dict[EnsembleKind, Callable[[_Fit], MemberScorer]] = {

@@ -40,8 +40,8 @@ class Spread:
 def given_another(members: Tensor, true: Tensor) -> Tensor:
     """Returns each member's accuracy given another's output, ``(members, members)``; NaN on the diagonal.
 
-    It is the squared partial correlation: the share of what the other member (column), in the best straight line, leaves
-    unexplained of the true scores that this member (row) explains. 0: it tells nothing that the other does not.
+    It is the squared partial correlation: of what the other member (column), in the best straight line, leaves
+    unexplained of the true scores, the share that this member (row) explains. 0: it tells nothing new.
 
     Args:
         members: Scores, ``(members, rows)``.
