@@ -266,17 +266,9 @@ def press(estimate: Tensor, true: Tensor) -> Pressed:
 def _panels(found: Sequence[dict[str, Made]]) -> list[Panel]:
     """Returns the curves of estimated and true scores for each objective, means over all subsets."""
 
-    def curves(objective: str, which: str) -> dict[str, Curve]:
-        return {
-            made: (
-                DRAWS,
-                [
-                    fmean(point)
-                    for point in zip(*(getattr(each[made].objectives[objective], which) for each in found), strict=True)
-                ],
-            )
-            for made in found[0]
-        }
+    def curve(made: str, objective: str, which: str) -> Curve:
+        of_subsets = (getattr(each[made].objectives[objective], which) for each in found)
+        return DRAWS, [fmean(point) for point in zip(*of_subsets, strict=True)]
 
     return [
         Panel(
