@@ -27,9 +27,11 @@ class Blend(MemberScorer):
         Where parts have different numbers of members, those of the smaller ones are repeated, so that all parts weigh
         the same, as in the mean.
         """
-        found = []
+        found: list[Tensor] = []
         for part in self.parts:
-            has_members = isinstance(part, MemberScorer)
-            found.append(part.member_scores(features, context) if has_members else part(features, context).unsqueeze(0))
+            if isinstance(part, MemberScorer):
+                found.append(part.member_scores(features, context))
+            else:
+                found.append(part(features, context).unsqueeze(0))
         count = lcm(*map(len, found))
         return torch.cat([scores.repeat_interleave(count // len(scores), dim=0) for scores in found])

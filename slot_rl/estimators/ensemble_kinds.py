@@ -205,9 +205,9 @@ def _term(making: EnsembleMaking) -> DiversityTerm:
 
 
 def _read(term: DiversityTerm, nets: NetEnsemble, seen: SeenRows) -> Tensor:
-    return {"parameters": nets.flat_parameters, "scores": lambda: seen.scores, "hidden": lambda: seen.hidden}[
-        term.reads
-    ]()
+    if term.reads == "parameters":
+        return nets.flat_parameters()
+    return seen.scores if term.reads == "scores" else seen.hidden
 
 
 def _snapshot(fit: _Fit) -> NetEnsemble:

@@ -1,6 +1,6 @@
 """The models that can be fitted to a table of categories, by name."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Literal
 
 import torch
@@ -12,7 +12,7 @@ from slot_rl.estimators.ensemble_kinds import INDEPENDENT, EnsembleMaking, fit_m
 from slot_rl.estimators.fitting import TableRows
 from slot_rl.estimators.net_ensemble import EnsembleFit, NetEnsembleShape
 from slot_rl.estimators.product_gp import fit_gp, too_many
-from slot_rl.estimators.row_scorer import RowScorer
+from slot_rl.estimators.row_scorer import MemberScorer, RowScorer
 
 RowModel = Literal["gp", "nets", "blend"]
 """A Gaussian process, the mean of five networks, and the mean of both."""
@@ -74,8 +74,23 @@ def fit_row_model(
 def score_rows(model: RowScorer, rows: TableRows) -> Tensor:
     """Scores encoded rows, ``(rows,)``, without gradient."""
     with torch.no_grad():
-        parts = (rows[part] for part in torch.arange(len(rows)).split(8_192))
-        return torch.cat([model(part.features, part.contexts) for part in parts])
+        return torch.cat([model(part.features, part.contexts) for part in _parts(rows)])
+
+
+def score_members(model: RowScorer, rows: TableRows) -> Tensor:
+    """Scores encoded rows by each member, ``(members, rows)``, without gradient.
+
+    Raises:
+        TypeError: If the model has no members.
+    """
+    if not isinstance(model, MemberScorer):
+        raise TypeError(f"expected a model with members, got {type(model).__name__}")
+    with torch.no_grad():
+        return torch.cat([model.member_scores(part.features, part.contexts) for part in _parts(rows)], dim=1)
+
+
+def _parts(rows: TableRows) -> Iterator[TableRows]:
+    return (rows[part] for part in torch.arange(len(rows)).split(8_192))
 
 
 def _sizes(encoding: TableEncoding) -> tuple[int, ...]:
