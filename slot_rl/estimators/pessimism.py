@@ -42,7 +42,12 @@ class Pessimism:
         """Returns the objective ``(...)`` of members' scores ``(members, ...)``.
 
         Where all members agree the standard deviation has no slope, and its gradient is 0.
+
+        Raises:
+            ValueError: If there is a single member, and the objective is not the mean.
         """
+        if len(scores) < 2 and self.pessimism != "mean":
+            raise ValueError(f"expected two members at least for pessimism {self.pessimism}, got {len(scores)}")
         if self.pessimism == "minimum":
             return scores.amin(dim=0)
         mean = scores.mean(dim=0)
