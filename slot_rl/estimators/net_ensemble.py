@@ -9,6 +9,7 @@ Lakshminarayanan, Pritzel, Blundell, "Simple and Scalable Predictive Uncertainty
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from itertools import repeat
 from math import cos, pi, sqrt
 from typing import Any
 
@@ -18,6 +19,9 @@ from torch import Tensor, nn
 from slot_rl.estimators.fitting import swapped_rows
 from slot_rl.estimators.net import EMBEDDING_SCALE, without_lists
 from slot_rl.estimators.row_scorer import MemberScorer, flat_rows
+
+CACHED_NUMBERS = 2**18
+"""Numbers that a hidden layer of all members may hold: a megabyte, so that it stays in a processor's cache."""
 
 
 @dataclass(frozen=True)
@@ -135,7 +139,11 @@ class NetEnsemble(MemberScorer):
     def member_scores(self, features: Tensor, context: Tensor | None = None) -> Tensor:
         """Returns each member's scores; see :meth:`MemberScorer.member_scores`."""
         flat, given, leading = flat_rows(features, context)
-        return (self.of_vectors(self.vectors(flat, given)) * self.spread + self.offset).view(-1, *leading)
+        rows = max(1, CACHED_NUMBERS // (self.shape.members * max(self.shape.hidden)))
+        contexts = repeat(None) if given is None else given.split(rows)
+        parts = [self.of_vectors(self.vectors(*part)) for part in zip(flat.split(rows), contexts, strict=False)]
+        scores = torch.cat(parts, dim=1)
+        return (scores * self.spread + self.offset).view(-1, *leading)
 
     def vectors(self, features: Tensor, context: Tensor | None) -> Tensor:
         """Returns what the networks read, ``(members, batch, width)``, of indices or rows and contexts of a batch.
