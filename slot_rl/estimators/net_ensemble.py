@@ -143,7 +143,7 @@ class NetEnsemble(MemberScorer):
         contexts = repeat(None) if given is None else given.split(rows)
         parts = [self.of_vectors(self.vectors(*part)) for part in zip(flat.split(rows), contexts, strict=False)]
         scores = torch.cat(parts, dim=1)
-        return (scores * self.spread + self.offset).view(-1, *leading)
+        return (scores * self.spread + self.offset).view(self.shape.members, *leading)
 
     def vectors(self, features: Tensor, context: Tensor | None) -> Tensor:
         """Returns what the networks read, ``(members, batch, width)``, of indices or rows and contexts of a batch.
