@@ -101,14 +101,17 @@ def test_numbers_by_hand() -> None:
     assert float(inverse_cross_entropy(sure, sure)) == pytest.approx(1 / SOFTENING)
 
 
-def layers(hidden: int, activation: nn.Module) -> nn.Sequential:
+HIDDEN = 16
+
+
+def layers(activation: nn.Module) -> nn.Sequential:
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        return nn.Sequential(nn.Linear(3, hidden), activation, nn.Linear(hidden, 1)).double()
+        return nn.Sequential(nn.Linear(3, HIDDEN), activation, nn.Linear(HIDDEN, 1)).double()
 
 
 def copied(net: nn.Sequential, change: Callable[[dict[str, Tensor]], None], activation: nn.Module) -> nn.Sequential:
-    other, state = layers(net[0].out_features, activation), {k: v.clone() for k, v in net.state_dict().items()}
+    other, state = layers(activation), {k: v.clone() for k, v in net.state_dict().items()}
     change(state)
     other.load_state_dict(state)
     return other
@@ -121,6 +124,10 @@ def flat(net: nn.Sequential) -> Tensor:
 def rescaled(state: dict[str, Tensor]) -> None:
     state["0.weight"], state["0.bias"] = 4 * state["0.weight"], 4 * state["0.bias"]
     state["2.weight"] = state["2.weight"] / 4
+
+
+def shifted(state: dict[str, Tensor]) -> None:
+    state["2.bias"] = state["2.bias"] + 0.1
 
 
 def permuted(state: dict[str, Tensor]) -> None:
@@ -137,9 +144,9 @@ def test_the_same_function_fools_the_distance(
     activation: nn.Module, change: Callable[[dict[str, Tensor]], None]
 ) -> None:
     """The question's own penalty, 1 / sum |old - new|, calls a network different that is the same function."""
-    old, rows = layers(16, activation), drawn(50, 3, seed=6)
+    old, rows = layers(activation), drawn(50, 3, seed=6)
     fooled = copied(old, change, activation)
-    near = copied(old, lambda state: state["2.bias"].add_(0.1), activation)
+    near = copied(old, shifted, activation)
     with torch.no_grad():
         assert torch.allclose(old(rows), fooled(rows))
         assert not torch.allclose(old(rows), near(rows))
@@ -151,13 +158,13 @@ def test_the_same_function_fools_the_distance(
 
 
 def test_a_rescaling_of_silu_units_is_another_function() -> None:
-    old, rows = layers(16, nn.SiLU()), drawn(50, 3, seed=6)
+    old, rows = layers(nn.SiLU()), drawn(50, 3, seed=6)
     with torch.no_grad():
         assert not torch.allclose(old(rows), copied(old, rescaled, nn.SiLU())(rows), atol=1e-3)
 
 
 def test_permuted_units_fool_the_correlation() -> None:
-    old = layers(16, nn.SiLU())
+    old = layers(nn.SiLU())
     assert float(weight_correlation(flat(old), flat(old))) == pytest.approx(1)
     assert abs(float(weight_correlation(flat(copied(old, permuted, nn.SiLU())), flat(old)))) < 0.5
 

@@ -95,7 +95,7 @@ def _data() -> tuple[Tensor, Tensor | None, Tensor]:
 
 
 def test_bootstrapped_members_differ_more_than_independent_ones() -> None:
-    spreads = [float(scores(made(kind)).std(dim=0).mean()) for kind in ("independent", "bootstrap")]  # type: ignore[arg-type]
+    spreads = [float(scores(made(kind)).std(dim=0).mean()) for kind in ("independent", "bootstrap")]
     assert spreads[1] > 1.3 * spreads[0]
 
 
@@ -150,7 +150,9 @@ def test_mixed_members_are_networks_and_drawn_functions() -> None:
 
 
 def test_a_drawn_function_is_linear_in_each_feature() -> None:
-    draws = made("mixed").parts[0]
+    mixed = made("mixed")
+    assert isinstance(mixed, Blend)
+    draws = mixed.parts[0]
     assert isinstance(draws, DrawnFunctions)
     rows = one_hot(ROWS.features[:8], 5, torch.float32)
     with torch.no_grad():
