@@ -41,7 +41,7 @@ DRAWS = tuple(2**power for power in range(17))
 TOP = 10
 UNSEEN_SHARE = 0.01
 """The share of the unseen rows, those with the highest means, on which spread is compared with error."""
-FIRST_SUBSET = 2_000
+FIRST_SEED = 2_000
 OBJECTIVES = {"mean": Pessimism(), "minimum": Pessimism("minimum"), "mean - sd": Pessimism("lower")}
 MAKINGS = (
     INDEPENDENT,
@@ -207,7 +207,7 @@ def measure_pressure(config: PressureConfig) -> None:
     """
     folder = config.place.folder("pressure")
     # A round of all landscapes after the other, so that the first figures are of all kinds of tables.
-    keys = [(name, FIRST_SUBSET + subset) for subset in range(config.subsets) for name in config.landscapes]
+    keys = [(name, FIRST_SEED + subset) for subset in range(config.subsets) for name in config.landscapes]
     with fresh_folder(folder):
         grids = {name: Grid.read(PRESSED[name], config.data) for name in config.landscapes}
         found = run_each(keys, len(MAKINGS), lambda key, report: _subset(key, grids[key[0]], config.fit(), report))
