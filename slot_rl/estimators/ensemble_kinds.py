@@ -22,7 +22,7 @@ from slot_rl.estimators.net_ensemble import (
     EnsembleFit,
     NetEnsemble,
     NetEnsembleShape,
-    SeenRows,
+    StepRows,
     Variation,
     fit_ensemble,
 )
@@ -99,7 +99,7 @@ class _Fit:
         return NetEnsemble(replace(self.shape, members=members or self.shape.members), self.generator)
 
 
-def fit_members(
+def make_members(
     making: EnsembleMaking,
     shape: NetEnsembleShape,
     rows: TableRows,
@@ -169,7 +169,7 @@ def _joint(fit: _Fit) -> NetEnsemble:
     """Adds the term between each member and the others."""
     nets, term = fit.built(), _term(fit.making)
 
-    def penalty(seen: SeenRows) -> Tensor:
+    def penalty(seen: StepRows) -> Tensor:
         return fit.making.weight * among(term.compare, _read(term, nets, seen))
 
     return fit.fitted(nets, Variation(penalty=penalty))
@@ -187,7 +187,7 @@ def _sequential(fit: _Fit) -> NetEnsemble:
     return stacked(parts)
 
 
-def _apart_from(frozen: NetEnsemble, nets: NetEnsemble, term: DiversityTerm, weight: float, seen: SeenRows) -> Tensor:
+def _apart_from(frozen: NetEnsemble, nets: NetEnsemble, term: DiversityTerm, weight: float, seen: StepRows) -> Tensor:
     with torch.no_grad():
         hidden = frozen.hidden(frozen.vectors(seen.features, seen.context))
         known = replace(seen, hidden=hidden, scores=frozen.read_out(hidden))
@@ -204,7 +204,7 @@ def _term(making: EnsembleMaking) -> DiversityTerm:
     return DIVERSITY[making.diversity]
 
 
-def _read(term: DiversityTerm, nets: NetEnsemble, seen: SeenRows) -> Tensor:
+def _read(term: DiversityTerm, nets: NetEnsemble, seen: StepRows) -> Tensor:
     if term.reads == "parameters":
         return nets.flat_parameters()
     return seen.scores if term.reads == "scores" else seen.hidden

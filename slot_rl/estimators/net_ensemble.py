@@ -80,7 +80,7 @@ class EnsembleFit:
 
 
 @dataclass(frozen=True)
-class SeenRows:
+class StepRows:
     """What the members say of a step's rows.
 
     Attributes:
@@ -107,7 +107,7 @@ class Variation:
     """
 
     row_weights: Tensor | None = None
-    penalty: Callable[[SeenRows], Tensor] | None = None
+    penalty: Callable[[StepRows], Tensor] | None = None
     cycles: int = 1
 
 
@@ -252,4 +252,4 @@ def _loss(
     loss = errors.mean(dim=1).sum() + swap_linearity * (between_scores - straight).square().mean(dim=1).sum()
     if variation.penalty is None:
         return loss
-    return loss + variation.penalty(SeenRows(features, context, scores, hidden[:, : len(features)]))
+    return loss + variation.penalty(StepRows(features, context, scores, hidden[:, : len(features)]))

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from slot_rl.estimators.blend import Blend
 from slot_rl.estimators.encoding import TableEncoding
-from slot_rl.estimators.ensemble_kinds import INDEPENDENT, EnsembleMaking, fit_members
+from slot_rl.estimators.ensemble_kinds import INDEPENDENT, EnsembleMaking, make_members
 from slot_rl.estimators.fitting import TableRows
 from slot_rl.estimators.net_ensemble import EnsembleFit, NetEnsembleShape
 from slot_rl.estimators.product_gp import fit_gp, too_many
@@ -67,7 +67,7 @@ def fit_row_model(
         parts.append(fit_gp(columns, rows.score, sizes, context_sizes, generator))
     if model in ("nets", "blend"):
         shape = NetEnsembleShape(sizes, context_sizes)
-        parts.append(fit_members(making, shape, rows, fit, generator, report))
+        parts.append(make_members(making, shape, rows, fit, generator, report))
     return parts[0] if len(parts) == 1 else Blend(parts)
 
 

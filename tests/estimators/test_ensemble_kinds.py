@@ -14,7 +14,7 @@ from slot_rl.estimators import load_estimator, save_estimator
 from slot_rl.estimators.blend import Blend
 from slot_rl.estimators.diversity import DIVERSITY, TermName, among
 from slot_rl.estimators.drawn_functions import DrawnFunctions
-from slot_rl.estimators.ensemble_kinds import EnsembleKind, EnsembleMaking, fit_members, stacked
+from slot_rl.estimators.ensemble_kinds import EnsembleKind, EnsembleMaking, make_members, stacked
 from slot_rl.estimators.fitting import TableRows
 from slot_rl.estimators.net_ensemble import EnsembleFit, NetEnsemble, NetEnsembleShape, Variation, fit_ensemble
 from slot_rl.estimators.row_scorer import MemberScorer
@@ -43,7 +43,7 @@ ROWS = table()
 def made(kind: EnsembleKind, term: TermName | None = None, fit: EnsembleFit = QUICK, members: int = 3) -> MemberScorer:
     """Fits an ensemble to the rows, once for all tests."""
     shape = replace(SHAPE, members=members)
-    return fit_members(EnsembleMaking(kind, term), shape, ROWS, fit, generator_from(1))
+    return make_members(EnsembleMaking(kind, term), shape, ROWS, fit, generator_from(1))
 
 
 def scores(model: MemberScorer, rows: TableRows = ROWS) -> Tensor:
@@ -66,7 +66,7 @@ def test_a_member_is_blind_to_its_own_fold_alone() -> None:
     other = replace(ROWS, score=changed)
     kinds: dict[EnsembleKind, int] = {"folds": 1, "independent": 0}
     for kind, blind in kinds.items():
-        after = fit_members(EnsembleMaking(kind), SHAPE, other, QUICK, generator_from(1))
+        after = make_members(EnsembleMaking(kind), SHAPE, other, QUICK, generator_from(1))
         moved = (scores(made(kind)) - scores(after)).abs().amax(dim=1)
         assert int((moved < 1e-3).sum()) == blind and int((moved > 0.05).sum()) == 3 - blind
 
@@ -111,7 +111,7 @@ def test_a_term_keeps_members_apart(term: TermName, kind: EnsembleKind) -> None:
             read = {"parameters": nets.flat_parameters(), "hidden": hidden, "scores": nets.read_out(hidden)}
             return float(among(of.compare, read[of.reads])) / 3
 
-    apart = fit_members(EnsembleMaking(kind, term, 3 * of.weight), SHAPE, rows, QUICK, generator_from(1))
+    apart = make_members(EnsembleMaking(kind, term, 3 * of.weight), SHAPE, rows, QUICK, generator_from(1))
     control = made("independent")
     assert value(apart) < value(control)
     # They have learned all the same.
