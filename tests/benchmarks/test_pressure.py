@@ -8,7 +8,8 @@ import torch
 
 from benchmarks import pressure
 from benchmarks.landscapes import Landscape, Share
-from benchmarks.pressure import DRAWS, MAKINGS, PRESSED, Grid, PressureConfig, measure_pressure, name_of, press
+from benchmarks.measured_grid import Grid
+from benchmarks.pressure import DRAWS, MAKINGS, PRESSED, PressureConfig, measure_pressure, name_of, press
 from benchmarks.reproductions.results import Place
 from slot_rl.estimators.ensemble_kinds import EnsembleMaking
 from slot_rl.estimators.net_ensemble import NetEnsemble, NetEnsembleShape

@@ -12,6 +12,8 @@ from torch import Tensor
 
 import slot_rl
 from slot_rl.agents import make_agent
+from slot_rl.compare.task import parse_task
+from slot_rl.diagnosis import DiagnosisConfig
 from slot_rl.estimators import load_estimator, save_estimator
 from slot_rl.estimators.encoding import TableEncoding
 from slot_rl.estimators.net_ensemble import NetEnsemble, NetEnsembleShape
@@ -162,6 +164,28 @@ def test_the_commands_take_the_option(stored: Path, tmp_path: Path, script: Comm
         members = nets.member_scores(torch.tensor([[int(cells[name]) for name in "abc"]]))
     expected = float(members.mean() - 2 * members.std(dim=0))
     assert float(cells["estimated_score"]) == pytest.approx(expected, abs=1e-4)
+
+
+def test_a_task_of_a_comparison_has_its_objective(stored: Path) -> None:
+    plain, lower = (parse_task(f"SlotRL/Rows-v0,estimator={stored}{rest}") for rest in ("", ",pessimism=lower,beta=2"))
+    assert lower.objective == Pessimism("lower", 2.0) and plain.objective == Pessimism()
+    choice = torch.tensor([[0, 1, 2]])
+    found = []
+    for task in (plain, lower):
+        problem = task.make_problem()
+        found.append(float(problem.score(problem.evaluation_observations(1, generator_from(0)), choice)))
+    assert found[0] > found[1]
+    # Runs that are finished under an earlier version keep their names.
+    assert "pessimism" not in plain.document() and lower.document()["beta"] == 2
+    with pytest.raises(ValueError, match="expected beta to be a number, got 'two'"):
+        parse_task(f"SlotRL/Rows-v0,estimator={stored},pessimism=lower,beta=two")
+
+
+def test_a_built_problem_has_its_own_objective() -> None:
+    with pytest.raises(ValueError, match="expected no objective with a built problem"):
+        slot_rl.train(problem_of(Pessimism()), "random", objective=Pessimism("minimum"))
+    with pytest.raises(ValueError, match="expected the objective of the run with --policy, got minimum"):
+        DiagnosisConfig(policy=Path("run"), objective=Pessimism("minimum")).make_problem()
 
 
 @pytest.mark.parametrize(
