@@ -22,8 +22,9 @@ from slot_rl.compare.statistics import t_quantile
 from slot_rl.console import print_table, say
 from slot_rl.estimators.fitting import read_rows
 from slot_rl.estimators.gp_draws import draw_functions
+from slot_rl.estimators.grid_kernel import grid_cells
 from slot_rl.estimators.mixed_members import MemberFit, fit_members
-from slot_rl.estimators.product_gp import fit_gp, grid_cells
+from slot_rl.estimators.product_gp import fit_gp
 from slot_rl.io import check_continued, read_json, write_json
 from slot_rl.plots import Panel, plot_curves
 from slot_rl.provenance import provenance

@@ -208,7 +208,7 @@ def _print(name: str, results: Sequence[SubsetResult]) -> None:
             [
                 model,
                 f"{fmean(each.best for each in found):.3f}",
-                "" if model == "net" else _interval(gains),
+                "" if model == "net" else difference_with_interval(gains),
                 f"{fmean(each.with_seen for each in found):.3f}",
                 f"{fmean(each.top_median for each in found):.3f}",
             ]
@@ -219,7 +219,7 @@ def _print(name: str, results: Sequence[SubsetResult]) -> None:
     say("auto chose " + ", ".join(f"{model} {chosen.count(model)} times" for model in dict.fromkeys(chosen)))
 
 
-def _interval(gains: Sequence[float]) -> str:
-    """Returns the mean with the 95 % interval of Student's t."""
+def difference_with_interval(gains: Sequence[float]) -> str:
+    """Returns the mean of differences with the 95 % interval of Student's t."""
     half = t_quantile(len(gains) - 1) * stdev(gains) / sqrt(len(gains))
     return f"{fmean(gains):+.3f} ± {half:.3f}"

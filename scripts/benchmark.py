@@ -1,4 +1,4 @@
-"""Measures speed: ``benchmark.py answers``, ``env``, ``policy`` or ``selectors``; see --help."""
+"""Measures speed: ``benchmark.py answers``, ``ensemble``, ``env``, ``policy`` or ``selectors``; see --help."""
 
 import sys
 from collections.abc import Callable
@@ -13,6 +13,7 @@ from slot_rl.console import run
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.answer_speed import AnswerBenchmark, benchmark_answers  # noqa: E402
+from benchmarks.ensemble_speed import EnsembleBenchmark, benchmark_ensemble  # noqa: E402
 from benchmarks.policy_speed import PolicyBenchmark, benchmark_policy  # noqa: E402
 from benchmarks.speed import EnvBenchmark, SelectorBenchmark, benchmark_env, benchmark_selectors  # noqa: E402
 
@@ -21,6 +22,7 @@ def main() -> None:
     """Parses the flags and measures."""
     kinds: dict[str, Callable[..., Any]] = {
         "answers": AnswerBenchmark,
+        "ensemble": EnsembleBenchmark,
         "env": EnvBenchmark,
         "policy": PolicyBenchmark,
         "selectors": SelectorBenchmark,
@@ -28,6 +30,8 @@ def main() -> None:
     config = tyro.extras.subcommand_cli_from_dict(kinds, description=__doc__)
     if isinstance(config, AnswerBenchmark):
         benchmark_answers(config)
+    elif isinstance(config, EnsembleBenchmark):
+        benchmark_ensemble(config)
     elif isinstance(config, EnvBenchmark):
         benchmark_env(config)
     elif isinstance(config, PolicyBenchmark):

@@ -13,7 +13,7 @@ and backwards both count as calls.
 """
 
 import time
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from math import inf, isfinite
 from pathlib import Path
@@ -24,6 +24,7 @@ from torch import Tensor
 from slot_rl.agents import load_agent
 from slot_rl.console import console, print_table, progress_bar, say
 from slot_rl.envs import SlotVecEnv
+from slot_rl.estimators.pessimism import Pessimism
 from slot_rl.evaluation import Evaluation, EvaluationConfig
 from slot_rl.io import CHECKPOINT, check_free, fresh_folder, read_config, write_json
 from slot_rl.plots import Point, plot_bias_and_variance
@@ -64,6 +65,7 @@ class DiagnosisConfig:
         seed: Seeds requests, logits, draws and the race.
         out: The folder of the figures and the picture.
         force: Replace the diagnosis that is already there.
+        objective: What is maximised, where the estimator is an ensemble; as in the training with a policy's run.
         constraints: What answers are allowed.
         evaluation: The requests that the race is judged on.
     """
@@ -84,6 +86,7 @@ class DiagnosisConfig:
     seed: int = 0
     out: Path = Path("runs/diagnosis")
     force: bool = False
+    objective: Pessimism = field(default_factory=Pessimism)
     constraints: ConstraintFlags = field(default_factory=ConstraintFlags)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
 
@@ -103,11 +106,14 @@ class DiagnosisConfig:
     def make_problem(self) -> Problem:
         """Builds the problem."""
         if self.policy is not None and self.env is None:
+            if self.objective != Pessimism():
+                raise ValueError(f"expected the objective of the run with --policy, got {self.objective.pessimism}")
             found = problem_of_run(read_config(self.policy), self.estimator, trust=self.trust, problem=self.problem)
         else:
             default = "SlotRL/Slots-v0" if self.estimator is None else ROWS
             env = own_env(self.env or default, self.problem, default)
-            found = make_problem(env, self.estimator, trust=self.trust, problem=self.problem)
+            kinds = {"trust": self.trust, "problem": self.problem, **asdict(self.objective)}
+            found = make_problem(env, self.estimator, **kinds)
         return constrained(found, self.constraints.entries(), self.constraints.own_constraints, self.trust)
 
 

@@ -10,9 +10,10 @@ from rich.text import Text
 from scipy import stats
 from torch import Tensor
 
-from slot_rl.console import console, fit_progress, print_figures, say
+from slot_rl.console import console, fit_progress, print_figures, print_table, say
 from slot_rl.estimators.described import ColumnKinds
 from slot_rl.estimators.encoding import TableEncoding
+from slot_rl.estimators.ensemble_kinds import INDEPENDENT, EnsembleMaking
 from slot_rl.estimators.fitting import (
     TableFit,
     TableRows,
@@ -27,13 +28,14 @@ from slot_rl.estimators.fitting import (
 )
 from slot_rl.estimators.model_choice import FOLDS, ModelChoice, choose_model
 from slot_rl.estimators.net import EstimatorNet
-from slot_rl.estimators.net_ensemble import EnsembleFit
+from slot_rl.estimators.net_ensemble import EnsembleFit, NetEnsembleShape
 from slot_rl.estimators.row_scorer import RowScorer
 from slot_rl.estimators.seen_rows import SeenRows
 from slot_rl.estimators.slate_fitting import SlateFit
+from slot_rl.estimators.spread import FEWEST_CHOSEN, Spread
 from slot_rl.estimators.store import CARD, context_tensor, load_estimator, load_shipped, save_estimator
 from slot_rl.estimators.table import Table, read_table, row_number_notice
-from slot_rl.estimators.table_models import RowModel, check_row_model, fit_row_model, score_rows
+from slot_rl.estimators.table_models import RowModel, check_row_model, fit_row_model, score_members, score_rows
 from slot_rl.io import check_free
 from slot_rl.plots import plot_fit
 from slot_rl.problems.named import SHIPPED_SLATE, SYNTHETIC, Synthetic
@@ -54,6 +56,7 @@ _USED = {
         "descriptors",
         "categorical",
         "model",
+        "making",
         "fit",
         "censored",
     ),
@@ -82,6 +85,7 @@ class PretrainConfig:
         out: Folder to write the estimator to.
         seed: Seeds weights, split and order.
         force: Replace an estimator that is already there.
+        making: How the members of --model nets come about.
         fit: How a table is fitted.
         log: File of logged slates: a request's id, one item's id a slot, the score, and perhaps a propensity.
         items: File of the log's items: an id (item), numbers and categories.
@@ -107,6 +111,7 @@ class PretrainConfig:
     out: Path | None = None
     seed: int = 0
     force: bool = False
+    making: EnsembleMaking = field(default_factory=EnsembleMaking)
     fit: TableFit = field(default_factory=TableFit)
     log: Path | None = None
     items: Path | None = None
@@ -128,6 +133,7 @@ class Fit:
     encoding: TableEncoding | None = None
     contexts: Tensor | None = None
     seen: SeenRows | None = None
+    spread: Spread | None = None
 
     def figures(self) -> dict[str, float]:
         """Returns R2, RMSE and Spearman's rank correlation on the test rows."""
@@ -173,6 +179,8 @@ def pretrain(config: PretrainConfig) -> None:
     source = config.problem or str(fit.details["table"])
     plot_fit(out / "fit.png", fit.predicted.numpy(), fit.true.numpy(), f"{source}, test R² = {figures['r2']:.3f}")
     _report(out, figures, len(fit.true), shipped)
+    if fit.spread is not None:
+        _report_members(fit.spread)
 
 
 def _refuse_flags(config: PretrainConfig, source: str) -> None:
@@ -190,7 +198,7 @@ def _flags(config: PretrainConfig) -> dict[tuple[str, str], object]:
     found: dict[tuple[str, str], object] = {}
     for part in fields(config):
         value = getattr(config, part.name)
-        flags = asdict(value) if isinstance(value, TableFit | SlateFit) else {part.name: value}
+        flags = asdict(value) if isinstance(value, TableFit | SlateFit | EnsembleMaking) else {part.name: value}
         found |= {(part.name, flag): each for flag, each in flags.items()}
     return found
 
@@ -234,7 +242,7 @@ def _drawer(synthetic: Synthetic, generator: torch.Generator) -> Callable[[int],
     truth = synthetic.truth()
 
     def draw(batch: int) -> tuple[Tensor, Tensor]:
-        # Any choice among i.i.d. candidates is itself i.i.d., so random configurations need no candidates.
+        # A choice of different i.i.d. candidates is itself i.i.d., so random configurations need no candidates.
         vectors = torch.randn(batch, synthetic.shape.slots, synthetic.shape.dim, generator=generator)
         return vectors, truth(vectors)
 
@@ -259,13 +267,17 @@ def _fit_table(config: PretrainConfig, path: Path) -> Fit:
     known = None if contexts is None else context_tensor(contexts)
     seen, model = torch.cat(parts[:2]), config.model
     details: dict[str, object] = {"table": path.name}
+    if model != "nets" and config.making != INDEPENDENT:
+        raise ValueError(f"expected no --ensemble {config.making.ensemble} with --model {model}, but with --model nets")
     if model == "auto":
         choice = _chosen_model(config, rows[seen], encoding, generator)
         model, details["choice"] = choice.model or "net", asdict(choice)
     if model != "net":
-        found = _fit_row_model(config, model, rows, encoding, seen, parts[2], generator)
+        whole, predicted, spread = _fit_row_model(config, model, rows, encoding, seen, parts[2], generator)
         seen_rows = _seen_rows(table, encoding, known, config.censored)
-        return Fit(*found, {**details, "model": model, "rows": len(rows)}, encoding, known, seen_rows)
+        made = {} if config.making == INDEPENDENT else asdict(config.making)
+        details |= {"model": model, **made, "rows": len(rows)}
+        return Fit(whole, predicted, test.score, details, encoding, known, seen_rows, spread)
     net = network_for(encoding, config.fit, config.seed)
     with fit_progress(config.fit.epochs * config.fit.steps_per_epoch(len(train)), "validation RMSE") as report:
         epoch = fit_on_table(net, train, validation, config.fit, generator, report)
@@ -319,17 +331,18 @@ def _fit_row_model(
     seen: Tensor,
     held: Tensor,
     generator: torch.Generator,
-) -> tuple[RowScorer, Tensor, Tensor]:
+) -> tuple[RowScorer, Tensor, Spread | None]:
     """Fits a model to the rows but for the test rows, to say how good it is, and then to all rows."""
-    check_row_model(model, encoding, len(rows))
+    check_row_model(model, encoding, len(rows), config.making)
     _refuse_fit(config)
-    fit = EnsembleFit()
-    steps = fit.steps_for(len(seen))
-    with fit_progress(steps + fit.steps_for(len(rows)), "") as report:
-        first = fit_row_model(model, rows[seen], encoding, fit, generator, lambda step: report(step, None))
+    fit, making = EnsembleFit(), config.making
+    steps, more = (making.steps(fit, count, NetEnsembleShape.members) for count in (len(seen), len(rows)))
+    with fit_progress(steps + more, "") as report:
+        first = fit_row_model(model, rows[seen], encoding, fit, generator, lambda step: report(step, None), making)
         predicted = score_rows(first, rows[held])
-        whole = fit_row_model(model, rows, encoding, fit, generator, lambda step: report(steps + step, None))
-    return whole, predicted, rows[held].score
+        whole = fit_row_model(model, rows, encoding, fit, generator, lambda step: report(steps + step, None), making)
+    told = model == "nets" and len(held) >= FEWEST_CHOSEN
+    return whole, predicted, Spread.of(score_members(first, rows[held]), rows[held].score) if told else None
 
 
 def _refuse_constant(rows: TableRows, score: str, name: str, path: Path) -> None:
@@ -345,6 +358,19 @@ def _report(out: Path, figures: dict[str, float], rows: int, shipped: str | None
         shown["equal to the shipped ones"] = "yes" if shipped == sha256 else "no"
     print_figures("estimator on its test split", shown)
     say(f"written: {out}")
+
+
+def _report_members(spread: Spread) -> None:
+    """Prints how different the members are on the test rows, and whether it tells where their mean errs."""
+    columns = ["member", *(f"given {number}" for number in range(1, len(spread.given) + 1))]
+    lines = [
+        [str(member), *("" if other == member else f"{value:.2f}" for other, value in enumerate(row, 1))]
+        for member, row in enumerate(spread.given.tolist(), 1)
+    ]
+    print_table("what a member explains of the test rows that another one does not", columns, lines)
+    others = spread.errors[~torch.eye(len(spread.errors), dtype=torch.bool)]
+    say(f"correlation of two members' errors: {float(others.mean()):.3f}")
+    say(f"rank correlation of spread and error on the test rows with the highest means: {spread.of_chosen:.3f}")
 
 
 def _shipped_hash(name: str) -> str | None:

@@ -7,6 +7,7 @@ from typing import Any
 from slot_rl.agents import load_agent
 from slot_rl.console import console, say
 from slot_rl.envs import SlotVecEnv
+from slot_rl.estimators.pessimism import Pessimism
 from slot_rl.evaluation import Evaluation, EvaluationConfig, judge
 from slot_rl.io import CHECKPOINT, SERVING, SUMMARY, read_config, read_json
 from slot_rl.problems import Budget, Problem, Unmeasured, make_problem
@@ -122,6 +123,9 @@ def problem_of_run(
         unmeasured=unmeasured,
         constraints=moved_entries(document.get("constraints", ()), feasible),
         own_constraints=document.get("own_constraints", True),
+        # Runs of earlier versions knew the mean alone.
+        pessimism=document.get("pessimism", Pessimism.pessimism),
+        beta=document.get("beta", Pessimism.beta),
     )
 
 

@@ -7,6 +7,7 @@ from typing import Any
 from slot_rl.agents import AGENTS, Agent, load_agent
 from slot_rl.agents.base import Options, changed
 from slot_rl.envs import SlotVecEnv
+from slot_rl.estimators.pessimism import Pessimism
 from slot_rl.estimators.trusted import parse_reference
 from slot_rl.evaluation import EvaluationConfig
 from slot_rl.io import CHECKPOINT, SUMMARY, read_config, read_json
@@ -48,6 +49,7 @@ def train(
     truth: Path | str | None = None,
     trust: bool = False,
     wandb: WandbMode | None = None,
+    objective: Pessimism | None = None,
     constraints: ConstraintFlags | None = None,
     evaluation: EvaluationConfig | None = None,
     options: Options | None = None,
@@ -66,6 +68,7 @@ def train(
         truth: Table with the true scores, with an id.
         trust: Whether a ``path.py`` may be executed.
         wandb: Weights & Biases mode.
+        objective: What is maximised where the estimator is an ensemble, with an id; the members' mean if None.
         constraints: What answers are allowed, as the flags say it, with an id or ``path.py:function``; a built problem
             has its own (``problem.with_constraints``).
         evaluation: The requests to judge on.
@@ -80,6 +83,8 @@ def train(
         raise ValueError(f"expected an agent among {', '.join(AGENTS)}, got {agent!r}")
     if not isinstance(problem, Problem | str):
         raise TypeError(f"expected a problem, an id, or path.py:function, got {type(problem).__name__}")
+    if isinstance(problem, Problem) and objective is not None:
+        raise ValueError("expected no objective with a built problem, whose estimator has its own (Pessimistic)")
     if isinstance(problem, Problem) and constraints is not None:
         raise ValueError("expected no constraints with a built problem, which has its own (problem.with_constraints)")
     own = problem if isinstance(problem, str) and parse_reference(problem) is not None else None
@@ -94,6 +99,7 @@ def train(
         out=None if out is None else Path(out),
         force=force,
         wandb=wandb,
+        objective=objective or Pessimism(),
         constraints=constraints or ConstraintFlags(),
         evaluation=evaluation or EvaluationConfig(),
     )

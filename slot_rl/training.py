@@ -18,6 +18,7 @@ from slot_rl import __version__
 from slot_rl.agents import Agent, LearningAgent, Options, make_agent
 from slot_rl.agents.base import to_json
 from slot_rl.console import console, progress_bar, say
+from slot_rl.estimators.pessimism import Pessimism
 from slot_rl.evaluation import SEARCHES, Evaluation, EvaluationConfig, Row, judge
 from slot_rl.io import (
     BAD_BATCH,
@@ -61,6 +62,7 @@ class RunConfig:
         out: The run's folder; runs/<env>__<agent>__s<seed>__<time> if left out.
         force: Replace the run that is already in --out.
         wandb: Weights & Biases mode; WANDB_MODE if left out, offline without it.
+        objective: What is maximised, where the estimator is an ensemble.
         constraints: What answers are allowed.
         evaluation: The requests to judge on.
     """
@@ -76,6 +78,7 @@ class RunConfig:
     out: Path | None = None
     force: bool = False
     wandb: WandbMode | None = None
+    objective: Pessimism = field(default_factory=Pessimism)
     constraints: ConstraintFlags = field(default_factory=ConstraintFlags)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
 
@@ -97,6 +100,7 @@ class RunConfig:
             unmeasured=self.unmeasured,
             constraints=self.constraints.entries(),
             own_constraints=self.constraints.own_constraints,
+            **asdict(self.objective),
         )
 
 
@@ -341,6 +345,7 @@ def _config_document(agent_name: str, run: RunConfig, options: Options) -> dict[
         "seed": run.seed,
         **sources(run.env, run.estimator, run.truth, run.problem, run.constraints),
         "unmeasured": run.unmeasured,
+        **asdict(run.objective),
         "evaluation": asdict(run.evaluation),
         "options": to_json(options),
         "versions": versions(),

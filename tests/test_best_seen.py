@@ -62,7 +62,7 @@ def problem(home: Path) -> RowProblem:
     return built
 
 
-def test_repeated_rows_count_with_their_mean_and_the_best_come_first(home: Path) -> None:
+def test_repeated_rows_count_with_their_mean(home: Path) -> None:
     seen = load_estimator(home / "estimator").seen
     assert seen is not None and not seen.censored
     assert seen.counts.tolist() == [6, 4]

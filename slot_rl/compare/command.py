@@ -45,7 +45,8 @@ class CompareConfig:
         agents: The agents by name; with ppo among them, the others are timed on its final score. With --study, some of
             its labels.
         env: Tasks, each ID[,estimator=FOLDER][,truth=FILE[,unmeasured=worst]][,logged=FILE][,problem=FILE.py:FUNCTION]
-            [,constraints=FILE.yaml][,own_constraints=no][,name=LABEL]. With --study, some of its labels.
+            [,pessimism=minimum|lower[,beta=NUMBER]][,constraints=FILE.yaml][,own_constraints=no][,name=LABEL]. With
+            --study, some of its labels.
         problem: Tasks of your own, each FILE.py:FUNCTION[,name=LABEL], with --trust.
         study: A YAML file with agents, tasks and settings, in place of --agents and --env; flags below overrule it.
         variables: Values for the names in braces in the study's texts, each NAME=VALUE.

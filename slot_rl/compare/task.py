@@ -2,12 +2,13 @@
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from secrets import token_hex
-from typing import Any
+from typing import Any, cast
 
+from slot_rl.estimators.pessimism import MemberObjective, Pessimism
 from slot_rl.estimators.trusted import parse_reference
 from slot_rl.evaluation import Evaluation, EvaluationConfig
 from slot_rl.problems import Problem, Unmeasured, make_problem
@@ -23,7 +24,10 @@ from slot_rl.problems.named import (
     short_name,
 )
 
-TASK_KEYS = ("estimator", "truth", "unmeasured", "logged", "problem", "constraints", "own_constraints", "name")
+TASK_KEYS = (
+    *("estimator", "truth", "unmeasured", "logged", "problem", "pessimism", "beta"),
+    *("constraints", "own_constraints", "name"),
+)
 FORBIDDEN = "=<>@"
 """Characters with a meaning in a dashboard's filters, in a group's name, or in a claim."""
 
@@ -48,6 +52,7 @@ class Task:
         unmeasured: What answers count as that the truth has not measured.
         constraints: Further constraints as entries; see ``slot_rl.problems.constraints.written``.
         own_constraints: Whether the problem's own constraints hold.
+        objective: What is maximised, where the estimator is an ensemble.
     """
 
     label: str
@@ -62,6 +67,7 @@ class Task:
     unmeasured: Unmeasured = "omit"
     constraints: tuple[Entry, ...] = field(default=(), hash=False)  # mappings have no hash
     own_constraints: bool = True
+    objective: Pessimism = Pessimism()
 
     def make_problem(self) -> Problem:
         """Builds the problem."""
@@ -69,6 +75,7 @@ class Task:
         if self.built is not None:
             return constrained(self.built.with_fresh_budget(), *limits, self.trust)
         settings: dict[str, Any] = {"trust": self.trust, "problem": self.problem, "unmeasured": self.unmeasured}
+        settings |= asdict(self.objective)
         return make_problem(self.env, self.estimator, self.truth, None, **settings, **self._limits())
 
     def _limits(self) -> dict[str, Any]:
@@ -80,6 +87,8 @@ class Task:
         document["truth_sha256"] = None if self.truth is None else hash_of_file(self.truth)
         if self.truth is not None:
             document["unmeasured"] = self.unmeasured
+        if self.objective != Pessimism():
+            document |= asdict(self.objective)
         if self.constraints or not self.own_constraints:
             document |= self._limits() | {"constraints": contents_of(self.constraints)}
         if self.own_constraints and self.env in OWN_CONSTRAINTS:
@@ -95,7 +104,7 @@ class Task:
         truth = None if self.truth is None else str(self.truth)
         places = {"task": self.label, "problem": self.problem, "estimator": self.estimator, "truth": truth}
         # Also without a truth, in case one is given later.
-        return {**places, "unmeasured": self.unmeasured, **self._limits()}
+        return {**places, "unmeasured": self.unmeasured, **asdict(self.objective), **self._limits()}
 
 
 def make_task(
@@ -122,7 +131,7 @@ def make_task(
     """
     if not all(key in TASK_KEYS and value for key, value in values.items()):
         expected = "ID[,estimator=FOLDER][,truth=FILE[,unmeasured=worst]][,logged=FILE][,problem=FILE.py:FUNCTION]"
-        expected += "[,constraints=FILE.yaml][,own_constraints=no][,name=LABEL]"
+        expected += "[,pessimism=minimum|lower[,beta=NUMBER]][,constraints=FILE.yaml][,own_constraints=no][,name=LABEL]"
         raise ValueError(f"expected --env {expected}, got {source or values!r}")
     estimator = values.get("estimator")
     files = {key: Path(values[key]) for key in ("truth", "logged") if key in values}
@@ -143,8 +152,17 @@ def make_task(
     if own_too not in ("yes", "no", "true", "false"):
         raise ValueError(f"expected own_constraints to be yes or no, got {own_too!r}")
     kinds: dict[str, Any] = {"problem": problem, "unmeasured": unmeasured}
+    kinds["objective"] = _objective(values)
     kinds |= {"constraints": (*written, *constraints), "own_constraints": own_too in ("yes", "true")}
     return Task(label, env, folder, **paths, timesteps=timesteps, trust=trust, **kinds)
+
+
+def _objective(values: Mapping[str, str]) -> Pessimism:
+    try:
+        beta = float(values.get("beta", Pessimism.beta))
+    except ValueError:
+        raise ValueError(f"expected beta to be a number, got {values['beta']!r}") from None
+    return Pessimism(cast(MemberObjective, values.get("pessimism", Pessimism.pessimism)), beta)
 
 
 def parse_task(text: str, trust: bool = False) -> Task:

@@ -15,7 +15,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from slot_rl.estimators.product_gp import ProductKernel, solve_kernel, surprise_slope
+from slot_rl.estimators.grid_kernel import solve_kernel
+from slot_rl.estimators.product_gp import ProductKernel, surprise_slope
 
 VECTOR_LENGTH = 3
 FEWEST_CATEGORIES = 5

@@ -18,7 +18,8 @@ import torch
 from torch import Tensor
 
 from slot_rl.estimators.category_gp import CategoryGP
-from slot_rl.estimators.product_gp import GridKernel, ProductGP, grid_cells, solve_kernel
+from slot_rl.estimators.grid_kernel import GridKernel, grid_cells, solve_kernel
+from slot_rl.estimators.product_gp import ProductGP
 
 MOST_DRAWN_NUMBERS = 100_000_000
 """Numbers that draws may hold: 400 MB."""

@@ -6,6 +6,7 @@ from typing import Any
 from torch import nn
 
 from slot_rl.estimators.blend import Blend
+from slot_rl.estimators.drawn_functions import DrawnFunctions
 from slot_rl.estimators.net import EstimatorNet, EstimatorShape
 from slot_rl.estimators.net_ensemble import NetEnsemble, NetEnsembleShape
 from slot_rl.estimators.product_gp import ProductGP
@@ -20,6 +21,10 @@ def _gp(shape: Shape) -> ProductGP:
     return ProductGP(shape["sizes"], shape["context_sizes"], shape["rows"])
 
 
+def _draws(shape: Shape) -> DrawnFunctions:
+    return DrawnFunctions(shape["sizes"], shape["context_sizes"], shape["members"])
+
+
 def _blend(shape: Shape) -> Blend:
     parts = [part for part in map(model_of, shape["parts"]) if isinstance(part, RowScorer)]
     if len(parts) < 2 or len(parts) < len(shape["parts"]):
@@ -31,6 +36,7 @@ _BUILDERS: dict[str, Callable[[Shape], Model]] = {
     "net": lambda shape: EstimatorNet(EstimatorShape.from_json(dict(shape))),
     "nets": lambda shape: NetEnsemble(NetEnsembleShape.from_json(dict(shape))),
     "gp": _gp,
+    "draws": _draws,
     "blend": _blend,
 }
 
@@ -46,9 +52,11 @@ def shape_of(model: nn.Module) -> dict[str, Any]:
         return model.shape.to_json()
     if isinstance(model, NetEnsemble):
         return {_KIND: "nets", **model.shape.to_json()}
-    if isinstance(model, ProductGP):
+    if isinstance(model, ProductGP | DrawnFunctions):
         sizes = {"sizes": list(model.sizes), "context_sizes": list(model.context_sizes)}
-        return {_KIND: "gp", **sizes, "rows": len(model.rows)}
+        if isinstance(model, ProductGP):
+            return {_KIND: "gp", **sizes, "rows": len(model.rows)}
+        return {_KIND: "draws", **sizes, "members": model.functions.shape[-1]}
     if isinstance(model, Blend):
         return {_KIND: "blend", "parts": [shape_of(part) for part in model.parts]}
     raise TypeError(f"expected a model of one of the kinds {', '.join(_BUILDERS)}, got {type(model).__name__}")

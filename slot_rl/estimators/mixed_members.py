@@ -14,8 +14,9 @@ from torch import Tensor
 
 from slot_rl.estimators.category_gp import CategoryGP, fit_category_gp
 from slot_rl.estimators.gp_draws import draw_functions, draw_scores
+from slot_rl.estimators.grid_kernel import too_many
 from slot_rl.estimators.net_ensemble import EnsembleFit, NetEnsemble, NetEnsembleShape, fit_ensemble
-from slot_rl.estimators.product_gp import ProductGP, fit_gp, too_many
+from slot_rl.estimators.product_gp import ProductGP, fit_gp
 
 ROWS_AT_ONCE = 2_000
 """Rows that are scored, or drawn, together: more do not fit into the processor's cache."""

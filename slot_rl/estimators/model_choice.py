@@ -89,17 +89,23 @@ def score_of_choice(predicted: Tensor, rows: TableRows, unit: float) -> float:
         unit: What the difference is divided by.
 
     Returns:
-        The mean over contexts. Draws are with replacement, so the row of rank r of n (from 0) is chosen with the
-        probability ``(1 - r / n)^m - (1 - (r + 1) / n)^m``, where m is a fifth of n.
+        The mean over contexts. Draws are with replacement.
     """
     gains = []
     for part in rows.by_context():
         ranked = rows.score[part][predicted[part].argsort(descending=True, stable=True)].double()
         offered = max(1, round(OFFERED_SHARE * len(part)))
-        left = torch.linspace(1, 0, len(part) + 1, dtype=torch.float64)
-        chances = left[:-1] ** offered - left[1:] ** offered
-        gains.append(float((chances * ranked).sum() - ranked.mean()) / unit)
+        gains.append(float((chances_of_ranks(len(part), offered) * ranked).sum() - ranked.mean()) / unit)
     return fmean(gains)
+
+
+def chances_of_ranks(rows: int, draws: int) -> Tensor:
+    """Returns how likely each rank is that of the best row of uniform draws with replacement, ``(rows,)``, float64.
+
+    The row of rank r of n (from 0) is the best of m draws with the probability ``(1 - r / n)^m - (1 - (r + 1) / n)^m``.
+    """
+    left = torch.linspace(1, 0, rows + 1, dtype=torch.float64)
+    return left[:-1] ** draws - left[1:] ** draws
 
 
 def _refusal(rows: TableRows, encoding: TableEncoding) -> str:

@@ -9,6 +9,7 @@ Lakshminarayanan, Pritzel, Blundell, "Simple and Scalable Predictive Uncertainty
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from itertools import repeat
 from math import cos, pi, sqrt
 from typing import Any
 
@@ -17,7 +18,10 @@ from torch import Tensor, nn
 
 from slot_rl.estimators.fitting import swapped_rows
 from slot_rl.estimators.net import EMBEDDING_SCALE, without_lists
-from slot_rl.estimators.row_scorer import RowScorer, flat_rows
+from slot_rl.estimators.row_scorer import MemberScorer, flat_rows
+
+CACHED_NUMBERS = 2**18
+"""Numbers that a hidden layer of all members may hold: a megabyte, so that it stays in a processor's cache."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +79,42 @@ class EnsembleFit:
         return min(self.most_steps, max(self.steps, rows // self.rows_a_step))
 
 
-class NetEnsemble(RowScorer):
+@dataclass(frozen=True)
+class StepRows:
+    """What the members say of a step's rows.
+
+    Attributes:
+        features: Their categories, ``(rows, features)``.
+        context: Their contexts ``(rows, columns)``; None without contexts.
+        scores: The standardised scores, ``(members, rows)``.
+        hidden: The last hidden layers, ``(members, rows, width)``.
+    """
+
+    features: Tensor
+    context: Tensor | None
+    scores: Tensor
+    hidden: Tensor
+
+
+@dataclass(frozen=True)
+class Variation:
+    """What makes members differ by more than their first weights; see ``ensemble_kinds``.
+
+    Attributes:
+        row_weights: How much each row counts for each member, ``(members, rows)``, 1 on average; None for 1.
+        penalty: What is added to the loss of a step; None for nothing.
+        cycles: How often the step size falls to zero; it starts anew after each time.
+    """
+
+    row_weights: Tensor | None = None
+    penalty: Callable[[StepRows], Tensor] | None = None
+    cycles: int = 1
+
+
+NO_VARIATION = Variation()
+
+
+class NetEnsemble(MemberScorer):
     """Networks of one shape, in the units of the score; a call asks all of them in one batch."""
 
     offset: Tensor
@@ -97,14 +136,14 @@ class NetEnsemble(RowScorer):
         self.register_buffer("offset", torch.zeros(()))
         self.register_buffer("spread", torch.ones(()))
 
-    def forward(self, features: Tensor, context: Tensor | None = None) -> Tensor:
-        """Returns the members' mean; see :meth:`RowScorer.forward`."""
-        return self.member_scores(features, context).mean(dim=0)
-
     def member_scores(self, features: Tensor, context: Tensor | None = None) -> Tensor:
-        """Returns each member's scores, ``(members, ..., batch)``."""
+        """Returns each member's scores; see :meth:`MemberScorer.member_scores`."""
         flat, given, leading = flat_rows(features, context)
-        return (self.of_vectors(self.vectors(flat, given)) * self.spread + self.offset).view(-1, *leading)
+        rows = max(1, CACHED_NUMBERS // (self.shape.members * max(self.shape.hidden)))
+        contexts = repeat(None) if given is None else given.split(rows)
+        parts = [self.of_vectors(self.vectors(*part)) for part in zip(flat.split(rows), contexts, strict=False)]
+        scores = torch.cat(parts, dim=1)
+        return (scores * self.spread + self.offset).view(self.shape.members, *leading)
 
     def vectors(self, features: Tensor, context: Tensor | None) -> Tensor:
         """Returns what the networks read, ``(members, batch, width)``, of indices or rows and contexts of a batch.
@@ -128,10 +167,21 @@ class NetEnsemble(RowScorer):
 
     def of_vectors(self, vectors: Tensor) -> Tensor:
         """Returns standardised scores ``(members, batch)`` of what :meth:`vectors` gave."""
-        *inner, (weight, bias) = zip(self.weights, self.biases, strict=True)
-        for matrix, shift in inner:
+        return self.read_out(self.hidden(vectors))
+
+    def hidden(self, vectors: Tensor) -> Tensor:
+        """Returns the last hidden layers, ``(members, batch, width)``, of what :meth:`vectors` gave."""
+        for matrix, shift in zip(self.weights[:-1], self.biases[:-1], strict=True):
             vectors = nn.functional.silu(torch.baddbmm(shift, vectors, matrix))
-        return torch.baddbmm(bias, vectors, weight).squeeze(-1)
+        return vectors
+
+    def read_out(self, hidden: Tensor) -> Tensor:
+        """Returns standardised scores ``(members, batch)`` of what :meth:`hidden` gave."""
+        return torch.baddbmm(self.biases[-1], hidden, self.weights[-1]).squeeze(-1)
+
+    def flat_parameters(self) -> Tensor:
+        """Returns all parameters of each member in a row, ``(members, parameters)``."""
+        return torch.cat([part.flatten(1) for part in self.parameters()], dim=1)
 
 
 def fit_ensemble(
@@ -142,6 +192,7 @@ def fit_ensemble(
     fit: EnsembleFit,
     generator: torch.Generator,
     report: Callable[[int], None] = lambda step: None,
+    variation: Variation = NO_VARIATION,
 ) -> None:
     """Fits all members to all rows at once, with AdamW.
 
@@ -153,6 +204,7 @@ def fit_ensemble(
         fit: Steps and step size.
         generator: Random generator of the order of the rows.
         report: Called with the number of each step.
+        variation: What makes the members differ by more than their first weights.
     """
     ensemble.offset.fill_(score.mean())
     ensemble.spread.fill_(score.std().clamp_min(1e-12))
@@ -166,9 +218,9 @@ def fit_ensemble(
             left = torch.randperm(len(score), generator=generator)
         part, left = left[: fit.batch_size], left[fit.batch_size :]
         for group in optimizer.param_groups:
-            group["lr"] = fit.learning_rate * (1 + cos(pi * step / steps)) / 2
+            group["lr"] = fit.learning_rate * (1 + cos(pi * (step * variation.cycles % steps) / steps)) / 2
         given = None if context is None else context[part]
-        loss = _loss(ensemble, features[part], given, target[part], fit.swap_linearity, generator)
+        loss = _loss(ensemble, features[part], given, target[part], fit.swap_linearity, generator, part, variation)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -182,17 +234,27 @@ def _loss(
     target: Tensor,
     swap_linearity: float,
     generator: torch.Generator,
+    part: Tensor,
+    variation: Variation,
 ) -> Tensor:
     """Returns the members' squared errors and penalties on scores that are not linear along swaps, added up."""
-    if swap_linearity == 0:
-        scores = ensemble.of_vectors(ensemble.vectors(features, context))
-        return (scores - target).square().mean(dim=1).sum()
-    swapped = swapped_rows(features, ensemble.shape.sizes, generator)
-    share = torch.rand(len(features), generator=generator)
-    vectors, others = ensemble.vectors(features, context), ensemble.vectors(swapped, context)
-    between = torch.lerp(vectors, others, share.unsqueeze(-1))
-    found = ensemble.of_vectors(torch.cat([vectors, others, between], dim=1))
-    scores, other_scores, between_scores = found.chunk(3, dim=1)
-    straight = torch.lerp(scores, other_scores, share).detach()
-    error = (scores - target).square().mean(dim=1).sum()
-    return error + swap_linearity * (between_scores - straight).square().mean(dim=1).sum()
+    vectors = read = ensemble.vectors(features, context)
+    share = None
+    if swap_linearity:
+        swapped = swapped_rows(features, ensemble.shape.sizes, generator)
+        share = torch.rand(len(features), generator=generator)
+        others = ensemble.vectors(swapped, context)
+        read = torch.cat([vectors, others, torch.lerp(vectors, others, share.unsqueeze(-1))], dim=1)
+    hidden = ensemble.hidden(read)
+    found = ensemble.read_out(hidden)
+    scores, *swaps = found.tensor_split(found.shape[1] // len(features), dim=1)
+    errors = (scores - target).square()
+    if variation.row_weights is not None:
+        errors = errors * variation.row_weights[:, part]
+    loss = errors.mean(dim=1).sum()
+    if share is not None:
+        straight = torch.lerp(scores, swaps[0], share).detach()
+        loss = loss + swap_linearity * (swaps[1] - straight).square().mean(dim=1).sum()
+    if variation.penalty is None:
+        return loss
+    return loss + variation.penalty(StepRows(features, context, scores, hidden[:, : len(features)]))

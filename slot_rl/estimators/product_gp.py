@@ -10,49 +10,26 @@ any other, so that what is known of one context serves the others as far as rho 
 The posterior mean is linear in the one-hot row of each column given the others. So the slope at a row gives the exact
 effect of every single swap, and mixtures of rows have the mean of their rows' scores.
 
-Rasmussen, Williams, "Gaussian Processes for Machine Learning" (2006), chapters 2 and 5; for conjugate gradients with
-Kronecker products, Wilson, Nickisch, "Kernel Interpolation for Scalable Structured Gaussian Processes" (2015).
+Rasmussen, Williams, "Gaussian Processes for Machine Learning" (2006), chapters 2 and 5.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
-from typing import Protocol
 
 import torch
 from torch import Tensor
 
+from slot_rl.estimators.grid_kernel import MOST_GRID_CELLS, grid_cells, solve_kernel, too_many
 from slot_rl.estimators.row_scorer import RowScorer, flat_rows
 from slot_rl.selectors.categorical import one_hot
 
-MOST_EXACT = 4_000
-"""Rows up to which the equations are solved by a Cholesky decomposition."""
-MOST_GRID_CELLS = 4_000_000
-"""Combinations of categories up to which more rows than that are solved for, by conjugate gradients on the grid."""
-CG_STEPS, CG_TOLERANCE = 80, 1e-3
 FITTED_ROWS, FITTED_CONTEXTS, ROWS_OF_CONTEXT = 600, 5, 160
 """Rows that decide the kernel's numbers: of few contexts many each, so that what happens within a context is seen."""
 FIT_STEPS, STEP_SIZE = 50, 0.1
 SMALLEST_NOISE = 1e-4
 CHUNK_CELLS = 16_000_000
 """Numbers that a part of a batch may take while it is scored."""
-
-
-class GridKernel(Protocol):
-    """A kernel of rows of categories whose products with a vector of all combinations are cheap."""
-
-    @property
-    def noise(self) -> Tensor:
-        """Variance of a measurement, of shape ``()``."""
-
-    def between(self, rows: Tensor, others: Tensor) -> Tensor:
-        """Returns the kernel of rows ``(m, columns)`` and others ``(n, columns)``, ``(m, n)``, without noise."""
-
-    def grid_product(self, values: Tensor, sizes: Sequence[int]) -> Tensor:
-        """Multiplies the kernel of all combinations of categories by values ``(combinations,)``."""
-
-    def draw_prior(self, sizes: Sequence[int], generator: torch.Generator) -> Tensor:
-        """Draws a function ``(combinations,)`` of all combinations, before anything is seen."""
 
 
 @dataclass(frozen=True)
@@ -153,10 +130,13 @@ class ProductGP(RowScorer):
         """Scores configurations; see :meth:`RowScorer.forward`."""
         soft = features.is_floating_point()
         flat, given, leading = flat_rows(features, context)
-        places = self._context_places(given, len(flat))
+        places = context_places(given, len(flat), self.context_sizes)
         if self._tabulated:
             choice = _choice_of(flat) if soft and not features.requires_grad else None if soft else flat
-            means = self._mixed(flat, places) if choice is None else self._table[places, grid_cells(choice, self.sizes)]
+            if choice is None:
+                means = grid_mixtures(flat, places, self._table.unsqueeze(-1), self.sizes).squeeze(-1)
+            else:
+                means = self._table[places, grid_cells(choice, self.sizes)]
         else:
             means = self._summed(flat if soft else one_hot(flat, max(self.sizes), torch.float32), places)
         dtype = features.dtype if soft else torch.get_default_dtype()
@@ -177,23 +157,6 @@ class ProductGP(RowScorer):
             weights.index_add_(0, grid_cells(self.rows, sizes), self.weights)
             self._means = self.kernel.grid_product(weights, sizes).float().view(prod(self.context_sizes), -1)
         return self._means
-
-    def _mixed(self, rows: Tensor, places: Tensor) -> Tensor:
-        """Returns the standardised means of probability rows ``(batch, features, categories)`` by the table."""
-        most = max(1, CHUNK_CELLS // self._table.shape[1])
-        means = rows.new_zeros(len(rows))
-        for place in places.unique():
-            for part in (places == place).nonzero().squeeze(1).split(most):
-                means = means.index_add(0, part, self._contracted(rows[part], self._table[place]))
-        return means
-
-    def _contracted(self, rows: Tensor, means: Tensor) -> Tensor:
-        """Averages over one feature after another, ``(batch,)``."""
-        first, *others = self.sizes
-        left = rows[:, 0, :first] @ means.view(first, -1)
-        for feature, size in enumerate(others, start=1):
-            left = torch.bmm(rows[:, feature, :size].unsqueeze(1), left.view(len(rows), size, -1)).squeeze(1)
-        return left.squeeze(1)
 
     def _summed(self, rows: Tensor, places: Tensor) -> Tensor:
         """Returns the same by the sum over what was seen."""
@@ -217,13 +180,44 @@ class ProductGP(RowScorer):
             total = total + weight * same
         return (product + total) @ self.weights.to(rows)
 
-    def _context_places(self, context: Tensor | None, rows: int) -> Tensor:
-        """Returns each row's number among all combinations of context categories, ``(rows,)``."""
-        if not self.context_sizes:
-            return torch.zeros(rows, dtype=torch.long)
-        if context is None:
-            raise ValueError(f"expected a context of {len(self.context_sizes)} columns, got None")
-        return grid_cells(context, self.context_sizes)
+
+def context_places(context: Tensor | None, rows: int, sizes: Sequence[int]) -> Tensor:
+    """Returns the place of each row's context among all combinations of context categories, ``(rows,)``.
+
+    Raises:
+        ValueError: If there are context columns and no context is given.
+    """
+    if not sizes:
+        return torch.zeros(rows, dtype=torch.long)
+    if context is None:
+        raise ValueError(f"expected a context of {len(sizes)} columns, got None")
+    return grid_cells(context, sizes)
+
+
+def grid_mixtures(rows: Tensor, places: Tensor, values: Tensor, sizes: Sequence[int]) -> Tensor:
+    """Averages values of all combinations by probability rows, ``(batch, functions)``.
+
+    Args:
+        rows: The rows, ``(batch, features, categories)``.
+        places: The place of each row's context, ``(batch,)``.
+        values: ``(combinations of contexts, combinations of features, functions)``.
+        sizes: Categories of each feature.
+    """
+    most = max(1, CHUNK_CELLS // values[0].numel())
+    means = rows.new_zeros(len(rows), values.shape[-1])
+    for place in places.unique():
+        for part in (places == place).nonzero().squeeze(1).split(most):
+            means = means.index_add(0, part, _contracted(rows[part], values[place], sizes))
+    return means
+
+
+def _contracted(rows: Tensor, values: Tensor, sizes: Sequence[int]) -> Tensor:
+    """Averages over one feature after another, ``(batch, functions)``."""
+    first, *others = sizes
+    left = rows[:, 0, :first] @ values.reshape(first, -1)
+    for feature, size in enumerate(others, start=1):
+        left = torch.bmm(rows[:, feature, :size].unsqueeze(1), left.view(len(rows), size, -1)).squeeze(1)
+    return left
 
 
 def fit_gp(
@@ -254,17 +248,6 @@ def fit_gp(
     found |= {"scale": kernel.scale, "likeness": kernel.likeness, "additive": kernel.weights, "noise": kernel.noise}
     gp.load_state_dict(found)
     return gp
-
-
-def too_many(rows: int, sizes: Sequence[int]) -> str:
-    """Says why so many rows of so many combinations cannot be solved for; an empty text if they can."""
-    cells = prod(sizes)
-    if rows <= MOST_EXACT or cells <= MOST_GRID_CELLS:
-        return ""
-    return (
-        f"expected at most {MOST_EXACT:,} rows, or {MOST_GRID_CELLS:,} combinations of categories, for a Gaussian "
-        f"process, got {rows:,} rows of {cells:,} combinations"
-    )
 
 
 def _fit_kernel(rows: Tensor, score: Tensor, contexts: int, generator: torch.Generator) -> ProductKernel:
@@ -323,49 +306,6 @@ def _chosen(contexts: Tensor, generator: torch.Generator) -> Tensor:
         return order[: FITTED_CONTEXTS * ROWS_OF_CONTEXT]
     asked = torch.randperm(len(distinct), generator=generator)[:FITTED_CONTEXTS]
     return torch.cat([order[place[order] == context][:ROWS_OF_CONTEXT] for context in asked])
-
-
-def solve_kernel(kernel: GridKernel, rows: Tensor, values: Tensor, sizes: Sequence[int]) -> Tensor:
-    """Divides values ``(rows, columns)`` by the covariance of the rows' measurements, noise included.
-
-    Args:
-        kernel: The kernel's numbers.
-        rows: The rows' categories, contexts first.
-        values: What to divide; for the standardised scores the result is the rows' weights in the posterior mean.
-        sizes: Categories of each column, contexts first.
-    """
-    if len(rows) <= MOST_EXACT:
-        identity = torch.eye(len(rows), dtype=torch.float64)
-        factor = torch.linalg.cholesky(kernel.between(rows, rows) + kernel.noise * identity)
-        return torch.cholesky_solve(values, factor)
-    places = grid_cells(rows, sizes)
-    return torch.stack([_by_conjugate_gradients(kernel, places, each, sizes) for each in values.unbind(dim=1)], dim=1)
-
-
-def _by_conjugate_gradients(kernel: GridKernel, places: Tensor, values: Tensor, sizes: Sequence[int]) -> Tensor:
-    def product(values: Tensor) -> Tensor:
-        # Equal rows share a cell, so values are added up and not written.
-        grid = values.new_zeros(prod(sizes)).index_add_(0, places, values)
-        return kernel.grid_product(grid, sizes)[places] + kernel.noise * values
-
-    solution, residual = torch.zeros_like(values), values.clone()
-    direction, square = residual.clone(), residual.square().sum()
-    enough = CG_TOLERANCE**2 * square
-    for _ in range(CG_STEPS):
-        image = product(direction)
-        step = square / (direction * image).sum()
-        solution, residual = solution + step * direction, residual - step * image
-        before, square = square, residual.square().sum()
-        if bool(square < enough):
-            break
-        direction = residual + (square / before) * direction
-    return solution
-
-
-def grid_cells(rows: Tensor, sizes: Sequence[int]) -> Tensor:
-    """Returns the places ``(...)`` of rows ``(..., columns)`` among all combinations of categories."""
-    strides = torch.tensor([prod(sizes[column + 1 :]) for column in range(len(sizes))], dtype=torch.long)
-    return (rows * strides).sum(dim=-1)
 
 
 def _choice_of(rows: Tensor) -> Tensor | None:

@@ -23,6 +23,18 @@ class RowScorer(nn.Module):
         """
 
 
+class MemberScorer(RowScorer):
+    """Scores configurations by the mean of several members, whose own scores can be asked for."""
+
+    def forward(self, features: Tensor, context: Tensor | None = None) -> Tensor:
+        """Returns the members' mean; see :meth:`RowScorer.forward`."""
+        return self.member_scores(features, context).mean(dim=0)
+
+    @abstractmethod
+    def member_scores(self, features: Tensor, context: Tensor | None = None) -> Tensor:
+        """Returns each member's scores, ``(members, ..., batch)``, in the units of the score."""
+
+
 def flat_rows(features: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor | None, torch.Size]:
     """Returns features and contexts with a single batch dimension, and the dimensions that it stands for.
 

@@ -1,6 +1,6 @@
 """The models that can be fitted to a table of categories, by name."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Literal
 
 import torch
@@ -8,17 +8,19 @@ from torch import Tensor
 
 from slot_rl.estimators.blend import Blend
 from slot_rl.estimators.encoding import TableEncoding
+from slot_rl.estimators.ensemble_kinds import INDEPENDENT, EnsembleMaking, make_members
 from slot_rl.estimators.fitting import TableRows
-from slot_rl.estimators.net_ensemble import EnsembleFit, NetEnsemble, NetEnsembleShape, fit_ensemble
-from slot_rl.estimators.product_gp import fit_gp, too_many
-from slot_rl.estimators.row_scorer import RowScorer
+from slot_rl.estimators.grid_kernel import too_many
+from slot_rl.estimators.net_ensemble import EnsembleFit, NetEnsembleShape
+from slot_rl.estimators.product_gp import fit_gp
+from slot_rl.estimators.row_scorer import MemberScorer, RowScorer
 
 RowModel = Literal["gp", "nets", "blend"]
 """A Gaussian process, the mean of five networks, and the mean of both."""
 StepReport = Callable[[int], None]
 
 
-def check_row_model(model: RowModel, encoding: TableEncoding, rows: int) -> None:
+def check_row_model(model: RowModel, encoding: TableEncoding, rows: int, making: EnsembleMaking = INDEPENDENT) -> None:
     """Refuses a table that a model cannot be fitted to.
 
     Raises:
@@ -30,7 +32,11 @@ def check_row_model(model: RowModel, encoding: TableEncoding, rows: int) -> None
             f"expected columns of categories alone for --model {model}, got numbers for {', '.join(described)}: "
             "--model net takes them"
         )
-    reason = "" if model == "nets" else too_many(rows, [*_context_sizes(encoding), *_sizes(encoding)])
+    reason = (
+        ""
+        if model == "nets" and making.ensemble != "mixed"
+        else too_many(rows, [*_context_sizes(encoding), *_sizes(encoding)])
+    )
     if reason:
         raise ValueError(f"{reason}: --model net or nets takes them")
 
@@ -42,6 +48,7 @@ def fit_row_model(
     fit: EnsembleFit,
     generator: torch.Generator,
     report: StepReport = lambda step: None,
+    making: EnsembleMaking = INDEPENDENT,
 ) -> RowScorer:
     """Fits a model to all rows.
 
@@ -52,6 +59,7 @@ def fit_row_model(
         fit: How networks are fitted.
         generator: Source of first weights, of the order of the rows and of the rows that decide the kernel's numbers.
         report: Called with the number of each step of the networks.
+        making: How the networks come about.
     """
     sizes, context_sizes = _sizes(encoding), _context_sizes(encoding)
     parts: list[RowScorer] = []
@@ -59,17 +67,31 @@ def fit_row_model(
         columns = rows.features if rows.contexts is None else torch.cat([rows.contexts, rows.features], dim=1)
         parts.append(fit_gp(columns, rows.score, sizes, context_sizes, generator))
     if model in ("nets", "blend"):
-        nets = NetEnsemble(NetEnsembleShape(sizes, context_sizes), generator)
-        fit_ensemble(nets, rows.features, rows.contexts, rows.score, fit, generator, report)
-        parts.append(nets)
+        shape = NetEnsembleShape(sizes, context_sizes)
+        parts.append(make_members(making, shape, rows, fit, generator, report))
     return parts[0] if len(parts) == 1 else Blend(parts)
 
 
 def score_rows(model: RowScorer, rows: TableRows) -> Tensor:
     """Scores encoded rows, ``(rows,)``, without gradient."""
     with torch.no_grad():
-        parts = (rows[part] for part in torch.arange(len(rows)).split(8_192))
-        return torch.cat([model(part.features, part.contexts) for part in parts])
+        return torch.cat([model(part.features, part.contexts) for part in _parts(rows)])
+
+
+def score_members(model: RowScorer, rows: TableRows) -> Tensor:
+    """Scores encoded rows by each member, ``(members, rows)``, without gradient.
+
+    Raises:
+        TypeError: If the model has no members.
+    """
+    if not isinstance(model, MemberScorer):
+        raise TypeError(f"expected a model with members, got {type(model).__name__}")
+    with torch.no_grad():
+        return torch.cat([model.member_scores(part.features, part.contexts) for part in _parts(rows)], dim=1)
+
+
+def _parts(rows: TableRows) -> Iterator[TableRows]:
+    return (rows[part] for part in torch.arange(len(rows)).split(8_192))
 
 
 def _sizes(encoding: TableEncoding) -> tuple[int, ...]:

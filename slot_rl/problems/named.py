@@ -8,6 +8,7 @@ from typing import Any, get_args
 from slot_rl.estimators.fitting import TruthFit
 from slot_rl.estimators.freezing import Score
 from slot_rl.estimators.net import EstimatorNet, EstimatorShape
+from slot_rl.estimators.pessimism import MemberObjective, Pessimism
 from slot_rl.estimators.slate_store import KIND as SLATE_KIND
 from slot_rl.estimators.slate_store import load_slates
 from slot_rl.estimators.store import CARD, SHIPPED, StoredEstimator, load_estimator
@@ -101,6 +102,7 @@ class Arguments:
         problem: ``path.py:function`` of a function that builds the user's own problem.
         unmeasured: What choices count as that the ground truth has not measured.
         own_constraints: Whether the problem's own constraints hold.
+        objective: What is maximised, where the estimator is an ensemble.
     """
 
     env_id: str
@@ -111,6 +113,7 @@ class Arguments:
     problem: str | Path | None = None
     unmeasured: Unmeasured = "omit"
     own_constraints: bool = True
+    objective: Pessimism = Pessimism()
 
 
 def short_name(env: str) -> str:
@@ -128,6 +131,8 @@ def make_problem(
     unmeasured: Unmeasured = "omit",
     constraints: Sequence[Entry | Constraint] = (),
     own_constraints: bool = True,
+    pessimism: MemberObjective = Pessimism.pessimism,
+    beta: float = Pessimism.beta,
 ) -> Problem:
     """Builds a problem by its id.
 
@@ -143,6 +148,9 @@ def make_problem(
             context's minimum.
         constraints: Further constraints, as objects or as entries (see ``slot_rl.problems.constraints.written``).
         own_constraints: Whether the problem's own constraints hold too.
+        pessimism: What is maximised where the estimator is an ensemble: "mean", "minimum" or "lower", for
+            ``SlotRL/Rows-v0``.
+        beta: Standard deviations that "lower" subtracts from the mean.
 
     Returns:
         The problem, with a fresh budget.
@@ -150,7 +158,8 @@ def make_problem(
     Raises:
         TypeError: If the estimator is a module that cannot be softened.
         ValueError: If the id is unknown, an argument is missing or has no meaning for this problem, the estimator is
-            code that is not trusted, fails, or builds something else, or the constraints cannot be satisfied.
+            code that is not trusted, fails, or builds something else, the constraints cannot be satisfied, or there is
+            no ensemble to be pessimistic with.
     """
     if problem is None and parse_reference(env_id) is not None:
         env_id, problem = OWN, env_id
@@ -161,8 +170,11 @@ def make_problem(
     check_unmeasured(unmeasured, truth)
     if not isinstance(own_constraints, bool):
         raise TypeError(f"expected own_constraints True or False, got {own_constraints!r}")
+    objective = Pessimism(pessimism, beta)
+    if env_id != ROWS and objective.pessimism != "mean":
+        raise ValueError(f"expected pessimism mean for {env_id}, whose estimator has no members, got {pessimism}")
     built = BUILDERS[env_id](
-        Arguments(env_id, estimator, truth, fewest_items, trust, problem, unmeasured, own_constraints)
+        Arguments(env_id, estimator, truth, fewest_items, trust, problem, unmeasured, own_constraints, objective)
     )
     return constrained(built, constraints, own_constraints, trust)
 
@@ -296,7 +308,7 @@ def _rows(asked: Arguments) -> RowProblem:
     else:
         found, seen = load_row_estimator(_trusted(reference, asked.trust)), None
     table = None if truth is None else TruthTable.read(Path(truth), found.encoding, asked.unmeasured)
-    return RowProblem(found.module, found.contexts, table, ROWS, found.encoding, seen=seen)
+    return RowProblem(asked.objective.of_model(found.module), found.contexts, table, ROWS, found.encoding, seen=seen)
 
 
 def _own(asked: Arguments) -> Problem:

@@ -6,7 +6,8 @@ from torch import Tensor
 
 from slot_rl.estimators.category_gp import CategoryGP, fit_category_gp
 from slot_rl.estimators.gp_draws import draw_functions
-from slot_rl.estimators.product_gp import fit_gp, grid_cells
+from slot_rl.estimators.grid_kernel import grid_cells
+from slot_rl.estimators.product_gp import fit_gp
 from slot_rl.seeding import generator_from
 
 SIZES = (12, 12, 2)

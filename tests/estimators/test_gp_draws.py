@@ -6,9 +6,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from slot_rl.estimators import gp_draws, product_gp
+from slot_rl.estimators import gp_draws, grid_kernel
 from slot_rl.estimators.gp_draws import draw_functions
-from slot_rl.estimators.product_gp import ProductGP, ProductKernel, grid_cells, solve_kernel
+from slot_rl.estimators.grid_kernel import grid_cells, solve_kernel
+from slot_rl.estimators.product_gp import ProductGP, ProductKernel
 from slot_rl.seeding import generator_from
 
 SIZES, CONTEXTS = (3, 2), (2,)
@@ -86,8 +87,8 @@ def test_draws_pass_near_the_seen_rows_and_differ_elsewhere() -> None:
 def test_draws_by_conjugate_gradients_are_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     gp, _, _ = process(repeated=True)
     found = draw_functions(gp, 3, generator_from(3))
-    monkeypatch.setattr(product_gp, "MOST_EXACT", 2)
-    monkeypatch.setattr(product_gp, "CG_TOLERANCE", 1e-9)
+    monkeypatch.setattr(grid_kernel, "MOST_EXACT", 2)
+    monkeypatch.setattr(grid_kernel, "CG_TOLERANCE", 1e-9)
     assert torch.allclose(draw_functions(gp, 3, generator_from(3)), found, atol=1e-4)
 
 

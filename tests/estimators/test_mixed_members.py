@@ -8,10 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from slot_rl.estimators import product_gp
+from slot_rl.estimators import grid_kernel
+from slot_rl.estimators.grid_kernel import grid_cells
 from slot_rl.estimators.mixed_members import MemberFit, MixedMembers, fit_members, rows_of_cells
 from slot_rl.estimators.net_ensemble import EnsembleFit
-from slot_rl.estimators.product_gp import grid_cells
 from slot_rl.seeding import generator_from
 
 SIZES = (5, 4, 3)
@@ -52,6 +52,6 @@ def test_scores_of_all_and_of_some_rows_agree() -> None:
 def test_processes_are_left_out_where_they_cannot_be(monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(members(draws=3).everywhere(generator_from(0))) == 8
     assert len(members(draws=0).everywhere(generator_from(0))) == 2
-    monkeypatch.setattr(product_gp, "MOST_EXACT", 3)
-    monkeypatch.setattr(product_gp, "MOST_GRID_CELLS", 3)
+    monkeypatch.setattr(grid_kernel, "MOST_EXACT", 3)
+    monkeypatch.setattr(grid_kernel, "MOST_GRID_CELLS", 3)
     assert members(draws=3).processes == ()

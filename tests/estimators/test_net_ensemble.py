@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from slot_rl.estimators import load_estimator, save_estimator
+from slot_rl.estimators import load_estimator, net_ensemble, save_estimator
 from slot_rl.estimators.blend import Blend
 from slot_rl.estimators.fitting import swapped_rows
 from slot_rl.estimators.kinds import model_of, shape_of
@@ -128,7 +128,7 @@ def test_every_kind_comes_back_from_disk(kind: str, tmp_path: Path) -> None:
 
 
 def test_other_kinds_are_refused() -> None:
-    with pytest.raises(TypeError, match="expected a model of one of the kinds net, nets, gp, blend, got Linear"):
+    with pytest.raises(TypeError, match="expected a model of one of the kinds net, nets, gp, draws, blend, got Linear"):
         shape_of(nn.Linear(2, 3))
     with pytest.raises(TypeError, match="kind 'tree'"):
         model_of({"kind": "tree"})
@@ -151,4 +151,14 @@ def test_five_members_cost_less_than_five_calls() -> None:
             found.append(time.process_time() - start)
         return min(found)
 
-    assert seconds(five) < 4 * seconds(one)  # with gradients, 2.2 times at 128 rows and 4.1 at 1,024
+    assert seconds(five) < 4 * seconds(one)  # benchmark.py ensemble measures it
+
+
+def test_a_large_batch_is_scored_in_parts_that_add_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    ensemble = built()
+    features, context = rows(50, 9)
+    with torch.no_grad():
+        whole = ensemble.member_scores(features, context)
+        monkeypatch.setattr(net_ensemble, "CACHED_NUMBERS", 3 * 16 * 7)
+        assert torch.allclose(ensemble.member_scores(features, context), whole, atol=1e-6)
+        assert ensemble.member_scores(features[:0], context[:0]).shape == (3, 0)

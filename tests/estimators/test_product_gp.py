@@ -7,8 +7,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from slot_rl.estimators import product_gp
-from slot_rl.estimators.product_gp import ProductGP, ProductKernel, fit_gp, surprise_slope, too_many
+from slot_rl.estimators import grid_kernel, product_gp
+from slot_rl.estimators.grid_kernel import too_many
+from slot_rl.estimators.product_gp import ProductGP, ProductKernel, fit_gp, surprise_slope
 from slot_rl.problems import RowProblem
 from slot_rl.search import guided_search, random_choice
 from slot_rl.seeding import generator_from
@@ -122,8 +123,8 @@ def test_a_slope_is_the_exact_effect_of_each_swap() -> None:
 
 def test_both_solvers_agree(monkeypatch: pytest.MonkeyPatch) -> None:
     exact, rows, seen = fitted()
-    monkeypatch.setattr(product_gp, "MOST_EXACT", 10)
-    monkeypatch.setattr(product_gp, "CG_TOLERANCE", 1e-9)
+    monkeypatch.setattr(grid_kernel, "MOST_EXACT", 10)
+    monkeypatch.setattr(grid_kernel, "CG_TOLERANCE", 1e-9)
     gradients = fit_gp(rows[seen], truth(rows[seen]), SIZES, CONTEXTS, generator_from(2))
     assert torch.allclose(gradients.weights, exact.weights, atol=1e-4)
     # Repeated rows share a cell of the grid.
@@ -166,7 +167,7 @@ def test_bad_input_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     gp, rows, _ = fitted()
     with pytest.raises(ValueError, match="expected a context of 2 columns, got None"):
         gp(rows[:, 2:])
-    monkeypatch.setattr(product_gp, "MOST_EXACT", 10)
+    monkeypatch.setattr(grid_kernel, "MOST_EXACT", 10)
     assert too_many(11, [20] * 4) == ""
     with pytest.raises(ValueError, match="got 11 rows of 10,000,000 combinations"):
         fit_gp(rows[:11], truth(rows[:11]), [10] * 5, [10] * 2, generator_from(0))

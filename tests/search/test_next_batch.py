@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from slot_rl.estimators.grid_kernel import grid_cells
 from slot_rl.estimators.mixed_members import MemberFit
 from slot_rl.estimators.net_ensemble import EnsembleFit
-from slot_rl.estimators.product_gp import grid_cells
 from slot_rl.search import next_batch as module
 from slot_rl.search.next_batch import Candidates, MeasuredRows, RowBatch, named_in_turns, next_batch
 from slot_rl.seeding import generator_from
