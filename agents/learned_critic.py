@@ -1,0 +1,211 @@
+"""An actor and a critic from rewards alone: the critic learns what configurations are worth, the policy goes through it.
+
+Nothing is known of the environment but what ``env.step`` pays, which may be slow, noisy, or change with time. All
+rewards are kept, and a critic (:mod:`slot_rl.agents.reward_critic`) learns from each many times. The policy follows the
+critic's slope at rows that it draws, as ``multistart`` follows the estimator's. Asks of the critic cost no step.
+
+Half of the steps try the policy's answers with one random swap: there the critic must tell good from better. The other
+half try the most promising of a few draws, by the mean of the critic's networks plus their spread: where they disagree
+there is something to learn.
+
+Konda, Tsitsiklis, "Actor-Critic Algorithms" (2000); Silver et al., "Deterministic Policy Gradient Algorithms" (2014),
+for an actor that follows its critic's slope.
+"""
+
+from dataclasses import dataclass
+from math import inf
+from typing import Any
+
+import numpy as np
+import torch
+from gymnasium import spaces
+from stable_baselines3.common.utils import obs_as_tensor
+from torch import Tensor
+
+from slot_rl.agents.multistart import drawn_rows
+from slot_rl.agents.policy import as_observation, drawn, entropy_of, most_probable
+from slot_rl.agents.recent import Recent
+from slot_rl.agents.reward_critic import CriticShape, RewardCritic
+from slot_rl.agents.saved_state import optimizer_state, restore_optimizer, restore_weights, weights_of
+from slot_rl.agents.sb3 import LearningOptions, OneStepAgent, mean_of
+from slot_rl.problems import NonFiniteScore, Observation
+from slot_rl.seeding import seeded_initialisation
+from slot_rl.selectors.categorical import one_hot
+from slot_rl.selectors.rules import Rules
+
+TRIAL = 0.2
+"""Share of the training after which one kind of network is kept."""
+REQUESTS = 4_096
+"""Latest requests that the policy is trained on."""
+
+
+@dataclass(frozen=True)
+class LearnedCriticOptions(LearningOptions):
+    """Rewards alone: a critic that learns from all of them, and a policy that goes through it.
+
+    Attributes:
+        batch_size: Estimator calls between updates.
+        critic_steps: Gradient steps of the critic for each batch of rewards.
+        critic_batch: Rewards of such a step.
+        critic_learning_rate: AdamW's step size at the start; it anneals linearly to zero.
+        actor_steps: Gradient steps of the policy for each batch of rewards.
+        actor_batch: Requests of such a step.
+        members: Networks of each kind in the critic.
+        swaps: Share of the steps that try the policy's answer with a random swap.
+        draws: Draws of the policy from which the other steps take the most promising one.
+        spread: How many standard deviations of the critic's networks make a draw more promising.
+        memory: Latest rewards that are kept; fewer where rewards change with time.
+    """
+
+    batch_size: int = 250
+    critic_steps: int = 40
+    critic_batch: int = 256
+    critic_learning_rate: float = 1e-2
+    actor_steps: int = 10
+    actor_batch: int = 128
+    members: int = 2
+    swaps: float = 0.5
+    draws: int = 8
+    spread: float = 1.0
+    memory: int = 200_000
+
+    def __post_init__(self) -> None:
+        """Refuses values that no training could use."""
+        super().__post_init__()
+        counts = ("critic_steps", "critic_batch", "actor_steps", "actor_batch", "draws")
+        for name, least in (*((each, 1) for each in counts), ("members", 2), ("memory", 2)):
+            if getattr(self, name) < least:
+                raise ValueError(f"expected {name} >= {least}, got {getattr(self, name)}")
+        if not (0 <= self.swaps <= 1 and 0 <= self.spread < inf and 0 < self.critic_learning_rate < inf):
+            raise ValueError(
+                "expected swaps from 0 to 1, spread >= 0 and critic_learning_rate > 0, "
+                f"got {self.swaps}, {self.spread} and {self.critic_learning_rate}"
+            )
+
+
+class LearnedCriticAgent(OneStepAgent):
+    """Learns a critic from rewards, and its policy through the critic.
+
+    Attributes:
+        critic: The critic.
+        memory: The rewards, with what the critic sees of the configurations; it does not belong to a checkpoint.
+        requests: The latest requests.
+    """
+
+    name = "learned_critic"
+    default_options = LearnedCriticOptions()
+    options: LearnedCriticOptions
+
+    def _setup_model(self) -> None:
+        super()._setup_model()
+        assert self.seed is not None
+        self.memory, self.requests = Recent(self.options.memory), Recent(REQUESTS)
+        with seeded_initialisation(self.seed):
+            self.critic = RewardCritic(self._critic_shape(), self.options.critic_learning_rate)
+
+    @property
+    def remark(self) -> str | None:
+        """Says which kind of network predicts new rewards best."""
+        if not self.critic.known:
+            return None
+        errors = ", ".join(f"{kind} {error:.3f}" for kind, error in self.critic.errors().items())
+        decided = f"keeps {self.critic.kinds[self.critic.asked[0]]} networks" if self.critic.kept >= 0 else "undecided"
+        return f"{decided}: squared error on fresh rewards, in variances of the reward: {errors}"
+
+    def update(self) -> dict[str, float]:
+        """Tries one configuration for each open request, and lets the critic and then the policy learn."""
+        options, remaining = self.options, 1 - self.progress
+        observation, choice, reward = self._play()
+        self.scale.update(reward)
+        rows = self.critic.kept_rows(observation, choice, reward)
+        self.critic.watch(rows)
+        if self.progress >= TRIAL and self.critic.kept < 0 and self.critic.known:
+            self.critic.decide()
+        self.memory.add(rows)
+        self.requests.add(observation.tensors())
+        loss = self.critic.learn(self.memory, options.critic_steps, options.critic_batch, remaining, self.generator)
+        figures = [self._improve() for _ in range(options.actor_steps)][-1]
+        return {"rollout/ep_rew_mean": mean_of(reward), "train/critic_loss": loss, **figures}
+
+    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Returns what every agent keeps, and the critic."""
+        tensors, document = super().state()
+        tensors |= weights_of(self.critic, "critic") | optimizer_state(self.critic.optimizer, "critic_optimizer")
+        return tensors, document
+
+    def restore(self, tensors: dict[str, Tensor], document: dict[str, Any]) -> None:
+        """Takes back what :meth:`state` gave."""
+        super().restore(tensors, document)
+        restore_weights(self.critic, tensors, "critic")
+        restore_optimizer(self.critic.optimizer, tensors, "critic_optimizer")
+
+    def _improve(self) -> dict[str, float]:
+        """Takes one step of the policy along the critic's slope at rows that it draws."""
+        observation = Observation(**self.requests.sample(self.options.actor_batch, self.generator))
+        logits, _ = self.policy.point(observation)
+        conditional, selection = drawn_rows(logits, self.policy.rules(observation), self.generator)
+        gain = self.critic(observation, selection).mean(dim=0) / self.scale.unit
+        entropy = entropy_of(conditional)
+        loss = -(gain + self.entropy_coefficient * entropy).mean()
+        norm = self.optimizer_step(loss)
+        return {"train/loss": loss.item(), "train/entropy": mean_of(entropy), "train/grad_norm": norm}
+
+    @torch.no_grad()
+    def _tried(self, observation: Observation) -> Tensor:
+        """Returns what to try for requests, ``(batch, slots)``."""
+        logits, rules = self.policy.point(observation)[0], self.policy.rules(observation)
+        draws = [drawn(logits, rules, self.generator) for _ in range(self.options.draws)]
+        promise = torch.stack([self._promise(observation, choice, logits.shape[-1]) for choice in draws])
+        best = promise.argmax(dim=0)
+        promising = torch.stack(draws)[best, torch.arange(len(best))]
+        answer = most_probable(logits, rules)
+        swapped = random_swap(answer, logits > -inf, rules, self.generator)
+        swaps = torch.rand(len(best), 1, generator=self.generator) < self.options.swaps
+        return torch.where(swaps, swapped, promising)
+
+    def _promise(self, observation: Observation, choice: Tensor, items: int) -> Tensor:
+        """Returns the mean of the critic's networks plus their spread, ``(batch,)``."""
+        scores = self.critic(observation, one_hot(choice, items, torch.float32))
+        return scores.mean(dim=0) + self.options.spread * scores.std(dim=0)
+
+    def _play(self) -> tuple[Observation, Tensor, Tensor]:
+        """Plays one batch of episodes; returns requests, choices and rewards."""
+        assert self.env is not None
+        observation = as_observation(obs_as_tensor(self._last_obs, self.device))  # type: ignore[arg-type]
+        choice = self._tried(observation)
+        self._last_obs, rewards, dones, _ = self.env.step(choice.numpy())  # type: ignore[assignment]
+        if not np.all(dones):
+            raise ValueError(f"expected one-step episodes for {self.name}, got {int(np.sum(~dones))} that went on")
+        self.steps_played += self.n_envs
+        reward = torch.as_tensor(rewards)
+        if not bool(reward.isfinite().all()):
+            raise NonFiniteScore("rewards", int((~reward.isfinite()).sum()), observation, choice, reward)
+        return observation, choice, reward
+
+    def _critic_shape(self) -> CriticShape:
+        parts: Any = self.observation_space.spaces  # type: ignore[attr-defined]
+        assert isinstance(self.action_space, spaces.MultiDiscrete)
+        sizes = tuple(int(size) for size in self.action_space.nvec)
+        numbers = sum(int(np.prod(parts[name].shape)) for name in ("context_vector", "slot_features") if name in parts)
+        contexts = tuple(int(size) for size in parts["context"].nvec) if "context" in parts else ()
+        vectors = "candidates" in parts
+        dim = parts["candidates"].shape[-1] if vectors else 0
+        return CriticShape(len(sizes), () if vectors else sizes, dim, numbers, contexts, self.options.members)
+
+
+def random_swap(choice: Tensor, allowed: Tensor, rules: Rules | None, generator: torch.Generator) -> Tensor:
+    """Returns choices with one random swap that stays allowed; a choice without one stays as it is.
+
+    Args:
+        choice: The choices, ``(batch, slots)``.
+        allowed: What is not masked, ``(batch, slots, items)``.
+        rules: What the requests allow; None if everything that is not masked.
+        generator: Source of the swaps.
+    """
+    is_open = allowed if rules is None else allowed & rules.open_items(choice)
+    is_open = (is_open & (one_hot(choice, allowed.shape[-1], torch.bool) == 0)).flatten(1)
+    order = torch.rand(is_open.shape, generator=generator).masked_fill(~is_open, -1.0)
+    best, place = order.max(dim=1)
+    slot, item = place // allowed.shape[-1], place % allowed.shape[-1]
+    swapped = choice.scatter(1, slot.unsqueeze(1), item.unsqueeze(1))
+    return torch.where((best >= 0).unsqueeze(1), swapped, choice)
