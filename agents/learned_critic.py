@@ -12,7 +12,7 @@ Konda, Tsitsiklis, "Actor-Critic Algorithms" (2000); Silver et al., "Determinist
 for an actor that follows its critic's slope.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import inf
 from typing import Any
 
@@ -25,16 +25,20 @@ from torch import Tensor
 from slot_rl.agents.multistart import drawn_rows
 from slot_rl.agents.policy import as_observation, drawn, entropy_of, most_probable
 from slot_rl.agents.recent import Recent
-from slot_rl.agents.reward_critic import CriticShape, RewardCritic
-from slot_rl.agents.saved_state import optimizer_state, restore_optimizer, restore_weights, weights_of
+from slot_rl.agents.reward_critic import KINDS, CriticFit, CriticShape, RewardCritic, fit_critic, rewarded_rows
+from slot_rl.agents.saved_state import restore_weights, weights_of
 from slot_rl.agents.sb3 import LearningOptions, OneStepAgent, mean_of
 from slot_rl.problems import NonFiniteScore, Observation
 from slot_rl.seeding import seeded_initialisation
 from slot_rl.selectors.categorical import one_hot
 from slot_rl.selectors.rules import Rules
 
-TRIAL = 0.2
-"""Share of the training after which one kind of network is kept."""
+TRIAL = 0.5
+"""Share of the training after which the kinds of networks are compared no more."""
+GROWTH = 0.6
+"""The critic is fitted anew when there are so many more rewards, as a share of those that are kept."""
+LAST = 0.3
+"""Share of the policy's steps that come after the last reward, when the critic is at its best."""
 REQUESTS = 4_096
 """Latest requests that the policy is trained on."""
 
@@ -45,22 +49,19 @@ class LearnedCriticOptions(LearningOptions):
 
     Attributes:
         batch_size: Estimator calls between updates.
-        critic_steps: Gradient steps of the critic for each batch of rewards.
-        critic_batch: Rewards of such a step.
-        critic_learning_rate: AdamW's step size at the start; it anneals linearly to zero.
+        random_first: Share of the calls that try random configurations, before the first critic is fitted.
         actor_steps: Gradient steps of the policy for each batch of rewards.
         actor_batch: Requests of such a step.
-        members: Networks of each kind in the critic.
-        swaps: Share of the steps that try the policy's answer with a random swap.
-        draws: Draws of the policy from which the other steps take the most promising one.
+        members: Networks in the critic.
+        swaps: Share of the calls that try the policy's answer with a random swap.
+        draws: Draws of the policy from which the other calls take the most promising one.
         spread: How many standard deviations of the critic's networks make a draw more promising.
         memory: Latest rewards that are kept; fewer where rewards change with time.
+        critic: How the critic is fitted.
     """
 
     batch_size: int = 250
-    critic_steps: int = 40
-    critic_batch: int = 256
-    critic_learning_rate: float = 1e-2
+    random_first: float = 0.2
     actor_steps: int = 10
     actor_batch: int = 128
     members: int = 2
@@ -68,18 +69,18 @@ class LearnedCriticOptions(LearningOptions):
     draws: int = 8
     spread: float = 1.0
     memory: int = 200_000
+    critic: CriticFit = field(default_factory=CriticFit)
 
     def __post_init__(self) -> None:
         """Refuses values that no training could use."""
         super().__post_init__()
-        counts = ("critic_steps", "critic_batch", "actor_steps", "actor_batch", "draws")
-        for name, least in (*((each, 1) for each in counts), ("members", 2), ("memory", 2)):
+        for name, least in (("actor_steps", 1), ("actor_batch", 1), ("draws", 1), ("members", 2), ("memory", 4)):
             if getattr(self, name) < least:
                 raise ValueError(f"expected {name} >= {least}, got {getattr(self, name)}")
-        if not (0 <= self.swaps <= 1 and 0 <= self.spread < inf and 0 < self.critic_learning_rate < inf):
+        if not (0 <= self.random_first < 1 and 0 <= self.swaps <= 1 and 0 <= self.spread < inf):
             raise ValueError(
-                "expected swaps from 0 to 1, spread >= 0 and critic_learning_rate > 0, "
-                f"got {self.swaps}, {self.spread} and {self.critic_learning_rate}"
+                "expected random_first from 0 to below 1, swaps from 0 to 1 and spread >= 0, "
+                f"got {self.random_first}, {self.swaps} and {self.spread}"
             )
 
 
@@ -87,9 +88,10 @@ class LearnedCriticAgent(OneStepAgent):
     """Learns a critic from rewards, and its policy through the critic.
 
     Attributes:
-        critic: The critic.
+        critic: The critic; None until there are rewards.
+        errors: The error of each kind of network on held-out rewards, in variances of the reward, at its last fit.
         memory: The rewards, with what the critic sees of the configurations; it does not belong to a checkpoint.
-        requests: The latest requests.
+        requests: The latest requests; they do not, either.
     """
 
     name = "learned_critic"
@@ -98,55 +100,86 @@ class LearnedCriticAgent(OneStepAgent):
 
     def _setup_model(self) -> None:
         super()._setup_model()
-        assert self.seed is not None
         self.memory, self.requests = Recent(self.options.memory), Recent(REQUESTS)
-        with seeded_initialisation(self.seed):
-            self.critic = RewardCritic(self._critic_shape(), self.options.critic_learning_rate)
+        self.critic: RewardCritic | None = None
+        self.errors: dict[str, float] = {}
+        self._new_rewards = 0
 
     @property
     def remark(self) -> str | None:
-        """Says which kind of network predicts new rewards best."""
-        if not self.critic.known:
+        """Says which kind of network predicts rewards best."""
+        if self.critic is None:
             return None
-        errors = ", ".join(f"{kind} {error:.3f}" for kind, error in self.critic.errors().items())
-        decided = f"keeps {self.critic.kinds[self.critic.asked[0]]} networks" if self.critic.kept >= 0 else "undecided"
-        return f"{decided}: squared error on fresh rewards, in variances of the reward: {errors}"
+        errors = ", ".join(f"{kind} {error:.3f}" for kind, error in self.errors.items())
+        return f"critic of {self.critic.kind} networks; squared errors on held-out rewards, in variances: {errors}"
 
     def update(self) -> dict[str, float]:
         """Tries one configuration for each open request, and lets the critic and then the policy learn."""
-        options, remaining = self.options, 1 - self.progress
         observation, choice, reward = self._play()
         self.scale.update(reward)
-        rows = self.critic.kept_rows(observation, choice, reward)
-        self.critic.watch(rows)
-        if self.progress >= TRIAL and self.critic.kept < 0 and self.critic.known:
-            self.critic.decide()
-        self.memory.add(rows)
+        self.memory.add(rewarded_rows(self._shape, observation, choice, reward))
         self.requests.add(observation.tensors())
-        loss = self.critic.learn(self.memory, options.critic_steps, options.critic_batch, remaining, self.generator)
-        figures = [self._improve() for _ in range(options.actor_steps)][-1]
-        return {"rollout/ep_rew_mean": mean_of(reward), "train/critic_loss": loss, **figures}
+        self._new_rewards += len(reward)
+        played = self.num_timesteps + len(reward)
+        last = played >= self._total_timesteps
+        figures = {"rollout/ep_rew_mean": mean_of(reward)}
+        if not last and played < self.options.random_first * self._total_timesteps:
+            return figures
+        if last or self.critic is None or self._new_rewards >= GROWTH * len(self.memory):
+            self._fit_critic()
+        for done in self._actor_progress(last):
+            figures |= self._improve(done)
+        return figures
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Returns what every agent keeps, and the critic."""
         tensors, document = super().state()
-        tensors |= weights_of(self.critic, "critic") | optimizer_state(self.critic.optimizer, "critic_optimizer")
-        return tensors, document
+        if self.critic is None:
+            return tensors, document
+        return tensors | weights_of(self.critic, "critic"), {
+            **document,
+            "critic": {"kind": self.critic.kind, "errors": self.errors},
+        }
 
     def restore(self, tensors: dict[str, Tensor], document: dict[str, Any]) -> None:
         """Takes back what :meth:`state` gave."""
         super().restore(tensors, document)
-        restore_weights(self.critic, tensors, "critic")
-        restore_optimizer(self.critic.optimizer, tensors, "critic_optimizer")
+        if "critic" in document:
+            self.errors = document["critic"]["errors"]
+            with seeded_initialisation(0):  # replaced by the stored weights
+                self.critic = RewardCritic(self._shape, document["critic"]["kind"]).requires_grad_(False)
+            restore_weights(self.critic, tensors, "critic")
 
-    def _improve(self) -> dict[str, float]:
-        """Takes one step of the policy along the critic's slope at rows that it draws."""
+    def _fit_critic(self) -> None:
+        """Fits a new critic to all rewards that are kept."""
+        kinds = KINDS if self.critic is None or self.progress < TRIAL else (self.critic.kind,)
+        self.critic, errors = fit_critic(self.memory, self._shape, self.options.critic, kinds, self.generator)
+        self.errors |= errors
+        self._new_rewards = 0
+
+    def _actor_progress(self, last: bool) -> list[float]:
+        """Returns the share of the policy's steps that is over, for each step of this update."""
+        steps = self.options.actor_steps
+        if not last:
+            return [(1 - LAST) * self.progress] * steps
+        further = max(steps, round(LAST / (1 - LAST) * steps * self._total_timesteps / self.options.batch_size))
+        return [1 - LAST * (further - step) / further for step in range(further)]
+
+    def _improve(self, done: float) -> dict[str, float]:
+        """Takes one step of the policy along the critic's slope at rows that it draws.
+
+        Args:
+            done: The share of the policy's steps that is over.
+        """
+        assert self.critic is not None
+        for group in self.policy.optimizer.param_groups:
+            group["lr"] = self.step_size(1 - done)
         observation = Observation(**self.requests.sample(self.options.actor_batch, self.generator))
         logits, _ = self.policy.point(observation)
         conditional, selection = drawn_rows(logits, self.policy.rules(observation), self.generator)
         gain = self.critic(observation, selection).mean(dim=0) / self.scale.unit
         entropy = entropy_of(conditional)
-        loss = -(gain + self.entropy_coefficient * entropy).mean()
+        loss = -(gain + self.options.entropy_over_time.at(done) * entropy).mean()
         norm = self.optimizer_step(loss)
         return {"train/loss": loss.item(), "train/entropy": mean_of(entropy), "train/grad_norm": norm}
 
@@ -154,8 +187,10 @@ class LearnedCriticAgent(OneStepAgent):
     def _tried(self, observation: Observation) -> Tensor:
         """Returns what to try for requests, ``(batch, slots)``."""
         logits, rules = self.policy.point(observation)[0], self.policy.rules(observation)
+        if self.critic is None:
+            return drawn(torch.zeros_like(logits).masked_fill(logits == -inf, -inf), rules, self.generator)
         draws = [drawn(logits, rules, self.generator) for _ in range(self.options.draws)]
-        promise = torch.stack([self._promise(observation, choice, logits.shape[-1]) for choice in draws])
+        promise = torch.stack([self._promise(self.critic, observation, choice, logits.shape[-1]) for choice in draws])
         best = promise.argmax(dim=0)
         promising = torch.stack(draws)[best, torch.arange(len(best))]
         answer = most_probable(logits, rules)
@@ -163,9 +198,9 @@ class LearnedCriticAgent(OneStepAgent):
         swaps = torch.rand(len(best), 1, generator=self.generator) < self.options.swaps
         return torch.where(swaps, swapped, promising)
 
-    def _promise(self, observation: Observation, choice: Tensor, items: int) -> Tensor:
+    def _promise(self, critic: RewardCritic, observation: Observation, choice: Tensor, items: int) -> Tensor:
         """Returns the mean of the critic's networks plus their spread, ``(batch,)``."""
-        scores = self.critic(observation, one_hot(choice, items, torch.float32))
+        scores = critic(observation, one_hot(choice, items, torch.float32))
         return scores.mean(dim=0) + self.options.spread * scores.std(dim=0)
 
     def _play(self) -> tuple[Observation, Tensor, Tensor]:
@@ -182,7 +217,8 @@ class LearnedCriticAgent(OneStepAgent):
             raise NonFiniteScore("rewards", int((~reward.isfinite()).sum()), observation, choice, reward)
         return observation, choice, reward
 
-    def _critic_shape(self) -> CriticShape:
+    @property
+    def _shape(self) -> CriticShape:
         parts: Any = self.observation_space.spaces  # type: ignore[attr-defined]
         assert isinstance(self.action_space, spaces.MultiDiscrete)
         sizes = tuple(int(size) for size in self.action_space.nvec)

@@ -29,10 +29,6 @@ class Recent:
         """Returns how many rows are kept."""
         return min(self._added, self.capacity)
 
-    def __getitem__(self, name: str) -> Tensor:
-        """Returns a part of all rows that are kept, in no order that means something."""
-        return self._parts[name][: len(self)]
-
     def add(self, parts: Mapping[str, Tensor]) -> None:
         """Keeps rows, tensors of one length by name; the names are always the same."""
         rows = len(next(iter(parts.values())))
@@ -44,6 +40,10 @@ class Recent:
             self._parts[name][place] = part[new]
         self._added += rows
 
+    def rows(self, numbers: Tensor) -> dict[str, Tensor]:
+        """Returns the rows with these numbers, from 0 to the length, in no order that means something."""
+        return {name: part[numbers] for name, part in self._parts.items()}
+
     def sample(self, rows: int, generator: torch.Generator) -> dict[str, Tensor]:
         """Draws rows with replacement.
 
@@ -52,5 +52,4 @@ class Recent:
         """
         if not len(self):
             raise ValueError("expected a memory with rows, got an empty one")
-        drawn = torch.randint(len(self), (rows,), generator=generator)
-        return {name: part[drawn] for name, part in self._parts.items()}
+        return self.rows(torch.randint(len(self), (rows,), generator=generator))
