@@ -1,4 +1,4 @@
-"""An actor and a critic from rewards alone: the critic learns what configurations are worth, the policy goes through it.
+"""An actor and a critic from rewards alone: the critic learns what choices are worth, the policy goes through it.
 
 Nothing is known of the environment but what ``env.step`` pays, which may be slow, noisy, or change with time. All
 rewards are kept, and a critic (:mod:`slot_rl.agents.reward_critic`) learns from each many times. The policy follows the

@@ -61,33 +61,33 @@ class CriticFit:
     """Settings for fitting a critic.
 
     Attributes:
-        steps: Most gradient steps.
+        fit_steps: Most gradient steps.
         fewest_steps: Fewest gradient steps; between the two, one for each :attr:`rewards_a_step` rewards.
         rewards_a_step: Rewards for each gradient step.
-        batch: Rewards of a step.
-        learning_rate: AdamW's largest step size.
+        fit_batch: Rewards of a step.
+        fit_rate: AdamW's largest step size.
         weight_decay: Decoupled weight decay.
     """
 
-    steps: int = 2_000
+    fit_steps: int = 2_000
     fewest_steps: int = 300
     rewards_a_step: int = 5
-    batch: int = 256
-    learning_rate: float = 2e-2
+    fit_batch: int = 256
+    fit_rate: float = 2e-2
     weight_decay: float = 0.1
 
     def __post_init__(self) -> None:
         """Refuses values that no fit could use."""
-        counts = self.fewest_steps, self.rewards_a_step, self.batch, self.steps - self.fewest_steps + 1
-        if min(counts) < 1 or not (self.learning_rate > 0 and self.weight_decay >= 0):
+        counts = self.fewest_steps, self.rewards_a_step, self.fit_batch, self.fit_steps - self.fewest_steps + 1
+        if min(counts) < 1 or not (self.fit_rate > 0 and self.weight_decay >= 0):
             raise ValueError(
-                "expected 1 <= fewest_steps <= steps, rewards_a_step and batch >= 1, learning_rate > 0 and "
+                "expected 1 <= fewest_steps <= fit_steps, rewards_a_step and fit_batch >= 1, fit_rate > 0 and "
                 f"weight_decay >= 0, got {self}"
             )
 
     def steps_for(self, rewards: int) -> int:
         """Returns the gradient steps for so many rewards."""
-        return min(self.steps, max(self.fewest_steps, rewards // self.rewards_a_step))
+        return min(self.fit_steps, max(self.fewest_steps, rewards // self.rewards_a_step))
 
 
 class RewardCritic(nn.Module):
@@ -182,11 +182,11 @@ def fit_critic(
 
 def _fit(critic: RewardCritic, memory: Recent, train: Tensor, fit: CriticFit, generator: torch.Generator) -> None:
     critic.take_units(memory.rows(train))
-    optimizer = torch.optim.AdamW(critic.parameters(), fit.learning_rate, weight_decay=fit.weight_decay, fused=True)
+    optimizer = torch.optim.AdamW(critic.parameters(), fit.fit_rate, weight_decay=fit.weight_decay, fused=True)
     steps = fit.steps_for(len(train))
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, fit.learning_rate, steps + 1, pct_start=WARM_UP)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, fit.fit_rate, steps + 1, pct_start=WARM_UP)
     for _ in range(steps):
-        rows = memory.rows(train[torch.randint(len(train), (fit.batch,), generator=generator)])
+        rows = memory.rows(train[torch.randint(len(train), (fit.fit_batch,), generator=generator)])
         optimizer.zero_grad()
         critic.errors(rows).mean(dim=1).sum().backward()
         for member in critic.members:
