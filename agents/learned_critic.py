@@ -14,14 +14,18 @@ for an actor that follows its critic's slope.
 
 from dataclasses import dataclass, field
 from math import inf
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from gymnasium import spaces
+from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.utils import obs_as_tensor
 from torch import Tensor
 
+from slot_rl.agents.base import needed_problem
+from slot_rl.agents.logged import LoggedRows, read_rows
 from slot_rl.agents.multistart import drawn_rows
 from slot_rl.agents.policy import as_observation, drawn, entropy_of, most_probable
 from slot_rl.agents.recent import Recent
@@ -57,6 +61,8 @@ class LearnedCriticOptions(LearningOptions):
         draws: Draws of the policy from which the other calls take the most promising one.
         spread: How many standard deviations of the critic's networks make a draw more promising.
         memory: Latest rewards that are kept; fewer where rewards change with time.
+        logged: CSV or Parquet file with configurations to begin with, with the columns of the estimator's table; each
+            costs a call, and they take the place of random ones.
         critic: How the critic is fitted.
     """
 
@@ -69,11 +75,15 @@ class LearnedCriticOptions(LearningOptions):
     draws: int = 8
     spread: float = 1.0
     memory: int = 200_000
+    logged: Path | None = None
     critic: CriticFit = field(default_factory=CriticFit)
 
     def __post_init__(self) -> None:
         """Refuses values that no training could use."""
         super().__post_init__()
+        if isinstance(self.logged, str):
+            # A checkpoint's JSON holds a path as its text.
+            object.__setattr__(self, "logged", Path(self.logged))
         for name, least in (("actor_steps", 1), ("actor_batch", 1), ("draws", 1), ("members", 2), ("memory", 4)):
             if getattr(self, name) < least:
                 raise ValueError(f"expected {name} >= {least}, got {getattr(self, name)}")
@@ -105,6 +115,15 @@ class LearnedCriticAgent(OneStepAgent):
         self.errors: dict[str, float] = {}
         self._new_rewards = 0
 
+    def check_timesteps(self, timesteps: int) -> None:
+        """Refuses a training whose whole budget would go into logged rows."""
+        rows = 0 if self.options.logged is None or len(self.memory) else len(self._logged())
+        if 0 < timesteps <= rows:
+            raise ValueError(
+                f"expected more timesteps than the {rows:,} logged rows for {self.name!r}, which cost a call each, "
+                f"got {timesteps:,}"
+            )
+
     @property
     def remark(self) -> str | None:
         """Says which kind of network predicts rewards best."""
@@ -116,14 +135,11 @@ class LearnedCriticAgent(OneStepAgent):
     def update(self) -> dict[str, float]:
         """Tries one configuration for each open request, and lets the critic and then the policy learn."""
         observation, choice, reward = self._play()
-        self.scale.update(reward)
-        self.memory.add(rewarded_rows(self._shape, observation, choice, reward))
-        self.requests.add(observation.tensors())
-        self._new_rewards += len(reward)
+        self._keep(observation, choice, reward)
         played = self.num_timesteps + len(reward)
         last = played >= self._total_timesteps
         figures = {"rollout/ep_rew_mean": mean_of(reward)}
-        if not last and played < self.options.random_first * self._total_timesteps:
+        if not last and self.options.logged is None and played < self.options.random_first * self._total_timesteps:
             return figures
         if last or self.critic is None or self._new_rewards >= GROWTH * len(self.memory):
             self._fit_critic()
@@ -149,6 +165,29 @@ class LearnedCriticAgent(OneStepAgent):
             with seeded_initialisation(0):  # replaced by the stored weights
                 self.critic = RewardCritic(self._shape, document["critic"]["kind"]).requires_grad_(False)
             restore_weights(self.critic, tensors, "critic")
+
+    def _setup_learn(self, total_timesteps: int, *args: Any, **kwargs: Any) -> tuple[int, BaseCallback]:
+        """Asks about the logged rows before the first update, unless this agent has done so before."""
+        self.check_timesteps(total_timesteps)
+        total, callback = super()._setup_learn(total_timesteps, *args, **kwargs)
+        if self.options.logged is not None and not len(self.memory):
+            rows = self._logged()
+            reward = needed_problem(self.env, self.name).score(rows.observation, rows.choice)
+            self.num_timesteps += len(rows)
+            self._keep(rows.observation, rows.choice, reward)
+            self._fit_critic()
+        return total, callback
+
+    def _logged(self) -> LoggedRows:
+        assert self.options.logged is not None
+        return read_rows(needed_problem(self.env, self.name), self.options.logged)
+
+    def _keep(self, observation: Observation, choice: Tensor, reward: Tensor) -> None:
+        """Keeps rewards and requests."""
+        self.scale.update(reward)
+        self.memory.add(rewarded_rows(self._shape, observation, choice, reward))
+        self.requests.add(observation.tensors())
+        self._new_rewards += len(reward)
 
     def _fit_critic(self) -> None:
         """Fits a new critic to all rewards that are kept."""
