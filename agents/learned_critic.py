@@ -12,6 +12,7 @@ Konda, Tsitsiklis, "Actor-Critic Algorithms" (2000); Silver et al., "Determinist
 for an actor that follows its critic's slope.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from math import inf
 from pathlib import Path
@@ -34,7 +35,7 @@ from slot_rl.agents.saved_state import restore_weights, weights_of
 from slot_rl.agents.sb3 import LearningOptions, OneStepAgent, mean_of
 from slot_rl.problems import NonFiniteScore, Observation
 from slot_rl.seeding import seeded_initialisation
-from slot_rl.selectors.categorical import one_hot
+from slot_rl.selectors.categorical import log_prob_of, one_hot
 from slot_rl.selectors.rules import Rules
 
 TRIAL = 0.5
@@ -43,6 +44,8 @@ GROWTH = 0.6
 """The critic is fitted anew when there are so many more rewards, as a share of those that are kept."""
 LAST = 0.3
 """Share of the policy's steps that come after the last reward, when the critic is at its best."""
+TOGETHER = 64
+"""Requests whose items are swept at once, so that memory does not grow with the requests."""
 REQUESTS = 4_096
 """Latest requests that the policy is trained on."""
 
@@ -58,8 +61,10 @@ class LearnedCriticOptions(LearningOptions):
         actor_batch: Requests of such a step.
         members: Networks in the critic.
         swaps: Share of the calls that try the policy's answer with a random swap.
-        draws: Draws of the policy from which the other calls take the most promising one.
+        draws: Draws of the policy from which the other calls take the most promising one, and from which it learns.
         spread: How many standard deviations of the critic's networks make a draw more promising.
+        sweeps: Passes over the slots in which the critic improves the policy's answer, without a call; 0 answers with
+            the policy alone.
         memory: Latest rewards that are kept; fewer where rewards change with time.
         logged: CSV or Parquet file with configurations to begin with, with the columns of the estimator's table; each
             costs a call, and they take the place of random ones.
@@ -68,12 +73,13 @@ class LearnedCriticOptions(LearningOptions):
 
     batch_size: int = 250
     random_first: float = 0.2
-    actor_steps: int = 10
+    actor_steps: int = 5
     actor_batch: int = 128
     members: int = 2
     swaps: float = 0.5
     draws: int = 8
     spread: float = 1.0
+    sweeps: int = 2
     memory: int = 200_000
     logged: Path | None = None
     critic: CriticFit = field(default_factory=CriticFit)
@@ -84,7 +90,14 @@ class LearnedCriticOptions(LearningOptions):
         if isinstance(self.logged, str):
             # A checkpoint's JSON holds a path as its text.
             object.__setattr__(self, "logged", Path(self.logged))
-        for name, least in (("actor_steps", 1), ("actor_batch", 1), ("draws", 1), ("members", 2), ("memory", 4)):
+        for name, least in (
+            ("actor_steps", 1),
+            ("actor_batch", 1),
+            ("draws", 2),
+            ("sweeps", 0),
+            ("members", 2),
+            ("memory", 4),
+        ):
             if getattr(self, name) < least:
                 raise ValueError(f"expected {name} >= {least}, got {getattr(self, name)}")
         if not (0 <= self.random_first < 1 and 0 <= self.swaps <= 1 and 0 <= self.spread < inf):
@@ -123,6 +136,12 @@ class LearnedCriticAgent(OneStepAgent):
                 f"expected more timesteps than the {rows:,} logged rows for {self.name!r}, which cost a call each, "
                 f"got {timesteps:,}"
             )
+
+    @property
+    def answers_by(self) -> str:
+        """The policy alone, or with the critic."""
+        swept = self.critic is not None and self.options.sweeps > 0
+        return "policy and critic" if swept else super().answers_by
 
     @property
     def remark(self) -> str | None:
@@ -213,14 +232,46 @@ class LearnedCriticAgent(OneStepAgent):
         assert self.critic is not None
         for group in self.policy.optimizer.param_groups:
             group["lr"] = self.step_size(1 - done)
-        observation = Observation(**self.requests.sample(self.options.actor_batch, self.generator))
-        logits, _ = self.policy.point(observation)
+        options = self.options
+        observation = Observation(**self.requests.sample(options.actor_batch, self.generator))
+        several = torch.arange(options.actor_batch).repeat(options.draws)
+        logits = self.policy.point(observation)[0][several]
+        observation = observation[several]
         conditional, selection = drawn_rows(logits, self.policy.rules(observation), self.generator)
         gain = self.critic(observation, selection).mean(dim=0) / self.scale.unit
+        # From the slope, which is good at the start, to the scores of the draws, which are right at the end.
+        log_prob = log_prob_of(conditional, selection.detach().argmax(dim=-1))
+        better = better_than_others(gain.detach().view(options.draws, -1)).flatten()
         entropy = entropy_of(conditional)
-        loss = -(gain + self.options.entropy_over_time.at(done) * entropy).mean()
+        bonus = options.entropy_over_time.at(done) * entropy
+        loss = -((1 - done) * gain + done * better * log_prob + bonus).mean()
         norm = self.optimizer_step(loss)
         return {"train/loss": loss.item(), "train/entropy": mean_of(entropy), "train/grad_norm": norm}
+
+    @torch.no_grad()
+    def answer(self, observation: Observation) -> Tensor:
+        """Returns the policy's most probable choice, ``(batch, slots)``, after the critic's sweeps over the slots."""
+        return torch.cat([self._answer(observation[part]) for part in torch.arange(len(observation)).split(TOGETHER)])
+
+    def starts(self, observation: Observation) -> Iterator[Tensor]:
+        """Yields the agent's answer, and then what the policy has besides."""
+        yield self.answer(observation)
+        yield from self.policy.starts(observation)
+
+    def predict(
+        self, observation: Any, state: Any = None, episode_start: Any = None, deterministic: bool = False
+    ) -> tuple[Any, Any]:
+        """Answers observations of an environment; draws from the policy alone unless ``deterministic``."""
+        if deterministic:
+            return self.choose(observation).numpy(), None
+        return super().predict(observation, state, episode_start, deterministic)
+
+    def _answer(self, observation: Observation) -> Tensor:
+        logits, rules = self.policy.point(observation)[0], self.policy.rules(observation)
+        choice = most_probable(logits, rules)
+        if self.critic is None:
+            return choice
+        return swept(self.critic, observation, choice, logits > -inf, rules, self.options.sweeps)
 
     @torch.no_grad()
     def _tried(self, observation: Observation) -> Tensor:
@@ -228,19 +279,13 @@ class LearnedCriticAgent(OneStepAgent):
         logits, rules = self.policy.point(observation)[0], self.policy.rules(observation)
         if self.critic is None:
             return drawn(torch.zeros_like(logits).masked_fill(logits == -inf, -inf), rules, self.generator)
-        draws = [drawn(logits, rules, self.generator) for _ in range(self.options.draws)]
-        promise = torch.stack([self._promise(self.critic, observation, choice, logits.shape[-1]) for choice in draws])
-        best = promise.argmax(dim=0)
-        promising = torch.stack(draws)[best, torch.arange(len(best))]
-        answer = most_probable(logits, rules)
-        swapped = random_swap(answer, logits > -inf, rules, self.generator)
+        draws = torch.stack([drawn(logits, rules, self.generator) for _ in range(self.options.draws)])
+        scores = self.critic.of_choices(observation, draws)
+        best = (scores.mean(dim=0) + self.options.spread * scores.std(dim=0)).argmax(dim=0)
+        promising = draws[best, torch.arange(len(best))]
+        swapped = random_swap(self.answer(observation), logits > -inf, rules, self.generator)
         swaps = torch.rand(len(best), 1, generator=self.generator) < self.options.swaps
         return torch.where(swaps, swapped, promising)
-
-    def _promise(self, critic: RewardCritic, observation: Observation, choice: Tensor, items: int) -> Tensor:
-        """Returns the mean of the critic's networks plus their spread, ``(batch,)``."""
-        scores = critic(observation, one_hot(choice, items, torch.float32))
-        return scores.mean(dim=0) + self.options.spread * scores.std(dim=0)
 
     def _play(self) -> tuple[Observation, Tensor, Tensor]:
         """Plays one batch of episodes; returns requests, choices and rewards."""
@@ -266,6 +311,41 @@ class LearnedCriticAgent(OneStepAgent):
         vectors = "candidates" in parts
         dim = parts["candidates"].shape[-1] if vectors else 0
         return CriticShape(len(sizes), () if vectors else sizes, dim, numbers, contexts, self.options.members)
+
+
+def swept(
+    critic: RewardCritic, observation: Observation, choice: Tensor, allowed: Tensor, rules: Rules | None, sweeps: int
+) -> Tensor:
+    """Returns choices after some sweeps, in which each slot takes the allowed item that a critic scores highest.
+
+    Args:
+        critic: The critic.
+        observation: The requests.
+        choice: The choices, ``(batch, slots)``.
+        allowed: What is not masked, ``(batch, slots, items)``.
+        rules: What the requests allow; None if everything that is not masked.
+        sweeps: Passes over the slots.
+    """
+    items = torch.arange(allowed.shape[-1])
+    for slot in [*range(choice.shape[1])] * sweeps:
+        is_open = allowed[:, slot] if rules is None else allowed[:, slot] & rules.open_items(choice, slot)
+        several = choice.repeat(len(items), 1, 1)
+        # An item that is not open must not be looked up: it may not exist.
+        several[:, :, slot] = torch.where(is_open.T, items.unsqueeze(1), choice[:, slot])
+        score = critic.of_choices(observation, several).mean(dim=0).masked_fill(~is_open.T, -inf)
+        best = score.argmax(dim=0)
+        choice = choice.clone()
+        choice[:, slot] = best
+    return choice
+
+
+def better_than_others(score: Tensor) -> Tensor:
+    """Returns by how much each draw's score is above the mean of the request's other draws, ``(draws, requests)``.
+
+    Kool, van Hoof, Welling, "Buy 4 REINFORCE Samples, Get a Baseline for Free!" (2019).
+    """
+    draws = len(score)
+    return (score - score.mean(dim=0)) * (draws / max(1, draws - 1))
 
 
 def random_swap(choice: Tensor, allowed: Tensor, rules: Rules | None, generator: torch.Generator) -> Tensor:

@@ -23,7 +23,6 @@ from slot_rl.estimators.net import EMBEDDING_SCALE, EstimatorNet, EstimatorShape
 from slot_rl.estimators.units import mean_and_spread
 from slot_rl.problems import Observation
 from slot_rl.seeding import SEEDS, seeded_initialisation
-from slot_rl.selectors.categorical import one_hot
 
 KINDS = ("plain", "products")
 EMBEDDING, PRODUCTS, MOST_MONOMIALS = 8, (16,), 64
@@ -114,7 +113,18 @@ class RewardCritic(nn.Module):
             observation: The requests.
             selection: One-hot or relaxed rows, ``(batch, slots, items)``.
         """
-        return self.standardised(_seen(self.shape, observation, selection)) * self.spread + self.offset
+        vectors = selection if self.shape.sizes else selection @ _candidates(observation)
+        return self._scores({"vectors": vectors, **_given(self.shape, observation)})
+
+    def of_choices(self, observation: Observation, choices: Tensor) -> Tensor:
+        """Returns each network's scores ``(members, several, batch)`` of choices ``(several, batch, slots)``."""
+        several, batch, _ = choices.shape
+        vectors = _vectors(self.shape, observation, choices).flatten(0, 1)
+        given = {name: part.repeat(several, 1) for name, part in _given(self.shape, observation).items()}
+        return self._scores({"vectors": vectors, **given}).view(-1, several, batch)
+
+    def _scores(self, rows: Mapping[str, Tensor]) -> Tensor:
+        return self.standardised(rows) * self.spread + self.offset
 
     def standardised(self, rows: Mapping[str, Tensor]) -> Tensor:
         """Returns standardised scores ``(members, batch)`` of what :func:`rewarded_rows` gave."""
@@ -145,10 +155,7 @@ class RewardCritic(nn.Module):
 
 def rewarded_rows(shape: CriticShape, observation: Observation, choice: Tensor, reward: Tensor) -> dict[str, Tensor]:
     """Returns what a memory keeps of choices ``(batch, slots)`` and their rewards: fixed items by their numbers."""
-    selection = choice
-    if observation.candidates is not None:
-        selection = one_hot(choice, observation.candidates.shape[1], torch.float32)
-    return {**_seen(shape, observation, selection), "reward": reward}
+    return {"vectors": _vectors(shape, observation, choice), **_given(shape, observation), "reward": reward}
 
 
 def fit_critic(
@@ -195,18 +202,23 @@ def _fit(critic: RewardCritic, memory: Recent, train: Tensor, fit: CriticFit, ge
         schedule.step()
 
 
-def _seen(shape: CriticShape, observation: Observation, selection: Tensor) -> dict[str, Tensor]:
-    """Returns what networks see of configurations, by name."""
-    rows = {"vectors": selection}
-    if observation.candidates is not None:
-        rows = {"vectors": selection @ observation.candidates}
-    given = (observation.context_vector, observation.slot_features)
-    numbers = [part.flatten(1) for part in given if part is not None]
-    if numbers:
-        rows["numbers"] = torch.cat(numbers, dim=1)
-    if observation.context is not None and shape.contexts:
-        rows["context"] = observation.context
-    return rows
+def _candidates(observation: Observation) -> Tensor:
+    assert observation.candidates is not None
+    return observation.candidates
+
+
+def _vectors(shape: CriticShape, observation: Observation, choices: Tensor) -> Tensor:
+    """Returns the vectors of choices ``(..., batch, slots)``, or the choices where items have none."""
+    if shape.sizes:
+        return choices
+    return _candidates(observation)[torch.arange(len(observation)).unsqueeze(1), choices]
+
+
+def _given(shape: CriticShape, observation: Observation) -> dict[str, Tensor]:
+    """Returns what networks see of requests besides the items, by name, ``(batch, ...)``."""
+    numbers = [part.flatten(1) for part in (observation.context_vector, observation.slot_features) if part is not None]
+    found = {"numbers": torch.cat(numbers, dim=1)} if numbers else {}
+    return found | ({"context": observation.context} if observation.context is not None and shape.contexts else {})
 
 
 class _Member(nn.Module):

@@ -154,12 +154,12 @@ class Evaluation:
     def judge_agent(self, agent: Agent) -> list[Row]:
         """Judges an agent; a policy also with as many calls as the searches have, served as a policy is by default."""
         if agent.policy is None:
-            name = f"agent: {agent.name}"
-            return [self.judge(agent.choose, name, agent.calls_per_context, agent.backwards_per_context)]
+            return [self.judge(agent.choose, agent.answers_by, agent.calls_per_context, agent.backwards_per_context)]
         serving = Serving("starts" if self._has_slopes else "draws", GUIDED_CALLS)
         found = serve(agent, self.problem, self.observation, serving, generator_from(self._seed))
         slopes = GUIDED_CALLS if self._has_slopes else 0
-        rows = [self.judge(agent.choose), self._row(POLICY_WITH_SEARCH, GUIDED_CALLS, slopes, found.choice)]
+        first = self.judge(agent.choose, agent.answers_by)
+        rows = [first, self._row(POLICY_WITH_SEARCH, GUIDED_CALLS, slopes, found.choice)]
         if agent.ranks_starts:
             ranked = serve(agent, self.problem, self.observation, Serving("ranked"))
             rows.insert(1, self._row("policy, ranked starts", 0, 0, ranked.choice))
