@@ -20,12 +20,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from gymnasium import spaces
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.utils import obs_as_tensor
 from torch import Tensor
 
 from slot_rl.agents.base import needed_problem
+from slot_rl.agents.critic_moves import random_swap, swept
 from slot_rl.agents.logged import LoggedRows, read_rows
 from slot_rl.agents.multistart import drawn_rows
 from slot_rl.agents.policy import as_observation, drawn, entropy_of, most_probable
@@ -35,8 +35,7 @@ from slot_rl.agents.saved_state import restore_weights, weights_of
 from slot_rl.agents.sb3 import LearningOptions, OneStepAgent, mean_of
 from slot_rl.problems import NonFiniteScore, Observation
 from slot_rl.seeding import seeded_initialisation
-from slot_rl.selectors.categorical import log_prob_of, one_hot
-from slot_rl.selectors.rules import Rules
+from slot_rl.selectors.categorical import log_prob_of
 
 TRIAL = 0.5
 """Share of the training after which the kinds of networks are compared no more."""
@@ -90,14 +89,14 @@ class LearnedCriticOptions(LearningOptions):
         if isinstance(self.logged, str):
             # A checkpoint's JSON holds a path as its text.
             object.__setattr__(self, "logged", Path(self.logged))
-        for name, least in (
-            ("actor_steps", 1),
-            ("actor_batch", 1),
-            ("draws", 2),
-            ("sweeps", 0),
-            ("members", 2),
-            ("memory", 4),
-        ):
+        for name, least in {
+            "actor_steps": 1,
+            "actor_batch": 1,
+            "draws": 2,
+            "sweeps": 0,
+            "members": 2,
+            "memory": 4,
+        }.items():
             if getattr(self, name) < least:
                 raise ValueError(f"expected {name} >= {least}, got {getattr(self, name)}")
         if not (0 <= self.random_first < 1 and 0 <= self.swaps <= 1 and 0 <= self.spread < inf):
@@ -126,7 +125,7 @@ class LearnedCriticAgent(OneStepAgent):
         self.memory, self.requests = Recent(self.options.memory), Recent(REQUESTS)
         self.critic: RewardCritic | None = None
         self.errors: dict[str, float] = {}
-        self._new_rewards = 0
+        self._new_rewards = self._fitted_to = 0
 
     def check_timesteps(self, timesteps: int) -> None:
         """Refuses a training whose whole budget would go into logged rows."""
@@ -158,9 +157,11 @@ class LearnedCriticAgent(OneStepAgent):
         played = self.num_timesteps + len(reward)
         last = played >= self._total_timesteps
         figures = {"rollout/ep_rew_mean": mean_of(reward)}
-        if not last and self.options.logged is None and played < self.options.random_first * self._total_timesteps:
+        if not last and self.critic is None and played < self.options.random_first * self._total_timesteps:
             return figures
-        if last or self.critic is None or self._new_rewards >= GROWTH * len(self.memory):
+        # A continued training has a critic that knows of more rewards than the new memory, at first.
+        due = last or self._new_rewards >= GROWTH * self._fitted_to
+        if due and len(self.memory) >= self._fitted_to:
             self._fit_critic()
         for done in self._actor_progress(last):
             figures |= self._improve(done)
@@ -171,16 +172,14 @@ class LearnedCriticAgent(OneStepAgent):
         tensors, document = super().state()
         if self.critic is None:
             return tensors, document
-        return tensors | weights_of(self.critic, "critic"), {
-            **document,
-            "critic": {"kind": self.critic.kind, "errors": self.errors},
-        }
+        known = {"kind": self.critic.kind, "errors": self.errors, "rewards": self._fitted_to}
+        return tensors | weights_of(self.critic, "critic"), {**document, "critic": known}
 
     def restore(self, tensors: dict[str, Tensor], document: dict[str, Any]) -> None:
         """Takes back what :meth:`state` gave."""
         super().restore(tensors, document)
         if "critic" in document:
-            self.errors = document["critic"]["errors"]
+            self.errors, self._fitted_to = document["critic"]["errors"], document["critic"]["rewards"]
             with seeded_initialisation(0):  # replaced by the stored weights
                 self.critic = RewardCritic(self._shape, document["critic"]["kind"]).requires_grad_(False)
             restore_weights(self.critic, tensors, "critic")
@@ -213,7 +212,7 @@ class LearnedCriticAgent(OneStepAgent):
         kinds = KINDS if self.critic is None or self.progress < TRIAL else (self.critic.kind,)
         self.critic, errors = fit_critic(self.memory, self._shape, self.options.critic, kinds, self.generator)
         self.errors |= errors
-        self._new_rewards = 0
+        self._new_rewards, self._fitted_to = 0, len(self.memory)
 
     def _actor_progress(self, last: bool) -> list[float]:
         """Returns the share of the policy's steps that is over, for each step of this update."""
@@ -289,6 +288,12 @@ class LearnedCriticAgent(OneStepAgent):
 
     def _play(self) -> tuple[Observation, Tensor, Tensor]:
         """Plays one batch of episodes; returns requests, choices and rewards."""
+        played = [self._step() for _ in range(max(1, round(self.options.batch_size / self.n_envs)))]
+        requests = [observation.tensors() for observation, _, _ in played]
+        observation = Observation(**{name: torch.cat([part[name] for part in requests]) for name in requests[0]})
+        return observation, torch.cat([row[1] for row in played]), torch.cat([row[2] for row in played])
+
+    def _step(self) -> tuple[Observation, Tensor, Tensor]:
         assert self.env is not None
         observation = as_observation(obs_as_tensor(self._last_obs, self.device))  # type: ignore[arg-type]
         choice = self._tried(observation)
@@ -303,40 +308,7 @@ class LearnedCriticAgent(OneStepAgent):
 
     @property
     def _shape(self) -> CriticShape:
-        parts: Any = self.observation_space.spaces  # type: ignore[attr-defined]
-        assert isinstance(self.action_space, spaces.MultiDiscrete)
-        sizes = tuple(int(size) for size in self.action_space.nvec)
-        numbers = sum(int(np.prod(parts[name].shape)) for name in ("context_vector", "slot_features") if name in parts)
-        contexts = tuple(int(size) for size in parts["context"].nvec) if "context" in parts else ()
-        vectors = "candidates" in parts
-        dim = parts["candidates"].shape[-1] if vectors else 0
-        return CriticShape(len(sizes), () if vectors else sizes, dim, numbers, contexts, self.options.members)
-
-
-def swept(
-    critic: RewardCritic, observation: Observation, choice: Tensor, allowed: Tensor, rules: Rules | None, sweeps: int
-) -> Tensor:
-    """Returns choices after some sweeps, in which each slot takes the allowed item that a critic scores highest.
-
-    Args:
-        critic: The critic.
-        observation: The requests.
-        choice: The choices, ``(batch, slots)``.
-        allowed: What is not masked, ``(batch, slots, items)``.
-        rules: What the requests allow; None if everything that is not masked.
-        sweeps: Passes over the slots.
-    """
-    items = torch.arange(allowed.shape[-1])
-    for slot in [*range(choice.shape[1])] * sweeps:
-        is_open = allowed[:, slot] if rules is None else allowed[:, slot] & rules.open_items(choice, slot)
-        several = choice.repeat(len(items), 1, 1)
-        # An item that is not open must not be looked up: it may not exist.
-        several[:, :, slot] = torch.where(is_open.T, items.unsqueeze(1), choice[:, slot])
-        score = critic.of_choices(observation, several).mean(dim=0).masked_fill(~is_open.T, -inf)
-        best = score.argmax(dim=0)
-        choice = choice.clone()
-        choice[:, slot] = best
-    return choice
+        return CriticShape.of(self.observation_space, self.action_space, self.options.members)
 
 
 def better_than_others(score: Tensor) -> Tensor:
@@ -346,21 +318,3 @@ def better_than_others(score: Tensor) -> Tensor:
     """
     draws = len(score)
     return (score - score.mean(dim=0)) * (draws / max(1, draws - 1))
-
-
-def random_swap(choice: Tensor, allowed: Tensor, rules: Rules | None, generator: torch.Generator) -> Tensor:
-    """Returns choices with one random swap that stays allowed; a choice without one stays as it is.
-
-    Args:
-        choice: The choices, ``(batch, slots)``.
-        allowed: What is not masked, ``(batch, slots, items)``.
-        rules: What the requests allow; None if everything that is not masked.
-        generator: Source of the swaps.
-    """
-    is_open = allowed if rules is None else allowed & rules.open_items(choice)
-    is_open = (is_open & (one_hot(choice, allowed.shape[-1], torch.bool) == 0)).flatten(1)
-    order = torch.rand(is_open.shape, generator=generator).masked_fill(~is_open, -1.0)
-    best, place = order.max(dim=1)
-    slot, item = place // allowed.shape[-1], place % allowed.shape[-1]
-    swapped = choice.scatter(1, slot.unsqueeze(1), item.unsqueeze(1))
-    return torch.where((best >= 0).unsqueeze(1), swapped, choice)

@@ -13,7 +13,8 @@ Lakshminarayanan, Pritzel, Blundell, "Simple and Scalable Predictive Uncertainty
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from math import comb
+from math import comb, prod
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -53,6 +54,15 @@ class CriticShape:
     contexts: tuple[int, ...]
     members: int = 2
     hidden: int = 128
+
+    @classmethod
+    def of(cls, observations: Any, actions: Any, members: int) -> "CriticShape":
+        """Returns the sizes for the spaces of a slots environment."""
+        parts, sizes = observations.spaces, tuple(map(int, actions.nvec))
+        vectors = parts["candidates"].shape[-1] if "candidates" in parts else 0
+        numbers = sum(prod(parts[name].shape) for name in ("context_vector", "slot_features") if name in parts)
+        contexts = tuple(map(int, parts["context"].nvec)) if "context" in parts else ()
+        return cls(len(sizes), () if vectors else sizes, vectors, numbers, contexts, members)
 
 
 @dataclass(frozen=True)

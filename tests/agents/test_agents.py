@@ -29,7 +29,14 @@ GumbelOptions = partial(options_of, "gumbel")
 OPTIONS: dict[str, LearningOptions] = {
     "gumbel": GumbelOptions(learning_rate=3e-3, batch_size=64, policy=SMALL),
     "learned_critic": options_of(
-        "learned_critic", learning_rate=3e-3, batch_size=64, policy=SMALL, actor_steps=2, fit_steps=100, fewest_steps=50
+        "learned_critic",
+        learning_rate=3e-3,
+        batch_size=64,
+        policy=SMALL,
+        actor_steps=1,
+        actor_batch=16,
+        fit_steps=100,
+        fewest_steps=50,
     ),
     "reinforce": ReinforceOptions(batch_size=64, policy=SMALL),
     "ppo": PPOOptions(batch_size=128, minibatch_size=64, policy=SMALL),

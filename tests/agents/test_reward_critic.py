@@ -20,7 +20,7 @@ from slot_rl.problems import Observation
 from slot_rl.seeding import generator_from, seeded_initialisation
 
 VECTORS = CriticShape(2, (), 3, 0, ())
-FIT = CriticFit(400, 400)
+FIT = CriticFit(150, 150)
 
 
 def remembered(score: Callable[[Tensor], Tensor], rows: int = 1_500) -> Recent:
@@ -52,8 +52,8 @@ def test_products_stay_few_and_bounded() -> None:
 )
 def test_held_out_rewards_choose_the_kind(score: Callable[[Tensor], Tensor], kind: str) -> None:
     critic, errors = fit_critic(remembered(score), VECTORS, FIT, KINDS, generator_from(0))
-    assert critic.kind == kind == min(errors, key=lambda each: errors[each])
-    assert errors[kind] < 0.3 < max(errors.values())
+    assert critic.kind == kind
+    assert errors[kind] < 0.1 and 2 * errors[kind] < max(errors.values())
     assert not any(weight.requires_grad for weight in critic.parameters())
 
 
