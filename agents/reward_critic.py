@@ -262,7 +262,8 @@ def with_monomials(vectors: Tensor) -> Tensor:
     There are at most :data:`MOST_MONOMIALS` numbers in all, cut off at :data:`BOUND`.
     """
     dim, columns = vectors.shape[-1], vectors
-    first, before = 0, [(number,) for number in range(dim)]
+    before: list[tuple[int, ...]] = [(number,) for number in range(dim)]
+    first = 0
     for degree in range(2, dim + 1):
         if columns.shape[-1] + comb(dim, degree) > MOST_MONOMIALS:
             break
