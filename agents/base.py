@@ -284,6 +284,6 @@ def needed_problem(env: Any, agent: str) -> Problem:
     if problem is None:
         raise ValueError(
             f"expected an environment with an estimator to ask for {agent!r} (its attribute `problem`), got one "
-            "without; reinforce and ppo learn from rewards alone"
+            "without; reinforce, ppo and learned_critic learn from rewards alone"
         )
     return problem

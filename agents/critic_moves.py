@@ -1,4 +1,4 @@
-"""Moves of choices that cost no call: random swaps, and sweeps over the slots by a critic's scores."""
+"""What an agent does with a critic's scores: swaps, sweeps over the slots, and the advantages of draws."""
 
 from math import inf
 
@@ -53,3 +53,12 @@ def random_swap(choice: Tensor, allowed: Tensor, rules: Rules | None, generator:
     slot, item = place // allowed.shape[-1], place % allowed.shape[-1]
     swapped = choice.scatter(1, slot.unsqueeze(1), item.unsqueeze(1))
     return torch.where((best >= 0).unsqueeze(1), swapped, choice)
+
+
+def better_than_others(score: Tensor) -> Tensor:
+    """Returns by how much each draw's score is above the mean of the request's other draws, ``(draws, requests)``.
+
+    Kool, van Hoof, Welling, "Buy 4 REINFORCE Samples, Get a Baseline for Free!" (2019).
+    """
+    draws = len(score)
+    return (score - score.mean(dim=0)) * (draws / max(1, draws - 1))

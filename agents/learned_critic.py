@@ -25,12 +25,12 @@ from stable_baselines3.common.utils import obs_as_tensor
 from torch import Tensor
 
 from slot_rl.agents.base import needed_problem
-from slot_rl.agents.critic_moves import random_swap, swept
-from slot_rl.agents.logged import LoggedRows, read_rows
+from slot_rl.agents.critic_moves import better_than_others, random_swap, swept
+from slot_rl.agents.logged import LoggedRows, read_allowed_rows
 from slot_rl.agents.multistart import drawn_rows
 from slot_rl.agents.policy import as_observation, drawn, entropy_of, most_probable
 from slot_rl.agents.recent import Recent
-from slot_rl.agents.reward_critic import KINDS, CriticFit, CriticShape, RewardCritic, fit_critic, rewarded_rows
+from slot_rl.agents.reward_critic import NETWORK_KINDS, CriticFit, CriticShape, RewardCritic, fit_critic, rewarded_rows
 from slot_rl.agents.saved_state import restore_weights, weights_of
 from slot_rl.agents.sb3 import LearningOptions, OneStepAgent, mean_of
 from slot_rl.problems import NonFiniteScore, Observation
@@ -139,8 +139,7 @@ class LearnedCriticAgent(OneStepAgent):
     @property
     def answers_by(self) -> str:
         """The policy alone, or with the critic."""
-        swept = self.critic is not None and self.options.sweeps > 0
-        return "policy and critic" if swept else super().answers_by
+        return "policy and critic" if self.critic is not None and self.options.sweeps else super().answers_by
 
     @property
     def remark(self) -> str | None:
@@ -198,7 +197,7 @@ class LearnedCriticAgent(OneStepAgent):
 
     def _logged(self) -> LoggedRows:
         assert self.options.logged is not None
-        return read_rows(needed_problem(self.env, self.name), self.options.logged)
+        return read_allowed_rows(needed_problem(self.env, self.name), self.options.logged)
 
     def _keep(self, observation: Observation, choice: Tensor, reward: Tensor) -> None:
         """Keeps rewards and requests."""
@@ -209,7 +208,7 @@ class LearnedCriticAgent(OneStepAgent):
 
     def _fit_critic(self) -> None:
         """Fits a new critic to all rewards that are kept."""
-        kinds = KINDS if self.critic is None or self.progress < TRIAL else (self.critic.kind,)
+        kinds = NETWORK_KINDS if self.critic is None or self.progress < TRIAL else (self.critic.kind,)
         self.critic, errors = fit_critic(self.memory, self._shape, self.options.critic, kinds, self.generator)
         self.errors |= errors
         self._new_rewards, self._fitted_to = 0, len(self.memory)
@@ -309,12 +308,3 @@ class LearnedCriticAgent(OneStepAgent):
     @property
     def _shape(self) -> CriticShape:
         return CriticShape.of(self.observation_space, self.action_space, self.options.members)
-
-
-def better_than_others(score: Tensor) -> Tensor:
-    """Returns by how much each draw's score is above the mean of the request's other draws, ``(draws, requests)``.
-
-    Kool, van Hoof, Welling, "Buy 4 REINFORCE Samples, Get a Baseline for Free!" (2019).
-    """
-    draws = len(score)
-    return (score - score.mean(dim=0)) * (draws / max(1, draws - 1))

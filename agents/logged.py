@@ -178,7 +178,7 @@ class LoggedAgent(OneStepAgent):
     def _read(self) -> LoggedRows:
         if self.options.logged is None:
             raise ValueError(f"expected --logged FILE with rows to imitate for {self.name!r}, got none")
-        return read_rows(self.problem, self.options.logged)
+        return read_allowed_rows(self.problem, self.options.logged)
 
     def _setup_learn(self, total_timesteps: int, *args: Any, **kwargs: Any) -> tuple[int, BaseCallback]:
         """Scores the logged rows before the first update, unless this agent has done so before."""
@@ -195,7 +195,7 @@ class LoggedAgent(OneStepAgent):
         return total, callback
 
 
-def read_rows(problem: Problem, path: Path) -> LoggedRows:
+def read_allowed_rows(problem: Problem, path: Path) -> LoggedRows:
     """Reads logged rows, without those that break a constraint of the problem.
 
     Raises:

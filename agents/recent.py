@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 class Recent:
-    """The latest rows of tensors by name; the oldest ones make room for new ones.
+    """The latest rows of tensors by name; new ones take the places of the oldest.
 
     Attributes:
         capacity: Most rows that are kept.

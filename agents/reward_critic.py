@@ -25,7 +25,7 @@ from slot_rl.estimators.units import mean_and_spread
 from slot_rl.problems import Observation
 from slot_rl.seeding import SEEDS, seeded_initialisation
 
-KINDS = ("plain", "products")
+NETWORK_KINDS = ("plain", "products")
 EMBEDDING, PRODUCTS, MOST_MONOMIALS = 8, (16,), 64
 BOUND = 4.0
 """Products of a slot's numbers are cut off here, in standard deviations of the numbers: few, but large ones lead."""
@@ -177,7 +177,7 @@ def fit_critic(
         memory: What :func:`rewarded_rows` gave.
         shape: The sizes.
         fit: Steps and step size.
-        kinds: Those of :data:`KINDS` that are compared.
+        kinds: Those of :data:`NETWORK_KINDS` that are compared.
         generator: Source of weights, of the rewards that are held out, and of their order.
 
     Returns:

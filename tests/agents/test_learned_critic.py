@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from slot_rl.agents import LearnedCriticAgent, RandomAgent, load_agent
-from slot_rl.agents.critic_moves import random_swap, swept
-from slot_rl.agents.learned_critic import LearnedCriticOptions, better_than_others
+from slot_rl.agents.critic_moves import better_than_others, random_swap, swept
+from slot_rl.agents.learned_critic import LearnedCriticOptions
 from slot_rl.agents.reward_critic import CriticFit
 from slot_rl.envs import SequentialVecEnv, SlotVecEnv
 from slot_rl.networks import PointerSize

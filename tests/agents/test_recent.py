@@ -18,7 +18,7 @@ def test_the_latest_rows_are_kept_with_all_their_parts() -> None:
     assert torch.equal(kept["b"], kept["a"] * 10.0)
 
 
-def test_more_rows_than_there_is_room_for_keep_the_last() -> None:
+def test_more_rows_than_fit_keep_the_last() -> None:
     memory = Recent(3)
     memory.add({"a": torch.arange(10)})
     assert sorted(memory.rows(torch.arange(3))["a"].tolist()) == [7, 8, 9]

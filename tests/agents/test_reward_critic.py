@@ -8,7 +8,7 @@ from torch import Tensor
 
 from slot_rl.agents.recent import Recent
 from slot_rl.agents.reward_critic import (
-    KINDS,
+    NETWORK_KINDS,
     CriticFit,
     CriticShape,
     RewardCritic,
@@ -51,7 +51,7 @@ def test_products_stay_few_and_bounded() -> None:
     ],
 )
 def test_held_out_rewards_choose_the_kind(score: Callable[[Tensor], Tensor], kind: str) -> None:
-    critic, errors = fit_critic(remembered(score), VECTORS, FIT, KINDS, generator_from(0))
+    critic, errors = fit_critic(remembered(score), VECTORS, FIT, NETWORK_KINDS, generator_from(0))
     assert critic.kind == kind
     assert errors[kind] < 0.1 and 2 * errors[kind] < max(errors.values())
     assert not any(weight.requires_grad for weight in critic.parameters())
@@ -77,7 +77,7 @@ def test_scores_are_in_the_units_of_the_reward() -> None:
 
 def test_equal_rewards_are_no_differences() -> None:
     critic, _ = fit_critic(
-        remembered(lambda vectors: torch.full((len(vectors),), 7.0)), VECTORS, FIT, KINDS, generator_from(0)
+        remembered(lambda vectors: torch.full((len(vectors),), 7.0)), VECTORS, FIT, NETWORK_KINDS, generator_from(0)
     )
     assert critic.errors({"vectors": torch.zeros(1, 2, 3), "reward": torch.tensor([7.0])}).isfinite().all()
     assert critic.spread.item() == pytest.approx(8e-6)
