@@ -37,10 +37,8 @@ from slot_rl.problems import NonFiniteScore, Observation
 from slot_rl.seeding import seeded_initialisation
 from slot_rl.selectors.categorical import log_prob_of
 
-TRIAL = 0.5
-"""Share of the training after which the kinds of networks are compared no more."""
 GROWTH = 0.6
-"""The critic is fitted anew when there are so many more rewards, as a share of those that are kept."""
+"""The critic is fitted anew when there are so many new rewards, as a share of those of its last fit."""
 LAST = 0.3
 """Share of the policy's steps that come after the last reward, when the critic is at its best."""
 TOGETHER = 64
@@ -208,9 +206,9 @@ class LearnedCriticAgent(OneStepAgent):
 
     def _fit_critic(self) -> None:
         """Fits a new critic to all rewards that are kept."""
-        kinds = NETWORK_KINDS if self.critic is None or self.progress < TRIAL else (self.critic.kind,)
-        self.critic, errors = fit_critic(self.memory, self._shape, self.options.critic, kinds, self.generator)
-        self.errors |= errors
+        fit, generator = self.options.critic, self.generator
+        # Compared every time: on few rewards plain networks are better, on many those with products may be.
+        self.critic, self.errors = fit_critic(self.memory, self._shape, fit, NETWORK_KINDS, generator)
         self._new_rewards, self._fitted_to = 0, len(self.memory)
 
     def _actor_progress(self, last: bool) -> list[float]:
