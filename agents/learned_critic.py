@@ -1,12 +1,12 @@
 """An actor and a critic from rewards alone: the critic learns what choices are worth, the policy goes through it.
 
 Nothing is known of the environment but what ``env.step`` pays, which may be slow, noisy, or change with time. All
-rewards are kept, and a critic (:mod:`slot_rl.agents.reward_critic`) learns from each many times. The policy follows the
-critic's slope at rows that it draws, as ``multistart`` follows the estimator's. Asks of the critic cost no step.
+rewards are kept, and a critic (:mod:`slot_rl.agents.reward_critic`) learns from each many times. The policy learns from
+the critic's slopes and scores at rows that it draws. Asks of the critic cost no step, so an answer is improved by it,
+too: each slot in turn takes the item that the critic scores highest.
 
-Half of the steps try the policy's answers with one random swap: there the critic must tell good from better. The other
-half try the most promising of a few draws, by the mean of the critic's networks plus their spread: where they disagree
-there is something to learn.
+After some random ones, half of the steps try an answer with one random swap, where the critic must tell good from
+better. The other half try the most promising of a few draws, by the mean of the critic's networks plus their spread.
 
 Konda, Tsitsiklis, "Actor-Critic Algorithms" (2000); Silver et al., "Deterministic Policy Gradient Algorithms" (2014),
 for an actor that follows its critic's slope.
@@ -45,6 +45,7 @@ TOGETHER = 64
 """Requests whose items are swept at once, so that memory does not grow with the requests."""
 REQUESTS = 4_096
 """Latest requests that the policy is trained on."""
+_LEAST = {"actor_steps": 1, "actor_batch": 1, "draws": 2, "sweeps": 0, "members": 2, "memory": 4}
 
 
 @dataclass(frozen=True)
@@ -87,14 +88,7 @@ class LearnedCriticOptions(LearningOptions):
         if isinstance(self.logged, str):
             # A checkpoint's JSON holds a path as its text.
             object.__setattr__(self, "logged", Path(self.logged))
-        for name, least in {
-            "actor_steps": 1,
-            "actor_batch": 1,
-            "draws": 2,
-            "sweeps": 0,
-            "members": 2,
-            "memory": 4,
-        }.items():
+        for name, least in _LEAST.items():
             if getattr(self, name) < least:
                 raise ValueError(f"expected {name} >= {least}, got {getattr(self, name)}")
         if not (0 <= self.random_first < 1 and 0 <= self.swaps <= 1 and 0 <= self.spread < inf):
@@ -167,10 +161,10 @@ class LearnedCriticAgent(OneStepAgent):
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Returns what every agent keeps, and the critic."""
         tensors, document = super().state()
-        if self.critic is None:
-            return tensors, document
-        known = {"kind": self.critic.kind, "errors": self.errors, "rewards": self._fitted_to}
-        return tensors | weights_of(self.critic, "critic"), {**document, "critic": known}
+        if self.critic is not None:
+            tensors |= weights_of(self.critic, "critic")
+            document["critic"] = {"kind": self.critic.kind, "errors": self.errors, "rewards": self._fitted_to}
+        return tensors, document
 
     def restore(self, tensors: dict[str, Tensor], document: dict[str, Any]) -> None:
         """Takes back what :meth:`state` gave."""
@@ -226,21 +220,19 @@ class LearnedCriticAgent(OneStepAgent):
             done: The share of the policy's steps that is over.
         """
         assert self.critic is not None
+        options, rules = self.options, self.policy.rules
         for group in self.policy.optimizer.param_groups:
             group["lr"] = self.step_size(1 - done)
-        options = self.options
         observation = Observation(**self.requests.sample(options.actor_batch, self.generator))
         several = torch.arange(options.actor_batch).repeat(options.draws)
-        logits = self.policy.point(observation)[0][several]
-        observation = observation[several]
-        conditional, selection = drawn_rows(logits, self.policy.rules(observation), self.generator)
+        logits, observation = self.policy.point(observation)[0][several], observation[several]
+        conditional, selection = drawn_rows(logits, rules(observation), self.generator)
         gain = self.critic(observation, selection).mean(dim=0) / self.scale.unit
         # From the slope, which is good at the start, to the scores of the draws, which are right at the end.
         log_prob = log_prob_of(conditional, selection.detach().argmax(dim=-1))
         better = better_than_others(gain.detach().view(options.draws, -1)).flatten()
         entropy = entropy_of(conditional)
-        bonus = options.entropy_over_time.at(done) * entropy
-        loss = -((1 - done) * gain + done * better * log_prob + bonus).mean()
+        loss = -((1 - done) * gain + done * better * log_prob + options.entropy_over_time.at(done) * entropy).mean()
         norm = self.optimizer_step(loss)
         return {"train/loss": loss.item(), "train/entropy": mean_of(entropy), "train/grad_norm": norm}
 
