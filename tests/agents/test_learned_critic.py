@@ -14,9 +14,10 @@ from slot_rl.agents.critic_moves import better_than_others, random_swap, swept
 from slot_rl.agents.learned_critic import LearnedCriticOptions
 from slot_rl.agents.reward_critic import CriticFit
 from slot_rl.envs import SequentialVecEnv, SlotVecEnv
+from slot_rl.evaluation import Evaluation, EvaluationConfig
 from slot_rl.networks import PointerSize
 from slot_rl.problems import Budget, NonFiniteScore, Observation, Problem, SlotProblem
-from slot_rl.search import enumerate_landscape
+from slot_rl.search import enumerate_landscape, no_slopes
 from slot_rl.seeding import generator_from
 from tests.helpers.limited import forbidden, pages
 from tests.helpers.logged_table import ROWS, optimality, row_problem, write_log
@@ -101,6 +102,25 @@ def test_a_short_memory_follows_rewards_that_change(memory: int, least: float, m
     problem = black_box()
     agent = LearnedCriticAgent(Turning(problem, 50), **QUICK, memory=memory).learn(1_500)
     assert least < found(agent, problem) <= most
+
+
+def test_a_black_box_is_judged_without_a_gradient() -> None:
+    problem = black_box()
+    evaluation = Evaluation(problem, EvaluationConfig(eval_size=20))
+    agent = LearnedCriticAgent(problem, **QUICK).learn(100)
+    rows = {row.name: row for row in [*evaluation.judge_agent(agent), *evaluation.references]}
+    assert {"policy and critic", "local search", "best"} <= set(rows) and "guided search" not in rows
+    assert rows["policy, 31 calls"].figure("optimality") >= rows["policy and critic"].figure("optimality")
+    assert evaluation.problem.budget.backwards == 0
+    assert agent.answers_by == "policy and critic"
+    assert LearnedCriticAgent(problem, **QUICK).answers_by == "policy, one pass"
+
+
+def test_what_has_a_slope_and_what_has_none() -> None:
+    assert no_slopes(row_problem()) is None
+    assert "differentiable at rows, got: " in (no_slopes(black_box()) or "")
+    problem = pages()
+    assert no_slopes(problem) is None and problem.budget == Budget()
 
 
 def test_an_environment_without_a_problem_is_enough() -> None:
