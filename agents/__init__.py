@@ -9,6 +9,7 @@ from slot_rl.agents.aligned import AlignedAgent
 from slot_rl.agents.base import MANIFEST, Agent, Options, read_agent
 from slot_rl.agents.best_seen import BestSeenAgent
 from slot_rl.agents.expert_iteration import ExpertIterationAgent
+from slot_rl.agents.learned_critic import LearnedCriticAgent
 from slot_rl.agents.maskable_ppo import MaskablePPOAgent
 from slot_rl.agents.multistart import MultistartAgent
 from slot_rl.agents.nevergrad import NevergradAgent
@@ -71,6 +72,7 @@ AGENTS: dict[str, AgentKind] = {
     "ppo": _kind(PPOAgent),
     "a2c": _kind(A2CAgent),
     "maskable_ppo": _kind(MaskablePPOAgent),
+    "learned_critic": _kind(LearnedCriticAgent),
     "multistart": _kind(MultistartAgent),
     "expert_iteration": _kind(ExpertIterationAgent),
     "reproduction": _kind(ReproductionAgent),
@@ -103,6 +105,7 @@ __all__ = [
     "GeneticAgent",
     "GuidedSearchAgent",
     "GumbelAgent",
+    "LearnedCriticAgent",
     "LearningAgent",
     "LocalSearchAgent",
     "MaskablePPOAgent",

@@ -144,6 +144,11 @@ class Agent(ABC):
         return 0
 
     @property
+    def answers_by(self) -> str:
+        """What answers, as the row of a table is called."""
+        return f"agent: {self.name}" if self.policy is None else "policy, one pass"
+
+    @property
     def ranks_starts(self) -> bool:
         """Whether it can rank the starts of its policy without a call."""
         return False
@@ -279,6 +284,6 @@ def needed_problem(env: Any, agent: str) -> Problem:
     if problem is None:
         raise ValueError(
             f"expected an environment with an estimator to ask for {agent!r} (its attribute `problem`), got one "
-            "without; reinforce and ppo learn from rewards alone"
+            "without; reinforce, ppo and learned_critic learn from rewards alone"
         )
     return problem

@@ -178,17 +178,7 @@ class LoggedAgent(OneStepAgent):
     def _read(self) -> LoggedRows:
         if self.options.logged is None:
             raise ValueError(f"expected --logged FILE with rows to imitate for {self.name!r}, got none")
-        rows = LoggedRows(*self.problem.read_logged(self.options.logged))
-        if self.problem.constraints is None:
-            return rows
-        # What the policy must not name, it need not imitate.
-        allowed = self.problem.constraints.allows(rows.observation, rows.choice)
-        if int(allowed.sum()) < 2:
-            raise ValueError(
-                f"expected at least two logged rows that satisfy {self.problem.constraints}, got {int(allowed.sum())} "
-                f"of {len(rows)} in {self.options.logged}"
-            )
-        return rows[allowed]
+        return read_allowed_rows(self.problem, self.options.logged)
 
     def _setup_learn(self, total_timesteps: int, *args: Any, **kwargs: Any) -> tuple[int, BaseCallback]:
         """Scores the logged rows before the first update, unless this agent has done so before."""
@@ -203,6 +193,25 @@ class LoggedAgent(OneStepAgent):
             self.scale = RunningScale()
             self.scale.update(self.scored.score)
         return total, callback
+
+
+def read_allowed_rows(problem: Problem, path: Path) -> LoggedRows:
+    """Reads logged rows, without those that break a constraint of the problem.
+
+    Raises:
+        ValueError: If the file's rows are no rows of the problem, or fewer than two are allowed.
+    """
+    rows = LoggedRows(*problem.read_logged(path))
+    if problem.constraints is None:
+        return rows
+    # What a policy must not name, it need not learn from.
+    allowed = problem.constraints.allows(rows.observation, rows.choice)
+    if int(allowed.sum()) < 2:
+        raise ValueError(
+            f"expected at least two logged rows that satisfy {problem.constraints}, got {int(allowed.sum())} "
+            f"of {len(rows)} in {path}"
+        )
+    return rows[allowed]
 
 
 def imitation_weights(options: LoggedOptions, logged: Tensor, generated: Tensor, lowest: float, unit: float) -> Tensor:

@@ -37,6 +37,7 @@ from slot_rl.seeding import Seed, as_seed, seeded_initialisation
 from slot_rl.selectors import masked_logits
 from slot_rl.selectors.base import Draws
 from slot_rl.selectors.categorical import one_hot
+from slot_rl.selectors.rules import Rules
 
 Ask = Literal["auto", "mixture", "row"]
 LARGEST_ERROR = 0.15
@@ -290,10 +291,7 @@ class MultistartAgent(OneStepAgent):
         """Returns the logits on the condition of what is asked, and the rows, with the gradient of their softmax."""
         if self.asks_mixtures:
             return logits, torch.softmax(logits, dim=-1)
-        rules = self.policy.rules(observation)
-        choice, conditional = Draws(self.generator, rules).draw(logits)
-        p = torch.softmax(conditional, dim=-1)
-        return conditional, one_hot(choice, p.shape[-1], p.dtype) + (p - p.detach())
+        return drawn_rows(logits, self.policy.rules(observation), self.generator)
 
     def _weights(self, score: Tensor) -> Tensor:
         """Returns what each start's score ``(starts, batch)`` counts; the weights of a request have the mean 1."""
@@ -302,6 +300,22 @@ class MultistartAgent(OneStepAgent):
         first = torch.zeros_like(score)
         first[0] = 1
         return starts * ((1 - self.options.keep) * share + self.options.keep * first)
+
+
+def drawn_rows(logits: Tensor, rules: Rules | None, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Draws rows that pass the gradient of their softmax on.
+
+    Args:
+        logits: Masked logits, ``(..., batch, slots, items)``.
+        rules: What the requests allow; None if slots are independent.
+        generator: Source of the draws.
+
+    Returns:
+        The logits on the condition of the draws, and the one-hot rows, both in the logits' shape.
+    """
+    choice, conditional = Draws(generator, rules).draw(logits)
+    p = torch.softmax(conditional, dim=-1)
+    return conditional, one_hot(choice, p.shape[-1], p.dtype) + (p - p.detach())
 
 
 def greedy_order(scores: Tensor) -> Tensor:

@@ -26,11 +26,13 @@ from slot_rl.search import (
     constant_choice,
     enumerate_landscape,
     highest_score,
+    local_search,
     mean_field_search,
     mean_score,
     mean_scores,
     multi_swap_search,
     no_mixtures,
+    no_slopes,
     random_choice,
     ranked_choice,
     search_constant,
@@ -53,7 +55,10 @@ SEARCHES = {
     "multi-swap search": multi_swap_search,
     "mean-field search": mean_field_search,
 }
-"""Every table has those that apply to its problem, so that none leaves out the strongest."""
+"""Every table has those that apply to its problem, so that none leaves out the strongest.
+
+An estimator without gradients has the coordinate sweeps of local search instead.
+"""
 RANDOM_DRAWS = 64
 
 
@@ -119,6 +124,7 @@ class Evaluation:
     def __init__(self, problem: Problem, config: EvaluationConfig) -> None:
         """Draws the requests and measures the references; spends none of the problem's budget."""
         self.problem = problem.with_fresh_budget()
+        self._has_slopes = no_slopes(self.problem) is None
         self._seed, self._generator = config.eval_seed, generator_from(config.eval_seed)
         self.observation = problem.evaluation_observations(config.eval_size, self._generator)
         cost = configurations(problem) * len(self.observation)
@@ -154,15 +160,16 @@ class Evaluation:
     def judge_agent(self, agent: Agent) -> list[Row]:
         """Judges an agent; a policy also with as many calls as the searches have, served as a policy is by default."""
         if agent.policy is None:
-            name = f"agent: {agent.name}"
-            return [self.judge(agent.choose, name, agent.calls_per_context, agent.backwards_per_context)]
-        serving = Serving.of(agent, None, GUIDED_CALLS)
+            return [self.judge(agent.choose, agent.answers_by, agent.calls_per_context, agent.backwards_per_context)]
+        serving = Serving("starts" if self._has_slopes else "draws", GUIDED_CALLS)
         found = serve(agent, self.problem, self.observation, serving, generator_from(self._seed))
-        rows = [self.judge(agent.choose), self._row(POLICY_WITH_SEARCH, GUIDED_CALLS, GUIDED_CALLS, found.choice)]
+        slopes = GUIDED_CALLS if self._has_slopes else 0
+        first = self.judge(agent.choose, agent.answers_by)
+        rows = [first, self._row(POLICY_WITH_SEARCH, GUIDED_CALLS, slopes, found.choice)]
         if self._seen is not None:
             better = self._seen.better_than(found.score).unsqueeze(1)
             answer = torch.where(better, self._seen.choice, found.choice)
-            rows.append(self._row(f"{POLICY_WITH_SEARCH}, or {BEST_SEEN}", GUIDED_CALLS, GUIDED_CALLS, answer))
+            rows.append(self._row(f"{POLICY_WITH_SEARCH}, or {BEST_SEEN}", GUIDED_CALLS, slopes, answer))
         if agent.ranks_starts:
             ranked = serve(agent, self.problem, self.observation, Serving("ranked"))
             rows.insert(1, self._row("policy, ranked starts", 0, 0, ranked.choice))
@@ -199,6 +206,9 @@ class Evaluation:
 
     def _searches(self) -> list[Row]:
         """Returns the rows of the searches that apply to the problem, at the calls of a policy with search."""
+        if not self._has_slopes:
+            found = local_search(self.problem, self.observation, GUIDED_CALLS, self._generator)
+            return [self._row("local search", GUIDED_CALLS, 0, found.choice)]
         mixtures = no_mixtures(self.problem) is None
         rows = []
         for name, search in SEARCHES.items():
@@ -304,7 +314,8 @@ class Evaluation:
             self._random_scores = replace(self._random_scores, **vars(known[1]))
 
     def _strongest(self, problem: Problem) -> tuple[Tensor, Tensor]:
-        found = multi_swap_search(problem, self.observation, self._strong_calls, self._generator)
+        search = multi_swap_search if self._has_slopes else local_search
+        found = search(problem, self.observation, self._strong_calls, self._generator)
         return found.choice, found.score
 
     def _random(self) -> Tensor:

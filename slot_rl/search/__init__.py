@@ -15,7 +15,7 @@ from slot_rl.search.enumeration import (
     mean_score,
 )
 from slot_rl.search.genetic import check_breeding, genetic_search
-from slot_rl.search.guided import guided_search, multi_swap_search, single_swap_search
+from slot_rl.search.guided import guided_search, multi_swap_search, no_slopes, single_swap_search
 from slot_rl.search.mean_field import mean_field_search, no_mixtures
 from slot_rl.search.moves import moves_of
 from slot_rl.search.ranking import mean_scores, ranked_choice
@@ -47,6 +47,7 @@ __all__ = [
     "moves_of",
     "multi_swap_search",
     "no_mixtures",
+    "no_slopes",
     "random_choice",
     "ranked_choice",
     "search_constant",

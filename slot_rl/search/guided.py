@@ -17,6 +17,7 @@ from slot_rl.problems.base import Problem
 from slot_rl.problems.observation import Observation
 from slot_rl.search.base import SearchResult, better_of, check_calls, random_choice, taken
 from slot_rl.search.moves import moves_of
+from slot_rl.seeding import generator_from
 from slot_rl.selectors.categorical import masked_logits
 
 PATIENCE = 2
@@ -165,3 +166,17 @@ def multi_swap_search(
     check_calls(calls)
     start = random_choice(problem, observation, generator)
     return guided_search(problem, observation, start, calls - 1, PATIENCE, generator, problem.slots, problem.slots)
+
+
+def no_slopes(problem: Problem) -> str | None:
+    """Returns why an estimator cannot be asked for the slope at a row; None if it can.
+
+    It is tried on a request of its own, outside the problem's budget.
+    """
+    twin, generator = problem.with_fresh_budget(), generator_from(0)
+    observation = twin.sample(1, generator)
+    try:
+        twin.score_and_slope(observation, random_choice(twin, observation, generator))
+    except (ArithmeticError, RuntimeError, TypeError, ValueError) as error:
+        return f"expected an estimator that is differentiable at rows, got: {error}"
+    return None

@@ -28,6 +28,16 @@ SMALL = PointerSize(width=16, hidden=32, rounds=1)
 GumbelOptions = partial(options_of, "gumbel")
 OPTIONS: dict[str, LearningOptions] = {
     "gumbel": GumbelOptions(learning_rate=3e-3, batch_size=64, policy=SMALL),
+    "learned_critic": options_of(
+        "learned_critic",
+        learning_rate=3e-3,
+        batch_size=64,
+        policy=SMALL,
+        actor_steps=1,
+        actor_batch=16,
+        fit_steps=100,
+        fewest_steps=50,
+    ),
     "reinforce": ReinforceOptions(batch_size=64, policy=SMALL),
     "ppo": PPOOptions(batch_size=128, minibatch_size=64, policy=SMALL),
 }
@@ -96,7 +106,7 @@ def test_a_seed_repeats_its_weights(name: str) -> None:
     assert not torch.equal(first["network.round.linear.weight"], other["network.round.linear.weight"])
 
 
-@pytest.mark.parametrize("name", ["gumbel", "reinforce"])
+@pytest.mark.parametrize("name", ["gumbel", "learned_critic", "reinforce"])
 def test_our_agents_leave_the_global_generators_alone(name: str) -> None:
     before, numpy_before = torch.get_rng_state(), np.random.get_state()[1].copy()  # type: ignore[index]  # noqa: NPY002
     build(name).learn(256)

@@ -43,6 +43,16 @@ def test_agents_reach_their_bar_and_a_collapsed_policy_does_not(name: str, bar: 
     assert collapsed.figure("optimality") < bar - 0.3
 
 
+def test_a_critic_of_rewards_needs_fewer_than_ppo() -> None:
+    problem = make_problem("SlotRL/Slots-v0")
+    evaluation = Evaluation(problem, EvaluationConfig(eval_size=200))
+    answers = {name: evaluation.judge(trained(name, problem, 10_000).choose) for name in ("learned_critic", "ppo")}
+    assert answers["learned_critic"].figure("true_optimality") >= 0.9
+    collapsed = next(row for row in evaluation.references if row.name == "best constant")
+    for row in (answers["ppo"], collapsed):
+        assert row.figure("true_optimality") < 0.85
+
+
 def test_gumbel_picks_the_value_and_an_untrained_policy_does_not() -> None:
     problem = make_problem("SlotRL/PickValue-v0")
     assert share_of_best_slots(trained("gumbel", problem, 200_000).choose) >= 0.95
