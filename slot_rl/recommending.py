@@ -208,14 +208,16 @@ class Answering:
             return None
         measured = torch.full_like(score, torch.nan, dtype=torch.float64)
         rows = seen.better_than(score[:, 0]).nonzero().squeeze(1)
+        if len(rows) == 0:
+            return measured
         first = seen.choice[rows].unsqueeze(1)
-        # An answer that is the same row comes last, and so leaves the list.
-        again = (choice[rows] == first).all(dim=2)
-        others = again.int().argsort(dim=1, stable=True)[:, : self._top - 1]
+        # The same row is no other answer.
+        other_scores = score[rows].masked_fill((choice[rows] == first).all(dim=2), -torch.inf)
+        other_scores, others = other_scores.sort(dim=1, descending=True, stable=True)
         other_rows = choice[rows].gather(1, others.unsqueeze(2).expand(-1, -1, problem.slots))
         estimates = problem.with_fresh_budget().score(observation[rows], seen.choice[rows]).unsqueeze(1)
-        choice[rows] = torch.cat([first, other_rows], dim=1)
-        score[rows] = torch.cat([estimates, score[rows].gather(1, others)], dim=1)
+        choice[rows] = torch.cat([first, other_rows], dim=1)[:, : self._top]
+        score[rows] = torch.cat([estimates, other_scores], dim=1)[:, : self._top]
         measured[rows, 0] = seen.score[rows]
         return measured
 

@@ -112,7 +112,7 @@ def answers(problem: Problem, asked: Observation, generator: torch.Generator) ->
 
 
 @given(cases)
-@settings(max_examples=25)
+@settings(max_examples=25, deadline=None)
 def test_no_door_names_what_is_forbidden(case: DoorCase) -> None:
     check(case, FEW)
 
@@ -125,7 +125,7 @@ def test_no_door_in_a_million_requests(case: DoorCase) -> None:
 
 
 @given(cases)
-@settings(max_examples=15)
+@settings(max_examples=15, deadline=None)
 def test_an_environment_refuses_what_is_forbidden_only(case: DoorCase) -> None:
     env = SlotsEnv(case.problem)
     generator = generator_from(case.seed)
