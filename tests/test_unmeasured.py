@@ -163,7 +163,8 @@ def test_the_worst_of_no_truth_is_refused(home: Path, script: Command) -> None:
 
 
 def test_recommendations_that_are_not_measured(home: Path, strange_truth: Path, script: Command) -> None:
-    flags = ("--contexts", home / "asked.csv", "--out", home / "answers.csv", "--truth", strange_truth, "--calls", 0)
+    files = ("--contexts", home / "asked.csv", "--out", home / "answers.csv", "--truth", strange_truth)
+    flags = (*files, "--calls", 0, "--no-best-seen")
     shown = script(ROOT / "scripts" / "recommend.py", home / "run", *flags)[1]
     lines = [line for line in shown.splitlines() if "not measured" in line]
     assert [line.split("│")[1].strip() for line in lines] == ["true score", "true normalised", "true worst", "gap"]

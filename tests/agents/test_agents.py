@@ -35,8 +35,8 @@ OPTIONS: dict[str, LearningOptions] = {
         policy=SMALL,
         actor_steps=1,
         actor_batch=16,
-        fit_steps=100,
-        fewest_steps=50,
+        fit_steps=50,
+        fewest_steps=25,
     ),
     "reinforce": ReinforceOptions(batch_size=64, policy=SMALL),
     "ppo": PPOOptions(batch_size=128, minibatch_size=64, policy=SMALL),
@@ -65,7 +65,9 @@ def mean_score(agent: LearningAgent) -> float:
     return float(env.step(actions)[1].mean())
 
 
-@names
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] * (name == "learned_critic")) for name in sorted(OPTIONS)]
+)
 def test_agent_learns_and_an_untrained_one_does_not(name: str) -> None:
     # Random choices score -1/3 on average, the best of eight about -0.02.
     untrained = build(name)

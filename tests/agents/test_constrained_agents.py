@@ -33,6 +33,8 @@ def build(name: str, problem: Problem, folder: Path, **changes: Any) -> Any:
     options: dict[str, Any] = dict(SMALL) if name in POLICY_AGENTS else {}
     if name == "multistart":
         options = {"policy": PointerSize(16, 32, 1, 4)}
+    if name == "learned_critic":
+        options |= {"fit_steps": 20, "fewest_steps": 20, "actor_steps": 1, "actor_batch": 16, "batch_size": 100}
     if name in LOGGED:
         options["logged"] = write_log(folder / "log.csv")
     if name == "maskable_ppo":

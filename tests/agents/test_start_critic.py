@@ -2,6 +2,7 @@
 
 from itertools import islice
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import pytest
@@ -89,23 +90,27 @@ def test_no_call_more_and_the_same_policy() -> None:
         assert torch.allclose(first, second, atol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("quick_ranking")
 def test_its_choice_beats_the_first_start_and_costs_no_call() -> None:
     problem = multilinear(6, 12)
-    agent = build(problem, learning_rate=3e-3, rank_starts=8).learn(12_000)
+    agent = build(problem, learning_rate=3e-3, rank_starts=8).learn(24_000)
     assert agent.ranks_starts and agent.remark is not None and "; ranks 8 starts: the critic's" in agent.remark
     observation, calls = problem.sample(300, generator_from(9)), problem.budget.forwards
     ranked = serve(agent, problem, observation, Serving("ranked"))
     assert problem.budget.forwards == calls
     starts = torch.stack(list(islice(agent.policy.starts(observation), 8)))
     scores = problem.score(observation, starts)
+    controls: list[float] = []
     gain, most = float((ranked.score - scores[0]).mean()), float((scores.amax(dim=0) - scores[0]).mean())
     assert gain > 0.5 * most > 0  # measured over seeds 0 to 2: .99 to 1
-    # A critic that learned nothing, the control, does not gain.
+    # Critics that learned nothing, the control, do not gain.
     assert agent.critic is not None
     torch.nn.init.zeros_(agent.critic.quadratic)
-    torch.nn.init.normal_(agent.critic.linear, generator=generator_from(3))
-    assert float((serve(agent, problem, observation, Serving("ranked")).score - scores[0]).mean()) < 0.5 * gain
+    for seed in range(8):
+        torch.nn.init.normal_(agent.critic.linear, generator=generator_from(seed))
+        controls.append(float((serve(agent, problem, observation, Serving("ranked")).score - scores[0]).mean()))
+    assert fmean(controls) < 0.5 * gain
 
 
 @pytest.mark.usefixtures("quick_ranking")

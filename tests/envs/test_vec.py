@@ -239,6 +239,7 @@ def test_sb3s_own_batch_of_single_environments_agrees() -> None:
         ours.reset()
         _, rewards, dones, _ = ours.step(zeros(4))
         observation, expected, expected_dones, _ = reference.step(zeros(4))
-        np.testing.assert_allclose(rewards, expected, atol=1e-6)
+        # Batches of other sizes are rounded differently.
+        np.testing.assert_allclose(rewards, expected, atol=1e-5)
         assert (rewards.dtype, dones.dtype) == (expected.dtype, expected_dones.dtype)
         assert dones.tolist() == expected_dones.tolist()
