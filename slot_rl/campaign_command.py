@@ -17,8 +17,9 @@ from slot_rl.console import fit_progress, print_table, say
 from slot_rl.estimators.mixed_members import MemberFit
 from slot_rl.io import whole_file
 
-SHOWN, LONGEST = 5, 12
-"""Rows that are printed, and letters of a cell."""
+SHOWN, WIDTH, SHORTEST = 5, 76, 5
+"""Rows that are printed, letters of a line that columns share, and letters of a cell at least."""
+FIRST_BATCH = 96
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ class CampaignConfig:
         candidates: To start: file with the only rows that can be measured; all combinations if left out.
         results: File with measured rows and their scores. Other rows than the proposed ones are welcome; rows that
             occur more than once count with their mean.
-        batch: Rows to propose.
+        batch: Rows to propose; if left out, as many as the round before, and 96 at the start.
         seed: To start: seeds the proposals.
     """
 
@@ -53,12 +54,12 @@ class CampaignConfig:
     categories: Path | None = None
     candidates: Path | None = None
     results: Path | None = None
-    batch: Annotated[int, tyro.conf.arg(metavar="ROWS")] = 96
+    batch: Annotated[int | None, tyro.conf.arg(metavar="ROWS")] = None
     seed: int | None = None
 
     def __post_init__(self) -> None:
         """Refuses a batch of no rows."""
-        if self.batch < 1:
+        if self.batch is not None and self.batch < 1:
             raise ValueError(f"expected --batch >= 1, got {self.batch}")
 
     @property
@@ -83,9 +84,10 @@ def run_campaign(config: CampaignConfig) -> None:
     if path.exists():
         say(f"waiting for its scores: {path}; give it with --results once they are filled in")
         return
-    asked = _ask(campaign, config)
-    if len(asked) < config.batch:
-        say(f"only {len(asked)} rows are left to propose, fewer than --batch {config.batch}")
+    batch = config.batch or _batch_before(config.out / _round_name(campaign.rounds))
+    asked = _ask(campaign, batch)
+    if len(asked) < batch:
+        say(f"only {len(asked)} rows are left to propose, fewer than {batch}")
     _write(path, asked, campaign)
     _show(asked, campaign)
     say(f"rows to measure: {path}; fill in its column {campaign.encoding.score!r}, then give it with --results")
@@ -132,9 +134,14 @@ def _continued(config: CampaignConfig) -> Campaign:
     return campaign
 
 
-def _ask(campaign: Campaign, config: CampaignConfig) -> pd.DataFrame:
+def _batch_before(proposed: Path) -> int:
+    """Returns how many rows the round before proposed."""
+    return len(pd.read_csv(proposed)) or FIRST_BATCH if proposed.is_file() else FIRST_BATCH
+
+
+def _ask(campaign: Campaign, batch: int) -> pd.DataFrame:
     with fit_progress(MemberFit().fit.steps, "") as progress:
-        return campaign.ask(config.batch, lambda step: progress(step, None))
+        return campaign.ask(batch, lambda step: progress(step, None))
 
 
 def _say_state(campaign: Campaign) -> None:
@@ -148,18 +155,20 @@ def _say_state(campaign: Campaign) -> None:
 
 
 def _show(asked: pd.DataFrame, campaign: Campaign) -> None:
-    _print(f"the first of {len(asked)} rows to measure", [*campaign.columns, MEAN, SPREAD], asked[:SHOWN])
+    shown = asked[:SHOWN].rename(columns={MEAN: "mean", SPREAD: "spread"})
+    _print(f"the first of {len(asked)} rows to measure", [*campaign.columns, "mean", "spread"], shown)
 
 
 def _print(title: str, names: list[str], rows: pd.DataFrame) -> None:
-    lines = [[_shown(cell) for cell in row] for row in rows[names].to_numpy()]
-    print_table(title, names, lines)
+    most = max(SHORTEST, WIDTH // len(names) - 3)
+    lines = [[_shown(cell, most) for cell in row] for row in rows[names].to_numpy()]
+    print_table(title, [_shown(name, most) for name in names], lines)
 
 
-def _shown(cell: object) -> str:
+def _shown(cell: object, most: int) -> str:
     """Returns a cell short enough for a line: the files have it whole."""
     text = f"{cell:.4g}" if isinstance(cell, float) else str(cell)
-    return text if len(text) <= LONGEST else text[: LONGEST - 1] + "…"
+    return text if len(text) <= most else text[: most - 1] + "…"
 
 
 def _write(path: Path, asked: pd.DataFrame, campaign: Campaign) -> None:

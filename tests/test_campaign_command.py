@@ -65,7 +65,7 @@ def test_rounds_go_out_and_come_in(lab: Path, script: Command) -> None:
     assert list(first[0]) == ["base", "time", "acid", "y", "predicted_mean", "predicted_spread"]
     assert len(first) == 6 and {row["y"] for row in first} == {""} and float(first[0]["predicted_spread"]) >= 0
     fill(lab / "round_1.csv", failed=(2,))
-    code, shown, errors = script(SCRIPT, "--out", lab, "--results", lab / "round_1.csv", "--batch", 6)
+    code, shown, errors = script(SCRIPT, "--out", lab, "--results", lab / "round_1.csv")
     assert code == 0, errors
     assert "added 6 rows" in shown and "round 1: 19 rows measured, 1 failed" in shown and "best so far" in shown
     second = read(lab / "round_2.csv")
@@ -73,7 +73,7 @@ def test_rounds_go_out_and_come_in(lab: Path, script: Command) -> None:
     assert len(together) == 12 and len(read(lab / "measured_1.csv")) == 6
     fill(lab / "round_2.csv")
     code, shown, _ = script(SCRIPT, "--out", lab, "--results", lab / "round_2.csv", "--batch", 6)
-    assert code == 0 and "only 1 rows are left to propose, fewer than --batch 6" in " ".join(shown.split())
+    assert code == 0 and "only 1 rows are left to propose, fewer than 6" in " ".join(shown.split())
     fill(lab / "round_3.csv")
     code, _, errors = script(SCRIPT, "--out", lab, "--results", lab / "round_3.csv")
     assert code == 2 and "expected rows that were not measured yet, got none: all 27 were told" in errors
