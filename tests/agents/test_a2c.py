@@ -59,9 +59,9 @@ def test_it_reaches_its_bar_on_slots() -> None:
     problem = make_problem("SlotRL/Slots-v0")
     evaluation = Evaluation(problem, EvaluationConfig(eval_size=200))
     agent = A2CAgent(SlotVecEnv(problem, A2COptions().batch_size, seed=0)).learn(100_000)
-    assert evaluation.judge(agent.choose).figure("optimality") >= 0.87
+    assert evaluation.judge(agent.choose).figure("optimality") >= 0.74
     collapsed = next(row for row in evaluation.references if row.name == "best constant")
-    assert collapsed.figure("optimality") < 0.57
+    assert collapsed.figure("optimality") < 0.44
 
 
 def test_it_is_the_librarys_own_algorithm_with_our_defaults() -> None:
