@@ -47,7 +47,7 @@ def random_swap(choice: Tensor, allowed: Tensor, rules: Rules | None, generator:
         generator: Source of the swaps.
     """
     is_open = allowed if rules is None else allowed & rules.open_items(choice)
-    is_open = (is_open & (one_hot(choice, allowed.shape[-1], torch.bool) == 0)).flatten(1)
+    is_open = (is_open & ~one_hot(choice, allowed.shape[-1], torch.bool)).flatten(1)
     order = torch.rand(is_open.shape, generator=generator).masked_fill(~is_open, -1.0)
     best, place = order.max(dim=1)
     slot, item = place // allowed.shape[-1], place % allowed.shape[-1]
@@ -56,9 +56,8 @@ def random_swap(choice: Tensor, allowed: Tensor, rules: Rules | None, generator:
 
 
 def better_than_others(score: Tensor) -> Tensor:
-    """Returns by how much each draw's score is above the mean of the request's other draws, ``(draws, requests)``.
+    """Returns by how much each of two or more draws scores above the request's others' mean, ``(draws, requests)``.
 
     Kool, van Hoof, Welling, "Buy 4 REINFORCE Samples, Get a Baseline for Free!" (2019).
     """
-    draws = len(score)
-    return (score - score.mean(dim=0)) * (draws / max(1, draws - 1))
+    return (score - score.mean(dim=0)) * (len(score) / (len(score) - 1))

@@ -36,14 +36,15 @@ _FEWEST: dict[Mode, int] = {**dict.fromkeys(WITHOUT_CALLS, 0), "starts": 1, "dra
 STARTS_SHARE = 0.6
 """Share of the calls that go into starts and not into swaps of the best one.
 
-Measured with ``multistart`` at 8 and 31 calls: on Slots-v0 one half is the best share, on SlotsLarge-v0 three quarters;
-at three fifths neither loses more than .0006. Swaps of several slots at once are no better.
+Measured with ``multistart`` at 8 and 31 calls: on SlotsLarge-v0 three quarters is the best share, on Slots-v0 with its
+former estimator one half; at three fifths neither loses more than .0006. Swaps of several slots at once are no better.
 """
 SERVING_PATIENCE, NEW_STARTS_SEED = 4, 0
 """Failures in a row at swaps of an answer after which the next calls go on from a random row.
 
 On tables, where the starts of a policy agree, 31 calls stay at .943 of tf-2000 without it. Four is the best of 4, 8 and
-12 on Slots-v0, SlotsLarge-v0, tf-2000 and Slate-v0; there it costs .0006 at 31 calls and brings .0012 at 64.
+12 on SlotsLarge-v0, tf-2000, Slots-v0 with its former estimator, and Slate-v0, where it costs .0006 at 31 calls and
+brings .0012 at 64.
 """
 
 

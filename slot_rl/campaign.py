@@ -11,7 +11,7 @@ were proposed but never told are proposed again, if they are still the best.
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from math import nan
+from math import isnan, nan
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -222,10 +222,11 @@ class Campaign:
     def _refuse_told(self, rows: Tensor, score: Tensor) -> None:
         before = {tuple(row): float(old) for row, old in zip(self._rows.tolist(), self._score, strict=True)}
         for row, new in zip(rows.tolist(), score.tolist(), strict=True):
-            old = before.get(tuple(row), None)
-            if old is not None and (old == old or new != new):
+            old = before.get(tuple(row))
+            # A failed measurement may be followed by one with a score.
+            if old is not None and not (isnan(old) and not isnan(new)):
                 cells = ", ".join(f"{n}={c}" for n, c in self.named(torch.tensor([row])).iloc[0].items())
-                was = f"the score {old:g}" if old == old else "a failed measurement"
+                was = "a failed measurement" if isnan(old) else f"the score {old:g}"
                 raise ValueError(
                     f"expected rows that were not told before, got {cells}, which has {was}; nothing added"
                 )
@@ -280,7 +281,7 @@ def _averaged(rows: Tensor, score: Tensor) -> tuple[Tensor, Tensor]:
     """Returns the different rows, in their order, with the means of their scores; NaN if all of a row's failed."""
     scores: dict[tuple[int, ...], list[float]] = {}
     for row, number in zip(rows.tolist(), score.tolist(), strict=True):
-        scores.setdefault(tuple(row), []).extend([number] if number == number else [])
+        scores.setdefault(tuple(row), []).extend([] if isnan(number) else [number])
     means = [fmean(found) if found else nan for found in scores.values()]
     distinct = torch.tensor(list(scores), dtype=torch.long).view(-1, rows.shape[1])
     return distinct, torch.tensor(means, dtype=torch.float64)

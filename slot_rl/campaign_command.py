@@ -76,15 +76,16 @@ def run_campaign(config: CampaignConfig) -> None:
         ValueError: If the flags or the files do not fit together; then nothing is written.
     """
     if (config.out / STATE).is_file():
-        campaign = _continued(config)
+        campaign = Campaign.load(config.out)
+        batch = config.batch or _batch_before(campaign, config.out)
+        _continue(campaign, config)
     else:
-        campaign = _started(config)
+        campaign, batch = _started(config), config.batch or FIRST_BATCH
     _say_state(campaign)
     path = config.out / _round_name(campaign.rounds + 1)
     if path.exists():
         say(f"waiting for its scores: {path}; give it with --results once they are filled in")
         return
-    batch = config.batch or _batch_before(config.out / _round_name(campaign.rounds))
     asked = _ask(campaign, batch)
     if len(asked) < batch:
         say(f"only {len(asked)} rows are left to propose, fewer than {batch}")
@@ -112,13 +113,13 @@ def _started(config: CampaignConfig) -> Campaign:
     )
 
 
-def _continued(config: CampaignConfig) -> Campaign:
+def _continue(campaign: Campaign, config: CampaignConfig) -> None:
+    """Adds the results that are given."""
     if config.starting:
         flags = ", ".join(f"--{name}" for name in config.starting)
         raise ValueError(f"expected {flags} with a new folder alone, got --out {config.out}, a campaign already begun")
-    campaign = Campaign.load(config.out)
     if config.results is None:
-        return campaign
+        return
     following = config.out / _round_name(campaign.rounds + 2)
     if following.exists():
         raise ValueError(f"expected no file {following} yet, got one: move it away; nothing was added")
@@ -131,12 +132,15 @@ def _continued(config: CampaignConfig) -> Campaign:
         )
     added = campaign.tell(config.results)
     say(f"added {added:,} rows of {config.results}")
-    return campaign
 
 
-def _batch_before(proposed: Path) -> int:
-    """Returns how many rows the round before proposed."""
-    return len(pd.read_csv(proposed)) or FIRST_BATCH if proposed.is_file() else FIRST_BATCH
+def _batch_before(campaign: Campaign, folder: Path) -> int:
+    """Returns how many rows the latest file proposed; raises TableError if it cannot be read any more."""
+    for number in (campaign.rounds + 1, campaign.rounds):
+        proposed = folder / _round_name(number)
+        if proposed.is_file():
+            return len(told_rows(proposed, None, (), campaign.columns).table)
+    return FIRST_BATCH
 
 
 def _ask(campaign: Campaign, batch: int) -> pd.DataFrame:

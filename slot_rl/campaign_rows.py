@@ -77,13 +77,10 @@ def told_rows(
     Raises:
         TableError: If a column is missing, a cell is missing, there are no rows, or a score is no number.
     """
-    if not isinstance(rows, Path):
-        rows = pd.DataFrame(rows)
-    table = (
-        _of_file(rows, score, contexts, features)
-        if isinstance(rows, Path)
-        else _of_frame(rows, score, contexts, features)
-    )
+    if isinstance(rows, Path):
+        table = _of_file(rows, score, contexts, features)
+    else:
+        table = _of_frame(pd.DataFrame(rows), score, contexts, features)
     found = torch.full((len(table),), math.nan, dtype=torch.float64)
     if score is not None:
         column = table.text.pop(score)

@@ -314,7 +314,7 @@ class Evaluation:
             self._random_scores = replace(self._random_scores, **vars(known[1]))
 
     def _strongest(self, problem: Problem) -> tuple[Tensor, Tensor]:
-        search = multi_swap_search if self._has_slopes else local_search
+        search = multi_swap_search if no_slopes(problem) is None else local_search
         found = search(problem, self.observation, self._strong_calls, self._generator)
         return found.choice, found.score
 

@@ -263,8 +263,6 @@ def _fit_table(config: PretrainConfig, path: Path) -> Fit:
     train, validation, test = (rows[part] for part in parts)
     for part, name in ((rows, "the table"), (test, "the test rows")):
         _refuse_constant(part, config.score, name, path)
-    contexts = encoding.encode_contexts(table) if config.context else None
-    known = None if contexts is None else context_tensor(contexts)
     seen, model = torch.cat(parts[:2]), config.model
     details: dict[str, object] = {"table": path.name}
     if model != "nets" and config.making != INDEPENDENT:
@@ -274,10 +272,10 @@ def _fit_table(config: PretrainConfig, path: Path) -> Fit:
         model, details["choice"] = choice.model or "net", asdict(choice)
     if model != "net":
         whole, predicted, spread = _fit_row_model(config, model, rows, encoding, seen, parts[2], generator)
-        seen_rows = _seen_rows(table, encoding, known, config.censored)
         made = {} if config.making == INDEPENDENT else asdict(config.making)
         details |= {"model": model, **made, "rows": len(rows)}
-        return Fit(whole, predicted, test.score, details, encoding, known, seen_rows, spread)
+        measured = _measured(table, encoding, config.censored)
+        return Fit(whole, predicted, test.score, details, encoding, *measured, spread)
     net = network_for(encoding, config.fit, config.seed)
     with fit_progress(config.fit.epochs * config.fit.steps_per_epoch(len(train)), "validation RMSE") as report:
         epoch = fit_on_table(net, train, validation, config.fit, generator, report)
@@ -292,17 +290,18 @@ def _fit_table(config: PretrainConfig, path: Path) -> Fit:
     if kinds.levels:
         encoding = encoding.with_levels(kinds.levels)
         net = with_categories(net, encoding)
-    seen_rows = _seen_rows(table, encoding, known, config.censored)
-    return Fit(net, predicted, test.score, details, encoding, known, seen_rows)
+    return Fit(net, predicted, test.score, details, encoding, *_measured(table, encoding, config.censored))
 
 
-def _seen_rows(table: Table, encoding: TableEncoding, known: Tensor | None, censored: bool) -> SeenRows | None:
-    """Returns the best measured rows among those with levels that can be chosen; None if there is none."""
+def _measured(table: Table, encoding: TableEncoding, censored: bool) -> tuple[Tensor | None, SeenRows | None]:
+    """Returns the table's contexts, and the best of its rows whose levels can be chosen; None for what there is not."""
+    contexts = encoding.encode_contexts(table) if encoding.contexts else None
+    known = None if contexts is None else context_tensor(contexts)
     features, offered = encoding.encode_levels(table)
-    if table.score is None or not bool(offered.any()):
-        return None
-    contexts = None if known is None else encoding.encode_contexts(table)[offered]
-    return SeenRows.of(features[offered], contexts, torch.tensor(table.score)[offered], known, censored)
+    if not bool(offered.any()):
+        return known, None
+    asked, score = None if contexts is None else contexts[offered], torch.tensor(table.score)[offered]
+    return known, SeenRows.of(features[offered], asked, score, known, censored)
 
 
 def _chosen_model(

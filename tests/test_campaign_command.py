@@ -161,3 +161,15 @@ def test_a_folder_is_started_once(lab: Path, table: Path, tmp_path: Path, script
     assert code == 2 and "expected --table, --score with a new folder alone" in errors and contents(lab) == before
     code, _, errors = script(SCRIPT, "--out", tmp_path, "--table", table, "--score", "y")
     assert code == 2 and "expected a new folder for a campaign" in errors
+
+
+def test_a_proposal_that_cannot_be_read_is_named_first(lab: Path, script: Command) -> None:
+    results = lab.parent / "results.csv"
+    results.write_text((lab / "round_1.csv").read_text())
+    fill(results)
+    (lab / "round_1.csv").write_text("base;time;acid\n")
+    code, _, errors = script(SCRIPT, "--out", lab, "--results", results)
+    assert code == 2 and "expected commas between the columns" in errors and "round_1.csv" in errors
+    assert not (lab / "measured_1.csv").exists()
+    assert script(SCRIPT, "--out", lab, "--results", results, "--batch", 2)[0] == 0
+    assert len(read(lab / "round_2.csv")) == 2

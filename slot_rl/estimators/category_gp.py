@@ -11,17 +11,25 @@ a process without such vectors errs elsewhere.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from slot_rl.estimators.grid_kernel import solve_kernel
-from slot_rl.estimators.product_gp import ProductKernel, surprise_slope
+from slot_rl.estimators.product_gp import (
+    FITTED_ROWS,
+    PRIORS,
+    Numbers,
+    ProductKernel,
+    first_numbers,
+    fitted_kernel,
+    product_kernel,
+)
 
 VECTOR_LENGTH = 3
 FEWEST_CATEGORIES = 5
 """Columns with fewer categories have no vectors: all of them were seen often."""
-FITTED_ROWS_AT_MOST, FIT_STEPS_OF_VECTORS, STEP_SIZE_OF_VECTORS = 600, 50, 0.1
 
 
 @dataclass(frozen=True)
@@ -102,52 +110,39 @@ def fit_category_gp(
     columns, score = (*context_sizes, *sizes), score.double()
     offset, spread = score.mean(), score.std().clamp_min(1e-12)
     standardised = (score - offset) / spread
-    chosen = torch.randperm(len(rows), generator=generator)[:FITTED_ROWS_AT_MOST]
-    kernel = _fit_numbers(rows[chosen], standardised[chosen].unsqueeze(1), columns, generator)
+    chosen = torch.randperm(len(rows), generator=generator)[:FITTED_ROWS]
+    kernel = _fit_kernel(rows[chosen], standardised[chosen], columns, generator)
     weights = solve_kernel(kernel, rows, standardised.unsqueeze(1), columns).squeeze(1)
     return CategoryGP(tuple(sizes), tuple(context_sizes), rows, weights, offset, spread, kernel)
 
 
-def _fit_numbers(rows: Tensor, score: Tensor, sizes: Sequence[int], generator: torch.Generator) -> CategoryKernel:
-    start = {"constant": torch.tensor(-1.0), "scale": torch.tensor(0.0), "noise": torch.tensor(-1.5)}
-    start |= {"likeness": torch.zeros(len(sizes)), "weights": torch.full((len(sizes),), -2.0)}
-    start |= {"own": torch.ones(len(sizes))}
-    for column, size in enumerate(sizes):
-        if size >= FEWEST_CATEGORIES:
-            start[f"vectors {column}"] = torch.randn(size, VECTOR_LENGTH, generator=generator) / 2
-    free = {name: value.double().requires_grad_() for name, value in start.items()}
-    optimizer = torch.optim.Adam(free.values(), STEP_SIZE_OF_VECTORS)
-    identity = torch.eye(len(rows), dtype=torch.float64)
-    for _ in range(FIT_STEPS_OF_VECTORS):
-        kernel = _numbers_of(free, sizes)
-        fit = surprise_slope(kernel.between(rows, rows) + kernel.noise * identity, score)
-        optimizer.zero_grad()
-        (fit + _surprise(free)).backward()
-        optimizer.step()
-    return _numbers_of({name: value.detach() for name, value in free.items()}, sizes)
+def _fit_kernel(rows: Tensor, score: Tensor, sizes: Sequence[int], generator: torch.Generator) -> CategoryKernel:
+    start = {**first_numbers(len(sizes)), "own": torch.ones(len(sizes))}
+    vectors = {
+        _vectors_of(column): torch.randn(size, VECTOR_LENGTH, generator=generator) / 2
+        for column, size in enumerate(sizes)
+        if size >= FEWEST_CATEGORIES
+    }
+    priors = PRIORS | dict.fromkeys(vectors, (0.0, 1.0))
+    return fitted_kernel(start | vectors, partial(_category_kernel, sizes), priors, rows, score)
 
 
-def _numbers_of(free: dict[str, Tensor], sizes: Sequence[int]) -> CategoryKernel:
-    positive = {name: free[name].exp() for name in ("constant", "scale", "weights", "noise")}
-    positive["noise"] = positive["noise"] + 1e-4
+def _vectors_of(column: int) -> str:
+    return f"vectors {column}"
+
+
+def _category_kernel(sizes: Sequence[int], free: Numbers) -> CategoryKernel:
     alike = []
     for column, size in enumerate(sizes):
         identity = torch.eye(size, dtype=torch.float64)
-        vectors = free.get(f"vectors {column}")
+        vectors = free.get(_vectors_of(column))
         if vectors is None:
             alike.append(identity)
             continue
         vectors = vectors / (vectors.square().sum(dim=1, keepdim=True) + free["own"][column].exp()).sqrt()
         inner = vectors @ vectors.T
         alike.append(inner * (1 - identity) + identity)
-    return CategoryKernel(ProductKernel(likeness=torch.sigmoid(free["likeness"]), **positive), tuple(alike))
-
-
-def _surprise(free: dict[str, Tensor]) -> Tensor:
-    """Returns minus the log-density of normal priors around the start, up to a constant."""
-    spread = {"likeness": (0.0, 4.0), "noise": (-2.0, 4.0), "weights": (-2.0, 8.0), "scale": (0.0, 8.0)}
-    spread |= {name: (0.0, 1.0) for name in free if name.startswith("vectors")}
-    return 0.5 * torch.stack([(free[name] - mean).square().sum() / at for name, (mean, at) in spread.items()]).sum()
+    return CategoryKernel(product_kernel(free), tuple(alike))
 
 
 def _along(grid: Tensor, matrix: Tensor, column: int) -> Tensor:

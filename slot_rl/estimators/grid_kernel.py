@@ -85,5 +85,13 @@ def _by_conjugate_gradients(kernel: GridKernel, places: Tensor, values: Tensor, 
 
 def grid_cells(rows: Tensor, sizes: Sequence[int]) -> Tensor:
     """Returns the places ``(...)`` of rows ``(..., columns)`` among all combinations of categories."""
-    strides = torch.tensor([prod(sizes[column + 1 :]) for column in range(len(sizes))], dtype=torch.long)
-    return (rows * strides).sum(dim=-1)
+    return (rows * _strides(sizes)).sum(dim=-1)
+
+
+def rows_of_cells(cells: Tensor, sizes: Sequence[int]) -> Tensor:
+    """Returns the rows ``(cells, columns)`` at places ``(cells,)`` among all combinations of categories."""
+    return cells.unsqueeze(1) // _strides(sizes) % torch.tensor(tuple(sizes))
+
+
+def _strides(sizes: Sequence[int]) -> Tensor:
+    return torch.tensor([prod(sizes[column + 1 :]) for column in range(len(sizes))], dtype=torch.long)

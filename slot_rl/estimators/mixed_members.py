@@ -14,7 +14,7 @@ from torch import Tensor
 
 from slot_rl.estimators.category_gp import CategoryGP, fit_category_gp
 from slot_rl.estimators.gp_draws import draw_functions, draw_scores
-from slot_rl.estimators.grid_kernel import too_many
+from slot_rl.estimators.grid_kernel import rows_of_cells, too_many
 from slot_rl.estimators.net_ensemble import EnsembleFit, NetEnsemble, NetEnsembleShape, fit_ensemble
 from slot_rl.estimators.product_gp import ProductGP, fit_gp
 
@@ -112,9 +112,3 @@ def fit_members(
     if fit.draws and not too_many(len(rows), sizes):
         processes = [found(rows, score, sizes, (), generator) for found in (fit_gp, fit_category_gp)]
     return MixedMembers(sizes, nets, processes, fit.draws)
-
-
-def rows_of_cells(cells: Tensor, sizes: Sequence[int]) -> Tensor:
-    """Returns the rows ``(cells, columns)`` at places among all combinations of categories."""
-    strides = torch.tensor([prod(sizes[column + 1 :]) for column in range(len(sizes))])
-    return cells.unsqueeze(1) // strides % torch.tensor(tuple(sizes))

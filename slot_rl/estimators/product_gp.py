@@ -13,14 +13,15 @@ effect of every single swap, and mixtures of rows have the mean of their rows' s
 Rasmussen, Williams, "Gaussian Processes for Machine Learning" (2006), chapters 2 and 5.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
-from slot_rl.estimators.grid_kernel import MOST_GRID_CELLS, grid_cells, solve_kernel, too_many
+from slot_rl.estimators.grid_kernel import MOST_GRID_CELLS, GridKernel, grid_cells, solve_kernel, too_many
 from slot_rl.estimators.row_scorer import RowScorer, flat_rows
 from slot_rl.selectors.categorical import one_hot
 
@@ -28,8 +29,13 @@ FITTED_ROWS, FITTED_CONTEXTS, ROWS_OF_CONTEXT = 600, 5, 160
 """Rows that decide the kernel's numbers: of few contexts many each, so that what happens within a context is seen."""
 FIT_STEPS, STEP_SIZE = 50, 0.1
 SMALLEST_NOISE = 1e-4
+PRIORS = {"likeness": (0.0, 4.0), "noise": (-2.0, 4.0), "weights": (-2.0, 8.0), "scale": (0.0, 8.0)}
+"""Means and variances of the normal priors of the kernel's free numbers."""
 CHUNK_CELLS = 16_000_000
 """Numbers that a part of a batch may take while it is scored."""
+
+Numbers = dict[str, Tensor]
+FittedKernel = TypeVar("FittedKernel", bound=GridKernel)
 
 
 @dataclass(frozen=True)
@@ -252,20 +258,36 @@ def fit_gp(
 
 def _fit_kernel(rows: Tensor, score: Tensor, contexts: int, generator: torch.Generator) -> ProductKernel:
     chosen = _chosen(rows[:, :contexts], generator)
-    rows, score = rows[chosen], score[chosen].unsqueeze(1)
-    columns = rows.shape[1]
-    start = {"constant": torch.tensor(-1.0), "scale": torch.tensor(0.0), "noise": torch.tensor(-1.5)}
-    start |= {"likeness": torch.zeros(columns), "weights": torch.full((columns,), -2.0)}
+    return fitted_kernel(first_numbers(rows.shape[1]), product_kernel, PRIORS, rows[chosen], score[chosen])
+
+
+def fitted_kernel(
+    start: Numbers,
+    kernel_of: Callable[[Numbers], FittedKernel],
+    priors: Mapping[str, tuple[float, float]],
+    rows: Tensor,
+    score: Tensor,
+) -> FittedKernel:
+    """Fits a kernel's numbers to rows, maximum a posteriori.
+
+    Args:
+        start: The numbers by name, each free to take any value.
+        kernel_of: Makes the kernel of them.
+        priors: Means and variances of their normal priors, by name.
+        rows: The rows' categories, ``(rows, columns)``.
+        score: Their standardised scores, ``(rows,)``.
+    """
     free = {name: value.double().requires_grad_() for name, value in start.items()}
     optimizer = torch.optim.Adam(free.values(), STEP_SIZE)
     identity = torch.eye(len(rows), dtype=torch.float64)
     for _ in range(FIT_STEPS):
-        kernel = _kernel_of(free)
-        fit = surprise_slope(kernel.between(rows, rows) + kernel.noise * identity, score)
+        kernel = kernel_of(free)
+        fit = surprise_slope(kernel.between(rows, rows) + kernel.noise * identity, score.unsqueeze(1))
+        distances = [(free[name] - mean).square().sum() / variance for name, (mean, variance) in priors.items()]
         optimizer.zero_grad()
-        (fit - _log_prior(free)).backward()
+        (fit + 0.5 * torch.stack(distances).sum()).backward()
         optimizer.step()
-    return _kernel_of({name: value.detach() for name, value in free.items()})
+    return kernel_of({name: value.detach() for name, value in free.items()})
 
 
 def surprise_slope(covariance: Tensor, score: Tensor) -> Tensor:
@@ -283,17 +305,17 @@ def surprise_slope(covariance: Tensor, score: Tensor) -> Tensor:
     return 0.5 * (covariance * (inverse - weights @ weights.T)).sum()
 
 
-def _kernel_of(free: dict[str, Tensor]) -> ProductKernel:
-    positive = {name: value.exp() for name, value in free.items() if name != "likeness"}
+def first_numbers(columns: int) -> Numbers:
+    """Returns where the numbers of :func:`product_kernel` begin."""
+    single = {"constant": torch.tensor(-1.0), "scale": torch.tensor(0.0), "noise": torch.tensor(-1.5)}
+    return {**single, "likeness": torch.zeros(columns), "weights": torch.full((columns,), -2.0)}
+
+
+def product_kernel(free: Numbers) -> ProductKernel:
+    """Returns the kernel of numbers that may take any value; others than its own are ignored."""
+    positive = {name: free[name].exp() for name in ("constant", "scale", "weights", "noise")}
     positive["noise"] = positive["noise"] + SMALLEST_NOISE
     return ProductKernel(likeness=torch.sigmoid(free["likeness"]), **positive)
-
-
-def _log_prior(free: dict[str, Tensor]) -> Tensor:
-    """Returns the log-density of normal priors around the start, up to a constant."""
-    spread = {"likeness": (0.0, 4.0), "noise": (-2.0, 4.0), "weights": (-2.0, 8.0), "scale": (0.0, 8.0)}
-    parts = [(free[name] - mean).square().sum() / variance for name, (mean, variance) in spread.items()]
-    return -0.5 * torch.stack(parts).sum()
 
 
 def _chosen(contexts: Tensor, generator: torch.Generator) -> Tensor:

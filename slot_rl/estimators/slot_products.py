@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 BIAS_SCALE = 0.3
-SPREAD = 2.0
+OUTPUT_FACTOR = 2.0
 """What the last layer is multiplied by, after the inverse hyperbolic sine has kept large products in bounds."""
 
 
@@ -40,7 +40,7 @@ class SlotProducts(nn.Module):
             self.biases.append(BIAS_SCALE * torch.randn(slots, 1, 2 * width))
 
     def forward(self, vectors: Tensor) -> Tensor:
-        """Returns features ``(..., slots, widths[-1])``; linear in the logarithm of large products."""
+        """Returns features ``(..., slots, widths[-1])``, which grow as the logarithm of large products."""
         flat = vectors.reshape(-1, *vectors.shape[-2:])
         features = flat.transpose(0, 1)
         if len(self.weights[0]) == 1:
@@ -48,5 +48,5 @@ class SlotProducts(nn.Module):
         for weight, bias in zip(self.weights, self.biases, strict=True):
             left, right = torch.baddbmm(bias, features, weight).chunk(2, dim=-1)
             features = left * right
-        slots_first = (torch.asinh(features) * SPREAD).view(vectors.shape[-2], len(flat), -1)
+        slots_first = (torch.asinh(features) * OUTPUT_FACTOR).view(vectors.shape[-2], len(flat), -1)
         return slots_first.transpose(0, 1).reshape(*vectors.shape[:-1], -1)

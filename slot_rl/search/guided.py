@@ -13,7 +13,7 @@ promises anything. Two is the best patience from random starts on both SlotsLarg
 import torch
 from torch import Tensor
 
-from slot_rl.problems.base import Problem
+from slot_rl.problems.base import NonFiniteScore, Problem
 from slot_rl.problems.observation import Observation
 from slot_rl.search.base import SearchResult, better_of, check_calls, random_choice, taken
 from slot_rl.search.moves import moves_of
@@ -171,12 +171,15 @@ def multi_swap_search(
 def no_slopes(problem: Problem) -> str | None:
     """Returns why an estimator cannot be asked for the slope at a row; None if it can.
 
-    It is tried on a request of its own, outside the problem's budget.
+    It is tried on a request of its own, outside the problem's budget. A slope that is not finite is a fault and no
+    reason: searches go on to raise it.
     """
     twin, generator = problem.with_fresh_budget(), generator_from(0)
     observation = twin.sample(1, generator)
     try:
         twin.score_and_slope(observation, random_choice(twin, observation, generator))
-    except (ArithmeticError, RuntimeError, TypeError, ValueError) as error:
+    except NonFiniteScore:
+        return None
+    except (RuntimeError, TypeError, ValueError) as error:
         return f"expected an estimator that is differentiable at rows, got: {error}"
     return None

@@ -20,8 +20,8 @@ import torch
 from torch import Tensor
 
 from slot_rl.estimators.fitting import swapped_rows
-from slot_rl.estimators.grid_kernel import grid_cells
-from slot_rl.estimators.mixed_members import MemberFit, MixedMembers, fit_members, rows_of_cells
+from slot_rl.estimators.grid_kernel import grid_cells, rows_of_cells
+from slot_rl.estimators.mixed_members import MemberFit, MixedMembers, fit_members
 
 MOST_ENUMERATED = 1_000_000
 """Combinations of categories up to which all of them are scored."""

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from slot_rl.estimators import grid_kernel
-from slot_rl.estimators.grid_kernel import grid_cells
-from slot_rl.estimators.mixed_members import MemberFit, MixedMembers, fit_members, rows_of_cells
+from slot_rl.estimators.grid_kernel import grid_cells, rows_of_cells
+from slot_rl.estimators.mixed_members import MemberFit, MixedMembers, fit_members
 from slot_rl.estimators.net_ensemble import EnsembleFit
 from slot_rl.seeding import generator_from
 

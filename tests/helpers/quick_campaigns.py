@@ -2,7 +2,7 @@
 
 import pytest
 
-from slot_rl.estimators import category_gp, product_gp
+from slot_rl.estimators import product_gp
 from slot_rl.estimators.mixed_members import MemberFit
 from slot_rl.estimators.net_ensemble import EnsembleFit
 from slot_rl.search import next_batch
@@ -12,5 +12,4 @@ QUICK_MEMBERS = MemberFit(nets=2, draws=3, hidden=(16,), fit=EnsembleFit(20, 20,
 
 def fit_quickly(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(product_gp, "FIT_STEPS", 10)
-    monkeypatch.setattr(category_gp, "FIT_STEPS_OF_VECTORS", 10)
     monkeypatch.setattr(next_batch, "MemberFit", lambda: QUICK_MEMBERS)
