@@ -20,7 +20,7 @@ from slot_rl.estimators.grid_kernel import solve_kernel
 from slot_rl.estimators.product_gp import (
     FITTED_ROWS,
     PRIORS,
-    Numbers,
+    KernelNumbers,
     ProductKernel,
     first_numbers,
     fitted_kernel,
@@ -131,7 +131,7 @@ def _vectors_of(column: int) -> str:
     return f"vectors {column}"
 
 
-def _category_kernel(sizes: Sequence[int], free: Numbers) -> CategoryKernel:
+def _category_kernel(sizes: Sequence[int], free: KernelNumbers) -> CategoryKernel:
     alike = []
     for column, size in enumerate(sizes):
         identity = torch.eye(size, dtype=torch.float64)

@@ -32,9 +32,9 @@ SMALLEST_NOISE = 1e-4
 PRIORS = {"likeness": (0.0, 4.0), "noise": (-2.0, 4.0), "weights": (-2.0, 8.0), "scale": (0.0, 8.0)}
 """Means and variances of the normal priors of the kernel's free numbers."""
 CHUNK_CELLS = 16_000_000
-"""Numbers that a part of a batch may take while it is scored."""
+"""KernelNumbers that a part of a batch may take while it is scored."""
 
-Numbers = dict[str, Tensor]
+KernelNumbers = dict[str, Tensor]
 FittedKernel = TypeVar("FittedKernel", bound=GridKernel)
 
 
@@ -262,8 +262,8 @@ def _fit_kernel(rows: Tensor, score: Tensor, contexts: int, generator: torch.Gen
 
 
 def fitted_kernel(
-    start: Numbers,
-    kernel_of: Callable[[Numbers], FittedKernel],
+    start: KernelNumbers,
+    kernel_of: Callable[[KernelNumbers], FittedKernel],
     priors: Mapping[str, tuple[float, float]],
     rows: Tensor,
     score: Tensor,
@@ -305,13 +305,13 @@ def surprise_slope(covariance: Tensor, score: Tensor) -> Tensor:
     return 0.5 * (covariance * (inverse - weights @ weights.T)).sum()
 
 
-def first_numbers(columns: int) -> Numbers:
+def first_numbers(columns: int) -> KernelNumbers:
     """Returns where the numbers of :func:`product_kernel` begin."""
     single = {"constant": torch.tensor(-1.0), "scale": torch.tensor(0.0), "noise": torch.tensor(-1.5)}
     return {**single, "likeness": torch.zeros(columns), "weights": torch.full((columns,), -2.0)}
 
 
-def product_kernel(free: Numbers) -> ProductKernel:
+def product_kernel(free: KernelNumbers) -> ProductKernel:
     """Returns the kernel of numbers that may take any value; others than its own are ignored."""
     positive = {name: free[name].exp() for name in ("constant", "scale", "weights", "noise")}
     positive["noise"] = positive["noise"] + SMALLEST_NOISE

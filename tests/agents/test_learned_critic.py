@@ -123,6 +123,14 @@ def test_what_has_a_slope_and_what_has_none() -> None:
     assert no_slopes(problem) is None and problem.budget == Budget()
 
 
+def test_a_slope_that_is_not_finite_weakens_no_competitor() -> None:
+    # The root of 0 has an infinite slope, and 0 times that is NaN; the scores are finite.
+    problem = SlotProblem(lambda items: items.sum((1, 2)) + (0 * items).sum((1, 2)).sqrt(), 3, 5, 2)
+    assert no_slopes(problem) is None
+    with pytest.raises(NonFiniteScore, match="expected finite gradients from the estimator"):
+        Evaluation(problem, EvaluationConfig(eval_size=20))
+
+
 def test_an_environment_without_a_problem_is_enough() -> None:
     class Blind(SlotVecEnv):
         def get_attr(self, attr_name: str, indices: Any = None) -> list[Any]:

@@ -131,19 +131,21 @@ def test_context_rows_are_those_of_a_set(sizes: tuple[int, ...]) -> None:
 @pytest.mark.parametrize(("env_id", "least"), [("SlotRL/Slots-v0", 0.93), ("SlotRL/SlotsLarge-v0", 0.99)])
 def test_the_shipped_estimators_fit_their_truths(env_id: str, least: float) -> None:
     problem = make_problem(env_id)
-    predicted, true = [], []
+    predicted, true, alone = [], [], []
     for seed in range(1000, 1010):
         observation = problem.sample(4_000, generator_from(seed))
         choice = random_choice(problem, observation, generator_from(seed + 100))
         predicted.append(problem.score(observation, choice))
         true.append(problem.true_score(observation, choice))
+        alone.append((choice.sort(dim=1).values.diff(dim=1) > 0).all(dim=1))
     scores, truth = torch.cat(predicted).double(), torch.cat(true).double()
     r2 = 1 - float((scores - truth).square().sum() / (truth - truth.mean()).square().sum())
     assert r2 >= least
     card = load_shipped(SYNTHETIC[env_id].shipped).card
     assert r2 == pytest.approx(card["test"]["r2"], abs=0.005)
-    # In requests an item often fills several slots, which the rows of the fit never show: there the error is larger.
-    assert float((scores - truth).square().mean().sqrt()) == pytest.approx(card["test"]["rmse"], rel=0.15)
+    # In requests an item may fill several slots, which the rows of the fit and of its test never show.
+    errors = (scores - truth)[torch.cat(alone)]
+    assert float(errors.square().mean().sqrt()) == pytest.approx(card["test"]["rmse"], rel=0.05)
     assert problem.budget == Budget(40_000, 0)
 
 
