@@ -10,6 +10,7 @@ from torch import Tensor
 from benchmarks.landscapes import Landscape
 from slot_rl.estimators.encoding import TableEncoding
 from slot_rl.estimators.fitting import TableRows, read_rows
+from slot_rl.estimators.grid_kernel import grid_cells
 from slot_rl.estimators.row_scorer import MemberScorer
 from slot_rl.problems.truth_table import TruthTable
 
@@ -71,10 +72,7 @@ class Grid:
         contexts = torch.zeros(len(rows), dtype=torch.long)
         if rows.contexts is not None and self.contexts is not None:
             contexts = (rows.contexts.unsqueeze(1) == self.contexts).all(dim=2).long().argmax(dim=1)
-        cells = torch.zeros(len(rows), dtype=torch.long)
-        for column, found in enumerate(self.encoding.features.values()):
-            cells = cells * len(found) + rows.features[:, column]
-        return contexts, cells
+        return contexts, grid_cells(rows.features, [len(found) for found in self.encoding.features.values()])
 
 
 def _scores(ensemble: MemberScorer, features: Tensor, context: Tensor | None) -> Tensor:
