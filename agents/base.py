@@ -248,7 +248,10 @@ class Agent(ABC):
         if isinstance(wanted, str) and found != wanted:
             raise BundleError(f"expected a checkpoint of {wanted!r} in {path}, got {found!r}")
         try:
-            options: Any = options_from_json(document.get("options"), defaults or cls.default_options)
+            # Slots were independent before options could say so.
+            known = defaults or cls.default_options
+            before = {"in_turn": False} if "in_turn" in _names(known) else {}
+            options: Any = options_from_json({**before, **document.get("options", {})}, known)
         except ValueError as error:
             raise BundleError(f"expected a checkpoint of {cls.__name__} in {path}: {error}") from error
         build: Any = cls  # Stable-Baselines3's own arguments start with a policy class, ours with the environment

@@ -5,10 +5,13 @@ It is built from the spaces alone, so it works with Stable-Baselines3's own algo
 operations for all slots together and draws from the policy's generator, unlike ``MultiCategoricalDistribution``.
 
 Where a problem has constraints, slots are drawn one after another under its rules (:class:`slot_rl.selectors.rules`),
-and the most probable answer is decoded under them, so that the policy can name nothing else.
+and the most probable answer is decoded under them, so that the policy can name nothing else. Slots can also be drawn in
+turn: then the network thinks again after each (:class:`slot_rl.selectors.in_turn`).
 """
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
 from itertools import chain, count
 from typing import Any
 
@@ -19,11 +22,12 @@ from stable_baselines3.common.policies import ActorCriticPolicy, BasePolicy
 from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from torch import Tensor, nn
 
-from slot_rl.networks import PointerNetwork, PointerSize, Request
+from slot_rl.networks import PointerNetwork, PointerSize, Request, Thought
 from slot_rl.problems import Observation, Problem
 from slot_rl.seeding import generator_from
 from slot_rl.selectors import masked_logits
 from slot_rl.selectors.categorical import draw, log_prob_of
+from slot_rl.selectors.in_turn import InTurn, Rethink
 from slot_rl.selectors.rules import Rules, most_confident_first
 
 RulesOf = Callable[[Observation], Rules | None]
@@ -117,11 +121,27 @@ class SlotDistribution(Distribution):
         return actions, self.log_prob(actions)
 
 
+@dataclass(frozen=True)
+class PolicyOutput:
+    """What a policy says of requests.
+
+    Attributes:
+        logits: Masked logits ``(batch, slots, items)``; of slots in turn, those of the first one to be drawn.
+        latent: What the value head sees, ``(batch, latent_dim)``.
+        rules: What draws keep, and where slots are drawn in turn, how; None if slots are independent.
+    """
+
+    logits: Tensor
+    latent: Tensor
+    rules: Rules | None
+
+
 class SlotPolicy(ActorCriticPolicy):
-    """Logits from the pointer network, a value from its latent, and slots drawn independently.
+    """Logits from the pointer network, a value from its latent, and slots drawn independently or in turn.
 
     Attributes:
         network: The pointer network.
+        in_turn: Whether slots are drawn one after another, with the items so far in view.
         generator: Source of sampled choices; seeded from the global generator as the weights are.
     """
 
@@ -136,6 +156,7 @@ class SlotPolicy(ActorCriticPolicy):
         context_vectors: Tensor | None = None,
         rules: RulesOf | None = None,
         free: bool = False,
+        in_turn: bool = False,
         **kwargs: Any,
     ) -> None:
         """Builds the policy.
@@ -150,6 +171,7 @@ class SlotPolicy(ActorCriticPolicy):
             context_vectors: Some requests' context vectors ``(requests, context_dim)``, for their units.
             rules: Says what requests allow; everything that is not masked if None.
             free: Whether draws keep no rules, for environments that penalise; answers keep them.
+            in_turn: Whether slots are drawn one after another, with the items so far in view.
             kwargs: Further arguments of ``ActorCriticPolicy``.
 
         Raises:
@@ -162,7 +184,7 @@ class SlotPolicy(ActorCriticPolicy):
             )
         self._size = size or PointerSize()
         self._catalogue, self._pool, self._context_vectors = catalogue, pool, context_vectors
-        self._rules, self._free = rules, free
+        self._rules, self._free, self.in_turn = rules, free, in_turn
         super().__init__(observation_space, action_space, lr_schedule, **kwargs)
 
     def _build(self, lr_schedule: Schedule) -> None:
@@ -196,6 +218,25 @@ class SlotPolicy(ActorCriticPolicy):
         thought = self.network.think(self.read(observation))
         return masked_logits(thought.logits, thought.request.mask), thought.latent
 
+    def output(self, observation: Observation, free: bool = False) -> PolicyOutput:
+        """Returns what the policy says of requests; ``free`` leaves out what the requests allow."""
+        thought = self.network.think(self.read(observation))
+        logits, rules = masked_logits(thought.logits, thought.request.mask), None if free else self.rules(observation)
+        if self.in_turn:
+            rules = InTurn(partial(self._begin, thought), rules)
+        return PolicyOutput(logits, thought.latent, rules)
+
+    def _begin(self, thought: Thought, draws: int) -> tuple[Tensor, Rethink]:
+        thought = thought.repeated(draws)
+        mask = thought.request.mask
+
+        def rethink(choice: Tensor) -> Tensor:
+            nonlocal thought
+            thought = self.network.think_on(thought, choice)
+            return masked_logits(thought.logits, mask)
+
+        return masked_logits(thought.logits, mask), rethink
+
     def read(self, observation: Observation) -> Request:
         """Returns what the network reads of requests."""
         mask = self.padding if observation.mask is None else observation.mask
@@ -208,7 +249,8 @@ class SlotPolicy(ActorCriticPolicy):
 
     def answer(self, observation: Observation) -> Tensor:
         """Returns the most probable allowed choice, ``(batch, slots)``."""
-        return most_probable(self.point(observation)[0], self.rules(observation))
+        output = self.output(observation)
+        return most_probable(output.logits, output.rules)
 
     def draw(self, observation: Observation, generator: torch.Generator) -> Tensor:
         """Draws an allowed choice, ``(batch, slots)``."""
@@ -216,10 +258,10 @@ class SlotPolicy(ActorCriticPolicy):
 
     @torch.no_grad()
     def draws(self, observation: Observation, generator: torch.Generator) -> Iterator[Tensor]:
-        """Yields allowed choices ``(batch, slots)`` without an end; the network is asked once."""
-        logits, rules = self.point(observation)[0], self.rules(observation)
+        """Yields allowed choices ``(batch, slots)`` without an end; requests are read once."""
+        output = self.output(observation)
         while True:
-            yield drawn(logits, rules, generator)
+            yield drawn(output.logits, output.rules, generator)
 
     @torch.no_grad()
     def confident(self, observation: Observation, noise: Tensor | None = None) -> Tensor:
@@ -251,19 +293,13 @@ class SlotPolicy(ActorCriticPolicy):
             yield self._decided(request, rules, noise.expand(len(observation), -1))
 
     def _decided(self, request: Request, rules: Rules | None, noise: Tensor | None) -> Tensor:
-        thought = self.network.think(request, noise)
-
-        def rethink(choice: Tensor) -> Tensor:
-            nonlocal thought
-            thought = self.network.think_on(thought, choice)
-            return masked_logits(thought.logits, request.mask)
-
-        return most_confident_first(masked_logits(thought.logits, request.mask), rules, rethink)
+        logits, rethink = self._begin(self.network.think(request, noise), 1)
+        return most_confident_first(logits, rules, rethink)
 
     def log_probability(self, observation: Observation, choice: Tensor) -> Tensor:
         """Returns the log-probability ``(batch,)`` with which :meth:`draw` gives choices ``(batch, slots)``."""
-        logits = self.point(observation)[0].double()
-        return log_prob_of(given(logits, choice, self.rules(observation)), choice)
+        output = self.output(observation)
+        return log_prob_of(given(output.logits, choice, output.rules).double(), choice)
 
     def forward(self, obs: PyTorchObs, deterministic: bool = False) -> tuple[Tensor, Tensor, Tensor]:
         """Returns choices ``(batch, slots)``, values ``(batch, 1)`` and the choices' log-probabilities ``(batch,)``."""
@@ -274,9 +310,9 @@ class SlotPolicy(ActorCriticPolicy):
     def act_and_value(self, obs: PyTorchObs) -> tuple[SlotDistribution, Tensor]:
         """Returns the distribution over choices and the values ``(batch, 1)`` from one pass of the network."""
         observation = as_observation(obs)
-        logits, latent = self.point(observation)
-        rules = None if self._free else self.rules(observation)
-        return SlotDistribution(self.generator, rules).proba_distribution(logits), self.value_head(latent)
+        output = self.output(observation, self._free)
+        distribution = SlotDistribution(self.generator, output.rules).proba_distribution(output.logits)
+        return distribution, self.value_head(output.latent)
 
     def evaluate_actions(self, obs: PyTorchObs, actions: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
         """Returns values ``(batch, 1)``, log-probabilities ``(batch,)`` and entropy ``(batch,)``."""
@@ -305,10 +341,12 @@ def as_observation(obs: PyTorchObs) -> Observation:
     return Observation.of(obs)
 
 
-def policy_kwargs(problem: Problem | None, size: PointerSize, free: bool = False) -> dict[str, Any]:
+def policy_kwargs(
+    problem: Problem | None, size: PointerSize, free: bool = False, in_turn: bool = False
+) -> dict[str, Any]:
     """Returns the arguments that fit :class:`SlotPolicy` to a problem: sizes, fixed candidates, contexts' units."""
     if problem is None:
-        return {"size": size}
+        return {"size": size, "in_turn": in_turn}
     contexts = None
     if "context_vector" in problem.observation_parts():
         contexts = problem.sample(UNIT_REQUESTS, generator_from(0)).context_vector
@@ -319,4 +357,5 @@ def policy_kwargs(problem: Problem | None, size: PointerSize, free: bool = False
         "context_vectors": contexts,
         "rules": problem.rules,
         "free": free,
+        "in_turn": in_turn,
     }

@@ -13,7 +13,7 @@ Lakshminarayanan, Pritzel, Blundell, "Simple and Scalable Predictive Uncertainty
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from math import comb, prod
+from math import prod
 from typing import Any
 
 import torch
@@ -21,12 +21,13 @@ from torch import Tensor, nn
 
 from slot_rl.agents.recent import Recent
 from slot_rl.estimators.net import EMBEDDING_SCALE, EstimatorNet, EstimatorShape
+from slot_rl.estimators.slot_products import products_of_numbers
 from slot_rl.estimators.units import mean_and_spread
 from slot_rl.problems import Observation
 from slot_rl.seeding import SEEDS, seeded_initialisation
 
 NETWORK_KINDS = ("plain", "products")
-EMBEDDING, PRODUCTS, MOST_MONOMIALS = 8, (16,), 64
+EMBEDDING, PRODUCTS = 8, (16,)
 BOUND = 4.0
 """Products of a slot's numbers are cut off here, in standard deviations of the numbers: few, but large ones lead."""
 HELD_OUT, FEWEST_HELD_OUT = 0.1, 2
@@ -141,7 +142,7 @@ class RewardCritic(nn.Module):
         vectors, numbers = rows["vectors"], rows.get("numbers")
         if not self.shape.sizes:
             vectors = (vectors - self.get_buffer("vectors_mean")) / self.get_buffer("vectors_spread")
-            vectors = with_monomials(vectors) if self.kind == "products" else vectors
+            vectors = with_products(vectors) if self.kind == "products" else vectors
         if numbers is not None:
             numbers = (numbers - self.get_buffer("numbers_mean")) / self.get_buffer("numbers_spread")
         return torch.stack([member(vectors, numbers, rows.get("context")) for member in self.members])
@@ -237,7 +238,7 @@ class _Member(nn.Module):
     def __init__(self, shape: CriticShape, products: bool) -> None:
         super().__init__()
         self.catalogue: nn.Parameter | None = None
-        dim = with_monomials(torch.zeros(1, shape.dim)).shape[1] if products else shape.dim
+        dim = with_products(torch.zeros(1, shape.dim)).shape[1] if products else shape.dim
         if shape.sizes:
             dim = EMBEDDING
             self.catalogue = nn.Parameter(torch.randn(shape.slots, max(shape.sizes), dim) * EMBEDDING_SCALE)
@@ -256,20 +257,6 @@ class _Member(nn.Module):
         return scores
 
 
-def with_monomials(vectors: Tensor) -> Tensor:
-    """Returns vectors ``(..., dim)`` with products of their different numbers, of as high a degree as there are few.
-
-    There are at most :data:`MOST_MONOMIALS` numbers in all, cut off at :data:`BOUND`.
-    """
-    dim, columns = vectors.shape[-1], vectors
-    before: list[tuple[int, ...]] = [(number,) for number in range(dim)]
-    first = 0
-    for degree in range(2, dim + 1):
-        if columns.shape[-1] + comb(dim, degree) > MOST_MONOMIALS:
-            break
-        # Each product is one of the degree below times a number that comes later.
-        made = [(place, number) for place, each in enumerate(before) for number in range(each[-1] + 1, dim)]
-        products = columns[..., [first + place for place, _ in made]] * vectors[..., [number for _, number in made]]
-        first, before = columns.shape[-1], [(*before[place], number) for place, number in made]
-        columns = torch.cat([columns, products], dim=-1)
-    return columns.clamp(-BOUND, BOUND)
+def with_products(vectors: Tensor) -> Tensor:
+    """Returns vectors ``(..., dim)`` with the products of their numbers, cut off at :data:`BOUND`."""
+    return torch.cat([vectors, products_of_numbers(vectors)], dim=-1).clamp(-BOUND, BOUND)

@@ -79,6 +79,11 @@ class LearningOptions(Options):
         return False
 
     @property
+    def draws_in_turn(self) -> bool:
+        """Whether the policy draws its slots in turn."""
+        return False
+
+    @property
     def entropy_over_time(self) -> Schedule:
         """The entropy bonus over the training."""
         end = 0.0 if self.entropy_end is None and self.entropy_schedule != "constant" else self.entropy_end
@@ -91,12 +96,15 @@ class RewardOptions(LearningOptions):
 
     Attributes:
         value_coefficient: Weight of the value's squared error.
+        in_turn: Draw slots one after another, the clearest one first, with the items so far in view; otherwise
+            independently. It takes one more round of the network for each slot.
         infeasible: Under constraints, "mask" draws allowed answers only; "penalise" draws without them, and the
             environment punishes an answer that is not allowed, as agents must learn it that cannot mask. The answers
             of the trained agent are allowed ones either way.
     """
 
     value_coefficient: float = 0.5
+    in_turn: bool = False
     infeasible: Literal["mask", "penalise"] = "mask"
 
     def __post_init__(self) -> None:
@@ -110,6 +118,11 @@ class RewardOptions(LearningOptions):
     def free(self) -> bool:
         """Whether draws in training keep no constraints."""
         return self.infeasible == "penalise"
+
+    @property
+    def draws_in_turn(self) -> bool:
+        """As the option says."""
+        return self.in_turn
 
 
 def refuse_negative(value_coefficient: float) -> None:
@@ -220,7 +233,8 @@ class OneStepAgent(LearningAgent):
         self.env.seed(self.seed)
         self.generator = generator_from(self.seed)
         self.scale = RunningScale()
-        kwargs = policy_kwargs(self.problem, self.options.policy, self.options.free)
+        options = self.options
+        kwargs = policy_kwargs(self.problem, options.policy, options.free, options.draws_in_turn)
         with seeded_initialisation(self.seed):
             self.policy = SlotPolicy(self.observation_space, self.action_space, self.lr_schedule, **kwargs)
 
@@ -323,7 +337,8 @@ class OnPolicyAgent(LearningAgent, OnPolicyAlgorithm):  # type: ignore[misc]
         )
         self.problem = problem_of(self.env)
         self.n_steps = max(1, round(self.options.batch_size / self.n_envs))
-        self.policy_kwargs = policy_kwargs(self.problem, self.options.policy, self.options.free)
+        own = self.options
+        self.policy_kwargs = policy_kwargs(self.problem, own.policy, own.free, own.draws_in_turn)
         self._setup_model()
 
     def learn(self, total_timesteps: int, *args: Any, **kwargs: Any) -> Self:

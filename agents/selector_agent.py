@@ -18,6 +18,7 @@ from slot_rl.agents.schedules import ScheduleKind, make_schedule
 from slot_rl.problems import Problem
 from slot_rl.seeding import Seed
 from slot_rl.selectors import NAMES, Gumbel, Selector, StraightThrough, make
+from slot_rl.selectors.base import with_gradient
 from slot_rl.selectors.categorical import log_prob_of
 
 FEWEST_ROWS = 2
@@ -35,12 +36,15 @@ class SelectorOptions(LearningOptions):
         score_function_share: Share of the score-function gradient of the same draws, which has no bias, at the end of
             training; it grows linearly from 0, and a value above 1 reaches 1 sooner. 0 turns it off.
         value_coefficient: Weight of the squared error of the baseline that the score-function gradient uses.
+        in_turn: Draw slots one after another, the clearest one first, with the items so far in view; otherwise
+            independently. It takes one more round of the network for each slot.
     """
 
     batch_size: int = 512
     selector: Selector = field(default_factory=StraightThrough)
     score_function_share: float = 0.0
     value_coefficient: float = 0.5
+    in_turn: bool = False
 
     def __post_init__(self) -> None:
         """Refuses values that no training could use."""
@@ -55,6 +59,13 @@ class SelectorOptions(LearningOptions):
                 f"expected score_function_share 0 for {self.selector}, which does not score true draws, "
                 f"got {self.score_function_share}"
             )
+        if self.in_turn and not self.selector.draws_once:
+            raise ValueError(f"expected in_turn False for {self.selector}, which does not ask about one draw, got True")
+
+    @property
+    def draws_in_turn(self) -> bool:
+        """As the option says."""
+        return self.in_turn
 
     def selector_at(self, progress: float) -> Selector:
         """Returns the selector when a share ``progress`` of the training is over."""
@@ -129,26 +140,28 @@ class SelectorAgent(OneStepAgent):
     def update(self) -> dict[str, float]:
         """Scores one batch of draws and takes one step along the selector's gradient."""
         observation = self.problem.sample(self._rows, self.generator)
-        logits, latent = self.policy.point(observation)
+        output = self.policy.output(observation)
         # Standardised before the selector sees it: some selectors' step means something in units of score.
         unit = self.scale.unit
-        rules = self.policy.rules(observation)
         estimate = self.selector(
-            logits,
+            output.logits,
             lambda rows: self.problem.score_selection(observation, rows) / unit,
             generator=self.generator,
-            rules=rules,
+            rules=output.rules,
         )
-        conditional = given(logits, estimate.choice, rules)
+        conditional = given(output.logits, estimate.choice, output.rules)
+        surrogate = estimate.surrogate
+        if self.options.in_turn:
+            surrogate = with_gradient(estimate.score, conditional, estimate.gradient)
         score = estimate.score * unit
         self.scale.update(score)
         entropy = entropy_of(conditional).mean()
-        gain = estimate.surrogate.mean() * (unit / self.scale.unit)
+        gain = surrogate.mean() * (unit / self.scale.unit)
         figures = {f"train/{name}": mean_of(value) for name, value in estimate.diagnostics.items()}
         loss = torch.zeros(())
         if self.options.score_function_share > 0:
             share = min(1.0, self.options.score_function_share * self.progress)
-            values = self.policy.value_head(latent).squeeze(-1)
+            values = self.policy.value_head(output.latent).squeeze(-1)
             log_prob = log_prob_of(conditional, estimate.choice)
             by_score, value_loss = policy_gradient(log_prob, values, self.scale.standardise(score))
             gain = (1 - share) * gain + share * by_score
@@ -175,7 +188,9 @@ class AnnealedSelectorAgent(SelectorAgent):
 class GumbelAgent(AnnealedSelectorAgent):
     """The default agent. Unlike those of the other selectors, its defaults were tuned on the shipped problems."""
 
-    default_options = AnnealedSelectorOptions(selector=Gumbel(tau=0.5), score_function_share=1.0)
+    default_options = AnnealedSelectorOptions(
+        batch_size=128, selector=Gumbel(tau=0.5), score_function_share=1.0, in_turn=True
+    )
 
 
 def _kind(name: str) -> tuple[type[SelectorAgent], SelectorOptions]:

@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from slot_rl.agents import load_agent
+from slot_rl.agents.policy import given, most_probable
 from slot_rl.console import console, print_table, progress_bar, say
 from slot_rl.envs import SlotVecEnv
 from slot_rl.estimators.pessimism import Pessimism
@@ -275,7 +276,11 @@ def _setup(config: DiagnosisConfig) -> Setup:
         if agent.policy is None:
             raise ValueError(f"expected a run with a policy for --policy, got one of {agent.name!r}")
         with torch.no_grad():
-            logits = agent.policy.point(observation)[0]
+            output = agent.policy.output(observation)
+            logits = output.logits
+            if agent.policy.in_turn:
+                # Each slot's logits in its turn, on the way to the answer.
+                logits = given(logits, most_probable(logits, output.rules), output.rules)
     else:
         shape = (len(observation), problem.slots, problem.items)
         logits = masked_logits(config.spread * torch.randn(shape, generator=generator), problem.mask(observation))

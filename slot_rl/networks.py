@@ -17,11 +17,14 @@ from math import sqrt
 import torch
 from torch import Tensor, nn
 
+from slot_rl.estimators.slot_products import products_of_numbers
 from slot_rl.estimators.units import mean_and_spread
 from slot_rl.selectors.rules import OPEN
 
 ITEM_HIDDEN = 64
 KNOWN_STARTS = 64
+MOST_MULTIPLIED, NEAR_ZERO, LARGEST_FACTOR = 6, 4.0, 1e5
+"""Up to so many numbers of an item, the network sees their products too; below 1 / NEAR_ZERO these are not compressed."""
 
 
 @dataclass(frozen=True)
@@ -86,6 +89,12 @@ class Thought:
     def latent(self) -> Tensor:
         """What a value head sees of the request, ``(batch, slots * width)``."""
         return self.queries.flatten(1)
+
+    def repeated(self, times: int) -> "Thought":
+        """Returns the batch several times, one after another."""
+        if times == 1:
+            return self
+        return Thought(self.logits.repeat(times, 1, 1), self.queries.repeat(times, 1, 1), self.request.repeated(times))
 
 
 class PointerNetwork(nn.Module):
@@ -292,11 +301,17 @@ class _Items:
 class _ItemBody(nn.Module):
     """Makes a key and a value of each item's vector, ``(..., items, dim)``: a linear part and a nonlinear one.
 
-    Different features' embeddings live in unrelated spaces, so each slot of a fixed catalogue has a projection.
+    Different features' embeddings live in unrelated spaces, so each slot of a fixed catalogue has a projection. Few
+    numbers that observations bring are a user's own, and their products can matter: policy gradients do not teach a
+    network to multiply. Most products of several numbers are near zero and a few are large; the inverse hyperbolic sine
+    tells the former apart and keeps the latter in bounds.
     """
 
     def __init__(self, dim: int, width: int, slots: int | None) -> None:
         super().__init__()
+        self.multiplies = slots is None and dim <= MOST_MULTIPLIED
+        if self.multiplies:
+            dim += products_of_numbers(torch.zeros(dim)).shape[-1]
         inner = ITEM_HIDDEN + 2 * width
         self.embed: nn.Module = nn.Linear(dim, inner) if slots is None else _PerSlotLinear(slots, dim, inner)
         hidden, self.head = nn.Linear(ITEM_HIDDEN, ITEM_HIDDEN), nn.Linear(ITEM_HIDDEN, 2 * width)
@@ -307,6 +322,9 @@ class _ItemBody(nn.Module):
             nn.init.zeros_(layer.bias)
 
     def forward(self, vectors: Tensor) -> tuple[Tensor, Tensor]:
+        if self.multiplies:
+            products = products_of_numbers(vectors.clamp(-LARGEST_FACTOR, LARGEST_FACTOR))
+            vectors = torch.cat([vectors, torch.asinh(NEAR_ZERO * products)], dim=-1)
         nonlinear, linear = self.embed(vectors).split([ITEM_HIDDEN, self.head.out_features], dim=-1)
         keys, values = (self.head(self.body(nonlinear)) + linear).chunk(2, dim=-1)
         return keys, values

@@ -113,6 +113,15 @@ class EstimatorNet(nn.Module):
             rows[int(name)] = nn.functional.pad(encoded, (0, 0, 0, self.catalogue.shape[1] - len(encoded)))
         return torch.stack(rows)
 
+    def encode(self, vectors: Tensor, context: Tensor | None = None, context_vector: Tensor | None = None) -> Tensor:
+        """Returns what the network makes of each slot's vector alone, ``(..., batch, slots, width)``."""
+        return vectors if self.products is None else torch.cat([self.products(vectors), vectors], dim=-1)
+
+    @property
+    def after_encoding(self) -> "AfterEncoding | None":
+        """The rest of the network; None if it makes nothing of a vector alone."""
+        return None if self.products is None else AfterEncoding(self)
+
     def to_latent(self, vectors: Tensor, context: Tensor | None = None, context_vector: Tensor | None = None) -> Tensor:
         """Returns the last hidden layer.
 
@@ -124,9 +133,12 @@ class EstimatorNet(nn.Module):
         Returns:
             Tensor of shape ``(..., batch, hidden[-1])``.
         """
-        inputs = vectors.flatten(-2)
-        if self.products is not None:
-            inputs = torch.cat([self.products(vectors).flatten(-2), inputs], dim=-1)
+        return self.latent_of(self.encode(vectors), context, context_vector)
+
+    def latent_of(self, encoded: Tensor, context: Tensor | None = None, context_vector: Tensor | None = None) -> Tensor:
+        """Returns the last hidden layer of what :meth:`encode` gave."""
+        widths = encoded.shape[-1] - self.shape.dim, self.shape.dim
+        inputs = torch.cat([part.flatten(-2) for part in encoded.split(widths, dim=-1)], dim=-1)
         parts: list[Tensor] = []
         if len(self.context_tables):
             if context is None:
@@ -145,8 +157,28 @@ class EstimatorNet(nn.Module):
 
     def forward(self, vectors: Tensor, context: Tensor | None = None, context_vector: Tensor | None = None) -> Tensor:
         """Returns scores of shape ``(..., batch)``; arguments as for :meth:`to_latent`."""
-        standardised: Tensor = self.head(self.to_latent(vectors, context, context_vector)).squeeze(-1)
+        return self.score_of(self.to_latent(vectors, context, context_vector))
+
+    def score_of(self, latent: Tensor) -> Tensor:
+        """Returns the scores of the last hidden layer."""
+        standardised: Tensor = self.head(latent).squeeze(-1)
         return standardised * self.scale + self.offset
+
+
+class AfterEncoding:
+    """Scores what a network's ``encode`` gave: its other layers, called as the network itself is."""
+
+    def __init__(self, net: EstimatorNet) -> None:
+        """Takes the network."""
+        self.net = net
+
+    def __call__(self, encoded: Tensor, context: Tensor | None = None, context_vector: Tensor | None = None) -> Tensor:
+        """Returns scores of shape ``(..., batch)``."""
+        return self.net.score_of(self.to_latent(encoded, context, context_vector))
+
+    def to_latent(self, encoded: Tensor, context: Tensor | None = None, context_vector: Tensor | None = None) -> Tensor:
+        """Returns the last hidden layer."""
+        return self.net.latent_of(encoded, context, context_vector)
 
 
 def _layers(width: int, hidden: Sequence[int]) -> list[nn.Module]:

@@ -6,7 +6,7 @@ Interactions and Where to Find Them" (2020).
 """
 
 from collections.abc import Sequence
-from math import sqrt
+from math import comb, sqrt
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +14,30 @@ from torch import Tensor, nn
 BIAS_SCALE = 0.3
 OUTPUT_FACTOR = 2.0
 """What the last layer is multiplied by, after the inverse hyperbolic sine has kept large products in bounds."""
+
+
+MOST_NUMBERS = 64
+"""Numbers and their products together."""
+
+
+def products_of_numbers(vectors: Tensor) -> Tensor:
+    """Returns the products of different numbers of vectors ``(..., dim)``, of as high a degree as there are few.
+
+    Of a degree there are all products or none, and with the numbers themselves at most :data:`MOST_NUMBERS`.
+    """
+    before, count = vectors, vectors.shape[-1]
+    dim, degrees = count, list[Tensor]()
+    factors: list[tuple[int, ...]] = [(number,) for number in range(dim)]
+    for degree in range(2, dim + 1):
+        count += comb(dim, degree)
+        if count > MOST_NUMBERS:
+            break
+        # Each product is one of the degree below times a number that comes later.
+        made = [(place, number) for place, each in enumerate(factors) for number in range(each[-1] + 1, dim)]
+        before = before[..., [place for place, _ in made]] * vectors[..., [number for _, number in made]]
+        factors = [(*factors[place], number) for place, number in made]
+        degrees.append(before)
+    return torch.cat(degrees, dim=-1) if degrees else vectors[..., :0]
 
 
 class SlotProducts(nn.Module):

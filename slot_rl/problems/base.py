@@ -266,7 +266,7 @@ class Problem(ABC):
         Returns:
             As :meth:`score_selection`; raises as it does.
         """
-        score = self._ask(self._estimator, observation, vectors)
+        score = self._ask(self._of_mixtures, observation, vectors)
         return self._counted("scores", observation, selection, vectors, score)
 
     def score_and_slope(self, observation: Observation, choice: Tensor) -> tuple[Tensor, Tensor]:
@@ -302,13 +302,18 @@ class Problem(ABC):
             NonFiniteScore: If the estimator answers NaN or infinity.
             TypeError: If the estimator has no ``to_latent``, or a gradient is wanted and it gives none.
         """
-        to_latent = getattr(self._estimator, "to_latent", None)
+        to_latent = getattr(self._of_mixtures, "to_latent", None)
         if not callable(to_latent):
             name = getattr(self._estimator, "__name__", type(self._estimator).__name__)
             raise TypeError(f"expected an estimator with to_latent for {self.name}, got {name} without one")
         vectors = self.mix(observation, selection)
         latent = self._ask(to_latent, observation, vectors)
         return self._counted("latents", observation, selection, vectors, latent)
+
+    @property
+    def _of_mixtures(self) -> Score:
+        """What scores that which :meth:`mix` gives: the estimator."""
+        return self._estimator
 
     @property
     def has_truth(self) -> bool:

@@ -122,6 +122,7 @@ class SlotProblem(Problem):
         self.slot_dim = 0 if features is None else features.shape[-1]
         if features is not None and features.shape[-2] != slots:
             raise ValueError(f"expected slot_features of {slots} slots, got {tuple(features.shape)}")
+        self._kept: tuple[Observation, Tensor] | None = None
         self.labels = NO_LABELS
         self.names = self._named(item_ids, context_columns, context_categories)
         if item_labels and self._pool is None:
@@ -214,8 +215,31 @@ class SlotProblem(Problem):
         return rows.view(*choice.shape, self.dim)
 
     def mix(self, observation: Observation, selection: Tensor) -> Tensor:
-        """Returns selection-weighted vectors, ``(..., batch, slots, dim)``."""
-        return selection @ self.candidates(observation)
+        """Returns selection-weighted vectors, or encodings where the estimator encodes each of them alone.
+
+        The shape is ``(..., batch, slots, dim)`` with the vectors' length or the encodings'.
+        """
+        if self._after_encoding is None:
+            return selection @ self.candidates(observation)
+        return (selection.unsqueeze(-2) @ self._encoded(observation)).squeeze(-2)
+
+    @property
+    def _of_mixtures(self) -> Score:
+        return self._estimator if self._after_encoding is None else self._after_encoding
+
+    @property
+    def _after_encoding(self) -> Score | None:
+        return getattr(self._estimator, "after_encoding", None)
+
+    @torch.no_grad()
+    def _encoded(self, observation: Observation) -> Tensor:
+        """Returns what the estimator makes of each candidate alone in each slot, ``(batch, slots, items, width)``."""
+        # A search asks about the same requests again and again.
+        if self._kept is None or self._kept[0] is not observation:
+            items = self.candidates(observation).transpose(0, 1).unsqueeze(2).expand(-1, -1, self.slots, -1)
+            encoded = self._ask(self._estimator.encode, observation, items)  # type: ignore[attr-defined]
+            self._kept = observation, encoded.permute(1, 2, 0, 3).contiguous()
+        return self._kept[1]
 
     def with_items(self, items: int) -> "SlotProblem":
         """Returns the same problem for requests with up to ``items`` candidates, with a budget of its own."""
@@ -234,7 +258,7 @@ class SlotProblem(Problem):
         if self._truth is None:
             raise ValueError(f"expected a problem with a ground truth, got {self.name} without one")
         twin = copy.copy(self)
-        twin.budget, twin._estimator = Budget(), self._truth
+        twin.budget, twin._estimator, twin._kept = Budget(), self._truth, None
         return twin
 
     def read_requests(self, asked: RequestFiles, report: Callable[[int], None] | None = None) -> Requests:

@@ -42,6 +42,7 @@ class Estimate:
         choice: Tensor of shape ``(batch, slots)`` of item indices; the first draw where a selector draws several.
         score: Tensor of shape ``(batch,)`` without gradient: the objective at the choice, or at the relaxed rows for
             selectors that relax them.
+        gradient: The estimate of the logits' gradient, ``(batch, slots, items)``.
         forwards: Configurations scored by this call.
         backwards: Configurations differentiated by this call.
         diagnostics: Named tensors of shape ``(batch,)``; ``dead`` is 1 for rows whose gradient is exactly zero.
@@ -50,6 +51,7 @@ class Estimate:
     surrogate: Tensor
     choice: Tensor
     score: Tensor
+    gradient: Tensor
     forwards: int
     backwards: int
     diagnostics: Mapping[str, Tensor] = field(default_factory=dict)
@@ -173,6 +175,11 @@ class Selector(ABC):
         """Whether ``score`` belongs to ``choice`` and ``choice`` is a draw from ``softmax(logits)``."""
         return True
 
+    @property
+    def draws_once(self) -> bool:
+        """Whether the estimate is of the logits on the condition of ``choice`` and of no other draw."""
+        return False
+
     def __call__(
         self,
         logits: Tensor,
@@ -209,7 +216,7 @@ class Selector(ABC):
         score = raw.score if raw.score.is_floating_point() else raw.score.to(dtype)
         surrogate = with_gradient(score, logits, gradient)
         dead = (~gradient.flatten(-2).any(dim=-1)).to(score.dtype)
-        return Estimate(surrogate, raw.choice, score, probe.forwards, probe.backwards, {"dead": dead})
+        return Estimate(surrogate, raw.choice, score, gradient, probe.forwards, probe.backwards, {"dead": dead})
 
     def check_rules(self) -> None:  # noqa: B027 (most selectors have nothing to refuse)
         """Raises ValueError if the selector cannot draw under rules."""
@@ -229,6 +236,11 @@ class Selector(ABC):
 
 class GivenDraw(Selector):
     """A selector whose estimate depends on nothing but one choice, so that all estimates can be enumerated."""
+
+    @property
+    def draws_once(self) -> bool:
+        """True."""
+        return True
 
     def estimate(self, logits: Tensor, probe: Probe, draws: Draws) -> RawEstimate:
         """Draws a choice and applies the formula at it."""

@@ -38,6 +38,11 @@ class Gumbel(Selector):
         """False for the soft form, which scores a relaxed row."""
         return self.hard
 
+    @property
+    def draws_once(self) -> bool:
+        """Whether it is the hard form."""
+        return self.hard
+
     def estimate(self, logits: Tensor, probe: Probe, draws: Draws) -> RawEstimate:
         """Returns ``J(y) g / tau``, with the slope g at the draw, or at y in the soft form."""
         if draws.rules is None:

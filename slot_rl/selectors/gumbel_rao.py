@@ -30,6 +30,11 @@ class GumbelRao(Selector):
     tau: float = 1.0
     k: int = 16
 
+    @property
+    def draws_once(self) -> bool:
+        """True: all noises are those of one draw."""
+        return True
+
     def estimate(self, logits: Tensor, probe: Probe, draws: Draws) -> RawEstimate:
         """Returns the mean of ``J(y_i) g / tau`` over k noises given the draw, with the slope g at the draw."""
         choice, conditional = draws.draw(logits)

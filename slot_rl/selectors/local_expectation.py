@@ -35,6 +35,11 @@ class LocalExpectation(GivenDraw):
 
     chunk: int = 4_096
 
+    @property
+    def draws_once(self) -> bool:
+        """False: it scores swaps as well."""
+        return False
+
     def estimate_at(self, logits: Tensor, choice: Tensor, probe: Probe) -> RawEstimate:
         """Returns ``J_s Q_s`` with the scores of all swaps of the draw as Q."""
         slots, items = logits.shape[-2:]

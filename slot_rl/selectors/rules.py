@@ -127,15 +127,39 @@ def most_confident_first(
     Returns:
         Long tensor of shape ``(..., batch, slots)``.
     """
+    return filled_by_confidence(logits, lambda row, slot: row.argmax(dim=-1), rules, rethink)[0]
+
+
+def filled_by_confidence(
+    logits: Tensor,
+    choose: Callable[[Tensor, Tensor], Tensor],
+    rules: Rules | None = None,
+    rethink: Callable[[Tensor], Tensor] | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Fills the slots one after another, always the one whose best open item is the most probable.
+
+    Args:
+        logits: Masked logits, ``(..., batch, slots, items)``.
+        choose: Returns the items ``(..., batch)`` for logits ``(..., batch, items)`` of the slots ``(..., batch)``.
+        rules: As of :func:`most_confident_first`.
+        rethink: As of :func:`most_confident_first`.
+
+    Returns:
+        The choice ``(..., batch, slots)``, and the logits on its condition: those that each slot was filled by.
+    """
     choice = torch.full(logits.shape[:-1], OPEN)
+    conditional = torch.zeros_like(logits)
     for filled in range(logits.shape[-2]):
         if filled and rethink is not None:
             logits = rethink(choice)
         allowed = logits if rules is None else logits.masked_fill(~rules.open_to_unfilled(choice), -torch.inf)
-        confidence, item = torch.log_softmax(allowed, dim=-1).max(dim=-1)
+        confidence = torch.log_softmax(allowed.detach(), dim=-1).amax(dim=-1)
         slot = confidence.masked_fill(choice != OPEN, -torch.inf).argmax(dim=-1, keepdim=True)
-        choice = choice.scatter(-1, slot, item.gather(-1, slot))
-    return choice
+        place = slot.unsqueeze(-1).expand(*slot.shape, logits.shape[-1])
+        row = allowed.gather(-2, place)
+        conditional = conditional.scatter(-2, place, row)
+        choice = choice.scatter(-1, slot, choose(row.squeeze(-2), slot.squeeze(-1)).unsqueeze(-1))
+    return choice, conditional
 
 
 def _prefix(choice: Tensor, slot: int) -> Tensor:

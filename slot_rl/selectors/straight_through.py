@@ -39,12 +39,17 @@ class StraightThrough(GivenDraw):
         """False without noise, or at another temperature than 1."""
         return self.noise and self.tau_forward == 1.0
 
+    @property
+    def draws_once(self) -> bool:
+        """Whether draws are at the temperature of the logits."""
+        return self.tau_forward == 1.0
+
     def choose(self, logits: Tensor, draws: Draws) -> tuple[Tensor, Tensor]:
         """Returns a draw at the forward temperature, or the mode, and the logits on its condition."""
         if not self.noise:
             return draws.mode(logits)
         choice, conditional = draws.draw(logits / self.tau_forward)
-        return choice, logits if draws.rules is None else logits.masked_fill(conditional == -torch.inf, -torch.inf)
+        return choice, logits if draws.rules is None else conditional * self.tau_forward
 
     def estimate_at(self, logits: Tensor, choice: Tensor, probe: Probe) -> RawEstimate:
         """Returns ``J(softmax(logits / tau_backward)) g``, with the slope g at the choice."""

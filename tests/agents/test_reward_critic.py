@@ -14,7 +14,7 @@ from slot_rl.agents.reward_critic import (
     RewardCritic,
     fit_critic,
     rewarded_rows,
-    with_monomials,
+    with_products,
 )
 from slot_rl.problems import Observation
 from slot_rl.seeding import generator_from, seeded_initialisation
@@ -30,17 +30,17 @@ def remembered(score: Callable[[Tensor], Tensor], rows: int = 1_500) -> Recent:
 
 
 def test_products_by_hand() -> None:
-    found = with_monomials(torch.tensor([[2.0, -0.5, 1.5]]))
+    found = with_products(torch.tensor([[2.0, -0.5, 1.5]]))
     # The numbers; 2 * -.5, 2 * 1.5, -.5 * 1.5; and all three.
     assert torch.allclose(found, torch.tensor([[2.0, -0.5, 1.5, -1.0, 3.0, -0.75, -1.5]]))
 
 
 def test_products_stay_few_and_bounded() -> None:
     # Of 16 numbers there are 120 pairs, of 8 numbers 28 pairs and 56 triples.
-    assert with_monomials(torch.zeros(1, 16)).shape == (1, 16)
-    assert with_monomials(torch.zeros(1, 8)).shape == (1, 36)
-    assert with_monomials(torch.zeros(1, 1)).shape == (1, 1)
-    assert with_monomials(torch.full((1, 2), 10.0)).tolist() == [[4.0, 4.0, 4.0]]
+    assert with_products(torch.zeros(1, 16)).shape == (1, 16)
+    assert with_products(torch.zeros(1, 8)).shape == (1, 36)
+    assert with_products(torch.zeros(1, 1)).shape == (1, 1)
+    assert with_products(torch.full((1, 2), 10.0)).tolist() == [[4.0, 4.0, 4.0]]
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from torch import Tensor
 from slot_rl.estimators import EstimatorNet, EstimatorShape, load_estimator, save_estimator
 from slot_rl.estimators.fitting import TruthFit, fit_on_truth, r_squared
 from slot_rl.estimators.slate import SlateNet, SlateShape
-from slot_rl.estimators.slot_products import SlotProducts
+from slot_rl.estimators.slot_products import SlotProducts, products_of_numbers
 from slot_rl.seeding import generator_from, seeded_initialisation
 
 
@@ -28,6 +28,29 @@ def test_two_layers_by_hand() -> None:
     found = layers(torch.tensor([[[2.0, 3.0]]]))
     assert found.shape == (1, 1, 1)
     assert float(found) == pytest.approx(2 * asinh(80), rel=1e-6)
+
+
+def test_products_of_numbers_by_hand() -> None:
+    found = products_of_numbers(torch.tensor([[2.0, -0.5, 1.5]]))
+    # 2 (-.5), 2 * 1.5, (-.5) 1.5, and all three.
+    assert found.tolist() == [[-1.0, 3.0, -0.75, -1.5]]
+
+
+@pytest.mark.parametrize(("dim", "products"), [(1, 0), (6, 57), (7, 56), (8, 28), (16, 0)])
+def test_there_are_all_products_of_a_degree_or_none(dim: int, products: int) -> None:
+    # Seven numbers have 21 pairs and 35 triples, 63 in all; eight have 28 pairs, and with 56 triples more than 64.
+    assert products_of_numbers(torch.ones(2, 3, dim)).shape == (2, 3, products)
+
+
+def test_a_network_is_its_encoding_and_the_rest() -> None:
+    with seeded_initialisation(0):
+        net = EstimatorNet(EstimatorShape(3, 4, (8,), contexts=(2,), product_widths=(5, 2))).requires_grad_(False)
+    vectors, context = torch.randn(6, 3, 4, generator=generator_from(0)), torch.tensor([[0], [1]] * 3)
+    rest, encoded = net.after_encoding, net.encode(vectors, context)
+    assert rest is not None and encoded.shape == (6, 3, 6)
+    assert torch.equal(rest(encoded, context), net(vectors, context))
+    assert torch.equal(rest.to_latent(encoded, context), net.to_latent(vectors, context))
+    assert EstimatorNet(EstimatorShape(3, 4, (8,))).after_encoding is None
 
 
 def build(slots: int) -> SlotProducts:

@@ -58,7 +58,7 @@ def given_selector() -> Given:
 
 
 def test_estimates_are_frozen_and_diagnostics_default_to_none() -> None:
-    estimate = Estimate(torch.zeros(2), torch.zeros(2, 1, dtype=torch.long), torch.zeros(2), 2, 2)
+    estimate = Estimate(torch.zeros(2), torch.zeros(2, 1, dtype=torch.long), torch.zeros(2), torch.zeros(2, 1, 3), 2, 2)
     assert dict(estimate.diagnostics) == {}
     with pytest.raises(FrozenInstanceError, match="forwards"):
         estimate.forwards = 3  # type: ignore[misc]
