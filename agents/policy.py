@@ -220,11 +220,12 @@ class SlotPolicy(ActorCriticPolicy):
 
     def output(self, observation: Observation, free: bool = False) -> PolicyOutput:
         """Returns what the policy says of requests; ``free`` leaves out what the requests allow."""
+        rules = None if free else self.rules(observation)
+        if not self.in_turn:
+            return PolicyOutput(*self.point(observation), rules)
         thought = self.network.think(self.read(observation))
-        logits, rules = masked_logits(thought.logits, thought.request.mask), None if free else self.rules(observation)
-        if self.in_turn:
-            rules = InTurn(partial(self._begin, thought), rules)
-        return PolicyOutput(logits, thought.latent, rules)
+        logits = masked_logits(thought.logits, thought.request.mask)
+        return PolicyOutput(logits, thought.latent, InTurn(partial(self._begin, thought), rules))
 
     def _begin(self, thought: Thought, draws: int) -> tuple[Tensor, Rethink]:
         thought = thought.repeated(draws)

@@ -60,7 +60,9 @@ class SelectorOptions(LearningOptions):
                 f"got {self.score_function_share}"
             )
         if self.in_turn and not self.selector.draws_once:
-            raise ValueError(f"expected in_turn False for {self.selector}, which does not ask about one draw, got True")
+            raise ValueError(
+                f"expected in_turn False (--no-in-turn) for {self.selector}, which needs more than one draw, got True"
+            )
 
     @property
     def draws_in_turn(self) -> bool:

@@ -1,15 +1,17 @@
 """A short training race between selectors, which decides where a gradient's error cannot.
 
 Every selector's agent trains on the same problem with its own defaults, from the same seeds, with the same number of
-estimator calls, and answers the same requests. The step size and the entropy bonus anneal over the race as they do over
-a long training, so a race is a whole training in short.
+estimator calls, and answers the same requests. In all of them slots are independent and updates cost the same: the race
+is between gradients. The step size and the entropy bonus anneal over the race as they do over a long training, so a
+race is a whole training in short.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import fmean
 
-from slot_rl.agents import LearningAgent, make_agent
+from slot_rl.agents import AGENTS, LearningAgent, make_agent
+from slot_rl.agents.selector_agent import SelectorOptions
 from slot_rl.console import say
 from slot_rl.evaluation import Evaluation
 from slot_rl.problems import Problem
@@ -91,6 +93,9 @@ def run_race(
 
 
 def _agent(problem: Problem, name: str, seed: int) -> LearningAgent:
-    agent = make_agent(name, problem.with_fresh_budget(), seed=seed)
+    options = AGENTS[name].options
+    if isinstance(options, SelectorOptions):
+        options = replace(options, batch_size=SelectorOptions.batch_size, in_turn=False)
+    agent = make_agent(name, problem.with_fresh_budget(), options, seed=seed)
     assert isinstance(agent, LearningAgent)
     return agent

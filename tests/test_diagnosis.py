@@ -18,6 +18,7 @@ from torch import Tensor
 
 from slot_rl import diagnosis
 from slot_rl.agents import GumbelAgent, load_agent
+from slot_rl.agents.policy import given
 from slot_rl.diagnosis import (
     Diagnosis,
     DiagnosisConfig,
@@ -610,7 +611,9 @@ def test_a_policys_gradients_are_taken_at_the_logits_of_that_run(
     agent = load_agent(policy / "checkpoint", SlotVecEnv(problem, 2))
     assert isinstance(agent, GumbelAgent)
     with torch.no_grad():
-        expected = agent.policy.point(observation)[0]
+        output = agent.policy.output(observation)
+        # Slots are drawn in turn: the logits on the way to the answer.
+        expected = given(output.logits, agent.choose(observation), output.rules)
         untrained = GumbelAgent(SlotVecEnv(problem, 2), agent.options).policy.point(observation)[0]
     assert torch.equal(setup.logits, expected) and setup.logits.shape == (6, 4, 8)
     assert not torch.allclose(setup.logits, untrained, atol=0.01)

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from slot_rl.networks import ITEM_HIDDEN, PointerNetwork, PointerSize
+from slot_rl.networks import ITEM_HIDDEN, MOST_MULTIPLIED, PointerNetwork, PointerSize
 from slot_rl.seeding import generator_from, seeded_initialisation
 from slot_rl.selectors.rules import OPEN
 
@@ -114,12 +114,13 @@ def test_a_short_list_scores_as_part_of_a_long_one() -> None:
 def test_the_parameters_are_those_of_the_layers() -> None:
     slots, dim, width, hidden, rounds = 3, 4, 8, 12, 2
     inner, whole = ITEM_HIDDEN + 2 * width, slots * width
-    embed = dim * inner + inner
+    # Four numbers have 11 products; those of a catalogue's rows are left out.
+    embed, products = dim * inner + inner, 11 * inner
     body = ITEM_HIDDEN * ITEM_HIDDEN + ITEM_HIDDEN + ITEM_HIDDEN * 2 * width + 2 * width
     joint = whole * whole + 2 * 2 * whole + (2 * whole * hidden + hidden) + (hidden * whole + whole)
     # All rounds share their weights, but for a temperature each and one for the logits.
     expected = embed + body + whole + joint + 1 + rounds + 1
-    assert sum(part.numel() for part in pointer().parameters()) == expected
+    assert sum(part.numel() for part in pointer().parameters()) == expected + products
     few, many = (pointer(slots, dim, catalogue=normal(slots, items, dim)) for items in (5, 50))
     counts = {sum(part.numel() for part in network.parameters()) for network in (few, many)}
     assert counts == {expected + (slots - 1) * embed}
@@ -191,21 +192,23 @@ def test_padding_does_not_change_other_logits() -> None:
 
 
 def test_a_fixed_catalogue_scores_as_candidates_do() -> None:
-    shared = normal(5, 4, seed=3)
-    given_net = pointer()
-    fixed = pointer(contexts=(2,), catalogue=shared.expand(3, 5, 4).clone())
+    # Of more numbers than these, an observation's candidates have no products either.
+    dim = MOST_MULTIPLIED + 1
+    shared = normal(5, dim, seed=3)
+    given_net = pointer(dim=dim)
+    fixed = pointer(dim=dim, contexts=(2,), catalogue=shared.expand(3, 5, dim).clone())
     state = given_net.state_dict()
     embed = {
-        "items.embed.weight": state.pop("items.embed.weight").T.expand(3, 4, ITEM_HIDDEN + 16),
+        "items.embed.weight": state.pop("items.embed.weight").T.expand(3, dim, ITEM_HIDDEN + 16),
         "items.embed.bias": state.pop("items.embed.bias").expand(3, 1, ITEM_HIDDEN + 16),
         # A catalogue has units of its own; here it shall have none.
-        "item_units.mean": torch.zeros(3, 1, 4),
+        "item_units.mean": torch.zeros(3, 1, dim),
         "item_units.spread": torch.ones(3, 1, 1),
         "context_tables.0.weight": torch.zeros(2, 24, dtype=torch.float64),
     }
     fixed.load_state_dict({**state, **embed})
     logits, latent = fixed(None, None, torch.zeros(2, 1, dtype=torch.long))
-    expected, expected_latent = given_net(shared.expand(2, 5, 4), None, None)
+    expected, expected_latent = given_net(shared.expand(2, 5, dim), None, None)
     assert_close(logits, expected)
     assert_close(latent, expected_latent)
 

@@ -80,7 +80,7 @@ def test_help_lists_the_selectors_own_options(
     ("command", "selector"),
     [
         ("--agent rloo --k 3", RLOO(k=3)),
-        ("--tau 0.9 --no-hard --score-function-share 0", Gumbel(tau=0.9, hard=False)),
+        ("--tau 0.9 --no-hard --score-function-share 0 --no-in-turn", Gumbel(tau=0.9, hard=False)),
         ("--agent straight_through --tau-forward 2 --no-noise", StraightThrough(tau_forward=2.0, noise=False)),
         ("--agent intermediate_loss --normaliser simplex", IntermediateLoss(normaliser="simplex")),
     ],

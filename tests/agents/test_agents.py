@@ -246,7 +246,8 @@ def test_one_coefficient_suits_estimators_of_any_scale() -> None:
 
 def test_gumbels_score_function_is_reinforces_gradient() -> None:
     # With nothing left of the training and no entropy bonus, one update of gumbel is one of REINFORCE on its draws.
-    agent = GumbelAgent(pick_env(64), GumbelOptions(batch_size=64, policy=SMALL, entropy=0.0, max_grad_norm=1e9))
+    options = GumbelOptions(batch_size=64, policy=SMALL, entropy=0.0, max_grad_norm=1e9, in_turn=False)
+    agent = GumbelAgent(pick_env(64), options)
     agent._current_progress_remaining = 0.0
     captured: list[torch.Tensor] = []
     agent.optimizer_step = lambda loss: captured.append(loss) or 0.0  # type: ignore[method-assign,func-returns-value]

@@ -221,7 +221,7 @@ def test_a_score_function_share_needs_true_draws(name: str, selector: Selector) 
     kind: Any = partial(options_of, name)
     with pytest.raises(ValueError, match=r"score_function_share 0 for .*, which does not score true draws, got 0.5"):
         kind(selector=selector, score_function_share=0.5)
-    assert kind(selector=selector, score_function_share=0.0).selector == selector
+    assert kind(selector=selector, score_function_share=0.0, in_turn=False).selector == selector
 
 
 @pytest.mark.parametrize("name", sorted(set(SELECTOR_AGENTS) - {"softmax"}))
@@ -247,7 +247,8 @@ def test_a_checkpoint_continues_bit_for_bit(name: str, tmp_path: Path) -> None:
     assert all(getattr(selector, option) != value for option, value in asdict(usual).items())  # type: ignore[call-overload]
     annealed = isinstance(AGENTS[name].options, AnnealedSelectorOptions)
     moving: dict[str, Any] = {"tau_end": 0.3, "tau_schedule": "cosine"} if annealed else {}
-    agent = build(name, selector=selector, score_function_share=0.0, entropy=0.2, entropy_end=0.1, **moving).learn(256)
+    moving |= {"score_function_share": 0.0, "entropy": 0.2, "entropy_end": 0.1, "in_turn": selector.draws_once}
+    agent = build(name, selector=selector, **moving).learn(256)
     agent.save(tmp_path / "checkpoint")
     again = load_agent(tmp_path / "checkpoint", SlotVecEnv(small_problem(), 2))
     assert isinstance(again, SelectorAgent) and type(again) is type(agent)

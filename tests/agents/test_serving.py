@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from slot_rl.agents import GumbelAgent
+from slot_rl.agents.policy import drawn, most_probable
 from slot_rl.agents.sb3 import LearningAgent
 from slot_rl.agents.serving import DEFAULT_CALLS, Mode, Serving, serve
 from slot_rl.envs import SlotVecEnv
@@ -19,7 +20,6 @@ from slot_rl.problems.candidate_draws import unit_uniform
 from slot_rl.problems.truths import pick_value
 from slot_rl.search import guided_search
 from slot_rl.seeding import generator_from, seeded_initialisation
-from slot_rl.selectors.categorical import draw
 from tests.helpers.options import options_of
 
 CONTEXTS = torch.tensor([[0, 0], [0, 1], [1, 0], [1, 2]])
@@ -108,8 +108,9 @@ def test_the_best_of_draws_is_the_maximum_by_hand() -> None:
     agent, observation = untrained(problem), problem.sample(6, generator_from(5))
     generator = generator_from(6)
     with torch.no_grad():
-        logits = agent.policy.point(observation)[0]
-    answers = [logits.argmax(dim=-1), *(draw(logits, generator) for _ in range(4))]
+        output = agent.policy.output(observation)
+        answers = [most_probable(output.logits, output.rules)]
+        answers += [drawn(output.logits, output.rules, generator) for _ in range(4)]
     found = serve(agent, problem, observation, Serving("draws", 5), generator_from(6))
     candidates = observation.tensors()["candidates"].squeeze(-1)
     for request in range(6):

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from slot_rl.envs import SlotVecEnv
 from slot_rl.problems import Budget, Observation, SlotProblem
 from slot_rl.problems.candidate_draws import standard_normal, unit_uniform
+from slot_rl.problems.mixtures import mixture_error
 from slot_rl.seeding import generator_from
 from slot_rl.selectors.categorical import one_hot
 
@@ -180,3 +181,61 @@ def test_any_callable_on_vectors_is_an_estimator(estimator: Callable[[Tensor], T
     assert rows.grad is not None
     torch.testing.assert_close(rows.grad, slopes)
     assert problem.budget == Budget(8, 4)
+
+
+class Multiplies(nn.Module):
+    """Adds up the products of the items' numbers: linear in what it makes of each item alone."""
+
+    def encode(self, vectors: Tensor) -> Tensor:
+        return vectors.prod(dim=-1, keepdim=True)
+
+    def after_encoding(self, encoded: Tensor) -> Tensor:
+        return encoded.sum(dim=(-1, -2))
+
+    def forward(self, vectors: Tensor) -> Tensor:
+        return self.after_encoding(self.encode(vectors))
+
+
+def plain_products(vectors: Tensor) -> Tensor:
+    return vectors.prod(dim=-1).sum(dim=-1)
+
+
+def test_slopes_are_those_at_what_is_made_of_each_item() -> None:
+    encodes, plain = (SlotProblem(score, 3, 5, 4) for score in (Multiplies(), plain_products))
+    observation, rows = encodes.sample(6, generator_from(0)), torch.arange(6)
+    choice = torch.randint(5, (6, 3), generator=generator_from(1))
+    found, wrong = (problem.score_and_slope(observation, choice) for problem in (encodes, plain))
+    torch.testing.assert_close(found[0], plain.score(observation, choice))
+    for slot in range(3):
+        for item in range(5):
+            swapped = choice.clone()
+            swapped[:, slot] = item
+            effect = plain.score(observation, swapped) - found[0]
+            slope = found[1][rows, slot, item] - found[1][rows, slot, choice[:, slot]]
+            torch.testing.assert_close(slope, effect, atol=1e-5, rtol=0)
+            told = wrong[1][rows, slot, item] - wrong[1][rows, slot, choice[:, slot]]
+            assert item == 0 or float((told - effect).abs().max()) > 0.1
+
+
+def test_a_mixture_is_one_of_what_is_made_of_each_item() -> None:
+    encodes, plain = (SlotProblem(score, 3, 5, 4) for score in (Multiplies(), plain_products))
+    observation = encodes.sample(16, generator_from(0))
+    errors = [mixture_error(problem, observation, 2_000, generator_from(1)) for problem in (encodes, plain)]
+    assert errors[0] < 0.05 and errors[1] > 0.5
+
+
+def test_requests_of_several_kinds_are_encoded_each_for_itself() -> None:
+    problem = SlotProblem(Multiplies(), 3, 5, 4)
+    first, second = (problem.sample(6, generator_from(seed)) for seed in (0, 1))
+    choice = torch.zeros(6, 3, dtype=torch.long)
+    for observation in (first, second, first):
+        rows = one_hot(choice, 5, torch.float32)
+        torch.testing.assert_close(problem.score_selection(observation, rows), problem.score(observation, choice))
+    judged = SlotProblem(Multiplies(), 3, 5, 4, truth=far_sum)
+    judged.score_and_slope(first, choice)
+    by_truth = judged.with_truth_as_estimator()
+    assert torch.equal(by_truth.score_and_slope(first, choice)[0], judged.true_score(first, choice))
+
+
+def far_sum(vectors: Tensor) -> Tensor:
+    return -vectors.sum(dim=(-1, -2)).square()

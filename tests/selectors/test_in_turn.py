@@ -97,12 +97,12 @@ def test_the_answer_is_the_most_probable_item_of_each_turn() -> None:
     assert torch.equal(turns.mode(logits), answer) and torch.equal(turns.answer(logits), answer)
 
 
-def test_a_selector_gives_the_gradient_at_the_logits_of_the_turns() -> None:
+def test_a_selectors_gradient_is_that_of_the_turns_logits() -> None:
     turns, logits = in_turn(1), torch.zeros(1, SLOTS, ITEMS, dtype=torch.float64)
     weight = torch.randn(SLOTS, ITEMS, generator=generator_from(5), dtype=torch.float64)
     estimate = Gumbel(tau=1.0)(logits, lambda rows: (rows * weight).sum(dim=(-1, -2)), None, generator_from(6), turns)
     conditional = turns.conditional(logits, estimate.choice)
     assert float(estimate.score) == pytest.approx(float(weight[torch.arange(SLOTS), estimate.choice[0]].sum()))
-    assert torch.equal(conditional, turns._kept[1] if turns._kept else None)
+    assert turns._kept is not None and conditional is turns._kept[1]
     # J(y) g is a covariance: it sums to zero over each slot's items.
     torch.testing.assert_close(estimate.gradient.sum(dim=-1), torch.zeros(1, SLOTS, dtype=torch.float64))
