@@ -7,7 +7,7 @@ end. The score of the same draw is paid for already and gives the unbiased but n
 """
 
 from dataclasses import dataclass, field, fields, replace
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 
@@ -188,11 +188,14 @@ class AnnealedSelectorAgent(SelectorAgent):
 
 
 class GumbelAgent(AnnealedSelectorAgent):
-    """The default agent. Unlike those of the other selectors, its defaults were tuned on the shipped problems."""
+    """The default agent. Unlike those of the other selectors, its defaults were tuned on the shipped problems.
 
-    default_options = AnnealedSelectorOptions(
-        batch_size=128, selector=Gumbel(tau=0.5), score_function_share=1.0, in_turn=True
-    )
+    Attributes:
+        independent_slots: Its options for slots that are drawn independently, several times as fast.
+    """
+
+    independent_slots: ClassVar = AnnealedSelectorOptions(selector=Gumbel(tau=0.5), score_function_share=1.0)
+    default_options = replace(independent_slots, batch_size=128, in_turn=True)
 
 
 def _kind(name: str) -> tuple[type[SelectorAgent], SelectorOptions]:

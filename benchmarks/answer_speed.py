@@ -43,7 +43,7 @@ def benchmark_answers(config: AnswerBenchmark) -> dict[str, float]:
     draws: dict[str, Callable[[], Any]] = {}
     for name, constraints in CONSTRAINTS.items():
         problem = _problem(constraints)
-        agent: LearningAgent = GumbelAgent(problem)
+        agent: LearningAgent = GumbelAgent(problem, GumbelAgent.independent_slots)
         observation = problem.sample(config.batch, generator_from(0))
         passes[name] = partial(agent.choose, observation)
         draws[name] = torch.no_grad()(partial(agent.policy.draw, observation, generator_from(1)))

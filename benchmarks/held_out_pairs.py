@@ -159,7 +159,7 @@ def answer_left_out(config: HeldOutPairsConfig, key: Key, tick: Callable[[], Non
         found = trained.score(request, _choices(trained, len(asked)))
         scores += found
         argmax.append(_at(landscape, found))
-        agent = GumbelAgent(trained, seed=seed).learn(config.timesteps)
+        agent = GumbelAgent(trained, GumbelAgent.independent_slots, seed).learn(config.timesteps)
         passes.append(float(_normalised(problem, request, agent.choose(request)).mean()))
         tick()
     answers = (float(np.mean(argmax)), _at(landscape, scores), float(np.mean(passes)))

@@ -36,7 +36,7 @@ class PolicyBenchmark(SelectorBenchmark):
 
 
 def benchmark_policy(config: PolicyBenchmark) -> dict[str, float]:
-    """Times updates of ``gumbel`` and passes of its policy, and prints medians.
+    """Times updates of ``gumbel`` with independent slots and passes of its policy, and prints medians.
 
     Returns:
         For each problem, the share of an update's time that its matrix products would take at the machine's rate.
@@ -71,13 +71,13 @@ def benchmark_policy(config: PolicyBenchmark) -> dict[str, float]:
 
 
 def _update(env_id: str, batch: int) -> Callable[[], object]:
-    agent = GumbelAgent(make_problem(env_id), replace(GumbelAgent.default_options, batch_size=batch))
+    agent = GumbelAgent(make_problem(env_id), replace(GumbelAgent.independent_slots, batch_size=batch))
     return partial(agent.learn, batch)
 
 
 def _one_pass(batch: int, items: int) -> Callable[[], Tensor]:
     problem = SlotProblem(lambda vectors: vectors.sum(dim=(-1, -2)), SLOTS, items, DIM)
-    return partial(GumbelAgent(problem).choose, problem.sample(batch, generator_from(0)))
+    return partial(GumbelAgent(problem, GumbelAgent.independent_slots).choose, problem.sample(batch, generator_from(0)))
 
 
 def product_flops(step: Callable[[], Any]) -> int:

@@ -131,7 +131,7 @@ def _problems(config: ValidKernelsConfig) -> dict[str, Problem]:
 
 
 def _answers(config: ValidKernelsConfig, problem: Problem, seed: int, tick: Callable[[], None]) -> KernelAnswers:
-    agent = GumbelAgent(problem, seed=seed).learn(config.timesteps)
+    agent = GumbelAgent(problem, GumbelAgent.independent_slots, seed).learn(config.timesteps)
     requests, generator = problem.evaluation_observations(MOST_GPUS, generator_from(0)), generator_from(seed)
     answers = agent.choose(requests)
     rounds = CALLS - 1
