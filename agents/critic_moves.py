@@ -5,14 +5,14 @@ from math import inf
 import torch
 from torch import Tensor
 
-from slot_rl.agents.reward_critic import RewardCritic
+from slot_rl.agents.reward_critic import Critic
 from slot_rl.problems import Observation
 from slot_rl.selectors.categorical import one_hot
 from slot_rl.selectors.rules import Rules
 
 
 def swept(
-    critic: RewardCritic, observation: Observation, choice: Tensor, allowed: Tensor, rules: Rules | None, sweeps: int
+    critic: Critic, observation: Observation, choice: Tensor, allowed: Tensor, rules: Rules | None, sweeps: int
 ) -> Tensor:
     """Returns choices after some sweeps, in which each slot takes the allowed item that a critic scores highest.
 

@@ -30,10 +30,21 @@ from slot_rl.agents.logged import LoggedRows, read_allowed_rows
 from slot_rl.agents.multistart import drawn_rows
 from slot_rl.agents.policy import as_observation, drawn, entropy_of, most_probable
 from slot_rl.agents.recent import Recent
-from slot_rl.agents.reward_critic import NETWORK_KINDS, CriticFit, CriticShape, RewardCritic, fit_critic, rewarded_rows
+from slot_rl.agents.reward_critic import (
+    NETWORK_KINDS,
+    CorrectedCritic,
+    Critic,
+    CriticFit,
+    CriticShape,
+    RewardCritic,
+    fit_critic,
+    rewarded_rows,
+)
 from slot_rl.agents.saved_state import restore_weights, weights_of
 from slot_rl.agents.sb3 import LearningOptions, OneStepAgent, mean_of
-from slot_rl.problems import NonFiniteScore, Observation
+from slot_rl.estimators import load_estimator
+from slot_rl.io import BundleError
+from slot_rl.problems import NonFiniteScore, Observation, Problem, SlotProblem
 from slot_rl.seeding import seeded_initialisation
 from slot_rl.selectors.categorical import log_prob_of
 
@@ -66,6 +77,8 @@ class LearnedCriticOptions(LearningOptions):
         memory: Latest rewards that are kept; fewer where rewards change with time.
         logged: CSV or Parquet file with configurations to begin with, with the columns of the estimator's table; each
             costs a call, and they take the place of random ones.
+        prior: Folder of an estimator of the same items, which may be wrong: the critic learns what rewards differ from
+            its scores by. Asking it costs no call.
         critic: How the critic is fitted.
     """
 
@@ -80,14 +93,16 @@ class LearnedCriticOptions(LearningOptions):
     sweeps: int = 2
     memory: int = 200_000
     logged: Path | None = None
+    prior: Path | None = None
     critic: CriticFit = field(default_factory=CriticFit)
 
     def __post_init__(self) -> None:
         """Refuses values that no training could use."""
         super().__post_init__()
-        if isinstance(self.logged, str):
-            # A checkpoint's JSON holds a path as its text.
-            object.__setattr__(self, "logged", Path(self.logged))
+        for name in ("logged", "prior"):
+            if isinstance(path := getattr(self, name), str):
+                # A checkpoint's JSON holds a path as its text.
+                object.__setattr__(self, name, Path(path))
         for name, least in _LEAST.items():
             if getattr(self, name) < least:
                 raise ValueError(f"expected {name} >= {least}, got {getattr(self, name)}")
@@ -102,7 +117,8 @@ class LearnedCriticAgent(OneStepAgent):
     """Learns a critic from rewards, and its policy through the critic.
 
     Attributes:
-        critic: The critic; None until there are rewards.
+        critic: The critic; None until there are rewards. With a prior, what it learns is the difference.
+        prior: The problem with the estimator that is known beforehand; None without one.
         errors: The error of each kind of network on held-out rewards, in variances of the reward, at its last fit.
         memory: The rewards, with what the critic sees of the configurations; it does not belong to a checkpoint.
         requests: The latest requests; they do not, either.
@@ -117,6 +133,7 @@ class LearnedCriticAgent(OneStepAgent):
         self.memory, self.requests = Recent(self.options.memory), Recent(REQUESTS)
         self.critic: RewardCritic | None = None
         self.errors: dict[str, float] = {}
+        self.prior, self._prior_hash = self._read_prior()
         self._new_rewards = self._fitted_to = 0
 
     def check_timesteps(self, timesteps: int) -> None:
@@ -161,6 +178,7 @@ class LearnedCriticAgent(OneStepAgent):
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Returns what every agent keeps, and the critic."""
         tensors, document = super().state()
+        document["prior"] = self._prior_hash
         if self.critic is not None:
             tensors |= weights_of(self.critic, "critic")
             document["critic"] = {"kind": self.critic.kind, "errors": self.errors, "rewards": self._fitted_to}
@@ -169,6 +187,11 @@ class LearnedCriticAgent(OneStepAgent):
     def restore(self, tensors: dict[str, Tensor], document: dict[str, Any]) -> None:
         """Takes back what :meth:`state` gave."""
         super().restore(tensors, document)
+        if document.get("prior") != self._prior_hash:
+            raise BundleError(
+                f"expected the prior of the training in {self.options.prior}, with SHA-256 {document.get('prior')}, "
+                f"got {self._prior_hash}"
+            )
         if "critic" in document:
             self.errors, self._fitted_to = document["critic"]["errors"], document["critic"]["rewards"]
             with seeded_initialisation(0):  # replaced by the stored weights
@@ -187,6 +210,23 @@ class LearnedCriticAgent(OneStepAgent):
             self._fit_critic()
         return total, callback
 
+    def _read_prior(self) -> tuple[Problem | None, str | None]:
+        """Returns the problem with the estimator that is known beforehand, and the hash of its weights.
+
+        Raises:
+            ValueError: If the folder holds no estimator of the problem's items.
+        """
+        if self.options.prior is None:
+            return None, None
+        problem, stored = needed_problem(self.env, self.name), load_estimator(self.options.prior)
+        if not isinstance(problem, SlotProblem) or stored.encoding is not None:
+            kind = "items that requests bring" if stored.encoding is None else "the categories of a table"
+            raise ValueError(
+                "expected a prior, and a problem, of items that requests bring or a pool holds, "
+                f"got an estimator of {kind} for {problem.name}"
+            )
+        return problem.with_estimator(stored.net), stored.sha256
+
     def _logged(self) -> LoggedRows:
         assert self.options.logged is not None
         return read_allowed_rows(needed_problem(self.env, self.name), self.options.logged)
@@ -194,7 +234,8 @@ class LearnedCriticAgent(OneStepAgent):
     def _keep(self, observation: Observation, choice: Tensor, reward: Tensor) -> None:
         """Keeps rewards and requests."""
         self.scale.update(reward)
-        self.memory.add(rewarded_rows(self._shape, observation, choice, reward))
+        learned = reward if self.prior is None else reward - self.prior.score(observation, choice)
+        self.memory.add(rewarded_rows(self._shape, observation, choice, learned))
         self.requests.add(observation.tensors())
         self._new_rewards += len(reward)
 
@@ -219,7 +260,8 @@ class LearnedCriticAgent(OneStepAgent):
         Args:
             done: The share of the policy's steps that is over.
         """
-        assert self.critic is not None
+        critic = self._judge
+        assert critic is not None
         options, rules = self.options, self.policy.rules
         for group in self.policy.optimizer.param_groups:
             group["lr"] = self.step_size(1 - done)
@@ -227,7 +269,7 @@ class LearnedCriticAgent(OneStepAgent):
         several = torch.arange(options.actor_batch).repeat(options.draws)
         logits, observation = self.policy.point(observation)[0][several], observation[several]
         conditional, selection = drawn_rows(logits, rules(observation), self.generator)
-        gain = self.critic(observation, selection).mean(dim=0) / self.scale.unit
+        gain = critic(observation, selection).mean(dim=0) / self.scale.unit
         # From the slope, which is good at the start, to the scores of the draws, which are right at the end.
         log_prob = log_prob_of(conditional, selection.detach().argmax(dim=-1))
         better = better_than_others(gain.detach().view(options.draws, -1)).flatten()
@@ -257,18 +299,18 @@ class LearnedCriticAgent(OneStepAgent):
     def _answer(self, observation: Observation) -> Tensor:
         logits, rules = self.policy.point(observation)[0], self.policy.rules(observation)
         choice = most_probable(logits, rules)
-        if self.critic is None:
+        if self._judge is None:
             return choice
-        return swept(self.critic, observation, choice, logits > -inf, rules, self.options.sweeps)
+        return swept(self._judge, observation, choice, logits > -inf, rules, self.options.sweeps)
 
     @torch.no_grad()
     def _tried(self, observation: Observation) -> Tensor:
         """Returns what to try for requests, ``(batch, slots)``."""
         logits, rules = self.policy.point(observation)[0], self.policy.rules(observation)
-        if self.critic is None:
+        if self._judge is None:
             return drawn(torch.zeros_like(logits).masked_fill(logits == -inf, -inf), rules, self.generator)
         draws = torch.stack([drawn(logits, rules, self.generator) for _ in range(self.options.draws)])
-        scores = self.critic.of_choices(observation, draws)
+        scores = self._judge.of_choices(observation, draws)
         best = (scores.mean(dim=0) + self.options.spread * scores.std(dim=0)).argmax(dim=0)
         promising = draws[best, torch.arange(len(best))]
         swapped = random_swap(self.answer(observation), logits > -inf, rules, self.generator)
@@ -294,6 +336,13 @@ class LearnedCriticAgent(OneStepAgent):
         if not bool(reward.isfinite().all()):
             raise NonFiniteScore("rewards", int((~reward.isfinite()).sum()), observation, choice, reward)
         return observation, choice, reward
+
+    @property
+    def _judge(self) -> Critic | None:
+        """What scores choices: the critic, on top of the prior if there is one."""
+        if self.critic is None or self.prior is None:
+            return self.critic
+        return CorrectedCritic(self.critic, self.prior)
 
     @property
     def _shape(self) -> CriticShape:

@@ -23,7 +23,7 @@ from slot_rl.agents.recent import Recent
 from slot_rl.estimators.net import EMBEDDING_SCALE, EstimatorNet, EstimatorShape
 from slot_rl.estimators.slot_products import products_of_numbers
 from slot_rl.estimators.units import mean_and_spread
-from slot_rl.problems import Observation
+from slot_rl.problems import Observation, Problem
 from slot_rl.seeding import SEEDS, seeded_initialisation
 
 NETWORK_KINDS = ("plain", "products")
@@ -162,6 +162,26 @@ class RewardCritic(nn.Module):
                 mean, spread = mean_and_spread(rows[name].flatten(0, -2))
                 self.get_buffer(f"{name}_mean").copy_(mean)
                 self.get_buffer(f"{name}_spread").copy_(spread)
+
+
+class CorrectedCritic:
+    """An estimator that is known beforehand, and a critic of what rewards differ from it by."""
+
+    def __init__(self, critic: RewardCritic, prior: Problem) -> None:
+        """Takes the critic, and the requests' problem with the known estimator."""
+        self.critic, self.prior = critic, prior
+
+    def __call__(self, observation: Observation, selection: Tensor) -> Tensor:
+        """Returns scores ``(members, batch)`` as :class:`RewardCritic` does."""
+        learned: Tensor = self.critic(observation, selection)
+        return learned + self.prior.score_selection(observation, selection)
+
+    def of_choices(self, observation: Observation, choices: Tensor) -> Tensor:
+        """Returns scores ``(members, several, batch)`` as :class:`RewardCritic` does."""
+        return self.critic.of_choices(observation, choices) + self.prior.score(observation, choices)
+
+
+Critic = RewardCritic | CorrectedCritic
 
 
 def rewarded_rows(shape: CriticShape, observation: Observation, choice: Tensor, reward: Tensor) -> dict[str, Tensor]:

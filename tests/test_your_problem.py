@@ -98,6 +98,7 @@ def test_the_run_remembers_file_function_and_hash(script: Command, home: Path) -
     assert code == 2 and "expected --trust" in errors
 
 
+@pytest.mark.slow  # seven trainings, each with a search for the best that is known
 def test_the_python_of_the_page_runs(script: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     short: dict[str, Any] = {"timesteps": 600, "force": True, "wandb": "disabled", "batch_size": 64}
     real = slot_rl.train

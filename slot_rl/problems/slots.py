@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from slot_rl.estimators.freezing import Score
+from slot_rl.estimators.freezing import Score, frozen
 from slot_rl.estimators.table import read_table
 from slot_rl.problems.base import Budget, Problem
 from slot_rl.problems.candidate_draws import CandidateSampler, different_rows, standard_normal
@@ -257,8 +257,17 @@ class SlotProblem(Problem):
         """
         if self._truth is None:
             raise ValueError(f"expected a problem with a ground truth, got {self.name} without one")
+        return self.with_estimator(self._truth)
+
+    def with_estimator(self, estimator: Score) -> "SlotProblem":
+        """Returns the same requests scored by another estimator, with a budget of its own.
+
+        Raises:
+            ValueError: If the estimator does not score such requests.
+        """
         twin = copy.copy(self)
-        twin.budget, twin._estimator, twin._kept = Budget(), self._truth, None
+        twin.budget, twin._estimator, twin._kept = Budget(), frozen(estimator), None
+        twin._try_out()
         return twin
 
     def read_requests(self, asked: RequestFiles, report: Callable[[int], None] | None = None) -> Requests:

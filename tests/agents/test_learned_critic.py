@@ -14,11 +14,13 @@ from slot_rl.agents.critic_moves import better_than_others, random_swap, swept
 from slot_rl.agents.learned_critic import LearnedCriticOptions
 from slot_rl.agents.reward_critic import CriticFit
 from slot_rl.envs import SequentialVecEnv, SlotVecEnv
+from slot_rl.estimators import EstimatorNet, EstimatorShape, load_estimator, save_estimator
 from slot_rl.evaluation import Evaluation, EvaluationConfig
+from slot_rl.io import BundleError
 from slot_rl.networks import PointerSize
 from slot_rl.problems import Budget, NonFiniteScore, Observation, Problem, SlotProblem
 from slot_rl.search import enumerate_landscape, no_slopes
-from slot_rl.seeding import generator_from
+from slot_rl.seeding import generator_from, seeded_initialisation
 from tests.helpers.limited import forbidden, pages
 from tests.helpers.logged_table import ROWS, optimality, row_problem, write_log
 
@@ -183,6 +185,61 @@ def test_a_log_that_leaves_no_call_is_refused(tmp_path: Path) -> None:
         agent.check_timesteps(ROWS)
     with pytest.raises(ValueError, match="rows whose categories have names"):
         LearnedCriticAgent(black_box(), **QUICK, logged=tmp_path / "log.csv").learn(100)
+
+
+def a_network(folder: Path) -> Path:
+    """An estimator with random weights, whose scores are far from linear."""
+    with seeded_initialisation(1):
+        net = EstimatorNet(EstimatorShape(3, 2, (16,))).requires_grad_(False)
+        net.get_parameter("body.0.weight").mul_(8.0)
+        net.scale.fill_(5.0)
+    save_estimator(folder, net, {})
+    return folder
+
+
+def error(agent: LearnedCriticAgent, problem: Problem) -> float:
+    """How far the critic is from the rewards of random choices."""
+    observation = problem.sample(500, generator_from(0))
+    choice = torch.randint(5, (1, 500, 3), generator=generator_from(1))
+    assert agent._judge is not None
+    return float((agent._judge.of_choices(observation, choice).mean(dim=0) - problem.score(observation, choice)).std())
+
+
+def test_with_a_prior_the_critic_learns_the_difference(tmp_path: Path) -> None:
+    prior = a_network(tmp_path / "prior")
+    known = load_estimator(prior).net
+    problem = SlotProblem(lambda items: known(items) + 0.3 * items[..., 0, 0].sin(), 3, 5, 2)
+    agent, without = (
+        LearnedCriticAgent(SlotVecEnv(problem.with_fresh_budget(), 50), **QUICK, **more).learn(300)
+        for more in ({"prior": prior}, dict[str, Any]())
+    )
+    assert 3 * error(agent, problem) < error(without, problem)
+    # Only what the rewards differ by is kept: a sine of .3.
+    assert float(agent.memory.rows(torch.arange(300))["reward"].abs().max()) <= 0.3 + 1e-4
+    assert agent.problem is not None and agent.problem.budget.forwards == agent.num_timesteps == 300
+
+
+def test_a_prior_is_asked_again_by_a_checkpoint(tmp_path: Path) -> None:
+    problem, prior = black_box(), a_network(tmp_path / "prior")
+    agent = LearnedCriticAgent(SlotVecEnv(problem, 50), **QUICK, prior=prior).learn(150)
+    agent.save(tmp_path / "checkpoint")
+    observation = problem.sample(30, generator_from(0))
+    again = load_agent(tmp_path / "checkpoint", SlotVecEnv(problem, 50))
+    assert torch.equal(again.choose(observation), agent.choose(observation))
+    with seeded_initialisation(2):
+        save_estimator(prior, EstimatorNet(EstimatorShape(3, 2, (16,))), {})
+    with pytest.raises(BundleError, match=r"expected the prior of the training in .*prior, with SHA-256 .*, got"):
+        load_agent(tmp_path / "checkpoint", SlotVecEnv(problem, 50))
+
+
+def test_a_prior_of_something_else_is_refused(tmp_path: Path) -> None:
+    prior = a_network(tmp_path / "prior")
+    with pytest.raises(ValueError, match="got an estimator of items that requests bring for"):
+        LearnedCriticAgent(row_problem(), **QUICK, prior=prior)
+    with pytest.raises(ValueError, match="expected an estimator of"):
+        LearnedCriticAgent(SlotProblem(untouchable, 3, 5, 3), **QUICK, prior=prior)
+    with pytest.raises(BundleError, match="expected"):
+        LearnedCriticAgent(black_box(), **QUICK, prior=tmp_path / "nothing")
 
 
 def test_a_checkpoint_has_the_critic(tmp_path: Path) -> None:

@@ -90,6 +90,7 @@ def a_worker() -> int | None:
     return children[0].pid if children else None
 
 
+@pytest.mark.slow
 def test_a_killed_workers_run_begins_again(serial: dict[str, Any], tmp_path: Path) -> None:
     killer = Killer(lambda: any((tmp_path / "runs").glob(".*/metrics.jsonl")), a_worker)
     display = launch(RUNS, tmp_path, 2)
