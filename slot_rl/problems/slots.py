@@ -237,9 +237,15 @@ class SlotProblem(Problem):
         # A search asks about the same requests again and again.
         if self._kept is None or self._kept[0] is not observation:
             items = self.candidates(observation).transpose(0, 1).unsqueeze(2).expand(-1, -1, self.slots, -1)
-            encoded = self._ask(self._estimator.encode, observation, items)  # type: ignore[attr-defined]
-            self._kept = observation, encoded.permute(1, 2, 0, 3).contiguous()
+            self._kept = observation, self._encode(observation, items).permute(1, 2, 0, 3).contiguous()
         return self._kept[1]
+
+    def _encode(self, observation: Observation, vectors: Tensor) -> Tensor:
+        """Returns what the estimator makes of each vector alone, ``(..., batch, slots, width)``."""
+        encode = getattr(self._estimator, "encode", None)
+        if not callable(encode):
+            raise ValueError(f"expected an estimator with encode beside after_encoding for {self.name}, got none")
+        return self._ask(encode, observation, vectors).reshape(*vectors.shape[:-1], -1)
 
     def with_items(self, items: int) -> "SlotProblem":
         """Returns the same problem for requests with up to ``items`` candidates, with a budget of its own."""
@@ -402,6 +408,15 @@ class SlotProblem(Problem):
                     found = self._ask(score, observation, items)
                     alone = [self._ask(score, observation[row : row + 1], items[row : row + 1]) for row in range(3)]
                 _check_scores(found, torch.cat(alone))
+        if self._after_encoding is not None:
+            with torch.no_grad():
+                whole, encoded = self._ask(self._estimator, observation, items), self._encode(observation, items)
+                parts = self._ask(self._after_encoding, observation, encoded)
+            if not torch.allclose(parts, whole, rtol=1e-3, atol=1e-4 * float(whole.abs().max())):
+                raise ValueError(
+                    f"expected after_encoding(encode(items)) to be the estimator's score for {self.name}, "
+                    f"got {parts.tolist()} for {whole.tolist()}"
+                )
 
     def _ask(self, estimator: Score, observation: Observation, vectors: Tensor) -> Tensor:
         leading, what = vectors.shape[:-2], "a truth" if estimator is self._truth else "an estimator"

@@ -237,5 +237,32 @@ def test_requests_of_several_kinds_are_encoded_each_for_itself() -> None:
     assert torch.equal(by_truth.score_and_slope(first, choice)[0], judged.true_score(first, choice))
 
 
+def test_an_encoding_of_one_number_in_one_slot_serves() -> None:
+    problem = SlotProblem(Multiplies(), 1, 5, 4)
+    observation, choice = problem.sample(6, generator_from(0)), torch.ones(6, 1, dtype=torch.long)
+    torch.testing.assert_close(problem.score_and_slope(observation, choice)[0], problem.score(observation, choice))
+
+
+class OtherRest(Multiplies):
+    def forward(self, vectors: Tensor) -> Tensor:
+        return 1 + super().forward(vectors)
+
+
+class NoEncoder(nn.Module):
+    after_encoding = staticmethod(total)
+
+    def forward(self, vectors: Tensor) -> Tensor:
+        return total(vectors)
+
+
+def test_an_encoding_that_does_not_lead_to_the_score_is_refused() -> None:
+    with pytest.raises(
+        ValueError, match=r"expected after_encoding\(encode\(items\)\) to be the estimator's score for slots"
+    ):
+        SlotProblem(OtherRest(), 3, 5, 4)
+    with pytest.raises(ValueError, match="expected an estimator with encode beside after_encoding for slots, got none"):
+        SlotProblem(NoEncoder(), 3, 5, 4)
+
+
 def far_sum(vectors: Tensor) -> Tensor:
     return -vectors.sum(dim=(-1, -2)).square()
