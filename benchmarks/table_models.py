@@ -169,9 +169,10 @@ def _subset(key: tuple[str, int], read: _Read, report: Callable[[], None]) -> Su
 def _fitted(
     seen: TableRows, encoding: TableEncoding, landscape: Landscape, generator: torch.Generator
 ) -> dict[str, nn.Module]:
-    net = network_for(encoding, landscape.fit, int(torch.randint(2**31, (), generator=generator)))
-    parts = validation_split(seen, landscape.fit.validation)
-    fit_on_table(net, *parts, landscape.fit, generator, lambda step, error: None)
+    # Seeded on its own: what the others draw does not depend on how many steps it takes.
+    seed = int(torch.randint(2**31, (), generator=generator))
+    net, parts = network_for(encoding, landscape.fit, seed), validation_split(seen, landscape.fit.validation)
+    fit_on_table(net, *parts, landscape.fit, generator_from(seed), lambda step, error: None)
     gp, nets = (fit_row_model(model, seen, encoding, EnsembleFit(), generator) for model in ("gp", "nets"))
     return {"net": net, "gp": gp, "nets": nets, "blend": Blend([gp, nets])}
 
