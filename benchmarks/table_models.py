@@ -21,8 +21,9 @@ from slot_rl.compare.statistics import t_quantile
 from slot_rl.console import print_table, say
 from slot_rl.estimators.blend import Blend
 from slot_rl.estimators.encoding import TableEncoding
-from slot_rl.estimators.fitting import TableRows, fit_on_table, network_for, read_rows
+from slot_rl.estimators.fitting import TableFit, TableRows, fit_on_table, network_for, read_rows, table_loss
 from slot_rl.estimators.model_choice import choose_model
+from slot_rl.estimators.net import EstimatorNet
 from slot_rl.estimators.net_ensemble import EnsembleFit
 from slot_rl.estimators.store import context_tensor
 from slot_rl.estimators.table_models import fit_row_model
@@ -33,7 +34,9 @@ from slot_rl.provenance import provenance
 from slot_rl.seeding import generator_from
 
 CENSORED_ROWS, TOP = 8_000, 128
-MODELS = ("net", "gp", "nets", "blend", "auto")
+ON_ALL_ROWS = "net, all rows"
+"""The network of net, fitted again to all rows for as many epochs as net was trained for."""
+MODELS = ("net", ON_ALL_ROWS, "gp", "nets", "blend", "auto")
 FIRST_SUBSET = 1_000
 """The subsets' seeds begin here: settings were chosen on others."""
 _Read = tuple[TableRows, TableEncoding, TruthTable]
@@ -169,11 +172,30 @@ def _subset(key: tuple[str, int], read: _Read, report: Callable[[], None]) -> Su
 def _fitted(
     seen: TableRows, encoding: TableEncoding, landscape: Landscape, generator: torch.Generator
 ) -> dict[str, nn.Module]:
-    net = network_for(encoding, landscape.fit, int(torch.randint(2**31, (), generator=generator)))
+    # Seeded on its own: what the others draw does not depend on how many steps it takes.
+    seed = int(torch.randint(2**31, (), generator=generator))
+    net, again = (network_for(encoding, landscape.fit, seed) for _ in range(2))
     parts = validation_split(seen, landscape.fit.validation)
-    fit_on_table(net, *parts, landscape.fit, generator, lambda step, error: None)
+    epochs = fit_on_table(net, *parts, landscape.fit, generator_from(seed), lambda step, error: None)
+    _fit_all_rows(again, seen, landscape.fit, epochs, generator_from(seed))
     gp, nets = (fit_row_model(model, seen, encoding, EnsembleFit(), generator) for model in ("gp", "nets"))
-    return {"net": net, "gp": gp, "nets": nets, "blend": Blend([gp, nets])}
+    return {"net": net, ON_ALL_ROWS: again, "gp": gp, "nets": nets, "blend": Blend([gp, nets])}
+
+
+def _fit_all_rows(net: EstimatorNet, rows: TableRows, fit: TableFit, epochs: int, generator: torch.Generator) -> None:
+    """Fits a new network to all rows, for so many epochs, with a step size that falls as a cosine to zero."""
+    net.offset.fill_(rows.score.mean())
+    net.scale.fill_(rows.score.std().clamp_min(1e-12))
+    optimizer = torch.optim.AdamW(net.parameters(), lr=fit.learning_rate, weight_decay=fit.weight_decay)
+    steps = epochs * fit.steps_per_epoch(len(rows))
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+    for _ in range(epochs):
+        for part in torch.randperm(len(rows), generator=generator).split(fit.batch_size):
+            loss = table_loss(net, rows[part], fit.swap_linearity, generator)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            schedule.step()
 
 
 def _chosen(problem: RowProblem, truth: TruthTable, seen: TableRows) -> Chosen:

@@ -264,7 +264,7 @@ def fit_on_table(
     for epoch in range(1, fit.epochs + 1):
         visited = torch.randperm(len(train), generator=generator)[:EPOCH_ROWS]
         for step, part in enumerate(visited.split(fit.batch_size), start=(epoch - 1) * steps + 1):
-            loss = _table_loss(net, train[part], fit.swap_linearity, generator)
+            loss = table_loss(net, train[part], fit.swap_linearity, generator)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
@@ -313,7 +313,7 @@ def _vectors(catalogue: Tensor, features: Tensor) -> Tensor:
     return catalogue[torch.arange(len(catalogue)), features]
 
 
-def _table_loss(net: EstimatorNet, batch: TableRows, swap_linearity: float, generator: torch.Generator) -> Tensor:
+def table_loss(net: EstimatorNet, batch: TableRows, swap_linearity: float, generator: torch.Generator) -> Tensor:
     """Returns the squared error in standard deviations plus the penalty on scores that are not linear along swaps."""
     swapped = swapped_rows(batch.features, net.shape.vocabulary, generator)
     catalogue = _catalogue(net)

@@ -13,7 +13,8 @@ from benchmarks.landscapes import Share
 from benchmarks.reproductions.results import Place
 from benchmarks.table_models import STUDIED, FirstOfLowerHalf, TableModelsConfig, measure_table_models
 from slot_rl.estimators import model_choice
-from slot_rl.estimators.fitting import TableFit, TableRows, read_rows
+from slot_rl.estimators.fitting import TableFit, TableRows, network_for, read_rows, table_loss
+from slot_rl.estimators.net import EstimatorNet
 from slot_rl.estimators.net_ensemble import EnsembleFit
 from slot_rl.estimators.row_scorer import RowScorer
 from slot_rl.problems import RowProblem
@@ -52,6 +53,28 @@ def test_what_a_choice_is_worth_by_hand(data: Path, monkeypatch: pytest.MonkeyPa
     assert found.with_seen == pytest.approx((1 + 3 / 5) / 2)
     # The best two are a = 2 with either b; torch's median of two is the lower one.
     assert found.top_median == pytest.approx((2 / 5 + 0) / 2)
+
+
+def test_the_fit_on_all_rows_sees_each_one_and_comes_to_rest(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows, encoding = read_rows(data / "small.csv", "y", ("u",))
+    seen: list[float] = []
+    heads: list[Tensor] = []
+
+    def watched(net: EstimatorNet, batch: TableRows, linearity: float, generator: torch.Generator) -> Tensor:
+        seen.extend(batch.score.tolist())
+        heads.append(net.head.weight.detach().clone())
+        return table_loss(net, batch, linearity, generator)
+
+    monkeypatch.setattr(table_models, "table_loss", watched)
+    fit = TableFit(batch_size=5)
+    net = network_for(encoding, fit, 0)
+    table_models._fit_all_rows(net, rows, fit, 7, generator_from(0))
+    assert len(heads) == 7 * 3  # 12 rows, 5 a step
+    assert sorted(seen[-12:]) == sorted(rows.score.tolist()) and len(seen) == 7 * 12
+    # Adam's steps are about as long as the step size, which is 1e-3 at first.
+    assert float((heads[1] - heads[0]).abs().max()) == pytest.approx(1e-3, rel=0.1)
+    assert float((net.head.weight.detach() - heads[-1]).abs().max()) < 5e-5
+    assert float(net.offset) == pytest.approx(float(rows.score.mean()))
 
 
 def test_the_lower_half_holds_no_high_score() -> None:
