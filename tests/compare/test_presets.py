@@ -39,7 +39,7 @@ def test_what_is_written_reads_back(tmp_path: Path) -> None:
     write_presets(tmp_path / "Slots-v0.yaml", presets)
     assert read_presets("SlotRL/Slots-v0", tmp_path) == presets
     options = to_json(presets.options("gumbel"))
-    assert (options["entropy"], options["policy"]["width"], options["batch_size"]) == (0.1, 16, 512)
+    assert (options["entropy"], options["policy"]["width"], options["batch_size"]) == (0.1, 16, 128)
 
 
 def test_an_agent_without_a_preset_has_its_defaults(tmp_path: Path) -> None:
