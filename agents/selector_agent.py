@@ -191,7 +191,7 @@ class GumbelAgent(AnnealedSelectorAgent):
     """The default agent. Unlike those of the other selectors, its defaults were tuned on the shipped problems.
 
     Attributes:
-        independent_slots: Its options for slots that are drawn independently, several times as fast.
+        independent_slots: Its options for slots that are drawn independently, in larger batches: faster.
     """
 
     independent_slots: ClassVar = AnnealedSelectorOptions(selector=Gumbel(tau=0.5), score_function_share=1.0)
