@@ -172,8 +172,9 @@ def test_too_few_requests_and_a_single_start_have_no_order(calls: int, starts: i
 
 @pytest.mark.usefixtures("ordering")
 def test_ordered_starts_are_better_and_survive_a_checkpoint(tmp_path: Path) -> None:
-    problem = multilinear(6, 12)
-    agent = build(problem, learning_rate=3e-3).learn(20_000)
+    # Measured over seeds 0 to 2: the first three starts are .16 to 1.9 better; where a policy is sure, none are.
+    problem = multilinear(10, 30)
+    agent = build(problem, learning_rate=3e-3).learn(12_000)
     observation = problem.sample(300, generator_from(9))
     first, last = (served(agent.policy, problem, observation, part) for part in (slice(3), slice(-3, None)))
     assert first > last
