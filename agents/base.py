@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, fields, is_dataclass, replace
+from dataclasses import MISSING, asdict, dataclass, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
@@ -73,6 +73,11 @@ def options_from_json(values: Any, defaults: OptionsType) -> OptionsType:
         return replace(defaults, **known)
     except (TypeError, ValueError) as error:
         raise ValueError(f"expected options of {type(defaults).__name__}, got: {error}") from error
+
+
+def _as_before(options: OptionsType) -> OptionsType:
+    """Returns options with their class's defaults: what an earlier checkpoint does not say is as before it could."""
+    return replace(options, **{each.name: each.default for each in fields(options) if each.default is not MISSING})
 
 
 def _names(options: Any) -> list[str]:
@@ -248,10 +253,7 @@ class Agent(ABC):
         if isinstance(wanted, str) and found != wanted:
             raise BundleError(f"expected a checkpoint of {wanted!r} in {path}, got {found!r}")
         try:
-            # Slots were independent before options could say so.
-            known = defaults or cls.default_options
-            before = {"in_turn": False} if "in_turn" in _names(known) else {}
-            options: Any = options_from_json({**before, **document.get("options", {})}, known)
+            options: Any = options_from_json(document.get("options"), _as_before(defaults or cls.default_options))
         except ValueError as error:
             raise BundleError(f"expected a checkpoint of {cls.__name__} in {path}: {error}") from error
         build: Any = cls  # Stable-Baselines3's own arguments start with a policy class, ours with the environment

@@ -44,7 +44,7 @@ from slot_rl.agents.saved_state import restore_weights, weights_of
 from slot_rl.agents.sb3 import LearningOptions, OneStepAgent, mean_of
 from slot_rl.estimators import load_estimator
 from slot_rl.io import BundleError
-from slot_rl.problems import NonFiniteScore, Observation, Problem, SlotProblem
+from slot_rl.problems import NonFiniteScore, Observation, Problem
 from slot_rl.seeding import seeded_initialisation
 from slot_rl.selectors.categorical import log_prob_of
 
@@ -218,14 +218,10 @@ class LearnedCriticAgent(OneStepAgent):
         """
         if self.options.prior is None:
             return None, None
-        problem, stored = needed_problem(self.env, self.name), load_estimator(self.options.prior)
-        if not isinstance(problem, SlotProblem) or stored.encoding is not None:
-            kind = "items that requests bring" if stored.encoding is None else "the categories of a table"
-            raise ValueError(
-                "expected a prior, and a problem, of items that requests bring or a pool holds, "
-                f"got an estimator of {kind} for {problem.name}"
-            )
-        return problem.with_estimator(stored.net), stored.sha256
+        stored = load_estimator(self.options.prior)
+        if stored.encoding is not None:
+            raise ValueError(f"expected a prior of items' vectors, got an estimator of a table in {self.options.prior}")
+        return needed_problem(self.env, self.name).with_estimator(stored.net), stored.sha256
 
     def _logged(self) -> LoggedRows:
         assert self.options.logged is not None
@@ -260,7 +256,7 @@ class LearnedCriticAgent(OneStepAgent):
         Args:
             done: The share of the policy's steps that is over.
         """
-        critic = self._judge
+        critic = self._whole_critic
         assert critic is not None
         options, rules = self.options, self.policy.rules
         for group in self.policy.optimizer.param_groups:
@@ -299,18 +295,18 @@ class LearnedCriticAgent(OneStepAgent):
     def _answer(self, observation: Observation) -> Tensor:
         logits, rules = self.policy.point(observation)[0], self.policy.rules(observation)
         choice = most_probable(logits, rules)
-        if self._judge is None:
+        if self._whole_critic is None:
             return choice
-        return swept(self._judge, observation, choice, logits > -inf, rules, self.options.sweeps)
+        return swept(self._whole_critic, observation, choice, logits > -inf, rules, self.options.sweeps)
 
     @torch.no_grad()
     def _tried(self, observation: Observation) -> Tensor:
         """Returns what to try for requests, ``(batch, slots)``."""
         logits, rules = self.policy.point(observation)[0], self.policy.rules(observation)
-        if self._judge is None:
+        if self._whole_critic is None:
             return drawn(torch.zeros_like(logits).masked_fill(logits == -inf, -inf), rules, self.generator)
         draws = torch.stack([drawn(logits, rules, self.generator) for _ in range(self.options.draws)])
-        scores = self._judge.of_choices(observation, draws)
+        scores = self._whole_critic.of_choices(observation, draws)
         best = (scores.mean(dim=0) + self.options.spread * scores.std(dim=0)).argmax(dim=0)
         promising = draws[best, torch.arange(len(best))]
         swapped = random_swap(self.answer(observation), logits > -inf, rules, self.generator)
@@ -338,7 +334,7 @@ class LearnedCriticAgent(OneStepAgent):
         return observation, choice, reward
 
     @property
-    def _judge(self) -> Critic | None:
+    def _whole_critic(self) -> Critic | None:
         """What scores choices: the critic, on top of the prior if there is one."""
         if self.critic is None or self.prior is None:
             return self.critic

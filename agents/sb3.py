@@ -79,11 +79,6 @@ class LearningOptions(Options):
         return False
 
     @property
-    def draws_in_turn(self) -> bool:
-        """Whether the policy draws its slots in turn."""
-        return False
-
-    @property
     def entropy_over_time(self) -> Schedule:
         """The entropy bonus over the training."""
         end = 0.0 if self.entropy_end is None and self.entropy_schedule != "constant" else self.entropy_end
@@ -119,11 +114,6 @@ class RewardOptions(LearningOptions):
         """Whether draws in training keep no constraints."""
         return self.infeasible == "penalise"
 
-    @property
-    def draws_in_turn(self) -> bool:
-        """As the option says."""
-        return self.in_turn
-
 
 def refuse_negative(value_coefficient: float) -> None:
     """Raises ValueError for a negative weight of the value's error."""
@@ -158,6 +148,13 @@ class LearningAgent(Agent, BaseAlgorithm):  # type: ignore[misc]  # load() takes
     def progress(self) -> float:
         """The share of the training that is over, from 0 to 1."""
         return 1 - self._current_progress_remaining
+
+    @property
+    def policy_arguments(self) -> dict[str, Any]:
+        """What its policy is built with."""
+        options = self.options
+        # Not every agent can draw its slots in turn.
+        return policy_kwargs(self.problem, options.policy, options.free, getattr(options, "in_turn", False))
 
     def answer(self, observation: Observation) -> Tensor:
         """Returns the policy's most probable choice, ``(batch, slots)``."""
@@ -233,10 +230,9 @@ class OneStepAgent(LearningAgent):
         self.env.seed(self.seed)
         self.generator = generator_from(self.seed)
         self.scale = RunningScale()
-        options = self.options
-        kwargs = policy_kwargs(self.problem, options.policy, options.free, options.draws_in_turn)
         with seeded_initialisation(self.seed):
-            self.policy = SlotPolicy(self.observation_space, self.action_space, self.lr_schedule, **kwargs)
+            spaces = self.observation_space, self.action_space
+            self.policy = SlotPolicy(*spaces, self.lr_schedule, **self.policy_arguments)
 
     @abstractmethod
     def update(self) -> dict[str, float]:
@@ -337,8 +333,7 @@ class OnPolicyAgent(LearningAgent, OnPolicyAlgorithm):  # type: ignore[misc]
         )
         self.problem = problem_of(self.env)
         self.n_steps = max(1, round(self.options.batch_size / self.n_envs))
-        own = self.options
-        self.policy_kwargs = policy_kwargs(self.problem, own.policy, own.free, own.draws_in_turn)
+        self.policy_kwargs = self.policy_arguments
         self._setup_model()
 
     def learn(self, total_timesteps: int, *args: Any, **kwargs: Any) -> Self:

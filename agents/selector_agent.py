@@ -64,11 +64,6 @@ class SelectorOptions(LearningOptions):
                 f"expected in_turn False (--no-in-turn) for {self.selector}, which needs more than one draw, got True"
             )
 
-    @property
-    def draws_in_turn(self) -> bool:
-        """As the option says."""
-        return self.in_turn
-
     def selector_at(self, progress: float) -> Selector:
         """Returns the selector when a share ``progress`` of the training is over."""
         return self.selector

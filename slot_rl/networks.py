@@ -24,7 +24,10 @@ from slot_rl.selectors.rules import OPEN
 ITEM_HIDDEN = 64
 KNOWN_STARTS = 64
 MOST_MULTIPLIED, NEAR_ZERO, LARGEST_FACTOR = 6, 4.0, 1e5
-"""Up to so many numbers of an item, the network sees their products too; those above 1 / NEAR_ZERO are compressed."""
+"""Up to so many numbers of an item, the network sees their products too; those above 1 / NEAR_ZERO are compressed.
+
+Numbers are cut off at the largest factor first, so that no product is infinite.
+"""
 
 
 @dataclass(frozen=True)

@@ -1,9 +1,9 @@
 """A short training race between selectors, which decides where a gradient's error cannot.
 
 Every selector's agent trains on the same problem with its own defaults, from the same seeds, with the same number of
-estimator calls, and answers the same requests. In all of them slots are independent and updates cost the same: the race
-is between gradients. The step size and the entropy bonus anneal over the race as they do over a long training, so a
-race is a whole training in short.
+estimator calls, and answers the same requests. In all of them slots are independent, and all selectors have batches of
+the same size: the race is between gradients. The step size and the entropy bonus anneal over the race as they do over a
+long training, so a race is a whole training in short.
 """
 
 from collections.abc import Callable, Sequence

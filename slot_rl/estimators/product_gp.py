@@ -32,7 +32,7 @@ SMALLEST_NOISE = 1e-4
 PRIORS = {"likeness": (0.0, 4.0), "noise": (-2.0, 4.0), "weights": (-2.0, 8.0), "scale": (0.0, 8.0)}
 """Means and variances of the normal priors of the kernel's free numbers."""
 CHUNK_CELLS = 16_000_000
-"""KernelNumbers that a part of a batch may take while it is scored."""
+"""Numbers that a part of a batch may take while it is scored."""
 
 KernelNumbers = dict[str, Tensor]
 FittedKernel = TypeVar("FittedKernel", bound=GridKernel)

@@ -6,6 +6,7 @@ Interactions and Where to Find Them" (2020).
 """
 
 from collections.abc import Sequence
+from functools import cache
 from math import comb, sqrt
 
 import torch
@@ -15,9 +16,8 @@ BIAS_SCALE = 0.3
 OUTPUT_FACTOR = 2.0
 """What the last layer is multiplied by, after the inverse hyperbolic sine has kept large products in bounds."""
 
-
 MOST_NUMBERS = 64
-"""Numbers and their products together."""
+"""Numbers of a vector and products of them together, at most."""
 
 
 def products_of_numbers(vectors: Tensor) -> Tensor:
@@ -25,19 +25,28 @@ def products_of_numbers(vectors: Tensor) -> Tensor:
 
     Of a degree there are all products or none, and with the numbers themselves at most :data:`MOST_NUMBERS`.
     """
-    before, count = vectors, vectors.shape[-1]
-    dim, degrees = count, list[Tensor]()
-    factors: list[tuple[int, ...]] = [(number,) for number in range(dim)]
+    last, degrees = vectors, [vectors[..., :0]]
+    for below, further in _factors(vectors.shape[-1]):
+        last = last[..., below] * vectors[..., further]
+        degrees.append(last)
+    return torch.cat(degrees, dim=-1)
+
+
+@cache
+def _factors(dim: int) -> list[tuple[Tensor, Tensor]]:
+    """Returns, for each degree from 2, each product's place among those of the degree below, and its further number."""
+    found, count = list[tuple[Tensor, Tensor]](), dim
+    products: list[tuple[int, ...]] = [(number,) for number in range(dim)]
     for degree in range(2, dim + 1):
         count += comb(dim, degree)
         if count > MOST_NUMBERS:
             break
-        # Each product is one of the degree below times a number that comes later.
-        made = [(place, number) for place, each in enumerate(factors) for number in range(each[-1] + 1, dim)]
-        before = before[..., [place for place, _ in made]] * vectors[..., [number for _, number in made]]
-        factors = [(*factors[place], number) for place, number in made]
-        degrees.append(before)
-    return torch.cat(degrees, dim=-1) if degrees else vectors[..., :0]
+        # The further number comes later than the others, so that no product is made twice.
+        made = [(below, number) for below, each in enumerate(products) for number in range(each[-1] + 1, dim)]
+        below, further = zip(*made, strict=True)
+        found.append((torch.tensor(below), torch.tensor(further)))
+        products = [(*products[place], number) for place, number in made]
+    return found
 
 
 class SlotProducts(nn.Module):

@@ -355,6 +355,15 @@ class Problem(ABC):
         """Returns the best rows that were measured already; None where no table of measurements is known."""
         return None
 
+    def with_estimator(self, estimator: Score) -> "Problem":
+        """Returns the same requests scored by another estimator of their items, with a budget of its own.
+
+        Raises:
+            ValueError: If items have no vectors of their own in this kind of problem, or the estimator does not score
+                such requests.
+        """
+        raise ValueError(f"expected a problem of items that requests bring or a pool holds, got {self.name}")
+
     def with_truth_as_estimator(self) -> "Problem":
         """Returns the same requests scored by the ground truth, with its own budget, to search for the true best.
 

@@ -22,6 +22,7 @@ from slot_rl.problems.candidate_draws import CandidateSampler, different_rows, s
 from slot_rl.problems.candidate_file import CandidateRequests
 from slot_rl.problems.constraints import Constraint, ConstraintSet, ItemSpace
 from slot_rl.problems.constraints.base import ListedRows, as_constraints
+from slot_rl.problems.estimator_checks import check_encoding, check_scores
 from slot_rl.problems.item_labels import NO_LABELS, ItemLabels, as_attributes
 from slot_rl.problems.known_requests import category_counts, known_requests, real_part, shown_shapes
 from slot_rl.problems.observation import Observation, ObservationPart, TensorLike
@@ -122,7 +123,7 @@ class SlotProblem(Problem):
         self.slot_dim = 0 if features is None else features.shape[-1]
         if features is not None and features.shape[-2] != slots:
             raise ValueError(f"expected slot_features of {slots} slots, got {tuple(features.shape)}")
-        self._kept: tuple[Observation, Tensor] | None = None
+        self._last_encoded: tuple[Observation, Tensor] | None = None
         self.labels = NO_LABELS
         self.names = self._named(item_ids, context_columns, context_categories)
         if item_labels and self._pool is None:
@@ -235,10 +236,10 @@ class SlotProblem(Problem):
     def _encoded(self, observation: Observation) -> Tensor:
         """Returns what the estimator makes of each candidate alone in each slot, ``(batch, slots, items, width)``."""
         # A search asks about the same requests again and again.
-        if self._kept is None or self._kept[0] is not observation:
+        if self._last_encoded is None or self._last_encoded[0] is not observation:
             items = self.candidates(observation).transpose(0, 1).unsqueeze(2).expand(-1, -1, self.slots, -1)
-            self._kept = observation, self._encode(observation, items).permute(1, 2, 0, 3).contiguous()
-        return self._kept[1]
+            self._last_encoded = observation, self._encode(observation, items).permute(1, 2, 0, 3).contiguous()
+        return self._last_encoded[1]
 
     def _encode(self, observation: Observation, vectors: Tensor) -> Tensor:
         """Returns what the estimator makes of each vector alone, ``(..., batch, slots, width)``."""
@@ -272,7 +273,7 @@ class SlotProblem(Problem):
             ValueError: If the estimator does not score such requests.
         """
         twin = copy.copy(self)
-        twin.budget, twin._estimator, twin._kept = Budget(), frozen(estimator), None
+        twin.budget, twin._estimator, twin._last_encoded = Budget(), frozen(estimator), None
         twin._try_out()
         return twin
 
@@ -407,16 +408,12 @@ class SlotProblem(Problem):
                 with torch.no_grad():
                     found = self._ask(score, observation, items)
                     alone = [self._ask(score, observation[row : row + 1], items[row : row + 1]) for row in range(3)]
-                _check_scores(found, torch.cat(alone))
+                check_scores(found, torch.cat(alone))
         if self._after_encoding is not None:
             with torch.no_grad():
                 whole, encoded = self._ask(self._estimator, observation, items), self._encode(observation, items)
                 parts = self._ask(self._after_encoding, observation, encoded)
-            if not torch.allclose(parts, whole, rtol=1e-3, atol=1e-4 * float(whole.abs().max())):
-                raise ValueError(
-                    f"expected after_encoding(encode(items)) to be the estimator's score for {self.name}, "
-                    f"got {parts.tolist()} for {whole.tolist()}"
-                )
+            check_encoding(parts, whole)
 
     def _ask(self, estimator: Score, observation: Observation, vectors: Tensor) -> Tensor:
         leading, what = vectors.shape[:-2], "a truth" if estimator is self._truth else "an estimator"
@@ -462,19 +459,6 @@ def _read_rows(names: PageNames, path: Path) -> ListedRows:
             raise ValueError(f"expected a known item in column {name!r} of {path}, got {unknown!r}")
         columns.append(torch.tensor([known[cell] for cell in cells], dtype=torch.long))
     return ListedRows(torch.stack(columns, dim=1))
-
-
-def _check_scores(together: Tensor, alone: Tensor) -> None:
-    """Refuses several scores a request, and scores that depend on the other requests or on chance."""
-    if together.dim() != 1:
-        raise ValueError(f"expected one score for each of 3 requests, got {tuple(together.shape)}")
-    scale = float(together.nan_to_num(0, 0, 0).abs().max())
-    if not torch.allclose(together, alone, rtol=1e-3, atol=1e-4 * scale, equal_nan=True):
-        row = int((together - alone).abs().argmax())
-        raise ValueError(
-            f"expected the same score for a request among others and alone, got {float(together[row]):g} and "
-            f"{float(alone[row]):g}"
-        )
 
 
 def _sizes(items: int | None, dim: int | None, pool: Tensor | None) -> tuple[int, int]:

@@ -58,7 +58,7 @@ class InTurn(Rules):
 
     def mode(self, logits: Tensor) -> Tensor:
         """Returns the choice ``(..., batch, slots)`` of the most probable open item in each turn."""
-        return self._filled_for(logits, lambda row, slot: row.argmax(dim=-1))[0]
+        return self.in_order(logits)[0]
 
     def in_order(self, logits: Tensor) -> tuple[Tensor, Tensor]:
         """Returns :meth:`mode` and the logits on its condition: its order is that of draws."""

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from slot_rl.agents import A2CAgent, GumbelAgent, PPOAgent, ReinforceAgent, load_agent
+from slot_rl.agents import AGENTS, A2CAgent, GumbelAgent, PPOAgent, ReinforceAgent, load_agent
 from slot_rl.agents.serving import Serving, serve
 from slot_rl.envs import SlotVecEnv
 from slot_rl.networks import PointerSize
@@ -37,6 +37,10 @@ def build(kind: Any = GumbelAgent, problem: SlotProblem | None = None, **changes
     name = {GumbelAgent: "gumbel", ReinforceAgent: "reinforce", PPOAgent: "ppo", A2CAgent: "a2c"}[kind]
     options = options_of(name, **{"policy": SMALL, "in_turn": True, "learning_rate": 3e-3, **changes})
     return kind(SlotVecEnv(problem or sums(), 64), options, seed=0)
+
+
+def build_named(name: str) -> Any:
+    return AGENTS[name](SlotVecEnv(sums(), 64), options_of(name, policy=SMALL, in_turn=True))
 
 
 @pytest.mark.parametrize("kind", [GumbelAgent, ReinforceAgent, PPOAgent, A2CAgent])
@@ -131,7 +135,7 @@ def test_selectors_of_several_draws_are_refused(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["straight_through", "gumbel_rao", "reinmax", "gapped", "intermediate_loss"])
 def test_selectors_of_one_draw_take_turns(name: str) -> None:
-    assert options_of(name, in_turn=True).draws_in_turn
+    assert build_named(name).policy.in_turn
 
 
 def test_products_of_large_numbers_stay_finite() -> None:

@@ -15,6 +15,7 @@ from slot_rl.agents.learned_critic import LearnedCriticOptions
 from slot_rl.agents.reward_critic import CriticFit
 from slot_rl.envs import SequentialVecEnv, SlotVecEnv
 from slot_rl.estimators import EstimatorNet, EstimatorShape, load_estimator, save_estimator
+from slot_rl.estimators.encoding import TableEncoding
 from slot_rl.evaluation import Evaluation, EvaluationConfig
 from slot_rl.io import BundleError
 from slot_rl.networks import PointerSize
@@ -106,7 +107,7 @@ def test_a_short_memory_follows_rewards_that_change(memory: int, least: float, m
     assert least < found(agent, problem) <= most
 
 
-def test_a_black_box_is_judged_without_a_gradient() -> None:
+def test_a_black_box_is_whole_criticd_without_a_gradient() -> None:
     problem = black_box()
     evaluation = Evaluation(problem, EvaluationConfig(eval_size=20))
     agent = LearnedCriticAgent(problem, **QUICK).learn(100)
@@ -201,8 +202,10 @@ def error(agent: LearnedCriticAgent, problem: Problem) -> float:
     """How far the critic is from the rewards of random choices."""
     observation = problem.sample(500, generator_from(0))
     choice = torch.randint(5, (1, 500, 3), generator=generator_from(1))
-    assert agent._judge is not None
-    return float((agent._judge.of_choices(observation, choice).mean(dim=0) - problem.score(observation, choice)).std())
+    assert agent._whole_critic is not None
+    return float(
+        (agent._whole_critic.of_choices(observation, choice).mean(dim=0) - problem.score(observation, choice)).std()
+    )
 
 
 def test_with_a_prior_the_critic_learns_the_difference(tmp_path: Path) -> None:
@@ -234,8 +237,13 @@ def test_a_prior_is_asked_again_by_a_checkpoint(tmp_path: Path) -> None:
 
 def test_a_prior_of_something_else_is_refused(tmp_path: Path) -> None:
     prior = a_network(tmp_path / "prior")
-    with pytest.raises(ValueError, match="got an estimator of items that requests bring for"):
+    with pytest.raises(ValueError, match="expected a problem of items that requests bring or a pool holds, got"):
         LearnedCriticAgent(row_problem(), **QUICK, prior=prior)
+    table = TableEncoding("score", {"one": ("a", "b")}, {})
+    with seeded_initialisation(0):
+        save_estimator(tmp_path / "table", EstimatorNet(EstimatorShape(1, 2, (4,), (2,))), {}, table)
+    with pytest.raises(ValueError, match="expected a prior of items' vectors, got an estimator of a table in"):
+        LearnedCriticAgent(black_box(), **QUICK, prior=tmp_path / "table")
     with pytest.raises(ValueError, match="expected an estimator of"):
         LearnedCriticAgent(SlotProblem(untouchable, 3, 5, 3), **QUICK, prior=prior)
     with pytest.raises(BundleError, match="expected"):

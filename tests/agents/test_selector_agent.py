@@ -276,6 +276,10 @@ def test_an_unknown_selector_option_in_a_manifest_is_refused(tmp_path: Path) -> 
     path.write_text(json.dumps(document))
     with pytest.raises(BundleError, match="expected options of SelectorOptions, got: .*'tau'"):
         load_agent(tmp_path, SlotVecEnv(small_problem(), 2))
+    for nothing in (None, 5, ["k"]):
+        path.write_text(json.dumps({**document, "options": nothing}))
+        with pytest.raises(BundleError, match="expected options of SelectorOptions, got:"):
+            load_agent(tmp_path, SlotVecEnv(small_problem(), 2))
 
 
 @pytest.mark.parametrize(

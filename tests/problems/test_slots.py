@@ -257,7 +257,7 @@ class NoEncoder(nn.Module):
 
 def test_an_encoding_that_does_not_lead_to_the_score_is_refused() -> None:
     with pytest.raises(
-        ValueError, match=r"expected after_encoding\(encode\(items\)\) to be the estimator's score for slots"
+        ValueError, match=r"expected after_encoding\(encode\(items\)\) to be the estimator's score, got"
     ):
         SlotProblem(OtherRest(), 3, 5, 4)
     with pytest.raises(ValueError, match="expected an estimator with encode beside after_encoding for slots, got none"):
