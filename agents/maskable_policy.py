@@ -12,7 +12,7 @@ from sb3_contrib.common.maskable.policies import MaskableActorCriticPolicy
 from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from torch import Tensor
 
-from slot_rl.agents.policy import SlotPolicy, as_observation, optimizer_of, policy_kwargs
+from slot_rl.agents.policy import PolicyOutput, SlotPolicy, as_observation, optimizer_of, policy_kwargs
 from slot_rl.envs import SequentialVecEnv
 from slot_rl.envs.episodes import action_space as choices
 from slot_rl.envs.episodes import observation_space as requests
@@ -88,6 +88,10 @@ class SequentialPolicy(MaskableActorCriticPolicy):
         given = observation.context, observation.context_vector, observation.slot_features
         logits, latent = self.network(observation.candidates, mask, *given)
         return masked_logits(logits, mask), latent
+
+    def output(self, observation: Observation) -> PolicyOutput:
+        """Returns what the policy says of requests of which no slot is filled."""
+        return PolicyOutput(*self.point(observation), self.rules(observation))
 
     def rules(self, observation: Observation) -> Rules | None:
         """Returns what the requests allow; None if everything that is not masked."""

@@ -37,6 +37,7 @@ from slot_rl.race import RaceResult, entrants, run_race
 from slot_rl.reevaluation import problem_of_run
 from slot_rl.seeding import generator_from
 from slot_rl.selectors import NAMES, Exact, LocalExpectation, Selector, make, masked_logits
+from slot_rl.selectors.in_turn import InTurn
 
 DIAGNOSIS, PICTURE = "diagnosis.json", "bias_and_variance.png"
 CHUNK = 16_384
@@ -278,7 +279,7 @@ def _setup(config: DiagnosisConfig) -> Setup:
         with torch.no_grad():
             output = agent.policy.output(observation)
             logits = output.logits
-            if agent.policy.in_turn:
+            if isinstance(output.rules, InTurn):
                 # Each slot's logits in its turn, on the way to the answer.
                 logits = given(logits, most_probable(logits, output.rules), output.rules)
     else:

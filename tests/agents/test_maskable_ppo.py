@@ -243,3 +243,6 @@ def test_the_command_trains_and_logs_it(contrib: Any, script: Command, tmp_path:
     logged = {name for row in rows for name in row}
     assert {"rollout/ep_rew_mean", "train/loss", "train/learning_rate", "eval/score", "budget/forwards"} <= logged
     assert rows[-1]["global_step"] == 256
+    few = ("--requests", 2, "--draws", 4, "--race-calls", 0, "--out", tmp_path / "diagnosis")
+    code, shown, errors = script(ROOT / "scripts" / "diagnose_gradients.py", "--policy", run, *few)
+    assert code == 0 and "true gradient" in shown, errors
