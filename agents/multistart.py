@@ -41,8 +41,8 @@ from slot_rl.selectors.rules import Rules
 
 Ask = Literal["auto", "mixture", "row"]
 LARGEST_ERROR = 0.15
-"""Up to this error, in standard deviations of a mixture's rows, mixtures are asked: SlotsLarge-v0 has 0.0, Slots-v0 .45,
-Slate-v0 .5 and PickValue-v0 2.1."""
+"""Up to this error, in standard deviations of a mixture's rows, mixtures are asked: SlotsLarge-v0 has 0.0, Slots-v0
+.45, Slate-v0 .5 and PickValue-v0 2.1."""
 TEST_SHARE, TEST_DRAWS, MOST_TESTED = 0.02, 64, 32
 ORDER_SHARE, FEWEST_ORDERED = 0.03, 16
 """Share of the calls that order the starts, and the fewest requests that can tell their order."""
