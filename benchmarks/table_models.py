@@ -2,8 +2,8 @@
 
 A model is fitted to a part of a measured landscape and scores all combinations, and the best one of each context is
 looked up in the whole table. Scores are normalised to each context's lowest (0) and highest (1) measurement; what was
-not measured counts with the lowest. The best row that was measured already is a competitor: "with best seen" takes it
-where its measured score is above the estimate of the model's best row.
+not measured counts with the lowest. The best row that was measured already is a competitor: "with best seen" takes the
+model's best row only where its estimate is above that row's score by the error of the model's high estimates.
 """
 
 from collections.abc import Callable, Sequence
@@ -21,10 +21,19 @@ from slot_rl.compare.statistics import t_quantile
 from slot_rl.console import print_table, say
 from slot_rl.estimators.blend import Blend
 from slot_rl.estimators.encoding import TableEncoding
-from slot_rl.estimators.fitting import TableFit, TableRows, fit_on_table, network_for, read_rows, table_loss
+from slot_rl.estimators.fitting import (
+    TableFit,
+    TableRows,
+    fit_on_table,
+    network_for,
+    predict_rows,
+    read_rows,
+    table_loss,
+)
 from slot_rl.estimators.model_choice import choose_model
 from slot_rl.estimators.net import EstimatorNet
 from slot_rl.estimators.net_ensemble import EnsembleFit
+from slot_rl.estimators.seen_rows import error_at_top
 from slot_rl.estimators.store import context_tensor
 from slot_rl.estimators.table_models import fit_row_model
 from slot_rl.io import fresh_folder, write_json
@@ -103,7 +112,7 @@ class Chosen:
 
     Attributes:
         best: Normalised true score of the model's best row.
-        with_seen: The same, or of the best measured row, as the estimates say.
+        with_seen: The same, or of the best measured row, as the estimates say; of a censored log always the model's.
         top_median: Median of those of the model's best 128 rows.
     """
 
@@ -156,12 +165,15 @@ def _subset(key: tuple[str, int], read: _Read, report: Callable[[], None]) -> Su
     seen = rows[landscape.subset.pick(rows, generator)]
     # Every context that was seen; in a subset of a large table these are all.
     contexts = None if seen.contexts is None else context_tensor(seen.contexts)
-    models, fit = _fitted(seen, encoding, landscape, generator), EnsembleFit()
+    models, net_error = _fitted(seen, encoding, landscape, generator)
+    censored = isinstance(landscape.subset, LowerHalf)
+    choice = choose_model(seen, encoding, EnsembleFit(), generator, censored=censored)
+    errors = {} if censored else {"net": net_error, ON_ALL_ROWS: net_error, **choice.errors}
     chosen = {
-        model: _chosen(RowProblem(module, contexts, truth, name, encoding), truth, seen)
+        model: _chosen(RowProblem(module, contexts, truth, name, encoding), truth, seen, errors.get(model))
         for model, module in models.items()
     }
-    auto = choose_model(seen, encoding, fit, generator).model or "net"
+    auto = choice.model or "net"
     best_seen = fmean(
         float(truth.normalised(part.features, part.contexts).max()) for part in map(seen.__getitem__, seen.by_context())
     )
@@ -171,7 +183,8 @@ def _subset(key: tuple[str, int], read: _Read, report: Callable[[], None]) -> Su
 
 def _fitted(
     seen: TableRows, encoding: TableEncoding, landscape: Landscape, generator: torch.Generator
-) -> dict[str, nn.Module]:
+) -> tuple[dict[str, nn.Module], float]:
+    """Returns the models, and how wrong the network is about promising rows that decided when to stop."""
     # Seeded on its own: what the others draw does not depend on how many steps it takes.
     seed = int(torch.randint(2**31, (), generator=generator))
     net, again = (network_for(encoding, landscape.fit, seed) for _ in range(2))
@@ -179,7 +192,8 @@ def _fitted(
     epochs = fit_on_table(net, *parts, landscape.fit, generator_from(seed), lambda step, error: None)
     _fit_all_rows(again, seen, landscape.fit, epochs, generator_from(seed))
     gp, nets = (fit_row_model(model, seen, encoding, EnsembleFit(), generator) for model in ("gp", "nets"))
-    return {"net": net, ON_ALL_ROWS: again, "gp": gp, "nets": nets, "blend": Blend([gp, nets])}
+    models = {"net": net, ON_ALL_ROWS: again, "gp": gp, "nets": nets, "blend": Blend([gp, nets])}
+    return models, error_at_top(predict_rows(net, parts[1]), parts[1])
 
 
 def _fit_all_rows(net: EstimatorNet, rows: TableRows, fit: TableFit, epochs: int, generator: torch.Generator) -> None:
@@ -198,8 +212,15 @@ def _fit_all_rows(net: EstimatorNet, rows: TableRows, fit: TableFit, epochs: int
             schedule.step()
 
 
-def _chosen(problem: RowProblem, truth: TruthTable, seen: TableRows) -> Chosen:
-    """Scores all combinations of each context and looks the best ones up."""
+def _chosen(problem: RowProblem, truth: TruthTable, seen: TableRows, error: float | None) -> Chosen:
+    """Scores all combinations of each context and looks the best ones up.
+
+    Args:
+        problem: The model's.
+        truth: The whole table.
+        seen: The rows that the model was fitted to.
+        error: That of the model's high estimates; None where measured rows do not compete.
+    """
     combinations = torch.cartesian_prod(*map(torch.arange, problem.sizes))
     requests = problem.evaluation_observations(len(problem.contexts), generator_from(0))
     figures = []
@@ -210,7 +231,8 @@ def _chosen(problem: RowProblem, truth: TruthTable, seen: TableRows) -> Chosen:
         true = truth.normalised(top, None if part.contexts is None else part.contexts[:1].expand(len(top), -1))
         best, known = float(true[0]), int(part.score.argmax())
         seen_best = float(truth.normalised(part.features, part.contexts)[known])
-        with_seen = seen_best if float(part.score[known]) > float(estimates.max()) else best
+        competes = error is not None and float(part.score[known]) > float(estimates.max()) - error
+        with_seen = seen_best if competes else best
         figures.append((best, with_seen, float(true.median())))
     return Chosen(*(fmean(column) for column in zip(*figures, strict=True)))
 

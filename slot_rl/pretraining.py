@@ -30,7 +30,7 @@ from slot_rl.estimators.model_choice import FOLDS, ModelChoice, choose_model
 from slot_rl.estimators.net import EstimatorNet
 from slot_rl.estimators.net_ensemble import EnsembleFit, NetEnsembleShape
 from slot_rl.estimators.row_scorer import RowScorer
-from slot_rl.estimators.seen_rows import SeenRows
+from slot_rl.estimators.seen_rows import SeenRows, error_at_top
 from slot_rl.estimators.slate_fitting import SlateFit
 from slot_rl.estimators.spread import FEWEST_CHOSEN, Spread
 from slot_rl.estimators.store import CARD, context_tensor, load_estimator, load_shipped, save_estimator
@@ -81,7 +81,7 @@ class PretrainConfig:
         categorical: Columns of numbers that are categories all the same, of a table, of items or of requests.
         model: What is fitted to a table: one network; a Gaussian process (gp), for few rows; the mean of five networks
             (nets); the mean of both (blend); or the one of these three that is chosen by how its choices among held-out
-            rows score (auto).
+            rows score (auto), nets with --censored.
         out: Folder to write the estimator to.
         seed: Seeds weights, split and order.
         force: Replace an estimator that is already there.
@@ -263,18 +263,20 @@ def _fit_table(config: PretrainConfig, path: Path) -> Fit:
     train, validation, test = (rows[part] for part in parts)
     for part, name in ((rows, "the table"), (test, "the test rows")):
         _refuse_constant(part, config.score, name, path)
-    seen, model = torch.cat(parts[:2]), config.model
+    seen, model, errors = torch.cat(parts[:2]), config.model, dict[str, float]()
     details: dict[str, object] = {"table": path.name}
     if model != "nets" and config.making != INDEPENDENT:
         raise ValueError(f"expected no --ensemble {config.making.ensemble} with --model {model}, but with --model nets")
     if model == "auto":
         choice = _chosen_model(config, rows[seen], encoding, generator)
-        model, details["choice"] = choice.model or "net", asdict(choice)
+        model, details["choice"], errors = choice.model or "net", asdict(choice), dict(choice.errors)
     if model != "net":
         whole, predicted, spread = _fit_row_model(config, model, rows, encoding, seen, parts[2], generator)
         made = {} if config.making == INDEPENDENT else asdict(config.making)
         details |= {"model": model, **made, "rows": len(rows)}
-        measured = _measured(table, encoding, config.censored)
+        if model not in errors:
+            errors[model] = error_at_top(predicted, test)
+        measured = _measured(table, encoding, config.censored, errors[model])
         return Fit(whole, predicted, test.score, details, encoding, *measured, spread)
     net = network_for(encoding, config.fit, config.seed)
     with fit_progress(config.fit.epochs * config.fit.steps_per_epoch(len(train)), "validation RMSE") as report:
@@ -290,10 +292,13 @@ def _fit_table(config: PretrainConfig, path: Path) -> Fit:
     if kinds.levels:
         encoding = encoding.with_levels(kinds.levels)
         net = with_categories(net, encoding)
-    return Fit(net, predicted, test.score, details, encoding, *_measured(table, encoding, config.censored))
+    measured = _measured(table, encoding, config.censored, error_at_top(predicted, test))
+    return Fit(net, predicted, test.score, details, encoding, *measured)
 
 
-def _measured(table: Table, encoding: TableEncoding, censored: bool) -> tuple[Tensor | None, SeenRows | None]:
+def _measured(
+    table: Table, encoding: TableEncoding, censored: bool, error: float
+) -> tuple[Tensor | None, SeenRows | None]:
     """Returns the table's contexts, and the best of its rows whose levels can be chosen; None for what there is not."""
     contexts = encoding.encode_contexts(table) if encoding.contexts else None
     known = None if contexts is None else context_tensor(contexts)
@@ -301,7 +306,7 @@ def _measured(table: Table, encoding: TableEncoding, censored: bool) -> tuple[Te
     if not bool(offered.any()):
         return known, None
     asked, score = None if contexts is None else contexts[offered], torch.tensor(table.score)[offered]
-    return known, SeenRows.of(features[offered], asked, score, known, censored)
+    return known, SeenRows.of(features[offered], asked, score, known, censored, error)
 
 
 def _chosen_model(
@@ -311,7 +316,7 @@ def _chosen_model(
     _refuse_fit(config)
     fit = EnsembleFit()
     with fit_progress(FOLDS * fit.steps_for(len(rows) - len(rows) // FOLDS), "") as report:
-        choice = choose_model(rows, encoding, fit, generator, lambda step: report(step, None))
+        choice = choose_model(rows, encoding, fit, generator, lambda step: report(step, None), config.censored)
     say(f"model: {choice.reason}" if choice.model else f"model: net, because nothing else fits: {choice.reason}")
     return choice
 

@@ -65,9 +65,9 @@ class RecommendConfig:
             an error, or a row with an empty answer and the reason.
         force: Replace the file that is already there.
         seed: Seeds the draws.
-        best_seen: Answer with a context's best measured row where that was measured above the answer's estimate; the
-            column measured_score then holds its measured score. It needs an estimator whose table is known and not
-            censored, and does nothing to samples.
+        best_seen: Answer with a context's best measured row, unless the answer's estimate is above its measured score
+            by the error of the estimator's high estimates; the column measured_score then holds its measured score. It
+            needs an estimator whose table is known and not censored, and does nothing to samples.
     """
 
     run: Annotated[Path, tyro.conf.Positional]

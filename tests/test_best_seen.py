@@ -5,6 +5,7 @@ import random
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import pytest
@@ -12,8 +13,8 @@ import torch
 
 from slot_rl.agents import make_agent
 from slot_rl.estimators import load_estimator
-from slot_rl.estimators.fitting import TableFit
-from slot_rl.estimators.seen_rows import KEPT_ROWS, SeenRows
+from slot_rl.estimators.fitting import TableFit, TableRows
+from slot_rl.estimators.seen_rows import KEPT_ROWS, SeenRows, error_at_top
 from slot_rl.evaluation import Evaluation, EvaluationConfig
 from slot_rl.pretraining import PretrainConfig, pretrain
 from slot_rl.problems import Observation, RowProblem, make_problem, named
@@ -152,6 +153,37 @@ def test_the_measured_row_leads_a_list_without_being_in_it_twice(recommend: Comm
     assert len({(row["ligand"], row["solvent"], row["base"]) for row in rows}) == 6
     for part in (rows[1:3], rows[4:]):
         assert float(part[0]["estimated_score"]) >= float(part[1]["estimated_score"])
+
+
+def test_the_error_of_promising_rows_by_hand() -> None:
+    # Eighty rows in context 0, so its four highest estimates count; two rows in context 1, and both count.
+    score = torch.arange(82.0)
+    predicted = torch.zeros(82)
+    errors = {7: 93.0, 12: 90.0, 50: 51.0, 79: 21.0, 80: 5.0, 81: -2.0}
+    for row, error in errors.items():
+        predicted[row] = row + error
+    rows = TableRows(torch.zeros(82, 1, dtype=torch.long), torch.tensor([[0]] * 80 + [[1]] * 2), score)
+    assert error_at_top(predicted, rows) == pytest.approx(fmean(error**2 for error in errors.values()) ** 0.5)
+    assert error_at_top(score, rows) == 0
+
+
+def test_the_error_is_kept_with_the_estimator(home: Path) -> None:
+    seen = load_estimator(home / "estimator").seen
+    # The estimator was hardly fitted, and the rows that it finds most promising score from 0 to 9.4.
+    assert seen is not None and 0.1 < seen.error < 10
+
+
+def test_an_answer_must_be_estimated_above_a_measured_row_by_the_error(
+    recommend: Command, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stored = load_estimator(home / "estimator")
+    assert stored.seen is not None
+    for error, is_measured in ((0.0, False), (200.0, True)):
+        # The measured scores are 100 lower, and so below every estimate.
+        lower = replace(stored.seen, score=stored.seen.score - 100, error=error)
+        monkeypatch.setattr(named, "load_estimator", partial(lambda seen, folder: replace(stored, seen=seen), lower))
+        assert recommend("--out", tmp_path / "o.csv", "--force")[0] == 0
+        assert [bool(row["measured_score"]) for row in answers(tmp_path / "o.csv")] == [is_measured] * 2
 
 
 def test_rows_of_a_censored_table_do_not_compete(

@@ -10,10 +10,13 @@ import torch
 from torch import Tensor
 
 from slot_rl.estimators.encoding import places_of
+from slot_rl.estimators.fitting import TableRows
 from slot_rl.estimators.grouping import group_rows
 
 KEPT_ROWS = 16
 """Rows that are kept of each context: constraints that come later may forbid the best of them."""
+TOP_SHARE, FEWEST_TOP = 0.05, 3
+"""Share and least number of a context's held-out rows that count as promising, by their estimates."""
 
 
 @dataclass(frozen=True)
@@ -25,12 +28,14 @@ class SeenRows:
         score: Their measured scores ``(contexts, kept)``, float64; 0 where a context has fewer rows.
         counts: How many rows each context has, long, ``(contexts,)``.
         censored: Whether the table holds low scores only, so that its best row says little of what there is.
+        error: How wrong estimates of promising rows are; see :func:`error_at_top`.
     """
 
     choice: Tensor
     score: Tensor
     counts: Tensor
     censored: bool = False
+    error: float = 0.0
 
     def check(self, contexts: int, sizes: tuple[int, ...]) -> None:
         """Raises ValueError unless the rows are of so many contexts, and of features with so many categories."""
@@ -46,7 +51,13 @@ class SeenRows:
 
     @classmethod
     def of(
-        cls, features: Tensor, contexts: Tensor | None, score: Tensor, known: Tensor | None, censored: bool = False
+        cls,
+        features: Tensor,
+        contexts: Tensor | None,
+        score: Tensor,
+        known: Tensor | None,
+        censored: bool = False,
+        error: float = 0.0,
     ) -> "SeenRows":
         """Finds the best rows; a row that was measured more than once counts with its mean.
 
@@ -56,6 +67,7 @@ class SeenRows:
             score: Their measured scores, ``(rows,)``.
             known: The distinct contexts ``(contexts, columns)``; None without contexts.
             censored: See the class.
+            error: See the class.
         """
         place = torch.zeros(len(features), dtype=torch.long)
         if contexts is not None and known is not None:
@@ -73,4 +85,19 @@ class SeenRows:
         choice[where] = features[torch.from_numpy(first[order][kept])]
         found[where] = torch.from_numpy(means[order][kept])
         counts = torch.from_numpy(np.bincount(contexts_of[kept], minlength=number))
-        return cls(choice, found, counts, censored)
+        return cls(choice, found, counts, censored, error)
+
+
+def error_at_top(predicted: Tensor, rows: TableRows) -> float:
+    """Returns the root of the mean squared error of each context's highest estimates.
+
+    Args:
+        predicted: Estimates of rows that were not fitted to, ``(rows,)``.
+        rows: The rows, with their measured scores.
+    """
+    errors = []
+    for part in rows.by_context():
+        count = min(len(part), max(FEWEST_TOP, round(TOP_SHARE * len(part))))
+        top = part[predicted[part].topk(count).indices]
+        errors.append((predicted[top] - rows.score[top]).double().square())
+    return float(torch.cat(errors).mean().sqrt())

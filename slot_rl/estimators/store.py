@@ -62,7 +62,7 @@ def save_estimator(
         tensors["contexts"] = contexts
     if seen is not None:
         tensors |= dict(zip(SEEN, (seen.choice, seen.score, seen.counts), strict=True))
-        document["seen_is_censored"] = seen.censored
+        document |= {"seen_is_censored": seen.censored, "error_at_top": seen.error}
     write_bundle(folder, "estimator", tensors, document, CARD)
 
 
@@ -84,7 +84,9 @@ def load_estimator(folder: Path) -> StoredEstimator:
         choice, score, counts = SEEN
         seen = None
         if measured:
-            seen = SeenRows(measured[choice], measured[score], measured[counts], document["seen_is_censored"])
+            # What was stored without an error is compared as before.
+            censored, error = document["seen_is_censored"], document.get("error_at_top", 0.0)
+            seen = SeenRows(measured[choice], measured[score], measured[counts], censored, error)
     except (AttributeError, IndexError, KeyError, TypeError, RuntimeError) as error:
         raise BundleError(f"expected weights that fit the card in {folder}, got: {error}") from error
     return StoredEstimator(net.eval(), weights_hash(document), card, encoding, contexts, seen)

@@ -17,19 +17,25 @@ class BestSeen:
         choice: Long tensor of shape ``(batch, slots)``.
         score: Its measured score ``(batch,)``, float64; -inf where no allowed row is known.
         censored: Whether the measurements are low ones only.
+        error: How wrong estimates of promising rows are.
     """
 
     choice: Tensor
     score: Tensor
     censored: bool
+    error: float = 0.0
 
     def choice_or(self, other: Tensor) -> Tensor:
         """Returns the rows ``(batch, slots)``, and another answer where no allowed row is known."""
         return torch.where(self.score.isfinite().unsqueeze(1), self.choice, other)
 
     def better_than(self, estimated: Tensor) -> Tensor:
-        """Returns where the measured score is above the estimate ``(batch,)`` of another answer, ``(batch,)``."""
-        return self.score > estimated
+        """Returns where measured rows are the better answers, ``(batch,)``.
+
+        The highest of many estimates is rather one that is too high (the winner's curse). So another answer is only
+        better where its estimate ``(batch,)`` is above the measured score by the error of such estimates.
+        """
+        return self.score > estimated - self.error
 
     @classmethod
     def among(cls, seen: SeenRows, places: Tensor, mask: Tensor | None, rules: Rules | None) -> "BestSeen":
@@ -54,4 +60,4 @@ class BestSeen:
         score = score.masked_fill(~allowed.T, -torch.inf)
         best = score.argmax(dim=1)
         batch = torch.arange(len(best))
-        return cls(choice[best, batch], score[batch, best], seen.censored)
+        return cls(choice[best, batch], score[batch, best], seen.censored, seen.error)

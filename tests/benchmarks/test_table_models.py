@@ -22,7 +22,7 @@ from slot_rl.problems.truth_table import TruthTable
 from slot_rl.seeding import generator_from
 from tests.conftest import ROOT, Command
 
-SMALL = STUDIED["suzuki-20"].__class__("small", "small.csv", "y", ("u",), Share(0.5), fit=TableFit(epochs=2))
+SMALL = STUDIED["suzuki-20"].__class__("small", "small.csv", "y", ("u",), Share(0.9), fit=TableFit(epochs=2))
 
 
 class FirstColumn(RowScorer):
@@ -46,13 +46,16 @@ def test_what_a_choice_is_worth_by_hand(data: Path, monkeypatch: pytest.MonkeyPa
     rows, encoding = read_rows(data / "small.csv", "y", ("u",))
     truth = TruthTable.read(data / "small.csv", encoding, "worst")
     problem = RowProblem(FirstColumn(), torch.tensor([[0], [1]]), truth, "small", encoding)
-    found = table_models._chosen(problem, truth, rows)
+    found = table_models._chosen(problem, truth, rows, 0.0)
     # a = 2 is named, with b = 0 first: 3 of 1 to 6 in x, and -3 of -6 to -1 in z. The estimate of 2 is below the best
     # measured score of x, 6, and above that of z, -1.
     assert found.best == pytest.approx((2 / 5 + 3 / 5) / 2)
     assert found.with_seen == pytest.approx((1 + 3 / 5) / 2)
     # The best two are a = 2 with either b; torch's median of two is the lower one.
     assert found.top_median == pytest.approx((2 / 5 + 0) / 2)
+    # An error of 3.1 takes the estimate in z below -1, too; a censored log's rows do not compete.
+    assert table_models._chosen(problem, truth, rows, 3.1).with_seen == pytest.approx((1 + 1) / 2)
+    assert table_models._chosen(problem, truth, rows, None).with_seen == found.best
 
 
 def test_the_fit_on_all_rows_sees_each_one_and_comes_to_rest(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -60,6 +60,14 @@ def test_the_better_model_wins(gp: float, nets: float, model: str, monkeypatch: 
     found = choose_model(rows(500), ENCODING, FIT, generator_from(3))
     assert found.model == model and found.reason.startswith(f"{model}, ") and "standard error" in found.reason
     assert all(len(scores) == 5 for scores in found.scores.values()) and list(found.scores) == ["gp", "blend", "nets"]
+    # A row that is estimated highest is rather one whose error is large, but for a model without any.
+    assert found.errors["gp"] == pytest.approx(gp, rel=1) and found.errors["nets"] == pytest.approx(nets, rel=1)
+
+
+def test_low_scores_alone_are_left_to_networks() -> None:
+    found = choose_model(rows(500), ENCODING, FIT, generator_from(3), censored=True)
+    assert found.model == "nets" and found.reason == "nets, because the table holds low scores only"
+    assert not found.scores and not found.errors
 
 
 def test_errors_that_cancel_speak_for_the_blend(monkeypatch: pytest.MonkeyPatch) -> None:
