@@ -35,6 +35,7 @@ from slot_rl.estimators.fitting import (
     r_squared,
     read_rows,
 )
+from slot_rl.estimators.seen_rows import KEPT_ROWS, SeenRows, error_at_top
 from slot_rl.estimators.store import CARD, context_tensor, save_estimator
 from slot_rl.io import read_document, write_json
 from slot_rl.provenance import provenance, versions
@@ -245,7 +246,11 @@ def prepare(landscape: Landscape, data: Path, out: Path) -> None:
     }
     folder.mkdir(parents=True, exist_ok=True)
     _write_rows(logged, seen[torch.arange(min(len(seen), landscape.logged_rows))], encoding)
-    save_estimator(folder, net, card, encoding, None if rows.contexts is None else context_tensor(rows.contexts))
+    contexts = None if rows.contexts is None else context_tensor(rows.contexts)
+    error = error_at_top(predict_rows(net, validation), validation)
+    censored = isinstance(landscape.subset, LowerHalf)
+    measured = SeenRows.of(seen.features, seen.contexts, seen.score, contexts, censored, error)
+    save_estimator(folder, net, card, encoding, contexts, measured)
 
 
 def split(rows: TableRows, landscape: Landscape, generator: torch.Generator) -> tuple[TableRows, TableRows]:
@@ -285,6 +290,7 @@ def _source(landscape: Landscape, file: Path) -> dict[str, Any]:
         "subset": repr(landscape.subset),
         "fit": asdict(landscape.fit),
         "logged_rows": landscape.logged_rows,
+        "kept_rows": KEPT_ROWS,
         "seed": SEED,
     }
     found: dict[str, Any] = json.loads(json.dumps(source))

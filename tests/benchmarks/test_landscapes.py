@@ -3,6 +3,7 @@
 import csv
 import json
 from functools import partial
+from importlib import import_module
 from itertools import product
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import torch
 from benchmarks import landscapes
 from benchmarks.landscapes import Landscape, LowerHalf, PerContext, Share, prepare, split
 from slot_rl.estimators.fitting import TableFit, TableRows
-from slot_rl.estimators.store import CARD
+from slot_rl.estimators.store import CARD, load_estimator
 from slot_rl.seeding import generator_from
 from tests.conftest import Command
 
@@ -25,6 +26,7 @@ serving: {policies: [2, 4], searches: [1, 4]}
 agents:
   gumbel:
   reproduction:
+  best_seen:
   guided_search_8: {agent: guided_search, options: {calls_per_context: 8}}
   exhaustive_search:
 tasks:
@@ -40,6 +42,8 @@ tasks:
 @pytest.fixture
 def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with a full factorial of three features in two contexts, the only landscape that is known."""
+    for user in ("table_models", "pressure"):  # they look landscapes up when they are imported
+        import_module(f"benchmarks.{user}")
     monkeypatch.setattr(landscapes, "LANDSCAPES", {"tiny": TINY})
     monkeypatch.setattr(landscapes, "STUDY", tmp_path / "study.yaml")
     (tmp_path / "study.yaml").write_text(STUDY)
@@ -61,9 +65,9 @@ def test_the_command_runs_resumes_and_reports(data: Path, tmp_path: Path, script
     assert code == 0, error
     assert "exhaustive_search" in shown and "guided_search_8" in shown
     runs = sorted((out / "runs").iterdir())
-    assert len(runs) == 4 * 3
+    assert len(runs) == 5 * 3
     written = {path: path.stat().st_mtime_ns for path in out.rglob("*") if path.name in ("summary.json", "card.json")}
-    assert len(written) == 13
+    assert len(written) == 16
     again, _, error = run(*flags)
     assert again == 0, error
     assert {path: path.stat().st_mtime_ns for path in written} == written
@@ -86,8 +90,13 @@ def test_an_estimator_is_fitted_once_and_again_when_changed(data: Path, tmp_path
     assert card.stat().st_mtime_ns == first
     document = json.loads(card.read_text())["card"]
     assert (document["seen_rows"], document["held_rows"]) == (80, 80)
+    seen = load_estimator(card.parent).seen
+    assert seen is not None and seen.counts.tolist() == [16, 16] and not seen.censored and seen.error > 0
     prepare(Landscape("tiny", "tiny.csv", "y", ("u",), PerContext(30), 600, FAST), data, tmp_path)
     assert json.loads(card.read_text())["card"]["seen_rows"] == 60
+    prepare(Landscape("tiny", "tiny.csv", "y", ("u",), LowerHalf(), 600, FAST), data, tmp_path)
+    lower = load_estimator(card.parent).seen
+    assert lower is not None and lower.censored and float(lower.score.max()) < float(seen.score.max())
 
 
 def test_the_shipped_study_and_its_landscapes_agree() -> None:
