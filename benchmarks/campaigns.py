@@ -25,7 +25,8 @@ from slot_rl.estimators.gp_draws import draw_functions
 from slot_rl.estimators.grid_kernel import grid_cells
 from slot_rl.estimators.mixed_members import MemberFit, fit_members
 from slot_rl.estimators.product_gp import fit_gp
-from slot_rl.io import check_continued, read_json, write_json
+from slot_rl.io import read_json, write_json
+from slot_rl.places import check_continued
 from slot_rl.plots import Panel, plot_curves
 from slot_rl.provenance import provenance
 from slot_rl.search.next_batch import Candidates, MeasuredRows, next_batch

@@ -21,7 +21,8 @@ from benchmarks.reproductions.results import RESULTS, Place, refuse_missing
 from slot_rl.console import print_table, progress_bar, say
 from slot_rl.diagnosis import Diagnosis, DiagnosisConfig, diagnose
 from slot_rl.evaluation import Evaluation, EvaluationConfig
-from slot_rl.io import fresh_folder, write_json
+from slot_rl.io import write_json
+from slot_rl.places import fresh_folder
 from slot_rl.problems import make_problem
 from slot_rl.problems.named import ROWS
 from slot_rl.provenance import provenance

@@ -28,7 +28,8 @@ from slot_rl.estimators.fitting import TableFit, TableRows, encode_rows, fit_on_
 from slot_rl.estimators.net import EstimatorNet
 from slot_rl.estimators.store import context_tensor
 from slot_rl.estimators.table import Table, read_table
-from slot_rl.io import fresh_folder, write_json
+from slot_rl.io import write_json
+from slot_rl.places import fresh_folder
 from slot_rl.problems import Observation, RowProblem
 from slot_rl.problems.truth_table import TruthTable
 from slot_rl.provenance import provenance

@@ -29,7 +29,8 @@ from slot_rl.estimators.pessimism import Pessimism
 from slot_rl.estimators.row_scorer import MemberScorer
 from slot_rl.estimators.spread import given_another, spread_against_error
 from slot_rl.estimators.table_models import fit_row_model
-from slot_rl.io import fresh_folder, write_json
+from slot_rl.io import write_json
+from slot_rl.places import fresh_folder
 from slot_rl.plots import Curve, Panel, plot_curves
 from slot_rl.provenance import provenance
 from slot_rl.seeding import generator_from

@@ -7,7 +7,8 @@ import pyarrow as pa
 import pyarrow.parquet
 
 from slot_rl.console import console, say
-from slot_rl.io import check_free, fresh_folder, whole_file
+from slot_rl.io import whole_file
+from slot_rl.places import check_free, fresh_folder
 from slot_rl.problems.simulated_user import DIM, LOGGED_REQUESTS, SLATES_EACH, SLOTS, logged_pages, slate_catalogue
 from slot_rl.seeding import generator_from
 

@@ -36,7 +36,8 @@ from slot_rl.estimators.net_ensemble import EnsembleFit
 from slot_rl.estimators.seen_rows import error_at_top
 from slot_rl.estimators.store import context_tensor
 from slot_rl.estimators.table_models import fit_row_model
-from slot_rl.io import fresh_folder, write_json
+from slot_rl.io import write_json
+from slot_rl.places import fresh_folder
 from slot_rl.problems import Observation, RowProblem
 from slot_rl.problems.truth_table import TruthTable
 from slot_rl.provenance import provenance

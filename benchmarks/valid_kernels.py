@@ -20,7 +20,8 @@ from slot_rl.estimators.encoding import TableEncoding
 from slot_rl.estimators.fitting import TableFit, encode_rows, fit_on_table, network_for
 from slot_rl.estimators.store import context_tensor
 from slot_rl.estimators.table import read_table
-from slot_rl.io import fresh_folder, write_json
+from slot_rl.io import write_json
+from slot_rl.places import fresh_folder
 from slot_rl.problems import Problem, RowProblem
 from slot_rl.problems.constraints import Feasible
 from slot_rl.problems.truth_table import TruthTable

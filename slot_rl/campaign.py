@@ -24,6 +24,7 @@ from slot_rl.campaign_rows import MEAN, SPREAD, GivenRows, feature_names, told_r
 from slot_rl.estimators.encoding import TableEncoding
 from slot_rl.estimators.table import Table, TableError
 from slot_rl.io import BundleError, read_json, write_atomically, write_json
+from slot_rl.places import claimed
 from slot_rl.search.next_batch import Candidates, MeasuredRows, next_batch
 from slot_rl.seeding import SEEDS, as_seed, generator_from
 
@@ -207,7 +208,9 @@ class Campaign:
         rows, score = _averaged(rows, score)
         self._refuse_told(rows, score)
         if self.folder is not None:
-            self._save(rows, score)
+            with claimed(self.folder / STATE):
+                self._refuse_stale(self.folder)
+                self._save(rows, score)
         self._take(rows, score)
         self.rounds += 1
         return len(rows)
@@ -230,6 +233,15 @@ class Campaign:
                 raise ValueError(
                     f"expected rows that were not told before, got {cells}, which has {was}; nothing added"
                 )
+
+    def _refuse_stale(self, folder: Path) -> None:
+        """Refuses to add to what somebody else has added to since this campaign was read."""
+        rounds = read_json(folder / STATE).get("rounds") if (folder / STATE).is_file() else []
+        if rounds != self._files:
+            raise ValueError(
+                f"expected {folder} as this campaign read it, got one that results were added to since: load it again; "
+                "nothing added"
+            )
 
     def _save(self, rows: Tensor, score: Tensor) -> None:
         assert self.folder is not None
@@ -291,7 +303,7 @@ def _refuse_taken(folder: Path) -> None:
     """Refuses a folder that holds something, unless a start that was killed left it."""
     left = (CANDIDATES, _measured_name(0))
     files = [path.name for path in folder.iterdir()] if folder.is_dir() else []
-    others = [name for name in files if name not in left and not name.endswith(".tmp")]
+    others = [name for name in files if name not in left and not name.endswith((".tmp", ".lock"))]
     if others or (folder.exists() and not folder.is_dir()):
         raise ValueError(f"expected a new folder for a campaign, got {folder}, which exists; nothing was written")
 

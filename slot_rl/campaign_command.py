@@ -16,6 +16,7 @@ from slot_rl.campaign_rows import MEAN, SPREAD, categories_of_file, told_rows
 from slot_rl.console import fit_progress, print_table, say
 from slot_rl.estimators.mixed_members import MemberFit
 from slot_rl.io import whole_file
+from slot_rl.places import claimed
 
 SHOWN, WIDTH, SHORTEST = 5, 76, 5
 """Rows that are printed, letters of a line that columns share, and letters of a cell at least."""
@@ -75,6 +76,11 @@ def run_campaign(config: CampaignConfig) -> None:
     Raises:
         ValueError: If the flags or the files do not fit together; then nothing is written.
     """
+    with claimed(config.out):
+        _run_in_folder(config)
+
+
+def _run_in_folder(config: CampaignConfig) -> None:
     if (config.out / STATE).is_file():
         campaign = Campaign.load(config.out)
         batch = config.batch or _batch_before(campaign, config.out)

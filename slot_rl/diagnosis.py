@@ -27,7 +27,8 @@ from slot_rl.console import console, print_table, progress_bar, say
 from slot_rl.envs import SlotVecEnv
 from slot_rl.estimators.pessimism import Pessimism
 from slot_rl.evaluation import Evaluation, EvaluationConfig
-from slot_rl.io import CHECKPOINT, check_free, fresh_folder, read_config, write_json
+from slot_rl.io import CHECKPOINT, read_config, write_json
+from slot_rl.places import check_free, claimed, fresh_folder
 from slot_rl.plots import Point, plot_bias_and_variance
 from slot_rl.problems import Observation, Problem, make_problem
 from slot_rl.problems.constraints.written import ConstraintFlags
@@ -213,7 +214,12 @@ def diagnose(config: DiagnosisConfig) -> Diagnosis:
         ValueError: If the problem cannot be built, the policy does not fit, all true gradients are zero, no selector
             can take a step in the race, or the folder is not free.
     """
-    check_free(config.out, config.force, DIAGNOSIS)
+    with claimed(config.out, DIAGNOSIS):
+        check_free(config.out, config.force, DIAGNOSIS)
+        return _diagnose(config)
+
+
+def _diagnose(config: DiagnosisConfig) -> Diagnosis:
     setup = _setup(config)
     names = entrants(setup.problem, config.race_calls) if config.race_calls else []
     truth, figures = _measure_all(setup, config)

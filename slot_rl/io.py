@@ -1,4 +1,4 @@
-"""Files: atomic writes, bundles of weights, run folders, and checks of the paths that a command may write to.
+"""Files: atomic writes, bundles of weights, and the files of a run folder.
 
 A bundle is a folder with one safetensors file and one JSON document that names its size and SHA-256. Estimators and
 checkpoints are bundles. The weights' file name carries its hash, and the document is replaced last, in one atomic
@@ -9,7 +9,7 @@ execute code: safetensors holds numbers, the document is JSON.
 import hashlib
 import json
 import os
-import shutil
+import secrets
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -26,6 +26,8 @@ CONFIG, SUMMARY, CHECKPOINT, CURVE = "config.json", "summary.json", "checkpoint"
 METRICS_FILE = "metrics.jsonl"
 SERVING = "serving.png"
 BAD_BATCH = "bad_batch.safetensors"
+STRAY = ".*.tmp"
+"""What the names of unfinished files end in, behind a dot and the file's name."""
 
 
 class BundleError(ValueError):
@@ -41,7 +43,9 @@ def whole_file(path: Path) -> Iterator[Path]:
     Args:
         path: The file; its folder must exist.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
+    # A new file, or none: never one that somebody else has put there, nor what a link leads to.
+    os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
     try:
         yield temporary
         with open(temporary, "rb+") as file:
@@ -176,61 +180,6 @@ def _sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def check_free(folder: Path, force: bool, mark: str) -> None:
-    """Refuses a folder that holds something, unless it is of the expected kind and ``force`` is given.
-
-    Args:
-        folder: The folder to write to.
-        force: Whether an earlier one may be replaced.
-        mark: A file that every folder of this kind has; anything else is never deleted.
-
-    Raises:
-        ValueError: If the folder is taken.
-    """
-    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
-        return
-    if not force:
-        raise ValueError(f"expected a new folder for --out, got {folder}, which exists (--force replaces it)")
-    if not (folder / mark).is_file():
-        raise ValueError(f"expected --force to replace a folder with {mark}, got {folder} without one; nothing deleted")
-
-
-def check_continued(folder: Path, mark: str) -> None:
-    """Refuses a folder that holds something, unless an earlier call of the same command began it.
-
-    Args:
-        folder: The folder to write to.
-        mark: A file that every folder of this kind has.
-
-    Raises:
-        ValueError: If the folder is taken.
-    """
-    if folder.exists() and not (folder / mark).is_file() and (not folder.is_dir() or any(folder.iterdir())):
-        raise ValueError(f"expected a new folder for --out, or one with {mark}, got {folder}; nothing was written")
-
-
-@contextmanager
-def fresh_folder(folder: Path) -> Iterator[None]:
-    """Makes an empty folder in place of one that :func:`check_free` let pass.
-
-    An error inside the block removes the new folder and brings the earlier one back, so that a run that cannot start
-    loses nothing.
-    """
-    aside = folder.with_name(f".{folder.name}.replaced")
-    if folder.exists():
-        folder.rename(aside)
-    folder.mkdir(parents=True)
-    try:
-        yield
-    except BaseException:
-        shutil.rmtree(folder)
-        if aside.exists():
-            aside.rename(folder)
-        raise
-    if aside.exists():
-        shutil.rmtree(aside)
-
-
 def read_config(folder: Path) -> dict[str, Any]:
     """Reads a run's config.
 
@@ -240,27 +189,3 @@ def read_config(folder: Path) -> dict[str, Any]:
     if not (folder / CONFIG).is_file():
         raise ValueError(f"expected a run folder with {CONFIG}, got {folder} without one")
     return read_json(folder / CONFIG)
-
-
-def check_out(out: Path, force: bool, suffixes: tuple[str, ...], inputs: tuple[Path | None, ...]) -> None:
-    """Refuses a file that cannot or must not be written.
-
-    Args:
-        out: The file to write.
-        force: Whether an earlier one may be replaced.
-        suffixes: Endings that a name may have.
-        inputs: Files that are read and must never be replaced.
-
-    Raises:
-        ValueError: If the ending is another, the folder is missing, or the name is taken.
-    """
-    if out.suffix.lower() not in suffixes:
-        raise ValueError(f"expected --out to end in {' or '.join(suffixes)}, got {out.name}")
-    if not out.parent.is_dir():
-        raise ValueError(f"expected an existing folder for --out, got {out.parent}")
-    if out.is_dir():
-        raise ValueError(f"expected a file for --out, got the folder {out}")
-    if any(path is not None and path.exists() and out.exists() and out.samefile(path) for path in inputs):
-        raise ValueError(f"expected --out to be no file that is read, got {out}")
-    if out.exists() and not force:
-        raise ValueError(f"expected a new file for --out, got {out}, which exists (--force replaces it)")

@@ -36,7 +36,7 @@ from slot_rl.estimators.spread import FEWEST_CHOSEN, Spread
 from slot_rl.estimators.store import CARD, context_tensor, load_estimator, load_shipped, save_estimator
 from slot_rl.estimators.table import Table, read_table, row_number_notice
 from slot_rl.estimators.table_models import RowModel, check_row_model, fit_row_model, score_members, score_rows
-from slot_rl.io import check_free
+from slot_rl.places import check_free, claimed
 from slot_rl.plots import plot_fit
 from slot_rl.problems.named import SHIPPED_SLATE, SYNTHETIC, Synthetic
 from slot_rl.provenance import command_line, versions
@@ -156,7 +156,14 @@ def pretrain(config: PretrainConfig) -> None:
         flags = ", ".join(f"--{source}" for source in sources)
         raise ValueError(f"expected one of {flags}, got {' and '.join(f'--{source}' for source in given) or 'none'}")
     _refuse_flags(config, given[0])
-    out = _free_folder(config)
+    out = _folder(config)
+    with claimed(out):
+        check_free(out, config.force, CARD)
+        _pretrain_into(out, config)
+
+
+def _pretrain_into(out: Path, config: PretrainConfig) -> None:
+    """Fits into a folder that is claimed and free."""
     for path in (config.table, config.log, config.items, config.requests):
         notice = "" if path is None else row_number_notice(path)
         if notice and (path != config.table or config.features is None):
@@ -203,12 +210,10 @@ def _flags(config: PretrainConfig) -> dict[tuple[str, str], object]:
     return found
 
 
-def _free_folder(config: PretrainConfig) -> Path:
+def _folder(config: PretrainConfig) -> Path:
     if config.out is None and config.problem is None:
         raise ValueError("expected --out FOLDER for the estimator, got none")
-    out = config.out or Path("runs", "estimators", str(config.problem))
-    check_free(out, config.force, CARD)
-    return out
+    return config.out or Path("runs", "estimators", str(config.problem))
 
 
 def _slate_files(config: PretrainConfig, log: Path) -> SlateFiles:

@@ -23,8 +23,9 @@ from slot_rl.agents.serving import Mode, Serving, best_swaps, propensity, serve
 from slot_rl.console import console, print_figures, progress_bar, say
 from slot_rl.envs import SlotVecEnv
 from slot_rl.estimators.described import parse_descriptors
-from slot_rl.io import CHECKPOINT, check_out, read_config
+from slot_rl.io import CHECKPOINT, read_config
 from slot_rl.metrics import METRICS, Scores
+from slot_rl.places import check_out, check_parent, claimed
 from slot_rl.problems import Answers, Budget, Observation, Problem, RequestFiles, Unmeasured
 from slot_rl.reevaluation import problem_of_run
 from slot_rl.runs import TrainedRun, load
@@ -103,6 +104,12 @@ def recommend(config: RecommendConfig) -> None:
     Raises:
         ValueError: If the run, a file or a row is not as expected; then nothing was written.
     """
+    check_parent(config.out)
+    with claimed(config.out):
+        _recommend(config)
+
+
+def _recommend(config: RecommendConfig) -> None:
     start = time.perf_counter()
     sources = (config.estimator, config.truth, config.trust, config.problem, config.unmeasured, config.feasible)
     problem = problem_of_run(_without_truth(config.run), *sources)

@@ -16,22 +16,13 @@ from stable_baselines3.common.logger import Logger
 
 from slot_rl import __version__
 from slot_rl.agents import Agent, LearningAgent, Options, make_agent
-from slot_rl.agents.base import to_json
+from slot_rl.agents.base import MANIFEST, to_json
 from slot_rl.console import console, progress_bar, say
 from slot_rl.estimators.pessimism import Pessimism
 from slot_rl.evaluation import SEARCHES, Evaluation, EvaluationConfig, Row, judge
-from slot_rl.io import (
-    BAD_BATCH,
-    CHECKPOINT,
-    CONFIG,
-    CURVE,
-    SUMMARY,
-    check_free,
-    fresh_folder,
-    write_atomically,
-    write_json,
-)
+from slot_rl.io import BAD_BATCH, CHECKPOINT, CONFIG, CURVE, SUMMARY, write_atomically, write_json
 from slot_rl.metrics import METRICS, POLICY_WITH_SEARCH, truth_mark
+from slot_rl.places import check_free, claimed, fresh_folder
 from slot_rl.plots import plot_learning_curve
 from slot_rl.problems import Budget, NonFiniteScore, Problem, Unmeasured, make_problem
 from slot_rl.problems.constraints.written import ConstraintFlags
@@ -41,6 +32,8 @@ from slot_rl.seeding import as_seed
 from slot_rl.summary_tables import print_judgement
 from slot_rl.tracking import RunIdentity, Tracker, TrackerWriter, WandbMode, wandb_mode
 
+WEIGHTS = f"{CHECKPOINT}/{MANIFEST}"
+"""The file of a run with which it replaces an earlier one."""
 EVALUATIONS = 25
 LOG_POINTS = 100
 IN_PLOT = (POLICY_WITH_SEARCH, *SEARCHES, "best constant")
@@ -249,18 +242,38 @@ def train_run(
     stamp = time.strftime("%Y%m%d-%H%M%S")
     identity = RunIdentity(run.env, agent_name, run.seed, run.timesteps, stamp, __version__)
     folder = run.out or Path("runs", identity.name)
-    check_free(folder, run.force, CONFIG)
-    problem = problem or run.make_problem()
+    with claimed(folder, WEIGHTS):
+        check_free(folder, run.force, CONFIG)
+        agent, summary, rows = _train_in(folder, identity, run, options, problem or run.make_problem(), mode)
+    print_judgement(summary, rows)
+    if agent.remark is not None:
+        say(agent.remark)
+    say(f"run: {folder}")
+    return folder, agent, summary
+
+
+def _train_in(
+    folder: Path, identity: RunIdentity, run: RunConfig, options: Options, problem: Problem, mode: WandbMode
+) -> tuple[Agent, dict[str, Any], list[Row]]:
+    """Trains and judges in a folder that is claimed and free; returns as :func:`train_and_judge`, with the agent."""
     with console.status("measuring the competitors"):
         evaluation = Evaluation(problem, run.evaluation)
-    agent = make_agent(agent_name, problem, options, run.seed)
+    agent = make_agent(identity.agent, problem, options, run.seed)
     agent.check_timesteps(run.timesteps)
-    config = _config_document(agent_name, run, options)
-    with fresh_folder(folder):
+    config = _config_document(identity.agent, run, options)
+    with fresh_folder(folder, WEIGHTS) as begun:
         write_json(folder / CONFIG, config)
         tracker = Tracker(folder, identity, config, mode)
+        begun()
+        summary, rows = _with_progress(agent, identity, evaluation, tracker, folder)
+    return agent, summary, rows
+
+
+def _with_progress(
+    agent: Agent, identity: RunIdentity, evaluation: Evaluation, tracker: Tracker, folder: Path
+) -> tuple[dict[str, Any], list[Row]]:
     with progress_bar() as bar:
-        task = bar.add_task(agent.name, total=run.timesteps, note="")
+        task = bar.add_task(agent.name, total=identity.timesteps, note="")
 
         def report(progress: RunProgress) -> None:
             figures = {} if progress.row is None else progress.row.figures
@@ -269,12 +282,7 @@ def train_run(
             )
             bar.update(task, completed=progress.calls, note=note.rstrip())
 
-        summary, rows = train_and_judge(agent, identity, evaluation, tracker, folder, report)
-    print_judgement(summary, rows)
-    if agent.remark is not None:
-        say(agent.remark)
-    say(f"run: {folder}")
-    return folder, agent, summary
+        return train_and_judge(agent, identity, evaluation, tracker, folder, report)
 
 
 def train_and_judge(
@@ -294,7 +302,8 @@ def train_and_judge(
         The contents of ``summary.json``, and the rows of the final table, the agent's first.
 
     Raises:
-        ValueError: If the estimator answers NaN or infinity; then the batch is in the run folder.
+        ValueError: If the estimator answers NaN or infinity; then the batch is in the run folder. After this and every
+            other failure of the training, so are the weights before it, if there was an update, and a summary.
     """
     problem = agent.problem
     assert problem is not None
@@ -324,9 +333,34 @@ def _learn(agent: Agent, timesteps: int, callback: EvaluationCallback, tracker: 
                 agent.learn(timesteps, callback=callback, log_interval=log_interval)
             else:
                 agent.learn(timesteps)
-    except NonFiniteScore as failure:
-        path = save_bad_batch(folder, failure)
-        raise ValueError(f"{failure}; the batch is in {path}, no weights were written") from failure
+    except Exception as failure:
+        kept = _keep_weights(agent, callback, folder, failure)
+        if not isinstance(failure, NonFiniteScore):
+            raise
+        weights = f"the weights before it in {folder / CHECKPOINT}" if kept else "no weights were written"
+        raise ValueError(f"{failure}; the batch is in {save_bad_batch(folder, failure)}, {weights}") from failure
+
+
+def _keep_weights(agent: Agent, callback: EvaluationCallback, folder: Path, failure: Exception) -> bool:
+    """Saves a training that failed after an update, as far as it can be saved, and says in its summary why."""
+    # The first update is over once the second one has begun.
+    if not isinstance(agent, LearningAgent) or callback.num_timesteps <= agent.update_size:
+        return False
+    assert agent.problem is not None
+    summary = {
+        "status": "failed",
+        "failure": f"{type(failure).__name__}: {failure}",
+        "timesteps": agent.num_timesteps,
+        "estimator_forwards": agent.problem.budget.forwards,
+        "estimator_backwards": agent.problem.budget.backwards,
+        "wall_seconds": callback.stopwatch.wall,
+        "cpu_seconds": callback.stopwatch.cpu,
+    }
+    with contextlib.suppress(OSError, ValueError):
+        agent.save(folder / CHECKPOINT)
+        write_json(folder / SUMMARY, summary)
+        return True
+    return False
 
 
 def save_bad_batch(folder: Path, failure: NonFiniteScore) -> Path:

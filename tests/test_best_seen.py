@@ -173,7 +173,7 @@ def test_the_error_is_kept_with_the_estimator(home: Path) -> None:
     assert seen is not None and 0.1 < seen.error < 10
 
 
-def test_an_answer_must_be_estimated_above_a_measured_row_by_the_error(
+def test_an_answer_must_be_above_a_measured_row_by_the_error(
     recommend: Command, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stored = load_estimator(home / "estimator")

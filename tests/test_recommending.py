@@ -423,7 +423,7 @@ def test_an_interrupted_write_leaves_the_earlier_file(
     def stopping(self: AnswerWriter, table: pa.Table) -> None:
         written.append(table)
         if len(written) > 2:
-            assert len(others(tmp_path)) == 2  # the half file lies beside the earlier one
+            assert len(others(tmp_path)) == 3  # the half file and the claim lie beside the earlier one
             raise failure
         write(self, table)
 

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from slot_rl.console import print_table, progress_bar, say
-from slot_rl.io import check_free, fresh_folder, write_json
+from slot_rl.io import write_json
+from slot_rl.places import check_free, fresh_folder
 from slot_rl.provenance import provenance
 
 RESULTS, PICTURE = "results.json", "picture.png"

@@ -19,8 +19,9 @@ from typing import Any
 from slot_rl.compare.runner import COMPARISON
 from slot_rl.compare.wandb import Published, read_published, sync_command
 from slot_rl.console import say
-from slot_rl.io import check_out, read_json, write_json
+from slot_rl.io import read_json, write_json
 from slot_rl.metrics import METRICS
+from slot_rl.places import check_out
 from slot_rl.problems import Unmeasured
 
 SPECIFICATION = "dashboard.json"

@@ -7,7 +7,6 @@ worker's run begins again. A worker whose parent is killed ends itself, so it ne
 next call.
 """
 
-import fcntl
 import os
 import shutil
 import signal
@@ -36,7 +35,8 @@ from slot_rl.agents.searches import SearchOptions
 from slot_rl.compare.study import FAILURE, PARTIAL, RUNS, Run, ServingCalls
 from slot_rl.compare.task import evaluation_on
 from slot_rl.console import progress_bar, say
-from slot_rl.io import CONFIG, check_continued, write_json
+from slot_rl.io import CONFIG, write_json
+from slot_rl.places import check_continued, claimed
 from slot_rl.provenance import versions
 from slot_rl.serving_curves import Way, large_batch, policy_ways, search_way, serving_curve, serving_times
 from slot_rl.tracking import RunIdentity, Tracker
@@ -48,7 +48,6 @@ SERVING_FILE, TIMES_FILE = "serving.json", "serving_times.json"
 """Optimality by calls, the same bit for bit in every repetition; and what the answers took."""
 SERVED_BY = ("starts", "search")
 """The ways of answering that are shown: of a policy, and a search from random starts. An agent's first one counts."""
-LOCK = ".lock"
 MOST_ATTEMPTS = 3
 """How often a run is begun whose worker is killed; then it has failed."""
 LEAST_STEP = 0.01
@@ -135,13 +134,9 @@ def opened(out: Path) -> Iterator[None]:
     Raises:
         ValueError: If the folder holds something else, or another process has it.
     """
-    check_continued(out, COMPARISON)
-    (out / RUNS).mkdir(parents=True, exist_ok=True)
-    with open(out / LOCK, "w", encoding="utf-8") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise ValueError(f"expected --out {out} for this command alone, got one that another is writing") from error
+    with claimed(out):
+        check_continued(out, COMPARISON)
+        (out / RUNS).mkdir(parents=True, exist_ok=True)
         _clear_partial(out)
         try:
             yield
