@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,8 @@ from slot_rl.networks import PointerSize
 from slot_rl.problems import SlotProblem
 from slot_rl.problems.truths import pick_value
 from slot_rl.reevaluation import ReevaluationConfig, reevaluate
+from slot_rl.runs import load
+from slot_rl.seeding import generator_from
 from slot_rl.training import EvaluationCallback, RunConfig, train_run
 from tests.conftest import ROOT, Command
 
@@ -164,6 +167,61 @@ def test_a_nan_score_stops_the_run_and_saves_the_batch(tmp_path: Path) -> None:
     bad = batch["score"].isnan()
     assert bad.any()
     assert (batch["candidates"][bad] > 0.9995).flatten(1).any(dim=1).all()
+
+
+class Failing(EvaluationCallback):
+    """Lets the estimator of :func:`failing_problem` fail after a few updates."""
+
+    now = False
+
+    def _on_training_start(self) -> None:
+        Failing.now = False
+
+    def _on_step(self) -> bool:
+        Failing.now = self.num_timesteps >= 640
+        return super()._on_step()
+
+
+def failing_problem(monkeypatch: pytest.MonkeyPatch, failure: Callable[[], torch.Tensor]) -> SlotProblem:
+    def score(vectors: torch.Tensor) -> torch.Tensor:
+        # An evaluation does not fail: it asks with fewer requests.
+        return pick_value(vectors) + (failure() if Failing.now and vectors.shape[-3] == 64 else 0)
+
+    monkeypatch.setattr(training, "EvaluationCallback", Failing)
+    monkeypatch.setattr(Failing, "now", False)
+    return SlotProblem(score, 4, 8, 1, lambda shape, g: torch.rand(shape, generator=g), name="fails")
+
+
+def lost() -> torch.Tensor:
+    raise RuntimeError("connection lost")
+
+
+@pytest.mark.parametrize(
+    ("failure", "error"), [(lost, "connection lost"), (lambda: torch.tensor(torch.nan), "the weights before it in")]
+)
+def test_a_failure_leaves_the_weights_before_it(
+    failure: Callable[[], torch.Tensor], error: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, problem = tmp_path / "run", failing_problem(monkeypatch, failure)
+    train_run("gumbel", config(out), OPTIONS["gumbel"], SlotProblem(pick_value, 4, 8, 1, name="fails"))
+    settings = config(out, timesteps=100_000, force=True, evaluation=EvaluationConfig(eval_size=2))
+    with pytest.raises((RuntimeError, ValueError), match=error):
+        train_run("gumbel", settings, OPTIONS["gumbel"], problem)
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+    failed = load(out, problem)
+    assert failed.summary["status"] == "failed" and failed.summary["timesteps"] == failed.agent.num_timesteps >= 640
+    assert failed.agent.choose(problem.sample(3, generator_from(0))).shape == (3, 4)
+
+
+def test_a_failure_before_any_update_keeps_the_earlier_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out, problem = tmp_path / "run", failing_problem(monkeypatch, lambda: torch.tensor(torch.nan))
+    train_run("gumbel", config(out), OPTIONS["gumbel"], SlotProblem(pick_value, 4, 8, 1, name="fails"))
+    before = (out / "summary.json").read_bytes()
+    monkeypatch.setattr(Failing, "_on_training_start", lambda self: setattr(Failing, "now", True))
+    with pytest.raises(ValueError, match=r"no weights were written; this is in .*run\.failed"):
+        train_run("gumbel", config(out, force=True), OPTIONS["gumbel"], problem)
+    assert (out / "summary.json").read_bytes() == before
+    assert (tmp_path / "run.failed" / "bad_batch.safetensors").is_file()
 
 
 def test_an_interrupt_leaves_a_whole_checkpoint_and_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
