@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from typing_extensions import Self
 
 from slot_rl.agents.base import Agent, Options, problem_of
+from slot_rl.agents.no_pickles import NoParameterFile
 from slot_rl.agents.policy import SlotPolicy, policy_kwargs
 from slot_rl.agents.saved_state import optimizer_state, restore_optimizer, restore_weights, weights_of
 from slot_rl.agents.scale import RunningScale
@@ -121,7 +122,7 @@ def refuse_negative(value_coefficient: float) -> None:
         raise ValueError(f"expected value_coefficient >= 0, got {value_coefficient}")
 
 
-class LearningAgent(Agent, BaseAlgorithm):  # type: ignore[misc]  # load() takes the environment as an argument
+class LearningAgent(Agent, NoParameterFile, BaseAlgorithm):  # type: ignore[misc]  # load() takes the environment as an argument
     """An agent whose answer is one pass of its policy.
 
     Attributes:
