@@ -2,8 +2,8 @@
 
 A bundle is a folder with one safetensors file and one JSON document that names its size and SHA-256. Estimators and
 checkpoints are bundles. The weights' file name carries its hash, and the document is replaced last, in one atomic
-rename, so a process that is killed at any moment leaves either the old bundle or the new one, whole. Nothing here can
-execute code: safetensors holds numbers, the document is JSON.
+rename, so a process that is killed at any moment leaves either the old bundle or the new one, whole. Every document
+holds its own hash, too. Nothing here can execute code: safetensors holds numbers, the document is JSON.
 """
 
 import hashlib
@@ -20,6 +20,8 @@ import safetensors.torch
 import torch
 
 FORMAT = "slot_rl bundle 1"
+SEAL = "document_sha256"
+"""The key of a document's own hash: its SHA-256 without this key."""
 _PREFIX = "weights-"
 
 CONFIG, SUMMARY, CHECKPOINT, CURVE = "config.json", "summary.json", "checkpoint", "learning_curve.png"
@@ -63,23 +65,32 @@ def write_atomically(path: Path, data: bytes) -> None:
 
 
 def write_json(path: Path, document: Mapping[str, Any]) -> None:
-    """Writes a JSON document atomically, indented, keys in the given order, never NaN."""
-    write_atomically(path, _json(document))
+    """Writes a JSON document atomically, indented, keys in the given order, never NaN, with its own hash at the end."""
+    write_atomically(path, _json({**document, SEAL: _digest(document)}))
 
 
 def read_json(path: Path) -> dict[str, Any]:
     """Reads a JSON object.
 
     Raises:
-        BundleError: If the file holds something else.
+        BundleError: If the file holds something else, or not what :func:`write_json` wrote.
     """
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
+        document: Any = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise BundleError(f"expected JSON in {path}, got: {error}") from error
     if not isinstance(document, dict):
         raise BundleError(f"expected a JSON object in {path}, got {type(document).__name__}")
+    # Files of earlier versions have no hash.
+    written = document.pop(SEAL, None)
+    if written is not None and written != _digest(document):
+        raise BundleError(f"expected {path} as it was written, got one that does not fit its {SEAL}: it was altered")
     return document
+
+
+def _digest(document: Mapping[str, Any]) -> str:
+    # Without indentation, in the order of the keys, which JSON keeps.
+    return hashlib.sha256(json.dumps(document).encode()).hexdigest()
 
 
 def _json(document: Mapping[str, Any]) -> bytes:

@@ -263,6 +263,18 @@ def test_a_kill_while_telling_loses_nothing(name: str, tmp_path: Path, monkeypat
         assert again.tell(asked, [1.0] * 5) == 5 and len(Campaign.load(tmp_path / "lab").measured) == 17
 
 
+def test_what_somebody_else_has_told_since_is_not_lost(tmp_path: Path) -> None:
+    begun(tmp_path / "lab")
+    first, second = Campaign.load(tmp_path / "lab"), Campaign.load(tmp_path / "lab")
+    asked = first.ask(5)
+    assert first.tell(asked[:3], [1.0] * 3) == 3
+    before = contents(tmp_path / "lab")
+    with pytest.raises(ValueError, match="added to since: load it again; nothing added"):
+        second.tell(asked[3:], [2.0] * 2)
+    assert contents(tmp_path / "lab") == before
+    assert Campaign.load(tmp_path / "lab").tell(asked[3:], [2.0] * 2) == 2
+
+
 def test_a_kill_while_starting_does_not_block_the_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def killed(*arguments: object) -> None:
         raise KeyboardInterrupt

@@ -26,6 +26,7 @@ from slot_rl.io import (
     BundleError,
     read_bundle,
     read_document,
+    read_json,
     weights_hash,
     write_atomically,
     write_bundle,
@@ -55,9 +56,8 @@ def weights_file(folder: Path) -> Path:
 
 
 def rewrite(folder: Path, **changes: Any) -> None:
-    """Changes the document as somebody with an editor could."""
-    document = json.loads((folder / NAME).read_text(encoding="utf-8"))
-    (folder / NAME).write_text(json.dumps({**document, **changes}), encoding="utf-8")
+    """Changes the document as another program could."""
+    write_json(folder / NAME, {**read_json(folder / NAME), **changes})
 
 
 def assert_holds(folder: Path, tensors: dict[str, torch.Tensor], age: str) -> None:
@@ -344,7 +344,35 @@ def test_data_is_synced_before_the_rename_folder_after(tmp_path: Path, monkeypat
 def test_write_json_keeps_the_order_of_keys_and_ends_with_a_line(tmp_path: Path) -> None:
     write_json(tmp_path / "a.json", {"z": 1, "a": [True, None]})
     text = (tmp_path / "a.json").read_text(encoding="utf-8")
-    assert text == '{\n  "z": 1,\n  "a": [\n    true,\n    null\n  ]\n}\n'
+    digest = hashlib.sha256(b'{"z": 1, "a": [true, null]}').hexdigest()
+    assert text == f'{{\n  "z": 1,\n  "a": [\n    true,\n    null\n  ],\n  "document_sha256": "{digest}"\n}}\n'
+    assert read_json(tmp_path / "a.json") == {"z": 1, "a": [True, None]}
+
+
+def test_no_flipped_bit_of_a_document_reads_as_something_else(folder: Path) -> None:
+    data, document = (folder / NAME).read_bytes(), read_json(folder / NAME)
+    refused = 0
+    for bit in range(8 * len(data)):
+        flipped = bytearray(data)
+        flipped[bit // 8] ^= 1 << bit % 8
+        (folder / NAME).write_bytes(flipped)
+        try:
+            found = read_json(folder / NAME)
+        except BundleError:
+            refused += 1
+        else:
+            # White space, or the name of the hash: the content is as it was.
+            assert {key: found.get(key) for key in document} == document
+    assert refused > 6 * len(data)
+
+
+def test_an_editor_and_earlier_versions(folder: Path) -> None:
+    text = (folder / NAME).read_text(encoding="utf-8")
+    (folder / NAME).write_text(text.replace('"old"', '"new"'), encoding="utf-8")
+    with pytest.raises(BundleError, match=r"expected .*manifest\.json as it was written, .*: it was altered"):
+        read_json(folder / NAME)
+    (folder / NAME).write_text(json.dumps({"age": "old"}), encoding="utf-8")
+    assert read_json(folder / NAME) == {"age": "old"}
 
 
 class Trap:

@@ -23,6 +23,7 @@ from slot_rl.agents.reinforce import ReinforceOptions
 from slot_rl.agents.sb3 import LearningOptions
 from slot_rl.console import run as run_command
 from slot_rl.evaluation import EvaluationConfig
+from slot_rl.io import read_json
 from slot_rl.networks import PointerSize
 from slot_rl.problems import SlotProblem
 from slot_rl.problems.truths import pick_value
@@ -264,7 +265,7 @@ def test_evaluating_refuses_another_estimator(tmp_path: Path) -> None:
     out = tmp_path / "run"
     settings = config(out, env="SlotRL/Slots-v0", timesteps=64, evaluation=EvaluationConfig(eval_size=2))
     train_run("gumbel", settings, OPTIONS["gumbel"])
-    document = json.loads((out / "config.json").read_text())
+    document = read_json(out / "config.json")
     document["estimator_sha256"] = "0" * 64
     (out / "config.json").write_text(json.dumps(document))
     with pytest.raises(ValueError, match="expected the estimator 000000000000 that the run was trained with"):

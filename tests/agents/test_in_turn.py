@@ -11,6 +11,7 @@ from torch import Tensor
 from slot_rl.agents import AGENTS, A2CAgent, GumbelAgent, PPOAgent, ReinforceAgent, load_agent
 from slot_rl.agents.serving import Serving, serve
 from slot_rl.envs import SlotVecEnv
+from slot_rl.io import read_json
 from slot_rl.networks import PointerSize
 from slot_rl.problems import Observation, SlotProblem
 from slot_rl.problems.candidate_draws import unit_uniform
@@ -120,7 +121,7 @@ def test_a_checkpoint_of_before_has_independent_slots(tmp_path: Path) -> None:
     agent = build(in_turn=False)
     agent.save(tmp_path / "checkpoint")
     manifest = tmp_path / "checkpoint" / "manifest.json"
-    document = json.loads(manifest.read_text())
+    document = read_json(manifest)
     assert document["options"].pop("in_turn") is False
     manifest.write_text(json.dumps(document))
     again = load_agent(tmp_path / "checkpoint", SlotVecEnv(sums(), 2))

@@ -26,7 +26,7 @@ from slot_rl.agents.searches import (
 )
 from slot_rl.envs import SlotsEnv, SlotVecEnv
 from slot_rl.estimators import EstimatorNet, EstimatorShape
-from slot_rl.io import BundleError
+from slot_rl.io import BundleError, read_json
 from slot_rl.problems import Budget, Observation, Problem, RowProblem, SlotProblem, check_choice, make_problem
 from slot_rl.problems.candidate_draws import unit_uniform
 from slot_rl.problems.truths import pick_value
@@ -318,7 +318,7 @@ def test_a_bad_constants_checkpoint_is_refused(tmp_path: Path, monkeypatch: pyte
         load_agent(tmp_path / "constant", env)
     build("local_search", row_problem()).save(tmp_path / "local")
     manifest = tmp_path / "local" / "manifest.json"
-    document = json.loads(manifest.read_text())
+    document = read_json(manifest)
     assert document["options"] == {"calls_per_context": 9}
     document["options"] = {"calls_per_start": 9}
     manifest.write_text(json.dumps(document))

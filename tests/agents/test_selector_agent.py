@@ -22,7 +22,7 @@ from slot_rl.agents.reinforce import ReinforceOptions
 from slot_rl.agents.scale import RunningScale
 from slot_rl.agents.selector_agent import SELECTOR_AGENTS, AnnealedSelectorOptions, SelectorOptions
 from slot_rl.envs import SlotVecEnv
-from slot_rl.io import BundleError
+from slot_rl.io import BundleError, read_json
 from slot_rl.networks import PointerSize
 from slot_rl.problems import Observation, SlotProblem
 from slot_rl.problems.candidate_draws import unit_uniform
@@ -266,7 +266,7 @@ def test_a_checkpoint_continues_bit_for_bit(name: str, tmp_path: Path) -> None:
 def test_an_unknown_selector_option_in_a_manifest_is_refused(tmp_path: Path) -> None:
     build("rloo").save(tmp_path)
     path = tmp_path / "manifest.json"
-    document = json.loads(path.read_text())
+    document = read_json(path)
     assert document["options"]["selector"] == {"k": 4}
     document["options"]["selector"] = {"k": 5}
     path.write_text(json.dumps(document))

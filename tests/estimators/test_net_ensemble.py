@@ -1,5 +1,6 @@
 """The ensemble: each member is a network of its own, all are fitted at once, and their mean is an estimator."""
 
+import json
 import time
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from slot_rl.estimators.fitting import swapped_rows
 from slot_rl.estimators.kinds import model_of, shape_of
 from slot_rl.estimators.net_ensemble import EnsembleFit, NetEnsemble, NetEnsembleShape, fit_ensemble
 from slot_rl.estimators.product_gp import fit_gp
-from slot_rl.io import BundleError
+from slot_rl.io import BundleError, read_json
 from slot_rl.seeding import generator_from
 from slot_rl.selectors.categorical import one_hot
 
@@ -121,9 +122,9 @@ def test_every_kind_comes_back_from_disk(kind: str, tmp_path: Path) -> None:
     with torch.no_grad():
         assert torch.equal(stored.net(features, context), model(features, context))
     assert shape_of(stored.net)["kind"] == kind and stored.card == {"made": "here"}
-    card = (tmp_path / "e/card.json").read_text(encoding="utf-8")
+    card = json.dumps(read_json(tmp_path / "e/card.json"))
     (tmp_path / "e/card.json").write_text(card.replace(f'"kind": "{kind}"', '"kind": "tree"'), encoding="utf-8")
-    with pytest.raises(BundleError):
+    with pytest.raises(BundleError, match="tree"):
         load_estimator(tmp_path / "e")
 
 

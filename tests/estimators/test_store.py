@@ -11,7 +11,7 @@ import torch
 from slot_rl.estimators import EstimatorNet, EstimatorShape, load_estimator, load_shipped, save_estimator
 from slot_rl.estimators.encoding import TableEncoding
 from slot_rl.estimators.store import CARD, SHIPPED, context_tensor
-from slot_rl.io import BundleError, write_bundle
+from slot_rl.io import BundleError, read_json, write_bundle
 from slot_rl.problems import Budget, make_problem
 from slot_rl.problems.named import SHIPPED_SLATE, SYNTHETIC
 from slot_rl.search import random_choice
@@ -100,7 +100,7 @@ DAMAGES: dict[str, dict[str, Any]] = {
 def test_a_card_that_does_not_fit_the_weights_is_refused(tmp_path: Path, damage: dict[str, Any]) -> None:
     save_estimator(tmp_path, build(SHAPE), {}, ENCODING, torch.tensor([[0]]))
     load_estimator(tmp_path)
-    document = json.loads((tmp_path / CARD).read_text(encoding="utf-8"))
+    document = read_json(tmp_path / CARD)
     (tmp_path / CARD).write_text(json.dumps({**document, **damage}), encoding="utf-8")
     with pytest.raises(BundleError, match="expected weights that fit the card in .*, got: "):
         load_estimator(tmp_path)
@@ -109,7 +109,7 @@ def test_a_card_that_does_not_fit_the_weights_is_refused(tmp_path: Path, damage:
 @pytest.mark.parametrize("part", ["shape", "encoding", "card"])
 def test_a_card_without_one_of_its_parts_is_refused(tmp_path: Path, part: str) -> None:
     save_estimator(tmp_path, build(SHAPE), {}, ENCODING, torch.tensor([[0]]))
-    document = json.loads((tmp_path / CARD).read_text(encoding="utf-8"))
+    document = read_json(tmp_path / CARD)
     del document[part]
     (tmp_path / CARD).write_text(json.dumps(document), encoding="utf-8")
     with pytest.raises(BundleError, match=f"expected .* the card in .*, got: '{part}'"):

@@ -8,6 +8,7 @@ from slot_rl.agents.base import to_json
 from slot_rl.compare.study import Run, Tracking
 from slot_rl.compare.task import Task, parse_task
 from slot_rl.evaluation import EvaluationConfig
+from slot_rl.io import read_json
 from slot_rl.networks import PointerSize
 from tests.helpers.options import options_of
 
@@ -29,7 +30,7 @@ def run(agent: str = "gumbel", seed: int = 0, task: Task = PICK_VALUE, timesteps
 def contents(folder: Path) -> dict[str, Any]:
     """Returns what a run found, without the time it took."""
     points = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    summary = json.loads((folder / "summary.json").read_text())
+    summary = read_json(folder / "summary.json")
     return {
         "metrics": [{key: value for key, value in point.items() if not key.startswith("time/")} for point in points],
         "summary": {key: value for key, value in summary.items() if not key.endswith("_seconds")},
