@@ -14,6 +14,7 @@ import pytest
 from slot_rl import Recommender
 from slot_rl.estimators.fitting import TableFit
 from slot_rl.estimators.frames import read_frame
+from slot_rl.io import read_json
 from slot_rl.pretraining import PretrainConfig, pretrain
 from tests.conftest import ROOT, Command
 
@@ -282,7 +283,7 @@ def test_every_flag_comes_back_from_the_runs_config(
     table.write_text("\n".join([",".join(SLOTS), *pages]) + "\n")
     flags = ["--distinct", "--fixed", "slot_2=i3", "--at-most", "1:brand", "--at-least", "2:new=1", "--feasible", table]
     run = train("all", "whole", *flags, "--constraints", home / "more.yaml")
-    config = json.loads((run / "config.json").read_text())
+    config = read_json(run / "config.json")
     assert [next(iter(entry)) for entry in config["constraints"]] == [
         *("not_together", "distinct", "distinct", "fixed", "at_most", "at_least", "feasible"),
     ]

@@ -1,6 +1,5 @@
 """The evaluation: fixed requests, honest references, exact figures on problems small enough to work out by hand."""
 
-import json
 from dataclasses import replace
 from itertools import product
 from math import nan
@@ -16,6 +15,7 @@ from slot_rl.agents.base import changed
 from slot_rl.estimators import EstimatorNet, EstimatorShape
 from slot_rl.estimators.fitting import TableFit
 from slot_rl.evaluation import Choose, Evaluation, EvaluationConfig, Row
+from slot_rl.io import read_json
 from slot_rl.metrics import GUIDED_CALLS, METRICS, OF_ANSWERS, Scores
 from slot_rl.networks import PointerSize
 from slot_rl.pretraining import PretrainConfig, pretrain
@@ -365,7 +365,7 @@ def test_a_run_without_a_truth_is_held_against_one_later(script: Command, tmp_pa
     run = RunConfig("SlotRL/Rows-v0", str(out), timesteps=128, out=tmp_path / "run", wandb="disabled")
     options = changed(GumbelAgent.default_options, {"batch_size": 64, "policy": PointerSize(8, 16)})
     train_run("gumbel", run, options)
-    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    summary = read_json(tmp_path / "run" / "summary.json")
     assert [summary[name] for name in TRUTH] == [None] * 5
     evaluate = ROOT / "scripts" / "evaluate_agent.py"
     code, shown, errors = script(evaluate, tmp_path / "run")
@@ -377,7 +377,7 @@ def test_a_run_without_a_truth_is_held_against_one_later(script: Command, tmp_pa
     assert all(shown.count(f" {name} ") >= 2 for name in ("policy, one pass", "random", "best constant", "best"))
     # A training with the truth sums its agent up in the same words.
     train_run("gumbel", replace(run, out=tmp_path / "knowing", truth=table), options)
-    summary = json.loads((tmp_path / "knowing" / "summary.json").read_text())
+    summary = read_json(tmp_path / "knowing" / "summary.json")
     later = reevaluate(ReevaluationConfig(tmp_path / "run", truth=table))
     assert None not in [summary[name] for name in TRUTH]
     assert [later[name] for name in TRUTH] == [summary[name] for name in TRUTH]

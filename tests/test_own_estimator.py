@@ -1,7 +1,6 @@
 """Somebody's own module from the command line to the optimum: trained, judged again, and refused where it must be."""
 
 import hashlib
-import json
 from pathlib import Path
 
 import gymnasium as gym
@@ -14,6 +13,7 @@ from slot_rl.agents import GumbelAgent
 from slot_rl.agents.base import changed
 from slot_rl.envs import SlotVecEnv
 from slot_rl.evaluation import Evaluation, EvaluationConfig
+from slot_rl.io import read_json
 from slot_rl.networks import PointerSize
 from slot_rl.problems import RowProblem
 from slot_rl.seeding import seeded_initialisation
@@ -74,10 +74,10 @@ def test_a_run_with_a_trusted_file_is_judged_again(
     flags = ["--env", ROWS, "--estimator", "mine.py:build", "--trust", "--truth", "table.csv", "--out", "run", *SHORT]
     code, _, errors = script(TRAIN, *flags)
     assert (code, errors) == (0, "")
-    config = json.loads(Path("run/config.json").read_text())
+    config = read_json(Path("run/config.json"))
     assert config["estimator"] == f"{mine / 'mine.py'}:build"
     assert config["estimator_sha256"] == hashlib.sha256(FILE.encode()).hexdigest()
-    summary = json.loads(Path("run/summary.json").read_text())
+    summary = read_json(Path("run/summary.json"))
     assert 1 <= summary["true_score"] <= 6
     monkeypatch.chdir("/")
     code, shown, errors = script(EVALUATE, mine / "run", "--trust")
@@ -111,7 +111,7 @@ def test_gradients_of_a_trusted_file_are_diagnosed(mine: Path, script: Command) 
     assert code == 2 and "expected --trust" in errors and not Path("figures").exists()
     code, shown, errors = script(DIAGNOSE, *flags, "--trust")
     assert (code, errors) == (0, "") and "recommended: " in shown
-    assert json.loads(Path("figures/diagnosis.json").read_text())["config"]["estimator"] == "mine.py:build"
+    assert read_json(Path("figures/diagnosis.json"))["config"]["estimator"] == "mine.py:build"
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,6 @@ takes seconds. Every refusal must leave the disk as it was.
 """
 
 import io
-import json
 import os
 import re
 import subprocess
@@ -26,6 +25,7 @@ from slot_rl.estimators.fitting import TableFit, TableRows, TruthFit, predict_ro
 from slot_rl.estimators.net import EstimatorNet
 from slot_rl.estimators.store import SHIPPED, StoredEstimator, load_estimator, load_shipped
 from slot_rl.estimators.table import read_table
+from slot_rl.io import read_json
 from slot_rl.pretraining import PretrainConfig, pretrain
 from slot_rl.problems import NonFiniteScore, Observation
 from slot_rl.problems.named import SYNTHETIC
@@ -438,9 +438,7 @@ def test_a_shipped_card_tells_the_truth(env_id: str) -> None:
         measured = r_squared(stored.net(vectors), synthetic.truth()(vectors))
     assert measured == pytest.approx(stored.card["test"]["r2"], abs=0.01)
     assert measured > 0.9
-    assert json.loads((SHIPPED / synthetic.shipped / "card.json").read_text())["card"]["fit"]["steps"] == (
-        synthetic.fit.steps
-    )
+    assert read_json(SHIPPED / synthetic.shipped / "card.json")["card"]["fit"]["steps"] == (synthetic.fit.steps)
 
 
 def test_ctrl_c_is_exit_code_130(capsys: pytest.CaptureFixture[str]) -> None:

@@ -74,7 +74,7 @@ def test_a_run_folder_holds_what_the_contract_names(agent: str, tmp_path: Path) 
         "metrics.jsonl",
         "summary.json",
     }
-    summary = json.loads((out / "summary.json").read_text())
+    summary = read_json(out / "summary.json")
     assert set(SUMMARY_KEYS) <= set(summary)
     assert (summary["agent"], summary["env"], summary["status"]) == (agent, "SlotRL/PickValue-v0", "finished")
     assert summary["estimator_forwards"] == summary["timesteps"] >= 2_000
@@ -99,7 +99,7 @@ def test_the_same_seed_gives_the_same_metrics(agent: str, tmp_path: Path) -> Non
     assert first == second
     train_run(agent, config(tmp_path / "other", seed=1), OPTIONS[agent])
     assert first != without_time(metrics(tmp_path / "other"))
-    summary = json.loads((tmp_path / "first" / "summary.json").read_text())
+    summary = read_json(tmp_path / "first" / "summary.json")
     assert reevaluate(ReevaluationConfig(tmp_path / "first")) == summary
 
 
@@ -117,7 +117,7 @@ def test_an_existing_run_is_not_overwritten_without_force(tmp_path: Path) -> Non
         train_run("gumbel", config(out, seed=1), OPTIONS["gumbel"])
     assert (out / "summary.json").read_bytes() == before
     train_run("gumbel", config(out, seed=1, force=True), OPTIONS["gumbel"])
-    assert json.loads((out / "summary.json").read_text())["seed"] == 1
+    assert read_json(out / "summary.json")["seed"] == 1
 
 
 def test_force_never_deletes_a_folder_that_is_no_run(tmp_path: Path) -> None:
@@ -237,7 +237,7 @@ def test_an_interrupt_leaves_a_whole_checkpoint_and_says_so(tmp_path: Path, monk
     out = tmp_path / "run"
     assert train_run("gumbel", config(out, timesteps=100_000), OPTIONS["gumbel"])[2]["status"] == "interrupted"
     assert signal.getsignal(signal.SIGINT) is before
-    summary = json.loads((out / "summary.json").read_text())
+    summary = read_json(out / "summary.json")
     assert (summary["status"], summary["timesteps"]) == ("interrupted", 640)
     assert reevaluate(ReevaluationConfig(out))["score"] == summary["score"]
 
@@ -354,7 +354,7 @@ def test_ctrl_c_at_the_command_line_leaves_an_evaluable_run(tmp_path: Path, scri
     assert process.returncode == 130, errors
     assert "interrupted" in output
     assert "Traceback" not in output + errors
-    assert json.loads((tmp_path / "run" / "summary.json").read_text())["status"] == "interrupted"
+    assert read_json(tmp_path / "run" / "summary.json")["status"] == "interrupted"
     code, again, errors = script(SCRIPTS / "evaluate_agent.py", tmp_path / "run")
     assert code == 0, errors
     table = output[output.index("policy, one pass") : output.index("seconds")]

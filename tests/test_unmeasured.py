@@ -15,7 +15,7 @@ from slot_rl.agents.base import changed
 from slot_rl.envs import SlotVecEnv
 from slot_rl.estimators.fitting import TableFit
 from slot_rl.evaluation import Evaluation, Row
-from slot_rl.io import read_config
+from slot_rl.io import read_config, read_json
 from slot_rl.networks import PointerSize
 from slot_rl.pretraining import PretrainConfig, pretrain
 from slot_rl.problems import RowProblem, make_problem
@@ -49,7 +49,7 @@ def quick(home: Path, name: str, **settings: Any) -> RunConfig:
 
 
 def summary_of(run: Path) -> dict[str, Any]:
-    document: dict[str, Any] = json.loads((run / "summary.json").read_text())
+    document: dict[str, Any] = read_json(run / "summary.json")
     return document
 
 

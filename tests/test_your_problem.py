@@ -1,6 +1,5 @@
 """A newcomer's own problem, as docs/your_problem.md shows it: every command and every Python line of the page runs."""
 
-import json
 import re
 import shlex
 from pathlib import Path
@@ -13,6 +12,7 @@ import torch
 
 import slot_rl
 from slot_rl.evaluation import EvaluationConfig
+from slot_rl.io import read_json
 from slot_rl.problems import Problem, SlotProblem
 from slot_rl.problems.named import OWN
 from tests.conftest import ROOT, Command
@@ -88,7 +88,7 @@ def test_answers_keep_the_columns_and_name_creatives(script: Command) -> None:
 
 def test_the_run_remembers_file_function_and_hash(script: Command, home: Path) -> None:
     trained(script)
-    config = json.loads(Path("run/config.json").read_text())
+    config = read_json(Path("run/config.json"))
     assert (config["env"], config["problem"]) == (OWN, f"{home / 'mine.py'}:build")
     assert len(config["problem_sha256"]) == 64
     Path("other.py").write_text(MINE + "\n# changed\n", encoding="utf-8")

@@ -3,7 +3,6 @@
 ``test_searches.py`` tests of these two as well what every search promises.
 """
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ from slot_rl.agents import AGENTS, load_agent, searches
 from slot_rl.agents.base import Options
 from slot_rl.agents.searches import CrossEntropyOptions, GeneticOptions, LocalSearchOptions, SearchOptions
 from slot_rl.envs import SlotVecEnv
+from slot_rl.io import read_json
 from slot_rl.problems import Budget, Problem, SlotProblem
 from slot_rl.problems.candidate_draws import unit_uniform
 from slot_rl.problems.truths import pick_value
@@ -152,7 +152,7 @@ def test_a_whole_run_takes_the_flags(
         *("--agent", name, "--calls-per-context", 7, *flags, *common, "--out", tmp_path / "run"),
     )
     assert code == 0, errors
-    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    summary = read_json(tmp_path / "run" / "summary.json")
     assert (summary["calls_per_context"], summary["backwards_per_context"], summary["timesteps"]) == (7, 0, 0)
     assert 0.2 < summary["optimality"] < 1
-    assert json.loads((tmp_path / "run" / "config.json").read_text())["options"] == options
+    assert read_json(tmp_path / "run" / "config.json")["options"] == options

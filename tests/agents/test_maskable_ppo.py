@@ -16,6 +16,7 @@ from slot_rl.agents.maskable_ppo import MaskablePPOAgent, MaskablePPOOptions, lo
 from slot_rl.agents.ppo import PPOOptions
 from slot_rl.envs import SequentialEnv, SlotVecEnv
 from slot_rl.envs.episodes import to_arrays
+from slot_rl.io import read_json
 from slot_rl.networks import PointerSize
 from slot_rl.problems import Observation, Problem, check_choice, make_problem
 from slot_rl.problems.candidate_draws import unit_uniform
@@ -237,7 +238,7 @@ def test_the_command_trains_and_logs_it(contrib: Any, script: Command, tmp_path:
         ROOT / "scripts" / "train_agent.py", "--agent", "maskable_ppo", *flags, "disabled", "--out", run
     )
     assert code == 0, errors
-    summary = json.loads((run / "summary.json").read_text())
+    summary = read_json(run / "summary.json")
     assert (summary["agent"], summary["estimator_forwards"], summary["estimator_backwards"]) == ("maskable_ppo", 256, 0)
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     logged = {name for row in rows for name in row}

@@ -1,6 +1,5 @@
 """Reproduction: weights and losses by hand, an exact budget, what it learns beside controls, and what it refuses."""
 
-import json
 from collections.abc import Callable
 from dataclasses import replace
 from math import exp
@@ -18,6 +17,7 @@ from slot_rl.agents.scale import RunningScale
 from slot_rl.envs import SlotVecEnv
 from slot_rl.estimators import EstimatorNet, EstimatorShape
 from slot_rl.estimators.table import TableError
+from slot_rl.io import read_json
 from slot_rl.networks import PointerSize
 from slot_rl.problems import RowProblem, make_problem
 from slot_rl.seeding import generator_from, seeded_initialisation
@@ -151,7 +151,7 @@ def test_a_checkpoint_answers_without_the_logged_file(log: Path, tmp_path: Path)
     log.unlink()
     again = load_agent(tmp_path / "checkpoint", SlotVecEnv(row_problem(), 2))
     assert isinstance(again, ReproductionAgent) and again.options == agent.options
-    assert json.loads((tmp_path / "checkpoint" / "manifest.json").read_text())["options"]["logged"] == str(log)
+    assert read_json(tmp_path / "checkpoint" / "manifest.json")["options"]["logged"] == str(log)
     assert equal(weights(again), weights(agent)) and again.scale == agent.scale
     observation = row_problem().evaluation_observations(3, generator_from(0))
     assert torch.equal(again.choose(observation), agent.choose(observation))

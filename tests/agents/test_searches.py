@@ -415,13 +415,13 @@ def test_a_whole_run_is_judged_again_alike(script: Callable[..., tuple[int, str,
         *("--agent", "guided_search", "--calls-per-context", 7, *flags, "--wandb", "disabled", "--out", out),
     )
     assert code == 0, errors
-    summary = json.loads((out / "summary.json").read_text())
+    summary = read_json(out / "summary.json")
     wanted = {"agent": "guided_search", "status": "finished", "timesteps": 0, "policy_parameters": 0}
     wanted |= {"calls_per_context": 7, "backwards_per_context": 7, "estimator_forwards": 0, "estimator_backwards": 0}
     assert {key: summary[key] for key in wanted} == wanted
     # Seven calls are better than none and do not always find the best.
     assert 0.3 < summary["optimality"] < 1 and summary["hit_rate"] < 1
-    options = json.loads((out / "config.json").read_text())["options"]
+    options = read_json(out / "config.json")["options"]
     assert options == {"calls_per_context": 7}
     code, shown, errors = script(ROOT / "scripts" / "evaluate_agent.py", out)
     assert code == 0, errors
