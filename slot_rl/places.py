@@ -25,13 +25,14 @@ def claimed(place: Path, done: str | None = None) -> Iterator[None]:
     replaced an earlier one, which is brought back.
 
     Args:
-        place: The file or folder to write; its parent is made if it is missing.
+        place: The file or folder to write; its parent is made if it is missing, and removed if it stays empty.
         done: The file with which :func:`fresh_folder` replaces an earlier folder.
 
     Raises:
         ValueError: If another command has it; the message names its process.
     """
     place = Path(os.path.abspath(place))
+    missing = [folder for folder in place.parents if not folder.exists()]
     place.parent.mkdir(parents=True, exist_ok=True)
     lock = place.with_name(f".{place.name}.lock")
     try:
@@ -49,6 +50,9 @@ def claimed(place: Path, done: str | None = None) -> Iterator[None]:
         # While it is held: whoever waits for the removed file sees that it is no more the one to wait for.
         lock.unlink(missing_ok=True)
         claim.release()
+        with suppress(OSError):
+            for folder in missing:
+                folder.rmdir()  # none where nothing was written
 
 
 def _write_holder(descriptor: int) -> None:

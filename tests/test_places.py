@@ -50,6 +50,10 @@ def test_a_second_command_is_refused_and_told_by_whom(tmp_path: Path) -> None:
     # A claim ends with its process, even with one that could clear nothing.
     with claimed(place):
         pass
+    assert names(tmp_path / "new") == set()
+    with claimed(tmp_path / "a/b/c"):
+        pass
+    assert names(tmp_path) == {"new"}
 
 
 def test_a_second_thread_is_refused_and_a_later_one_is_not(tmp_path: Path) -> None:
