@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
@@ -29,6 +29,9 @@ IDENTIFIER_LEAST = 100
 
 LARGEST = 1e19
 """Numbers are at most this far from 0, so that their squares are finite in single precision."""
+
+LEAST_SPREAD = 1e-5
+"""Numbers spread by at least this share of their size: what is finer, single precision rounds away."""
 
 CSV_PARSE = pa.csv.ParseOptions(newlines_in_values=True)
 # With one thread, an error can name its row.
@@ -178,7 +181,10 @@ def _batches(path: Path, columns: Sequence[str], most: int) -> Iterator[pa.Recor
     with _readable(path):
         if _is_csv(path):
             # The reader's batches are blocks of bytes, so they are split here.
-            with pa.csv.open_csv(path, CSV_READ, CSV_PARSE, _csv_types(columns, None)) as reader:
+            with (
+                _csv_source(path) as source,
+                pa.csv.open_csv(source, CSV_READ, CSV_PARSE, _csv_types(columns, None)) as reader,
+            ):
                 for block in reader:
                     yield from (block.slice(start, most) for start in range(0, block.num_rows, most))
         else:
@@ -193,6 +199,33 @@ def _readable(path: Path) -> Iterator[None]:
         yield
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise TableError(f"expected a readable table in {path}, got: {' '.join(str(error).split())}") from error
+
+
+class _WholeLineEnds:
+    """A file whose pieces never end between the two characters of a line end.
+
+    The CSV reader drops a line feed at the start of a block if the one before ended in a carriage return, which in a
+    quoted cell is a part of the text.
+    """
+
+    closed = False
+
+    def __init__(self, file: BinaryIO) -> None:
+        """Takes an open file."""
+        self._file, self._held = file, b""
+
+    def read(self, size: int) -> bytes:
+        """Returns the next bytes, at most as many as are asked for; none at the end."""
+        found = self._held + self._file.read(size - len(self._held))
+        # A piece of one byte is the end of the file, or the reader would take it for that.
+        self._held = b"\r" if len(found) > 1 and found.endswith(b"\r") else b""
+        return found[: len(found) - len(self._held)]
+
+
+@contextmanager
+def _csv_source(path: Path) -> Iterator[pa.PythonFile]:
+    with path.open("rb") as file:
+        yield pa.PythonFile(_WholeLineEnds(file), mode="r")
 
 
 def _is_csv(path: Path) -> bool:
@@ -244,14 +277,15 @@ def _check_csv(path: Path) -> None:
 
 
 def _csv_names(path: Path) -> list[str]:
-    with pa.csv.open_csv(path, CSV_READ, CSV_PARSE) as reader:
+    with _csv_source(path) as source, pa.csv.open_csv(source, CSV_READ, CSV_PARSE) as reader:
         return list(reader.schema.names)
 
 
 def _read_columns(path: Path, text: Sequence[str], score: str | None) -> pa.Table:
     with _readable(path):
         if _is_csv(path):
-            return pa.csv.read_csv(path, CSV_READ, CSV_PARSE, _csv_types(text, score))
+            with _csv_source(path) as source:
+                return pa.csv.read_csv(source, CSV_READ, CSV_PARSE, _csv_types(text, score))
         with pa.parquet.ParquetFile(path) as file:
             return file.read(columns=[*text, *([] if score is None else [score])])
 
@@ -342,6 +376,18 @@ def too_large(cell: object) -> str:
     except ValueError:
         return ""
     return f"; at most {LARGEST:g} can be used" if large else ""
+
+
+def refuse_narrow(numbers: npt.NDArray[np.float64], name: str, path: Path) -> None:
+    """Raises TableError for numbers that differ by too little of their size to tell them apart in single precision."""
+    if numbers.min() == numbers.max():
+        return
+    spread, mean = float(numbers.std()), float(numbers.mean())
+    if spread < LEAST_SPREAD * float(np.abs(numbers).max()):
+        raise TableError(
+            f"expected {name!r} of {path} to spread by at least {LEAST_SPREAD:g} of its size, which single precision "
+            f"can tell apart, got a spread of {spread:g} around {mean:.9g}; take {mean:.3g} off each"
+        )
 
 
 def _refuse_identifiers(path: Path, text: dict[str, TextColumn]) -> None:
