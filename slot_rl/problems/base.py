@@ -500,7 +500,9 @@ def _checked(what: str, observation: Observation, rows: Tensor, answer: Tensor) 
     return answer
 
 
-def _check_gradient(gradient: Tensor, observation: Observation, selection: Tensor, answer: Tensor) -> None:
+def _check_gradient(gradient: Tensor | None, observation: Observation, selection: Tensor, answer: Tensor) -> None:
+    if gradient is None:  # the answer of a quantised layer looks as if it had one
+        raise TypeError("expected a differentiable estimator, got one with a layer that passes no gradient")
     finite = gradient.isfinite().flatten(-2).all(dim=-1)
     if not bool(finite.all()):
         bad = int((~finite).sum())
