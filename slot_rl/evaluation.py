@@ -10,6 +10,7 @@ agent finds the places where the estimator is wrong.
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from math import nan
+from operator import index
 from typing import Any
 
 import torch
@@ -76,7 +77,9 @@ class EvaluationConfig:
     eval_size: int = 512
 
     def __post_init__(self) -> None:
-        """Refuses an empty evaluation."""
+        """Refuses an empty evaluation; numbers of numpy's become Python's, which JSON takes."""
+        for name in ("eval_seed", "eval_size"):
+            object.__setattr__(self, name, index(getattr(self, name)))
         if self.eval_size < 1:
             raise ValueError(f"expected eval_size >= 1, got {self.eval_size}")
 

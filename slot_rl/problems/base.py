@@ -9,6 +9,7 @@ import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from operator import index
 from pathlib import Path
 from typing import Literal
 
@@ -118,6 +119,7 @@ class Problem(ABC):
     def __init__(self, name: str, sizes: tuple[int, ...], estimator: Score, truth: Score | None) -> None:
         """Takes frozen copies of the estimator and the ground truth; the caller's modules stay as they are."""
         check_default_dtype()
+        sizes = tuple(map(index, sizes))  # numpy's numbers are not for JSON
         if not sizes or min(sizes) < 1:
             raise ValueError(f"expected at least one slot with at least one item each, got sizes {sizes}")
         self.name, self.sizes, self.slots = name, sizes, len(sizes)
@@ -132,7 +134,7 @@ class Problem(ABC):
 
     @property
     def catalogue(self) -> Tensor | None:
-        """Fixed candidates ``(slots, items, dim)`` that observations do not carry; None where requests bring theirs."""
+        """Fixed candidates ``(slots, items, dim)``; None where requests bring theirs, or items are one-hot rows."""
         return None
 
     @property
