@@ -60,7 +60,7 @@ def test_random_is_zero_best_is_one_collapse_is_seen() -> None:
 
 def test_a_hit_is_as_near_for_scores_with_an_offset() -> None:
     for offset in (0.0, 1_000.0):
-        problem = SlotProblem(lambda vectors, by=offset: pick_value(vectors) + by, 4, 8, 1)  # type: ignore[misc]
+        problem = SlotProblem(lambda vectors, by=offset: pick_value(vectors) + by, 4, 8, 1)
         evaluation = Evaluation(problem, SMALL)
         assert evaluation.hit_rate(evaluation.best) == 1.0
         assert evaluation.hit_rate(evaluation.best - 1e-3) == 0.0

@@ -450,7 +450,7 @@ class NoSlope(torch.autograd.Function):
 
 
 def test_the_check_refuses_a_layer_that_passes_no_gradient() -> None:
-    module = Scorer(lambda self, index: NoSlope.apply(self.table(index)), table=table())
+    module = Scorer(lambda self, index: NoSlope.apply(self.table(index)), table=table())  # type: ignore[no-untyped-call]
     with pytest.raises(NotSoftenable, match="to pass a gradient to its input, got a layer that passes none"):
         check_softened(soften(module), (CATEGORIES,) * FEATURES, None)
 
