@@ -198,7 +198,16 @@ def _readable(path: Path) -> Iterator[None]:
     try:
         yield
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
-        raise TableError(f"expected a readable table in {path}, got: {' '.join(str(error).split())}") from error
+        raise unreadable(path, error) from error
+
+
+def unreadable(path: Path, error: Exception) -> TableError:
+    """Returns the error of a file that cannot be read."""
+    said = " ".join(str(error).split())
+    foreign = isinstance(error, UnicodeDecodeError) or "invalid UTF8" in said
+    return TableError(
+        f"expected {path} in UTF-8, got: {said}" if foreign else f"expected a readable table in {path}, got: {said}"
+    )
 
 
 class _WholeLineEnds:
@@ -262,17 +271,20 @@ def _check_csv(path: Path) -> None:
     """Refuses files of other programs by what they are: other encodings and other separators."""
     with _readable(path), path.open("rb") as file:
         start = file.readline()
-    if start[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
-        raise TableError(f"expected {path} in UTF-8, got UTF-16")
+    for sign, kind in {b"PK\3\4": "a ZIP file, as workbooks are", b"\x1f\x8b": "a compressed file"}.items():
+        if start.startswith(sign):
+            raise TableError(f"expected a CSV file in {path}, got {kind}")
+    if b"\0" in start or start[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
+        raise TableError(f"expected {path} in UTF-8, got UTF-16 or another file with zero bytes")
     try:
         header = start.decode("utf-8-sig").rstrip("\r\n")
     except UnicodeDecodeError as error:
         raise TableError(f"expected {path} in UTF-8, got a header in another encoding") from error
-    if header.startswith("sep="):
+    if header.lower().startswith("sep="):
         raise TableError(f"expected the names of the columns in the first line of {path}, got {header!r}")
     if "," not in header:
-        for name, sign in {"semicolons": ";", "tabs": "\t"}.items():
-            if sign in header:
+        for name, mark in {"semicolons": ";", "tabs": "\t", "vertical bars": "|"}.items():
+            if mark in header:
                 raise TableError(f"expected commas between the columns of {path}, got {name}")
 
 
@@ -352,12 +364,14 @@ def _as_score(path: Path, name: str, column: pa.ChunkedArray) -> npt.NDArray[np.
         values: npt.NDArray[np.float64] = column.cast(pa.float64(), safe=not whole).to_numpy()
     except pa.ArrowException as error:
         row, cell = next((i, c) for i, c in enumerate(column.to_pylist(), start=1) if not _is_number(c))
-        raise TableError(f"expected a number as {name!r} in row {row} of {path}, got {cell!r}") from error
+        raise TableError(
+            f"expected a number as {name!r} in row {row} of {path}, got {cell!r}{remark_on(cell)}"
+        ) from error
     usable = np.abs(values) <= LARGEST
     if not usable.all():
         row = int(np.argmin(usable))
         cell = column[row].as_py()
-        raise TableError(f"expected a finite {name!r} in row {row + 1} of {path}, got {cell!r}{too_large(cell)}")
+        raise TableError(f"expected a finite {name!r} in row {row + 1} of {path}, got {cell!r}{remark_on(cell)}")
     return values
 
 
@@ -369,12 +383,13 @@ def _is_number(cell: object) -> bool:
     return True
 
 
-def too_large(cell: object) -> str:
-    """Returns what to add to a message that refuses a cell, if it is a number that is too large."""
+def remark_on(cell: object) -> str:
+    """Returns what to add to a message that refuses a cell: that a number is too large, or has a decimal comma."""
     try:
         large = LARGEST < abs(float(str(cell))) < math.inf
     except ValueError:
-        return ""
+        comma = re.fullmatch(r"\s*[+-]?\d+,\d+\s*", str(cell))
+        return "; decimals follow a point, and nothing separates thousands" if comma else ""
     return f"; at most {LARGEST:g} can be used" if large else ""
 
 

@@ -253,6 +253,12 @@ def test_blanks_around_a_score_are_ignored(tmp_path: Path) -> None:
         ),
         pytest.param("a;b;y\nX;1;2\n", "expected commas between the columns of .*, got semicolons", id="semicolons"),
         pytest.param("a\tb\ty\nX\t1\t2\n", "expected commas between the columns of .*, got tabs", id="tabs"),
+        pytest.param("a|b|y\nX|1|2\n", "expected commas between the columns of .*, got vertical bars", id="bars"),
+        pytest.param("SEP=,\na,y\n", "the names of the columns in the first line of .*, got 'SEP=,'", id="SEP"),
+        pytest.param("a,y\nX,1\n".encode("utf-16-le"), "in UTF-8, got UTF-16 or another", id="UTF-16 without a mark"),
+        pytest.param(b"PK\3\4\0\0", "expected a CSV file in .*, got a ZIP file", id="workbook"),
+        pytest.param(b"\x1f\x8b\x08\0", "expected a CSV file in .*, got a compressed file", id="gzip"),
+        pytest.param('a,y\nX,"1,5"\n', "got '1,5'; decimals follow a point", id="decimal comma"),
         pytest.param("sep=;\na;y\n", "the names of the columns in the first line of .*, got 'sep=;'", id="sep"),
         pytest.param(
             "a,b,y\nX,1,1\nZ,2,high\n", "expected a number as 'y' in row 2 of .*t.csv, got 'high'", id="text score"
@@ -281,9 +287,7 @@ def test_blanks_around_a_score_are_ignored(tmp_path: Path) -> None:
         pytest.param("\n\n", "expected a readable table in .*, got: .*Empty CSV file", id="blank lines alone"),
         pytest.param("a,y\n", "expected rows in .*t.csv, got a header alone", id="header alone"),
         pytest.param("a,y", "expected .* in .*t.csv, got", id="header alone without newline"),
-        pytest.param(
-            "a,y\né,1\n".encode("latin-1"), "expected a readable table in .*, got: .*UTF8", id="a cell is no UTF-8"
-        ),
+        pytest.param("a,y\né,1\n".encode("latin-1"), "expected .* in UTF-8, got: .*UTF8", id="a cell is no UTF-8"),
         pytest.param(
             "é,y\nX,1\n".encode("latin-1"), "in UTF-8, got a header in another encoding", id="a name is no UTF-8"
         ),
