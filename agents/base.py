@@ -55,8 +55,8 @@ def changed(options: OptionsType, changes: Mapping[str, Any]) -> OptionsType:
 
 
 def to_json(options: Options) -> dict[str, Any]:
-    """Returns the options as JSON-ready values; a path becomes its text."""
-    return asdict(options, dict_factory=lambda pairs: {k: str(v) if isinstance(v, Path) else v for k, v in pairs})
+    """Returns the options as JSON-ready values; a path becomes its text, a number of numpy's one of Python's."""
+    return asdict(options, dict_factory=lambda pairs: {name: _plain(value) for name, value in pairs})
 
 
 def options_from_json(values: Any, defaults: OptionsType) -> OptionsType:
@@ -73,6 +73,12 @@ def options_from_json(values: Any, defaults: OptionsType) -> OptionsType:
         return replace(defaults, **known)
     except (TypeError, ValueError) as error:
         raise ValueError(f"expected options of {type(defaults).__name__}, got: {error}") from error
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, np.generic):
+        return value.item()
+    return str(value) if isinstance(value, Path) else value
 
 
 def _as_before(options: OptionsType) -> OptionsType:

@@ -197,17 +197,17 @@ class SlotPolicy(NoPolicyFile, ActorCriticPolicy):
         self.padding: Tensor | None
         self.register_buffer("padding", None if bool(padding.all()) else padding, persistent=False)
         parts = self.observation_space.spaces
-        catalogue = self._catalogue
+        catalogue, one_hot = self._catalogue, False
         if "candidates" in parts:
             dim = parts["candidates"].shape[-1]  # type: ignore[index]
         else:
-            catalogue = torch.eye(items).expand(len(sizes), -1, -1) if catalogue is None else catalogue
-            dim = catalogue.shape[-1]
+            one_hot = catalogue is None
+            dim = items if catalogue is None else catalogue.shape[-1]
         contexts = tuple(int(n) for n in parts["context"].nvec) if "context" in parts else ()  # type: ignore[attr-defined]
         numbers = [parts[name].shape if name in parts else (0,) for name in ("context_vector", "slot_features")]
         context_dim, slot_dim = (int(shape[-1]) for shape in numbers if shape is not None)
         numbers_of = context_dim, slot_dim, self._pool, self._context_vectors
-        self.network = PointerNetwork(len(sizes), dim, contexts, self._size, catalogue, *numbers_of)
+        self.network = PointerNetwork(len(sizes), dim, contexts, self._size, catalogue, *numbers_of, one_hot=one_hot)
         self.value_head = nn.Sequential(
             nn.Linear(self.network.latent_dim, VALUE_HIDDEN), nn.SiLU(), nn.Linear(VALUE_HIDDEN, 1)
         )

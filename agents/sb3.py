@@ -8,7 +8,7 @@ import sys
 import time
 from abc import abstractmethod
 from dataclasses import asdict, dataclass, field
-from math import inf
+from math import ceil, inf
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -222,7 +222,7 @@ class OneStepAgent(LearningAgent):
             seed=as_seed(seed),
         )
         self.problem = problem_of(self.env)
-        self.steps_played = 0
+        self.steps_played, self._figures = 0, dict[str, float]()
         self._setup_model()
 
     def _setup_model(self) -> None:
@@ -243,33 +243,52 @@ class OneStepAgent(LearningAgent):
         self,
         total_timesteps: int,
         callback: MaybeCallback = None,
-        log_interval: int = 10,
+        log_interval: int | None = 10,
         tb_log_name: str = "run",
         reset_num_timesteps: bool = True,
         progress_bar: bool = False,
     ) -> Self:
         """Trains until the estimator has been called ``total_timesteps`` times; the last batch may exceed it.
 
-        The arguments are Stable-Baselines3's; callbacks are called after each update, and ``log_interval`` counts
-        updates.
+        The arguments are Stable-Baselines3's. An update is a rollout for callbacks. After it they are told of its calls
+        as of steps of the environments, at least of one. ``log_interval`` counts updates; None logs nothing.
         """
-        total, callbacks = self._setup_learn(total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar)
+        # Callbacks read the name total_timesteps.
+        total_timesteps, callbacks = self._setup_learn(
+            total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar
+        )
         callbacks.on_training_start(locals(), globals())
-        iteration = 0
-        while self.num_timesteps < total:
-            self._update_current_progress_remaining(self.num_timesteps, total)
+        iteration, first, told = 0, self.num_timesteps, 0
+        while self.num_timesteps < total_timesteps:
+            self._update_current_progress_remaining(self.num_timesteps, total_timesteps)
             self._update_learning_rate(self.policy.optimizer)
+            callbacks.on_rollout_start()
             before = self._calls()
-            figures = self.update()
-            self.num_timesteps += self._calls() - before
+            self._figures = self.update()
+            calls = self._calls() - before
             iteration += 1
             callbacks.update_locals(locals())
-            if not callbacks.on_step():
+            steps = max(1, ceil((self.num_timesteps + calls - first - told) / self.n_envs))
+            told += steps * self.n_envs
+            if not self._tell(callbacks, calls, steps):
                 break
-            if iteration % log_interval == 0:
-                self._log(figures)
+            callbacks.on_rollout_end()
+            if log_interval is not None and iteration % log_interval == 0:
+                self.dump_logs()
         callbacks.on_training_end()
         return self
+
+    def _tell(self, callbacks: BaseCallback, calls: int, steps: int) -> bool:
+        """Tells callbacks of an update's calls in some steps; returns whether the training goes on."""
+        after = self.num_timesteps + calls
+        # An estimator call is an episode.
+        callbacks.update_locals({"dones": np.arange(self.n_envs) < calls})
+        for step in range(1, steps + 1):
+            self.num_timesteps = after if step == steps else min(after, self.num_timesteps + self.n_envs)
+            if not callbacks.on_step():
+                self.num_timesteps = after
+                return False
+        return True
 
     def _calls(self) -> int:
         """Returns the problem's own count; an environment without a problem has its steps counted."""
@@ -292,9 +311,10 @@ class OneStepAgent(LearningAgent):
         """Returns the generators of the policy's draws and of the agent's."""
         return {**super().generators(), "agent": self.generator}
 
-    def _log(self, figures: dict[str, float]) -> None:
+    def dump_logs(self, iteration: int = 0) -> None:
+        """Writes the figures of the last update to the logger."""
         elapsed = max((time.time_ns() - self.start_time) / 1e9, sys.float_info.epsilon)
-        for name, value in figures.items():
+        for name, value in self._figures.items():
             self.logger.record(name, value)
         self.logger.record("train/entropy_coefficient", self.entropy_coefficient)
         self.logger.record("time/fps", int((self.num_timesteps - self._num_timesteps_at_start) / elapsed))

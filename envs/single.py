@@ -11,6 +11,7 @@ from gymnasium.core import ActType
 
 from slot_rl.envs.episodes import Arrays, Episodes, Infeasibility, action_space, as_problem, observation_space
 from slot_rl.problems import Problem
+from slot_rl.seeding import whole_or_none
 
 
 class BatchOfOne(gym.Env[Arrays, ActType]):
@@ -43,7 +44,7 @@ class BatchOfOne(gym.Env[Arrays, ActType]):
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Arrays, dict[str, Any]]:
         """Opens a request; ``options["observation"]`` opens a given one."""
-        super().reset(seed=seed)
+        super().reset(seed=whole_or_none(seed))
         if seed is not None:
             self._batch.seed(self.np_random)
         if options and options.get("observation") is not None:

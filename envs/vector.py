@@ -10,6 +10,7 @@ from gymnasium.vector.utils import batch_space
 
 from slot_rl.envs.episodes import Arrays, Episodes, Infeasibility, action_space, as_problem, observation_space
 from slot_rl.problems import Problem
+from slot_rl.seeding import whole_or_none
 
 
 class BatchedVectorEnv(VectorEnv[Arrays, npt.NDArray[np.int64], npt.NDArray[Any]]):
@@ -47,9 +48,9 @@ class BatchedVectorEnv(VectorEnv[Arrays, npt.NDArray[np.int64], npt.NDArray[Any]
         Raises:
             TypeError: If the seed is a list: one generator draws the whole batch.
         """
-        if seed is not None and not isinstance(seed, (int, np.integer)):
+        if seed is not None and not hasattr(seed, "__index__"):
             raise TypeError(f"expected one seed for the whole batch, got {type(seed).__name__}")
-        super().reset(seed=seed)
+        super().reset(seed=whole_or_none(seed))
         if seed is not None:
             self._batch.seed(self.np_random)
         return self._batch.start(options), self._info()

@@ -10,6 +10,7 @@ agent finds the places where the estimator is wrong.
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from math import nan
+from operator import index
 from typing import Any
 
 import torch
@@ -41,7 +42,8 @@ from slot_rl.search import (
 from slot_rl.seeding import generator_from
 
 Choose = Callable[[Observation], Tensor]
-HIT_TOLERANCE = 1e-6
+HIT_TOLERANCE, HIT_ROUNDING = 1e-6, 2**-22
+"""How far below the best a hit may be: a share of the best's lead over random choices, and of its size for rounding."""
 MOST_EVALUATIONS = 20_000_000
 STRONG_CALLS, FEWEST_STRONG_CALLS, STRONG_CELLS = 3_000, 300, 1_200_000_000
 """Calls a request of the multi-swap search that finds what is called the best where enumeration is out of reach.
@@ -75,7 +77,9 @@ class EvaluationConfig:
     eval_size: int = 512
 
     def __post_init__(self) -> None:
-        """Refuses an empty evaluation."""
+        """Refuses an empty evaluation; numbers of numpy's become Python's, which JSON takes."""
+        for name in ("eval_seed", "eval_size"):
+            object.__setattr__(self, name, index(getattr(self, name)))
         if self.eval_size < 1:
             raise ValueError(f"expected eval_size >= 1, got {self.eval_size}")
 
@@ -186,7 +190,10 @@ class Evaluation:
 
     def hit_rate(self, scores: Tensor) -> float:
         """Returns the share of scores ``(..., requests)`` that reach the request's best."""
-        return float((scores >= self.best - HIT_TOLERANCE * self.best.abs()).double().mean())
+        random = self._random_scores.estimated
+        lead = (self.best - (random.mean(dim=0) if random.dim() > 1 else random)).abs()
+        margin = HIT_TOLERANCE * lead + HIT_ROUNDING * self.best.abs()
+        return float((scores >= self.best - margin).double().mean())
 
     def true_optimality(self, scores: Scores) -> float | None:
         """Places the mean true score between random (0) and the truth's own best (1), on the measured requests alone.

@@ -256,7 +256,8 @@ _ENTRIES = (
     Metric(
         "hit_rate",
         "hit rate",
-        "share of requests answered with the best score, within 1e-6 relative; of random choices over 64 draws each",
+        "share of requests answered with the best score, within 1e-6 of its lead over random choices and rounding; of "
+        "random choices over 64 draws each",
         lambda scores, evaluation: evaluation.hit_rate(scores.estimated),
         log_key="eval/hit_rate",
         over_seeds=True,

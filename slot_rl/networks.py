@@ -126,6 +126,7 @@ class PointerNetwork(nn.Module):
         slot_dim: int = 0,
         pool: Tensor | None = None,
         context_vectors: Tensor | None = None,
+        one_hot: bool = False,
     ) -> None:
         """Builds the network; weights come from the global generator (see ``slot_rl.seeding``).
 
@@ -139,6 +140,7 @@ class PointerNetwork(nn.Module):
             slot_dim: Numbers that describe each slot of a request; 0 if there are none.
             pool: Vectors ``(vectors, dim)`` whose units candidates have; they are taken as they are if None.
             context_vectors: Vectors ``(requests, context_dim)`` whose units contexts have; likewise.
+            one_hot: Whether fixed candidates are the one-hot rows of ``dim`` items, which need no catalogue.
         """
         super().__init__()
         self.slots, self.item_dim, self.start_dim = slots, dim, size.start_dim
@@ -150,7 +152,10 @@ class PointerNetwork(nn.Module):
         # Features have units of their own; vectors of other requests' candidates are not known without a pool.
         known = pool if catalogue is None else catalogue
         self.item_units = None if known is None else _Units(dim, known)
-        self.items = _ItemBody(dim, size.width, None if catalogue is None else slots)
+        self.one_hot = one_hot
+        if one_hot:
+            self.item_units = _Units.of_one_hot(slots, dim)
+        self.items = _ItemBody(dim, size.width, None if catalogue is None and not one_hot else slots)
         self.context_tables = nn.ModuleList(nn.Embedding(categories, whole) for categories in contexts)
         self.context_body = None if context_dim == 0 else _context_body(context_dim, size.hidden, whole)
         self.context_units = None if context_dim == 0 else _Units(context_dim, context_vectors)
@@ -197,16 +202,23 @@ class PointerNetwork(nn.Module):
         Raises:
             ValueError: If candidates or context are missing.
         """
-        vectors = self.catalogue if candidates is None else candidates
-        if vectors is None:
-            raise ValueError("expected candidates in the observation, got none and no fixed catalogue")
+        keys, values = self._keys_and_values(candidates)
         requests = next((part for part in (candidates, context, context_vector) if part is not None), None)
         if requests is None or (context is None and len(self.context_tables)):
             raise ValueError("expected a context in the observation, got none")
-        keys, values = self.items(vectors if self.item_units is None else self.item_units(vectors))
         base = self._base(len(requests), context, context_vector, slot_features)
         mask = mask.unsqueeze(0) if mask is not None and mask.dim() == 2 else mask
         return Request(base, _Items(keys, values, candidates is None), mask)
+
+    def _keys_and_values(self, candidates: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Returns the items' keys and values, ``(batch, items, width)`` or ``(slots, items, width)``."""
+        vectors = self.catalogue if candidates is None else candidates
+        if vectors is None:
+            if not self.one_hot or self.item_units is None:
+                raise ValueError("expected candidates in the observation, got none and no fixed catalogue")
+            return self.items.of_one_hot(self.item_units)
+        found: tuple[Tensor, Tensor] = self.items(vectors if self.item_units is None else self.item_units(vectors))
+        return found
 
     def think(self, request: Request, noise: Tensor | None = None) -> Thought:
         """Lets the slots agree.
@@ -328,7 +340,16 @@ class _ItemBody(nn.Module):
         if self.multiplies:
             products = products_of_numbers(vectors.clamp(-LARGEST_FACTOR, LARGEST_FACTOR))
             vectors = torch.cat([vectors, torch.asinh(NEAR_ZERO * products)], dim=-1)
-        nonlinear, linear = self.embed(vectors).split([ITEM_HIDDEN, self.head.out_features], dim=-1)
+        return self._of_embedded(self.embed(vectors))
+
+    def of_one_hot(self, units: "_Units") -> tuple[Tensor, Tensor]:
+        """Returns the same for one-hot rows in some units, without the matrix of ``items * items`` numbers."""
+        assert isinstance(self.embed, _PerSlotLinear)
+        weight = self.embed.weight
+        return self._of_embedded((weight - units.mean @ weight) / units.spread + self.embed.bias)
+
+    def _of_embedded(self, embedded: Tensor) -> tuple[Tensor, Tensor]:
+        nonlinear, linear = embedded.split([ITEM_HIDDEN, self.head.out_features], dim=-1)
         keys, values = (self.head(self.body(nonlinear)) + linear).chunk(2, dim=-1)
         return keys, values
 
@@ -364,6 +385,14 @@ class _Units(nn.Module):
             mean, spread = mean_and_spread(vectors)
         self.register_buffer("mean", mean)
         self.register_buffer("spread", spread)
+
+    @classmethod
+    def of_one_hot(cls, slots: int, items: int) -> "_Units":
+        """Returns the units of each slot's one-hot rows."""
+        units = cls(items, None)
+        units.mean = torch.full((slots, 1, items), 1 / items)
+        units.spread = torch.full((slots, 1, 1), max(sqrt(items - 1) / items, 1e-9))
+        return units
 
     def forward(self, vectors: Tensor) -> Tensor:
         return (vectors - self.mean) / self.spread

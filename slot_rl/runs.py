@@ -1,5 +1,6 @@
 """Training and loading from Python: ``slot_rl.train`` and ``slot_rl.load``, the same code as the commands."""
 
+import operator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -94,7 +95,7 @@ def train(
         estimator=estimator,
         truth=None if truth is None else Path(truth),
         trust=trust,
-        timesteps=timesteps,
+        timesteps=operator.index(timesteps),
         seed=as_seed(seed),
         out=None if out is None else Path(out),
         force=force,

@@ -26,12 +26,25 @@ def as_seed(seed: Seed) -> int:
     """
     if seed is None:
         return secrets.randbelow(SEEDS)
-    if isinstance(seed, bool) or not hasattr(seed, "__index__"):
-        raise TypeError(f"expected a whole number as seed, got {type(seed).__name__}")
-    number = operator.index(seed)
+    number = _whole(seed)
     if not 0 <= number < SEEDS:
         raise ValueError(f"expected 0 <= seed < 2**32, got {number}")
     return number
+
+
+def whole_or_none(seed: Seed) -> int | None:
+    """Returns a seed for Gymnasium, which takes Python's numbers alone; numpy's become those.
+
+    Raises:
+        TypeError: If it is no whole number.
+    """
+    return None if seed is None else _whole(seed)
+
+
+def _whole(seed: SupportsIndex) -> int:
+    if isinstance(seed, bool) or not hasattr(seed, "__index__"):
+        raise TypeError(f"expected a whole number as seed, got {type(seed).__name__}")
+    return operator.index(seed)
 
 
 def check_default_dtype() -> None:

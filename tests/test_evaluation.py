@@ -58,6 +58,14 @@ def test_random_is_zero_best_is_one_collapse_is_seen() -> None:
     assert sum(draws) / len(draws) == pytest.approx(0.0, abs=0.05)
 
 
+def test_a_hit_is_as_near_for_scores_with_an_offset() -> None:
+    for offset in (0.0, 1_000.0):
+        problem = SlotProblem(lambda vectors, by=offset: pick_value(vectors) + by, 4, 8, 1)
+        evaluation = Evaluation(problem, SMALL)
+        assert evaluation.hit_rate(evaluation.best) == 1.0
+        assert evaluation.hit_rate(evaluation.best - 1e-3) == 0.0
+
+
 def test_every_reference_is_there_and_the_constant_is_best() -> None:
     problem = make_problem("SlotRL/PickValue-v0")
     evaluation = Evaluation(problem, SMALL)

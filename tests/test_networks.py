@@ -213,6 +213,27 @@ def test_a_fixed_catalogue_scores_as_candidates_do() -> None:
     assert_close(latent, expected_latent)
 
 
+@pytest.mark.parametrize("items", [1, 2, 7])
+def test_one_hot_rows_are_read_without_a_catalogue(items: int) -> None:
+    eye, context = torch.eye(items, dtype=torch.float64).expand(3, -1, -1), torch.tensor([[0], [1]])
+    with_rows = pointer(dim=items, contexts=(2,), catalogue=eye)
+    with seeded_initialisation(0):
+        without = PointerNetwork(3, items, (2,), SMALL, one_hot=True).double()
+    assert without.catalogue is None
+    without.load_state_dict(with_rows.state_dict())
+    for found, expected in zip(without(None, None, context), with_rows(None, None, context), strict=True):
+        torch.testing.assert_close(found, expected)
+
+
+def test_units_of_one_hot_rows_are_those_of_the_matrix() -> None:
+    for items in (1, 2, 9):
+        with seeded_initialisation(0):
+            made = PointerNetwork(2, items, (), SMALL, catalogue=torch.eye(items).expand(2, -1, -1)).item_units
+            found = PointerNetwork(2, items, (), SMALL, one_hot=True).item_units
+        assert made is not None and found is not None
+        torch.testing.assert_close(found.state_dict(), made.state_dict())
+
+
 def test_the_catalogue_is_no_part_of_the_weights() -> None:
     network = catalogue_pointer()
     assert "catalogue" not in network.state_dict()

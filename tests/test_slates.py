@@ -215,6 +215,7 @@ def with_list(rows: pd.DataFrame, row: int, candidates: list[str]) -> pd.DataFra
         ("log", lambda rows: rows.assign(request=999), "the id of a known request in column 'request', row 1 of"),
         ("log", lambda rows: rows.assign(value=np.nan), "a number in column 'value', row 1 of"),
         ("log", lambda rows: rows.assign(value=1.0), "expected scores that vary in the log, got 1 throughout"),
+        ("log", lambda rows: rows.assign(value=rows.value + 1e8), "to spread by at least 1e-05 of its size"),
         ("log", lambda rows: rows.assign(propensity=0.0), "a propensity above 0 and at most 1 in row 1 of"),
         ("log", lambda rows: rows.drop(columns="value"), "expected a column 'value'"),
         ("log", lambda rows: rows.head(3).assign(request=1), "slates of several requests"),

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from slot_rl.estimators.frames import is_numeric, need_columns, numbers, texts
-from slot_rl.estimators.table import TableError, is_row_number
+from slot_rl.estimators.table import TableError, is_row_number, refuse_narrow
 
 UNSEEN = 0
 """The index of a category that the fit has not seen; its column is then as good as left out."""
@@ -69,7 +69,8 @@ class FileColumns:
             leave: FileColumns to leave out.
 
         Raises:
-            TableError: If the id's column is missing, or an id stands twice or is empty.
+            TableError: If the id's column is missing, an id stands twice or is empty, or a column's numbers differ by
+                too little of their size.
         """
         name = id_column(frame, id_names, path)
         ids = texts(frame[name])
@@ -79,6 +80,8 @@ class FileColumns:
         ]
         numeric = [column for column in found if column not in categorical and is_numeric(frame[column])]
         values = {column: numbers(frame[column], path) for column in numeric}
+        for column, value in values.items():
+            refuse_narrow(value[~np.isnan(value)], column, path)
         return cls(
             name,
             {column: float(np.nanmean(value)) for column, value in values.items()},

@@ -24,7 +24,7 @@ from slot_rl.estimators.table import (
     column_names,
     is_row_number,
     read_table,
-    too_large,
+    remark_on,
 )
 
 FEW_LEVELS = 20
@@ -71,7 +71,7 @@ def numbers_of(table: Table, name: str) -> Doubles:
         row = int(np.argmax(bad[column.codes]))
         raise TableError(
             f"expected a finite number in column {name!r} in row {table.first_row + row} of {table.path}, "
-            f"got {column[row]!r}{too_large(column[row])}"
+            f"got {column[row]!r}{remark_on(column[row])}"
         )
     return np.array(found, dtype=np.float64)[column.codes]
 

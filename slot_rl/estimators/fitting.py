@@ -12,7 +12,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from slot_rl.estimators.encoding import TableEncoding
 from slot_rl.estimators.net import EstimatorNet, EstimatorShape
-from slot_rl.estimators.table import Table, read_table
+from slot_rl.estimators.table import Table, read_table, refuse_narrow
 from slot_rl.seeding import seeded_initialisation
 
 WEIGHT_AVERAGE_DECAY = 0.995
@@ -64,6 +64,7 @@ def fit_on_truth(net: EstimatorNet, draw: Callable[[int], Batch], fit: TruthFit,
 
 def r_squared(predicted: Tensor, target: Tensor) -> float:
     """Returns the share of the target's variance that is explained; 1 is perfect, predicting the mean has 0."""
+    predicted, target = predicted.double(), target.double()
     residual = (target - predicted).square().sum()
     return float(1 - residual / (target - target.mean()).square().sum())
 
@@ -158,7 +159,13 @@ def read_rows(
 
 
 def encode_rows(table: Table, encoding: TableEncoding) -> TableRows:
-    """Returns the rows of a table that was read with its score; raises TableError for a category that is unknown."""
+    """Returns the rows of a table that was read with its score.
+
+    Raises:
+        TableError: If a category is unknown, or the scores differ by too little of their size.
+    """
+    assert table.score is not None
+    refuse_narrow(table.score, encoding.score, table.path)
     codes, vectors = encoding.context_parts(encoding.encode_contexts(table))
     return TableRows(encoding.encode_features(table), codes, torch.tensor(table.score).float(), vectors)
 

@@ -16,7 +16,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet
 
-from slot_rl.estimators.table import LARGEST, TableError, cell_text, stream_cells, too_large
+from slot_rl.estimators.table import LARGEST, TableError, cell_text, remark_on, stream_cells, unreadable
 
 SUFFIXES = (".csv", ".parquet", ".jsonl")
 FRAME_ROWS = 8_192
@@ -48,7 +48,7 @@ def stream_frames(path: Path, rows: int = FRAME_ROWS) -> Iterator[pd.DataFrame]:
     except (pa.ArrowException, OSError, UnicodeDecodeError, ValueError) as error:
         if isinstance(error, TableError):
             raise
-        raise TableError(f"expected a readable table in {path}, got: {' '.join(str(error).split())}") from error
+        raise unreadable(path, error) from error
     if first == 0:
         raise TableError(f"expected rows in {path}, got none")
 
@@ -135,7 +135,7 @@ def numbers(cells: "pd.Series[Any]", path: Path) -> npt.NDArray[np.float64]:
         row = int(bad.argmax())
         raise TableError(
             f"expected a finite number in column {cells.name!r}, row {cells.index[row] + 1} of {path}, "
-            f"got {str(cells.iloc[row])!r}{too_large(cells.iloc[row])}"
+            f"got {str(cells.iloc[row])!r}{remark_on(cells.iloc[row])}"
         )
     return found
 

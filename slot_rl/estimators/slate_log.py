@@ -15,7 +15,7 @@ from torch import Tensor
 
 from slot_rl.estimators.columns import Encoded, FileColumns, id_column
 from slot_rl.estimators.frames import Integers, id_texts, is_missing, need_columns, numbers, read_frame, texts
-from slot_rl.estimators.table import TableError, is_row_number
+from slot_rl.estimators.table import TableError, is_row_number, refuse_narrow
 
 ITEM_IDS, REQUEST_IDS = ("item", "item_id", "id"), ("request", "request_id", "id")
 CANDIDATES, PROPENSITY = "candidates", "propensity"
@@ -165,7 +165,8 @@ class SlateLog:
         """Reads a file with a request's id, one item's id a slot, and a score; slots are the other columns by default.
 
         Raises:
-            TableError: If a column is missing, an id is unknown, a score is not a number, or a propensity is not one.
+            TableError: If a column is missing, an id is unknown, a score is not a number, or a propensity is not one,
+                or the scores differ by too little of their size.
         """
         frame = read_frame(path)
         name = id_column(frame, REQUEST_IDS, path)
@@ -178,11 +179,13 @@ class SlateLog:
         if not found:
             raise TableError(f"expected a column for each slot in {path}, got {', '.join(map(repr, frame.columns))}")
         rows = [_rows_of(frame, column, path, items, "item") for column in found]
+        scores = _present(frame, score, path)
+        refuse_narrow(scores, score, path)
         return cls(
             tuple(found),
             _rows_of(frame, name, path, requests, "request"),
             torch.stack(rows, dim=1),
-            torch.from_numpy(_present(frame, score, path)).float(),
+            torch.from_numpy(scores).float(),
             _propensities(frame, path),
         )
 

@@ -7,7 +7,9 @@ uses the same kernels for both. ``nn.TransformerEncoderLayer`` does not: for inp
 kernel with other rounding.
 """
 
+import sys
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from types import TracebackType
 from typing import Any
 
@@ -90,7 +92,8 @@ class Softened(RowScorer):
         index = SoftIndex.of(flat) if soft else flat
         inputs = (index,) if context is None else (index, context.expand(*leading, -1).flatten(0, len(leading) - 1))
         try:
-            answer = call(*inputs)
+            with _uncompiled():
+                answer = call(*inputs)
         except NumberNeeded as error:
             raise NotSoftenable(f"{error} in layer {self._layer(error.__traceback__)}") from error
         self._check(answer, index, features)
@@ -150,7 +153,9 @@ def soften(module: nn.Module) -> Softened:
 
 
 def check_softened(softened: Softened, sizes: tuple[int, ...], context: Tensor | None) -> None:
-    """Compares the scores of indices and of one-hot rows, for the first and the last category of every feature.
+    """Tries a module on the first and the last category of every feature.
+
+    The scores of indices must be those of one-hot rows, and of each row alone, and the rows must get a gradient.
 
     Args:
         softened: The module.
@@ -168,6 +173,8 @@ def check_softened(softened: Softened, sizes: tuple[int, ...], context: Tensor |
     try:
         with torch.enable_grad():
             hard, soft = softened(indices, context), softened(rows, context)
+            alone = torch.cat([softened(part, None if context is None else context[:1]) for part in indices.split(1)])
+            (slope,) = torch.autograd.grad(soft.sum(), rows, allow_unused=True)
     except NotSoftenable:
         raise
     except Exception as error:  # code of the user may raise anything
@@ -175,10 +182,25 @@ def check_softened(softened: Softened, sizes: tuple[int, ...], context: Tensor |
         raise ValueError(
             f"expected {name} to score indices below {sizes}, got {type(error).__name__}: {error}"
         ) from error
+    if slope is None:
+        raise NotSoftenable(
+            f"expected {_name(softened.module)} to pass a gradient to its input, got a layer that passes none "
+            "(is a layer quantised?)"
+        )
+    if not torch.allclose(hard, alone, rtol=1e-4, atol=1e-5, equal_nan=True):
+        raise ValueError(
+            f"expected the same scores for rows together and alone, got {hard.tolist()} and {alone.tolist()}"
+        )
     if not torch.allclose(hard, soft, rtol=1e-4, atol=1e-5, equal_nan=True):
         raise ValueError(
             f"expected the same scores for one-hot rows as for their indices, got {soft.tolist()} and {hard.tolist()}"
         )
+
+
+def _uncompiled() -> AbstractContextManager[Any]:
+    """Returns a context in which ``torch.compile`` does nothing: compiled code cannot read a soft index."""
+    # Nothing is compiled before this is imported, and importing it takes long.
+    return torch.compiler.set_stance("force_eager") if "torch._dynamo" in sys.modules else nullcontext()
 
 
 def _name(thing: object) -> str:

@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
@@ -29,6 +29,9 @@ IDENTIFIER_LEAST = 100
 
 LARGEST = 1e19
 """Numbers are at most this far from 0, so that their squares are finite in single precision."""
+
+LEAST_SPREAD = 1e-5
+"""Numbers spread by at least this share of their size: what is finer, single precision rounds away."""
 
 CSV_PARSE = pa.csv.ParseOptions(newlines_in_values=True)
 # With one thread, an error can name its row.
@@ -178,7 +181,10 @@ def _batches(path: Path, columns: Sequence[str], most: int) -> Iterator[pa.Recor
     with _readable(path):
         if _is_csv(path):
             # The reader's batches are blocks of bytes, so they are split here.
-            with pa.csv.open_csv(path, CSV_READ, CSV_PARSE, _csv_types(columns, None)) as reader:
+            with (
+                _csv_source(path) as source,
+                pa.csv.open_csv(source, CSV_READ, CSV_PARSE, _csv_types(columns, None)) as reader,
+            ):
                 for block in reader:
                     yield from (block.slice(start, most) for start in range(0, block.num_rows, most))
         else:
@@ -192,7 +198,43 @@ def _readable(path: Path) -> Iterator[None]:
     try:
         yield
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
-        raise TableError(f"expected a readable table in {path}, got: {' '.join(str(error).split())}") from error
+        raise unreadable(path, error) from error
+
+
+def unreadable(path: Path, error: Exception) -> TableError:
+    """Returns the error of a file that cannot be read."""
+    said = " ".join(str(error).split())
+    foreign = isinstance(error, UnicodeDecodeError) or "invalid UTF8" in said
+    return TableError(
+        f"expected {path} in UTF-8, got: {said}" if foreign else f"expected a readable table in {path}, got: {said}"
+    )
+
+
+class _WholeLineEnds:
+    """A file whose pieces never end between the two characters of a line end.
+
+    The CSV reader drops a line feed at the start of a block if the one before ended in a carriage return, which in a
+    quoted cell is a part of the text.
+    """
+
+    closed = False
+
+    def __init__(self, file: BinaryIO) -> None:
+        """Takes an open file."""
+        self._file, self._held = file, b""
+
+    def read(self, size: int) -> bytes:
+        """Returns the next bytes, at most as many as are asked for; none at the end."""
+        found = self._held + self._file.read(size - len(self._held))
+        # A piece of one byte is the end of the file, or the reader would take it for that.
+        self._held = b"\r" if len(found) > 1 and found.endswith(b"\r") else b""
+        return found[: len(found) - len(self._held)]
+
+
+@contextmanager
+def _csv_source(path: Path) -> Iterator[pa.PythonFile]:
+    with path.open("rb") as file:
+        yield pa.PythonFile(_WholeLineEnds(file), mode="r")
 
 
 def _is_csv(path: Path) -> bool:
@@ -229,29 +271,33 @@ def _check_csv(path: Path) -> None:
     """Refuses files of other programs by what they are: other encodings and other separators."""
     with _readable(path), path.open("rb") as file:
         start = file.readline()
-    if start[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
-        raise TableError(f"expected {path} in UTF-8, got UTF-16")
+    for sign, kind in {b"PK\3\4": "a ZIP file, as workbooks are", b"\x1f\x8b": "a compressed file"}.items():
+        if start.startswith(sign):
+            raise TableError(f"expected a CSV file in {path}, got {kind}")
+    if b"\0" in start or start[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
+        raise TableError(f"expected {path} in UTF-8, got UTF-16 or another file with zero bytes")
     try:
         header = start.decode("utf-8-sig").rstrip("\r\n")
     except UnicodeDecodeError as error:
         raise TableError(f"expected {path} in UTF-8, got a header in another encoding") from error
-    if header.startswith("sep="):
+    if header.lower().startswith("sep="):
         raise TableError(f"expected the names of the columns in the first line of {path}, got {header!r}")
     if "," not in header:
-        for name, sign in {"semicolons": ";", "tabs": "\t"}.items():
-            if sign in header:
+        for name, mark in {"semicolons": ";", "tabs": "\t", "vertical bars": "|"}.items():
+            if mark in header:
                 raise TableError(f"expected commas between the columns of {path}, got {name}")
 
 
 def _csv_names(path: Path) -> list[str]:
-    with pa.csv.open_csv(path, CSV_READ, CSV_PARSE) as reader:
+    with _csv_source(path) as source, pa.csv.open_csv(source, CSV_READ, CSV_PARSE) as reader:
         return list(reader.schema.names)
 
 
 def _read_columns(path: Path, text: Sequence[str], score: str | None) -> pa.Table:
     with _readable(path):
         if _is_csv(path):
-            return pa.csv.read_csv(path, CSV_READ, CSV_PARSE, _csv_types(text, score))
+            with _csv_source(path) as source:
+                return pa.csv.read_csv(source, CSV_READ, CSV_PARSE, _csv_types(text, score))
         with pa.parquet.ParquetFile(path) as file:
             return file.read(columns=[*text, *([] if score is None else [score])])
 
@@ -318,12 +364,14 @@ def _as_score(path: Path, name: str, column: pa.ChunkedArray) -> npt.NDArray[np.
         values: npt.NDArray[np.float64] = column.cast(pa.float64(), safe=not whole).to_numpy()
     except pa.ArrowException as error:
         row, cell = next((i, c) for i, c in enumerate(column.to_pylist(), start=1) if not _is_number(c))
-        raise TableError(f"expected a number as {name!r} in row {row} of {path}, got {cell!r}") from error
+        raise TableError(
+            f"expected a number as {name!r} in row {row} of {path}, got {cell!r}{remark_on(cell)}"
+        ) from error
     usable = np.abs(values) <= LARGEST
     if not usable.all():
         row = int(np.argmin(usable))
         cell = column[row].as_py()
-        raise TableError(f"expected a finite {name!r} in row {row + 1} of {path}, got {cell!r}{too_large(cell)}")
+        raise TableError(f"expected a finite {name!r} in row {row + 1} of {path}, got {cell!r}{remark_on(cell)}")
     return values
 
 
@@ -335,13 +383,26 @@ def _is_number(cell: object) -> bool:
     return True
 
 
-def too_large(cell: object) -> str:
-    """Returns what to add to a message that refuses a cell, if it is a number that is too large."""
+def remark_on(cell: object) -> str:
+    """Returns what to add to a message that refuses a cell: that a number is too large, or has a decimal comma."""
     try:
         large = LARGEST < abs(float(str(cell))) < math.inf
     except ValueError:
-        return ""
+        comma = re.fullmatch(r"\s*[+-]?\d+,\d+\s*", str(cell))
+        return "; decimals follow a point, and nothing separates thousands" if comma else ""
     return f"; at most {LARGEST:g} can be used" if large else ""
+
+
+def refuse_narrow(numbers: npt.NDArray[np.float64], name: str, path: Path) -> None:
+    """Raises TableError for numbers that differ by too little of their size to tell them apart in single precision."""
+    if numbers.min() == numbers.max():
+        return
+    spread, mean = float(numbers.std()), float(numbers.mean())
+    if spread < LEAST_SPREAD * float(np.abs(numbers).max()):
+        raise TableError(
+            f"expected {name!r} of {path} to spread by at least {LEAST_SPREAD:g} of its size, which single precision "
+            f"can tell apart, got a spread of {spread:g} around {mean:.9g}; take {mean:.3g} off each"
+        )
 
 
 def _refuse_identifiers(path: Path, text: dict[str, TextColumn]) -> None:

@@ -9,6 +9,7 @@ import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from operator import index
 from pathlib import Path
 from typing import Literal
 
@@ -118,6 +119,7 @@ class Problem(ABC):
     def __init__(self, name: str, sizes: tuple[int, ...], estimator: Score, truth: Score | None) -> None:
         """Takes frozen copies of the estimator and the ground truth; the caller's modules stay as they are."""
         check_default_dtype()
+        sizes = tuple(map(index, sizes))  # numpy's numbers are not for JSON
         if not sizes or min(sizes) < 1:
             raise ValueError(f"expected at least one slot with at least one item each, got sizes {sizes}")
         self.name, self.sizes, self.slots = name, sizes, len(sizes)
@@ -132,7 +134,7 @@ class Problem(ABC):
 
     @property
     def catalogue(self) -> Tensor | None:
-        """Fixed candidates ``(slots, items, dim)`` that observations do not carry; None where requests bring theirs."""
+        """Fixed candidates ``(slots, items, dim)``; None where requests bring theirs, or items are one-hot rows."""
         return None
 
     @property
@@ -500,7 +502,9 @@ def _checked(what: str, observation: Observation, rows: Tensor, answer: Tensor) 
     return answer
 
 
-def _check_gradient(gradient: Tensor, observation: Observation, selection: Tensor, answer: Tensor) -> None:
+def _check_gradient(gradient: Tensor | None, observation: Observation, selection: Tensor, answer: Tensor) -> None:
+    if gradient is None:  # the answer of a quantised layer looks as if it had one
+        raise TypeError("expected a differentiable estimator, got one with a layer that passes no gradient")
     finite = gradient.isfinite().flatten(-2).all(dim=-1)
     if not bool(finite.all()):
         bad = int((~finite).sum())

@@ -10,6 +10,7 @@ without context columns has a single context, a column with one category, so tha
 import copy
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from operator import index
 from pathlib import Path
 
 import torch
@@ -138,9 +139,9 @@ class RowProblem(Problem):
         return wider.with_constraints(constraints)
 
     @property
-    def catalogue(self) -> Tensor:
-        """The candidates of every request, ``(slots, items, dim)``."""
-        return self.candidates(Observation())
+    def catalogue(self) -> Tensor | None:
+        """The candidates of every request, ``(slots, items, dim)``; None for one-hot rows, which nobody needs made."""
+        return self._catalogue
 
     def observation_parts(self) -> dict[str, ObservationPart]:
         """Returns the context: one category index a column, and the numbers, as far as there are any."""
@@ -368,7 +369,7 @@ def _known_contexts(
 
 
 def _agreed(name: str, given: Sequence[int] | None, known: tuple[int, ...] | None) -> tuple[int, ...]:
-    found = known if given is None else tuple(given)
+    found = known if given is None else tuple(map(index, given))
     if found is None:
         raise ValueError(f"expected {name} or an encoding with a module that does not know its categories, got neither")
     if known is not None and found != known:

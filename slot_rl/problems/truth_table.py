@@ -10,7 +10,7 @@ from torch import Tensor
 from slot_rl.estimators.described import numbers_of
 from slot_rl.estimators.encoding import TableEncoding, places_of
 from slot_rl.estimators.store import context_tensor
-from slot_rl.estimators.table import Table, TableError, read_table
+from slot_rl.estimators.table import Table, TableError, read_table, refuse_narrow
 from slot_rl.problems.base import TrueScores, Unmeasured
 
 MOST_CELLS = 100_000_000
@@ -100,11 +100,13 @@ class TruthTable:
             unmeasured: What unmeasured combinations count as.
 
         Raises:
-            TableError: If a column is missing or a cell holds a category that the estimator does not know.
+            TableError: If a column is missing, a cell holds a category that the estimator does not know, or the scores
+                differ by too little of their size.
         """
         table = read_table(path, encoding.score, tuple(encoding.contexts), tuple(encoding.features))
         if table.score is None:
             raise TableError(f"expected a score column in {path}, got none")
+        refuse_narrow(table.score, encoding.score, path)
         features, offered = encoding.encode_levels(table)
         if not bool(offered.any()):
             raise TableError(f"expected rows in {path} with levels that the estimator may choose, got none")

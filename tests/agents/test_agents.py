@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from stable_baselines3 import PPO
-from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.callbacks import BaseCallback, LogEveryNTimesteps, StopTrainingOnMaxEpisodes
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.vec_env import DummyVecEnv, VecMonitor
 
@@ -172,6 +172,51 @@ def test_callbacks_see_every_update_and_can_stop_the_training(name: str) -> None
     agent = build(name).learn(10_000, callback=stop)
     assert stop.calls == 3
     assert agent.num_timesteps == 3 * OPTIONS[name].batch_size
+
+
+class Events(BaseCallback):
+    """Counts what Stable-Baselines3 promises to callbacks, and follows the training as its progress bar does."""
+
+    rollouts = ended = shown = total = 0
+
+    def _on_training_start(self) -> None:
+        self.total = self.locals["total_timesteps"] - self.model.num_timesteps
+
+    def _on_rollout_start(self) -> None:
+        self.rollouts += 1
+
+    def _on_step(self) -> bool:
+        self.shown += self.training_env.num_envs
+        return True
+
+    def _on_rollout_end(self) -> None:
+        self.ended += 1
+
+
+@names
+@pytest.mark.parametrize("envs", [8, 64])
+def test_callbacks_are_told_of_rollouts_and_progress(name: str, envs: int) -> None:
+    first, second = Events(), Events()
+    agent = build(name, pick_env(envs)).learn(512, callback=first, log_interval=None)
+    agent.learn(512, callback=second, reset_num_timesteps=False)
+    updates = 512 // OPTIONS[name].batch_size
+    for events in (first, second):
+        assert (events.rollouts, events.ended) == (updates, updates)
+        assert events.shown == events.total == 512
+    assert agent.num_timesteps == 1024
+
+
+@names
+def test_the_number_of_episodes_can_stop_a_training(name: str) -> None:
+    agent = build(name, pick_env(8)).learn(10_000, callback=StopTrainingOnMaxEpisodes(16))
+    assert agent.num_timesteps == 128
+
+
+def test_logs_can_be_asked_for_by_a_callback(capsys: pytest.CaptureFixture[str]) -> None:
+    options = OPTIONS["reinforce"]
+    agent = ReinforceAgent(pick_env(64), options, verbose=1)
+    agent.learn(256, callback=LogEveryNTimesteps(128), log_interval=None)
+    assert capsys.readouterr().out.count("value_loss") == 2
 
 
 @names

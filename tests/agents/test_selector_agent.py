@@ -303,9 +303,11 @@ def test_updates_draw_at_the_present_temperature(
 
     class Looking(BaseCallback):
         def _on_step(self) -> bool:
+            return True
+
+        def _on_rollout_end(self) -> None:
             assert isinstance(self.model, SelectorAgent) and isinstance(self.model.selector, Gumbel)
             shown.append(self.model.selector.tau)
-            return True
 
     monkeypatch.setattr(Gumbel, "estimate", watched)
     build("gumbel", selector=Gumbel(tau=1.0), **moving).learn(640, callback=Looking())

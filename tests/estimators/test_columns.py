@@ -55,6 +55,12 @@ def test_numbers_may_be_missing_where_the_fit_saw_it() -> None:
         columns().encode(FRAME[["item", "price", "age"]], PATH)
 
 
+def test_numbers_that_rounding_would_merge_are_refused() -> None:
+    seconds = FRAME.assign(age=["1700000001", "", "1700000002"])
+    with pytest.raises(TableError, match="expected 'age' of items.csv to spread by .* got a spread of 0.5 around 1.7e"):
+        FileColumns.of(seconds, ("item",), PATH, categorical=("zip",))
+
+
 def test_what_is_stored_comes_back() -> None:
     found = columns()
     again = FileColumns.from_json(found.to_json())

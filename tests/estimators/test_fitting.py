@@ -3,9 +3,10 @@
 Each success has a control: shuffled scores and missing contexts must not be explained.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import product
 from math import sqrt
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -24,9 +25,11 @@ from slot_rl.estimators.fitting import (
     network_for,
     predict_rows,
     r_squared,
+    read_rows,
     with_categories,
 )
 from slot_rl.estimators.net import EstimatorNet, EstimatorShape
+from slot_rl.estimators.table import TableError
 from slot_rl.seeding import generator_from, seeded_initialisation
 from tests.helpers.splits import split_rows
 
@@ -171,6 +174,22 @@ def test_an_additive_table_is_recovered_unless_shuffled() -> None:
     shuffled = rows.score[torch.randperm(len(rows), generator=generator_from(1))]
     control, _, _ = fitted(TableRows(rows.features, None, shuffled), FAST, network((5,) * 4))
     assert -0.3 < control < 0.1
+
+
+def test_an_offset_of_the_scores_does_not_change_the_fit() -> None:
+    rows = additive(generator_from(0))
+    rows = replace(rows, score=rows.score / rows.score.std())
+    r2, shifted = (fitted(replace(rows, score=rows.score + by), FAST, network((5,) * 4))[0] for by in (0.0, 5e4))
+    assert shifted == pytest.approx(r2, abs=0.01)
+
+
+def test_scores_that_rounding_would_merge_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "t.csv"
+    path.write_text("a,y\n" + "".join(f"{'uv'[i % 2]},{1e7 + i / 2}\n" for i in range(4)), encoding="utf-8")
+    with pytest.raises(
+        TableError, match="expected 'y' of .*t.csv to spread by .*, got a spread of .* around 10000000.8; "
+    ):
+        read_rows(path, "y", ())
 
 
 def test_a_context_explains_what_the_features_alone_cannot() -> None:

@@ -101,3 +101,10 @@ def test_unusable_files_are_refused(name: str, content: str | None, message: str
         (tmp_path / name).write_text(content)
     with pytest.raises(TableError, match=message):
         read_frame(tmp_path / name)
+
+
+def test_json_lines_in_another_encoding_are_named_so(tmp_path: Path) -> None:
+    path = tmp_path / "t.jsonl"
+    path.write_bytes('{"a": "é"}\n'.encode("latin-1"))
+    with pytest.raises(TableError, match=r"expected .*t.jsonl in UTF-8, got: 'utf-8' codec"):
+        read_frame(path)

@@ -437,6 +437,51 @@ def test_features_of_another_kind_are_refused(features: Tensor) -> None:
         soften(built("one-hot"))(features)
 
 
+class NoSlope(torch.autograd.Function):
+    """Its answer looks differentiable, as that of a quantised layer does, and gets no gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, given: Tensor) -> Tensor:
+        return given.clone()
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> None:
+        return None
+
+
+def test_the_check_refuses_a_layer_that_passes_no_gradient() -> None:
+    module = Scorer(lambda self, index: NoSlope.apply(self.table(index)), table=table())  # type: ignore[no-untyped-call]
+    with pytest.raises(NotSoftenable, match="to pass a gradient to its input, got a layer that passes none"):
+        check_softened(soften(module), (CATEGORIES,) * FEATURES, None)
+
+
+def test_the_check_refuses_scores_that_depend_on_other_rows() -> None:
+    def centred(self: Any, index: Tensor) -> Tensor:
+        read: Tensor = self.table(index)
+        return read - read.mean(dim=0)
+
+    with pytest.raises(ValueError, match="expected the same scores for rows together and alone, got"):
+        check_softened(soften(Scorer(centred, table=table())), (CATEGORIES,) * FEATURES, None)
+
+
+@pytest.mark.parametrize("where", ["outside", "inside", "in place", "a function"])
+def test_compiled_code_is_softened_as_the_code_that_it_is(where: str) -> None:
+    plain, index = Scorer(lambda self, index: self.inner(index), inner=Nested()), random_index(3)
+    module: Any = copy.deepcopy(plain)
+    if where == "outside":
+        module = torch.compile(module, backend="eager")
+    elif where == "inside":
+        module.inner = torch.compile(module.inner, backend="eager")
+    elif where == "in place":
+        module.compile(backend="eager")
+    else:
+        module.read = torch.compile(module.read, backend="eager")
+    softened = soften(module)
+    check_softened(softened, (CATEGORIES,) * FEATURES, None)
+    assert torch.equal(softened(index), soften(plain)(index))
+    assert torch.equal(softened(one_hot(index)), soften(plain)(one_hot(index)))
+
+
 def test_shifts_past_the_table_are_refused() -> None:
     softened = soften(Scorer(lambda self, index: self.table(index + 6), table=table()))
     with pytest.raises(ValueError, match="expected indices below 6, the length of the table, got ones shifted by 6"):

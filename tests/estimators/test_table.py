@@ -20,7 +20,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from slot_rl.estimators.encoding import TableEncoding
-from slot_rl.estimators.table import LARGEST, Table, TableError, read_table, row_number_notice, stream_table
+from slot_rl.estimators.frames import read_frame
+from slot_rl.estimators.table import (
+    LARGEST,
+    Table,
+    TableError,
+    read_table,
+    refuse_narrow,
+    row_number_notice,
+    stream_table,
+)
 
 SCORES = pa.array([1.5, 2.0])
 
@@ -99,6 +108,34 @@ def test_a_quoted_newline_at_a_block_boundary_is_kept(tmp_path: Path) -> None:
     table = read_table(written(tmp_path, "a,y\n" + '"X\n""Z",0\n' * rows), "y", (), ("a",))
     assert len(table) == rows
     assert set(table.text["a"].tolist()) == {'X\n"Z'}
+
+
+def test_numbers_that_single_precision_merges_are_refused() -> None:
+    numbers, path = np.array([-1.0, 0.0, 1.0]), Path("t.csv")
+    for offset in (0, 1e4, -5e4):
+        refuse_narrow(numbers + offset, "y", path)
+    refuse_narrow(np.full(3, 1e9), "y", path)
+    expected = (
+        "expected 'y' of t.csv to spread by at least 1e-05 of its size, .*, got a spread of 0.816497 around 1000000; "
+    )
+    with pytest.raises(TableError, match=expected + "take 1e\\+06 off each$"):
+        refuse_narrow(numbers + 1e6, "y", path)
+
+
+@pytest.mark.parametrize("text", ["A\r\nB", "A\rB", "\r\n", "\r\r\n\r"])
+@pytest.mark.parametrize("blocks", [1, 2])
+@pytest.mark.parametrize("before", [1, 2, 3])
+def test_line_ends_at_a_block_border_are_kept(tmp_path: Path, text: str, blocks: int, before: int) -> None:
+    # The block ends after the quotation mark and some characters of the cell.
+    border, head, row = blocks << 20, "c,a\n", "plain,z\n"
+    start = head + row * ((border - len(head) - 300) // len(row))
+    start += "f" * (border - before - len(start) - len(",z\n")) + ",z\n"
+    path = written(tmp_path, f'{start}"{text}",x\n{row * 50}')
+    whole = read_table(path, None, ("c",), ("a",)).text["c"].distinct
+    streamed = [cell for table in stream_table(path, ["c"]) for cell in table.text["c"].distinct]
+    framed = read_frame(path)["c"].unique().tolist()
+    for found in (whole, streamed, framed):
+        assert [cell for cell in found if cell[0] in "A\r"] == [text]
 
 
 anything = st.text(st.characters(exclude_categories=["Cs"]), max_size=6)
@@ -216,6 +253,12 @@ def test_blanks_around_a_score_are_ignored(tmp_path: Path) -> None:
         ),
         pytest.param("a;b;y\nX;1;2\n", "expected commas between the columns of .*, got semicolons", id="semicolons"),
         pytest.param("a\tb\ty\nX\t1\t2\n", "expected commas between the columns of .*, got tabs", id="tabs"),
+        pytest.param("a|b|y\nX|1|2\n", "expected commas between the columns of .*, got vertical bars", id="bars"),
+        pytest.param("SEP=,\na,y\n", "the names of the columns in the first line of .*, got 'SEP=,'", id="SEP"),
+        pytest.param("a,y\nX,1\n".encode("utf-16-le"), "in UTF-8, got UTF-16 or another", id="UTF-16 without a mark"),
+        pytest.param(b"PK\3\4\0\0", "expected a CSV file in .*, got a ZIP file", id="workbook"),
+        pytest.param(b"\x1f\x8b\x08\0", "expected a CSV file in .*, got a compressed file", id="gzip"),
+        pytest.param('a,y\nX,"1,5"\n', "got '1,5'; decimals follow a point", id="decimal comma"),
         pytest.param("sep=;\na;y\n", "the names of the columns in the first line of .*, got 'sep=;'", id="sep"),
         pytest.param(
             "a,b,y\nX,1,1\nZ,2,high\n", "expected a number as 'y' in row 2 of .*t.csv, got 'high'", id="text score"
@@ -244,9 +287,7 @@ def test_blanks_around_a_score_are_ignored(tmp_path: Path) -> None:
         pytest.param("\n\n", "expected a readable table in .*, got: .*Empty CSV file", id="blank lines alone"),
         pytest.param("a,y\n", "expected rows in .*t.csv, got a header alone", id="header alone"),
         pytest.param("a,y", "expected .* in .*t.csv, got", id="header alone without newline"),
-        pytest.param(
-            "a,y\né,1\n".encode("latin-1"), "expected a readable table in .*, got: .*UTF8", id="a cell is no UTF-8"
-        ),
+        pytest.param("a,y\né,1\n".encode("latin-1"), "expected .* in UTF-8, got: .*UTF8", id="a cell is no UTF-8"),
         pytest.param(
             "é,y\nX,1\n".encode("latin-1"), "in UTF-8, got a header in another encoding", id="a name is no UTF-8"
         ),

@@ -370,6 +370,7 @@ def test_candidates_of_described_slots_are_encoded_numbers(tmp_path: Path) -> No
     scores = problem.score(observation, choice)
     selection = one_hot(choice, problem.items, torch.float32)
     torch.testing.assert_close(problem.score_selection(observation, selection), scores)
+    assert problem.catalogue is not None
     assert not problem.catalogue.requires_grad and bool((problem.catalogue[1, 3:] == 0).all())
 
 

@@ -224,6 +224,13 @@ def test_a_table_with_an_unknown_category_is_refused(tmp_path: Path) -> None:
         TruthTable.read(other, encoding)
 
 
+def test_a_table_whose_scores_rounding_merges_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "t.csv"
+    path.write_text("a,b,y\nu,p,1e8\nv,q,100000001\n", encoding="utf-8")
+    with pytest.raises(TableError, match="expected 'y' of .*t.csv to spread by at least 1e-05 of its size"):
+        TruthTable.read(path, encoding_of(path, "y", ()))
+
+
 def test_a_table_without_one_of_the_columns_is_refused(tmp_path: Path) -> None:
     known = tmp_path / "known.csv"
     known.write_text("a,b,y\nu,p,1\nv,q,2\n", encoding="utf-8")
