@@ -4,7 +4,6 @@ Two slots of three items stand in for every problem, with candidates 0, 1 and 2 
 selector made for these tests returns the true gradient with a known bias and known noise.
 """
 
-import json
 import math
 import shutil
 from dataclasses import dataclass, replace
@@ -34,6 +33,7 @@ from slot_rl.diagnosis import (
 from slot_rl.envs import SlotVecEnv
 from slot_rl.estimators import EstimatorNet, EstimatorShape
 from slot_rl.evaluation import EvaluationConfig
+from slot_rl.io import read_json
 from slot_rl.networks import PointerSize
 from slot_rl.problems import Observation, Problem, RowProblem, SlotProblem, make_problem
 from slot_rl.problems.constraints import Distinct
@@ -73,7 +73,7 @@ SHORT_RACE: dict[str, Any] = {"race_calls": 600, "race_seeds": 2, "evaluation": 
 
 
 def document(folder: Path) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((folder / "diagnosis.json").read_text())
+    found: dict[str, Any] = read_json(folder / "diagnosis.json")
     return found
 
 

@@ -3,7 +3,6 @@
 The published figures are written out here once more, so that a slip in the tables that the commands print would show.
 """
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -39,6 +38,7 @@ from benchmarks.reproductions.quadratics import (
     reproduce_quadratics,
 )
 from benchmarks.reproductions.results import Place, mean_of_last
+from slot_rl.io import read_json
 from slot_rl.problems import Observation, Problem
 from slot_rl.selectors import IntermediateLoss, StraightThrough
 from tests.conftest import Command
@@ -88,7 +88,7 @@ def without_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def results(folder: Path) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((folder / "results.json").read_text())
+    found: dict[str, Any] = read_json(folder / "results.json")
     return found
 
 

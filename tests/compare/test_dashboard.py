@@ -12,6 +12,7 @@ import pytest
 import wandb
 
 from slot_rl.compare.wandb import FOLDER, PUBLISHED
+from slot_rl.io import read_json
 from slot_rl.metrics import METRICS
 from tests.conftest import ROOT, Command
 
@@ -60,7 +61,7 @@ def altered(folder: Path, **changes: Any) -> None:
 def specification(script: Command, folder: Path) -> dict[str, Any]:
     code, _, error = script(SCRIPT, folder, "--dry-run")
     assert (code, error) == (0, "")
-    found: dict[str, Any] = json.loads((folder / "dashboard.json").read_text())
+    found: dict[str, Any] = read_json(folder / "dashboard.json")
     return found
 
 
