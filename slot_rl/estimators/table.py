@@ -395,7 +395,7 @@ def remark_on(cell: object) -> str:
 
 def refuse_narrow(numbers: npt.NDArray[np.float64], name: str, path: Path) -> None:
     """Raises TableError for numbers that differ by too little of their size to tell them apart in single precision."""
-    if numbers.min() == numbers.max():
+    if not len(numbers) or numbers.min() == numbers.max():
         return
     spread, mean = float(numbers.std()), float(numbers.mean())
     if spread < LEAST_SPREAD * float(np.abs(numbers).max()):
