@@ -28,8 +28,9 @@ CONFIG, SUMMARY, CHECKPOINT, CURVE = "config.json", "summary.json", "checkpoint"
 METRICS_FILE = "metrics.jsonl"
 SERVING = "serving.png"
 BAD_BATCH = "bad_batch.safetensors"
-STRAY = ".*.tmp"
-"""What the names of unfinished files end in, behind a dot and the file's name."""
+_RANDOM_BYTES = 8
+STRAY = "." + 2 * _RANDOM_BYTES * "[0-9a-f]" + ".tmp"
+"""What the names of unfinished files end in, as a pattern; before it are a dot and the file's name."""
 
 
 class BundleError(ValueError):
@@ -45,7 +46,7 @@ def whole_file(path: Path) -> Iterator[Path]:
     Args:
         path: The file; its folder must exist.
     """
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(_RANDOM_BYTES)}.tmp")
     # A new file, or none: never one that somebody else has put there, nor what a link leads to.
     os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
     try:

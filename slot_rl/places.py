@@ -10,6 +10,7 @@ import shutil
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from glob import escape
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -68,7 +69,7 @@ def _holder(lock: Path) -> str:
 
 
 def _clear(place: Path, done: str | None) -> None:
-    for folder, stem in ((place.parent, place.name), (place, "*")):
+    for folder, stem in ((place.parent, escape(place.name)), (place, "*")):
         for stray in folder.glob(f".{stem}{STRAY}") if folder.is_dir() else ():
             stray.unlink(missing_ok=True)
     aside = _aside(place)

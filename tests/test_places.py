@@ -88,16 +88,22 @@ def test_one_place_has_one_claim_however_it_is_written(tmp_path: Path, monkeypat
             pass
 
 
-def test_unfinished_files_of_killed_commands_are_cleared(folder: Path) -> None:
-    for stray in (folder / ".weights.0a1b.tmp", folder.parent / ".out.77.tmp"):
-        stray.write_text("half")
-    others = (folder / "mine.tmp", folder.parent / ".other.77.tmp")
+def test_unfinished_files_of_killed_commands_are_cleared(tmp_path: Path) -> None:
+    code = (
+        "import os, sys, pathlib\nfrom slot_rl.io import whole_file\n"
+        "with whole_file(pathlib.Path(sys.argv[1])):\n    os.kill(os.getpid(), 9)\n"
+    )
+    folder = tmp_path / "[out]"
+    folder.mkdir()
+    others = (folder / "mine.tmp", folder / ".mine.of-today.tmp", tmp_path / ".other.0123456789abcdef.tmp")
     for other in others:
         other.write_text("not ours")
+    for place in (folder / "weights", folder):
+        assert subprocess.run([sys.executable, "-c", code, str(place)], check=False).returncode == -signal.SIGKILL
+    assert len(names(folder)) == 3 and len(names(tmp_path)) == 3
     with claimed(folder):
         pass
-    assert names(folder) == {EARLIER, "mine.tmp"} and others[1].is_file()
-    assert ".out.77.tmp" not in names(folder.parent)
+    assert names(folder) == {"mine.tmp", ".mine.of-today.tmp"} and names(tmp_path) == {"[out]", others[2].name}
 
 
 @pytest.mark.parametrize(("done", "left"), [(True, {DONE}), (False, {EARLIER})])
