@@ -10,7 +10,7 @@ import tyro
 
 from slot_rl.agents import AGENTS
 from slot_rl.compare.presets import read_presets
-from slot_rl.console import INTERRUPTED, run
+from slot_rl.console import EXIT_CODES, run
 from slot_rl.training import RunConfig, TrainFlags, train_run
 
 
@@ -32,7 +32,7 @@ def main() -> int:
         config=(tyro.conf.OmitArgPrefixes,),
     )
     _, _, summary = train_run(chosen.agent, flags.run, flags.agent)
-    return 0 if summary["status"] == "finished" else INTERRUPTED
+    return EXIT_CODES[summary["status"]]
 
 
 if __name__ == "__main__":

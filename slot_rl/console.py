@@ -2,7 +2,9 @@
 
 import io
 import os
+import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -15,7 +17,8 @@ from rich.table import Table
 from slot_rl.problems.base import NonFiniteScore
 
 BAD_INPUT = 2
-INTERRUPTED = 130
+EXIT_CODES = {"finished": 0, "interrupted": 130, "terminated": 143}
+"""By how a command ended: well, after Ctrl-C (SIGINT), after SIGTERM."""
 
 # Text from data is never read as markup.
 console = Console(highlight=False, markup=False, emoji=False)
@@ -86,6 +89,28 @@ def markdown(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]
     return [line(columns), line(rule), *map(line, rows)]
 
 
+class Terminated(KeyboardInterrupt):
+    """SIGTERM, which ends a command as Ctrl-C does: files are whole, and there is one line."""
+
+
+@contextmanager
+def _terminating() -> Iterator[None]:
+    """Raises :class:`Terminated` at SIGTERM; a second one ends the process at once."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def terminate(number: int, frame: object) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        raise Terminated
+
+    before = signal.signal(signal.SIGTERM, terminate)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
 def run(main: Callable[[], int | None]) -> int:
     """Runs a command and turns bad input into one line and exit code 2.
 
@@ -93,7 +118,7 @@ def run(main: Callable[[], int | None]) -> int:
         main: The command; returns its exit code, or None for success.
 
     Returns:
-        The exit code: 0, 2 for bad input, 130 after Ctrl-C.
+        The exit code: 0, 2 for bad input, 130 after Ctrl-C, 143 after SIGTERM.
     """
     # Two threads on a contended core can turn 0.4 ms into 200 ms, and bit-equal runs need one.
     torch.set_num_threads(1)
@@ -101,10 +126,12 @@ def run(main: Callable[[], int | None]) -> int:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # A letter that the stream's encoding lacks must not end a command.
     try:
-        return main() or 0
-    except KeyboardInterrupt:
-        _errors.print("interrupted")
-        return INTERRUPTED
+        with _terminating():
+            return main() or 0
+    except KeyboardInterrupt as stop:
+        how = "terminated" if isinstance(stop, Terminated) else "interrupted"
+        _errors.print(how)
+        return EXIT_CODES[how]
     except (ValueError, TypeError, OSError, NonFiniteScore) as error:
         if os.environ.get("SLOT_RL_DEBUG"):
             raise

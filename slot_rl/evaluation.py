@@ -338,7 +338,7 @@ def judge(
         agent: The agent.
         evaluation: The requests and their references.
         budget: What the training asked of the estimator.
-        status: ``"finished"`` or ``"interrupted"``.
+        status: How the training ended.
         wall_seconds: Seconds of the training on the clock, without its evaluations.
         cpu_seconds: The processor's seconds of the same; None where they are not known.
 

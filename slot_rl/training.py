@@ -156,7 +156,7 @@ class EvaluationCallback(BaseCallback):
         calls: Estimator calls at each evaluation.
         rows: The figures of each evaluation.
         stopwatch: The training's time, without the evaluations.
-        stopped: Whether the training stops, or has stopped, early.
+        status: "finished", or "interrupted" or "terminated" for a training that stops, or has stopped, early.
     """
 
     def __init__(self, evaluation: Evaluation, problem: Problem, timesteps: int, report: Report) -> None:
@@ -164,7 +164,7 @@ class EvaluationCallback(BaseCallback):
         super().__init__()
         self.calls: list[float] = []
         self.rows: list[Row] = []
-        self.stopwatch, self.stopped = Stopwatch(), False
+        self.stopwatch, self.status = Stopwatch(), "finished"
         self._evaluation, self._problem, self._report = evaluation, problem, report
         self._timesteps = timesteps
         self._every, self._next = timesteps / EVALUATIONS, 0.0
@@ -175,7 +175,7 @@ class EvaluationCallback(BaseCallback):
             with self.stopwatch.paused():
                 self._evaluate()
         self._report(RunProgress(min(self.num_timesteps, self._timesteps), row=self.rows[-1]))
-        return not self.stopped
+        return self.status == "finished"
 
     def _evaluate(self) -> None:
         agent: Any = self.model
@@ -205,7 +205,7 @@ def stopping(callback: EvaluationCallback) -> Iterator[None]:
     before: dict[signal.Signals, Any] = {}
 
     def stop(number: int, frame: object) -> None:
-        callback.stopped = True
+        callback.status = "terminated" if number == signal.SIGTERM else "interrupted"
         restore()  # a second Ctrl-C does what it always does
 
     def restore() -> None:
@@ -310,12 +310,11 @@ def train_and_judge(
     callback = EvaluationCallback(evaluation, problem, identity.timesteps, report)
     with tracker:
         _learn(agent, identity.timesteps, callback, tracker, folder)
-        status = "interrupted" if callback.stopped else "finished"
         wall, cpu = callback.stopwatch.wall, callback.stopwatch.cpu
         agent.save(folder / CHECKPOINT)
         # A copy: the answers of a search count on the same problem.
         budget = replace(problem.budget)
-        summary, rows = judge(agent, evaluation, budget, status, wall, cpu)
+        summary, rows = judge(agent, evaluation, budget, callback.status, wall, cpu)
         tracker.log(agent.num_timesteps, logged_metrics(rows[0], budget, cpu))
         true_name = "true" + truth_mark(evaluation.problem.unmeasured)
         _plot(folder, identity, [*callback.calls, agent.num_timesteps], [*callback.rows, rows[0]], rows[1:], true_name)
@@ -333,7 +332,7 @@ def _learn(agent: Agent, timesteps: int, callback: EvaluationCallback, tracker: 
                 agent.learn(timesteps, callback=callback, log_interval=log_interval)
             else:
                 agent.learn(timesteps)
-    except Exception as failure:
+    except (Exception, KeyboardInterrupt) as failure:  # a second Ctrl-C comes in the middle of an update
         kept = _keep_weights(agent, callback, folder, failure)
         if not isinstance(failure, NonFiniteScore):
             raise
@@ -341,7 +340,7 @@ def _learn(agent: Agent, timesteps: int, callback: EvaluationCallback, tracker: 
         raise ValueError(f"{failure}; the batch is in {save_bad_batch(folder, failure)}, {weights}") from failure
 
 
-def _keep_weights(agent: Agent, callback: EvaluationCallback, folder: Path, failure: Exception) -> bool:
+def _keep_weights(agent: Agent, callback: EvaluationCallback, folder: Path, failure: BaseException) -> bool:
     """Saves a training that failed after an update, as far as it can be saved, and says in its summary why."""
     # The first update is over once the second one has begun.
     if not isinstance(agent, LearningAgent) or callback.num_timesteps <= agent.update_size:

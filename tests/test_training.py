@@ -225,6 +225,28 @@ def test_a_failure_before_any_update_keeps_the_earlier_run(tmp_path: Path, monke
     assert (tmp_path / "run.failed" / "bad_batch.safetensors").is_file()
 
 
+def test_a_second_ctrl_c_leaves_the_weights_of_that_moment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stop_now() -> torch.Tensor:
+        for _ in range(2):
+            os.kill(os.getpid(), signal.SIGINT)
+        return torch.zeros(())
+
+    out, problem = tmp_path / "run", failing_problem(monkeypatch, stop_now)
+    with pytest.raises(KeyboardInterrupt):
+        train_run("gumbel", config(out, timesteps=100_000), OPTIONS["gumbel"], problem)
+    assert load(out, problem).summary["failure"].startswith("KeyboardInterrupt")
+
+
+@pytest.mark.parametrize(("stop", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_every_command_ends_at_a_signal_with_its_code(
+    stop: signal.Signals, code: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    assert run_command(lambda: os.kill(os.getpid(), stop)) == code
+    assert capsys.readouterr().err.strip() == ("interrupted" if code == 130 else "terminated")
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
 def test_an_interrupt_leaves_a_whole_checkpoint_and_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     class Interrupting(EvaluationCallback):
         def _on_step(self) -> bool:
@@ -335,7 +357,12 @@ def test_commands_answer_wrong_input_with_exit_code_2(
     assert not any(tmp_path.iterdir())
 
 
-def test_ctrl_c_at_the_command_line_leaves_an_evaluable_run(tmp_path: Path, script: Command) -> None:
+@pytest.mark.parametrize(
+    ("sent", "code", "status"), [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")]
+)
+def test_a_signal_at_the_command_line_leaves_an_evaluable_run(
+    sent: signal.Signals, code: int, status: str, tmp_path: Path, script: Command
+) -> None:
     flags = ["--env", "SlotRL/PickValue-v0", "--timesteps", "2000000", "--eval-size", "20", "--out", "run"]
     process = subprocess.Popen(
         [sys.executable, str(SCRIPTS / "train_agent.py"), *flags],
@@ -349,12 +376,12 @@ def test_ctrl_c_at_the_command_line_leaves_an_evaluable_run(tmp_path: Path, scri
     while not (log.exists() and log.stat().st_size > 0) and time.monotonic() < deadline:
         time.sleep(0.2)
         assert process.poll() is None
-    process.send_signal(signal.SIGINT)
+    process.send_signal(sent)
     output, errors = process.communicate(timeout=60)
-    assert process.returncode == 130, errors
-    assert "interrupted" in output
+    assert process.returncode == code, errors
+    assert status in output
     assert "Traceback" not in output + errors
-    assert read_json(tmp_path / "run" / "summary.json")["status"] == "interrupted"
+    assert read_json(tmp_path / "run" / "summary.json")["status"] == status
     code, again, errors = script(SCRIPTS / "evaluate_agent.py", tmp_path / "run")
     assert code == 0, errors
     table = output[output.index("policy, one pass") : output.index("seconds")]
