@@ -12,7 +12,7 @@ from sb3_contrib.common.maskable.policies import MaskableActorCriticPolicy
 from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from torch import Tensor
 
-from slot_rl.agents.no_pickles import NoAlgorithmFile, NoPolicyFile
+from slot_rl.agents.no_pickles import NoFile, NoParameterFile
 from slot_rl.agents.policy import PolicyOutput, SlotPolicy, as_observation, optimizer_of, policy_kwargs
 from slot_rl.envs import SequentialVecEnv
 from slot_rl.envs.episodes import action_space as choices
@@ -27,7 +27,7 @@ from slot_rl.selectors.rules import OPEN, Rules
 Masks = Tensor | np.ndarray[Any, Any] | None
 
 
-class SequentialPolicy(NoPolicyFile, MaskableActorCriticPolicy):
+class SequentialPolicy(NoFile, MaskableActorCriticPolicy):
     """The shared policy's network, asked for one slot at a time.
 
     Attributes:
@@ -179,7 +179,7 @@ class SequentialPolicy(NoPolicyFile, MaskableActorCriticPolicy):
         return self.act_and_value(obs, None)[1]
 
 
-class SequentialPPO(NoAlgorithmFile, MaskablePPO):
+class SequentialPPO(NoFile, NoParameterFile, MaskablePPO):
     """MaskablePPO whose rollouts are whole answers, one of each environment, undiscounted."""
 
     def __init__(self, env: SequentialVecEnv, problem: Problem, size: PointerSize, **arguments: Any) -> None:

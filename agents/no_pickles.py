@@ -6,20 +6,20 @@ from typing import Any, NoReturn
 _INSTEAD = "expected agent.save(folder) and Agent.load(folder, env), which hold numbers and text alone, got {}"
 
 
-class NoPolicyFile:
-    """Goes before a policy class of Stable-Baselines3."""
+class NoFile:
+    """Goes before a class of Stable-Baselines3 that an agent uses inside: its policy, or an algorithm."""
 
-    def save(self, path: Any) -> NoReturn:
-        """Refuses: a policy is saved with its agent.
+    def save(self, path: Any, *args: Any, **kwargs: Any) -> NoReturn:
+        """Refuses: it is saved with its agent.
 
         Raises:
             NotImplementedError: Always.
         """
-        raise NotImplementedError(_INSTEAD.format(f"policy.save({str(path)!r})"))
+        raise NotImplementedError(_INSTEAD.format(f"{type(self).__name__}.save({str(path)!r})"))
 
     @classmethod
-    def load(cls, path: Any, device: Any = "auto") -> NoReturn:
-        """Refuses: a policy is loaded with its agent.
+    def load(cls, path: Any, *args: Any, **kwargs: Any) -> NoReturn:
+        """Refuses: it is loaded with its agent.
 
         Raises:
             NotImplementedError: Always.
@@ -39,24 +39,3 @@ class NoParameterFile:
         if not isinstance(load_path_or_dict, Mapping):
             raise NotImplementedError(_INSTEAD.format(f"set_parameters({str(load_path_or_dict)!r})"))
         super().set_parameters(load_path_or_dict, *args, **kwargs)  # type: ignore[misc]
-
-
-class NoAlgorithmFile(NoParameterFile):
-    """Goes before an algorithm class of Stable-Baselines3 that an agent uses inside."""
-
-    def save(self, path: Any, *args: Any, **kwargs: Any) -> NoReturn:
-        """Refuses: it is saved with its agent.
-
-        Raises:
-            NotImplementedError: Always.
-        """
-        raise NotImplementedError(_INSTEAD.format(f"{type(self).__name__}.save({str(path)!r})"))
-
-    @classmethod
-    def load(cls, path: Any, *args: Any, **kwargs: Any) -> NoReturn:
-        """Refuses: it is loaded with its agent.
-
-        Raises:
-            NotImplementedError: Always.
-        """
-        raise NotImplementedError(_INSTEAD.format(f"{cls.__name__}.load({str(path)!r}), which would execute a pickle"))

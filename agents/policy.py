@@ -22,7 +22,7 @@ from stable_baselines3.common.policies import ActorCriticPolicy, BasePolicy
 from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from torch import Tensor, nn
 
-from slot_rl.agents.no_pickles import NoPolicyFile
+from slot_rl.agents.no_pickles import NoFile
 from slot_rl.networks import PointerNetwork, PointerSize, Request, Thought
 from slot_rl.problems import Observation, Problem
 from slot_rl.seeding import generator_from
@@ -137,7 +137,7 @@ class PolicyOutput:
     rules: Rules | None
 
 
-class SlotPolicy(NoPolicyFile, ActorCriticPolicy):
+class SlotPolicy(NoFile, ActorCriticPolicy):
     """Logits from the pointer network, a value from its latent, and slots drawn independently or in turn.
 
     Attributes:

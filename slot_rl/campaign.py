@@ -22,7 +22,8 @@ from torch import Tensor
 
 from slot_rl.campaign_rows import MEAN, SPREAD, GivenRows, feature_names, told_rows
 from slot_rl.estimators.encoding import TableEncoding
-from slot_rl.estimators.table import Table, TableError
+from slot_rl.estimators.table import Table
+from slot_rl.estimators.table_files import TableError
 from slot_rl.io import BundleError, read_json, write_atomically, write_json
 from slot_rl.places import claimed
 from slot_rl.search.next_batch import Candidates, MeasuredRows, next_batch

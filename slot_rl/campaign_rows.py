@@ -11,16 +11,8 @@ import torch
 from torch import Tensor
 
 from slot_rl.estimators.encoding import TableEncoding
-from slot_rl.estimators.table import (
-    LARGEST,
-    Table,
-    TableError,
-    TextColumn,
-    cell_text,
-    column_names,
-    is_row_number,
-    read_table,
-)
+from slot_rl.estimators.table import LARGEST, Table, TextColumn, cell_text, read_table
+from slot_rl.estimators.table_files import TableError, column_names, is_row_number
 
 MEAN, SPREAD = "predicted_mean", "predicted_spread"
 """Columns of a proposal, for people: the members' mean and standard deviation. They are never features."""

@@ -94,21 +94,34 @@ class Terminated(KeyboardInterrupt):
 
 
 @contextmanager
-def _terminating() -> Iterator[None]:
-    """Raises :class:`Terminated` at SIGTERM; a second one ends the process at once."""
+def once_at(numbers: Sequence[int], handle: Callable[[int], None]) -> Iterator[None]:
+    """Handles the first of some signals; after it, and after the block, they do what they did before.
+
+    Signals reach the main thread alone: in another one nothing changes.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
 
-    def terminate(number: int, frame: object) -> None:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        raise Terminated
+    def restore() -> None:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
-    before = signal.signal(signal.SIGTERM, terminate)
+    def handle_once(number: int, frame: object) -> None:
+        restore()
+        handle(number)
+
+    before = {number: signal.getsignal(number) for number in numbers}
+    for number in numbers:
+        signal.signal(number, handle_once)
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        restore()
+
+
+def _terminate(number: int) -> None:
+    raise Terminated
 
 
 def run(main: Callable[[], int | None]) -> int:
@@ -126,7 +139,7 @@ def run(main: Callable[[], int | None]) -> int:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # A letter that the stream's encoding lacks must not end a command.
     try:
-        with _terminating():
+        with once_at([signal.SIGTERM], _terminate):
             return main() or 0
     except KeyboardInterrupt as stop:
         how = "terminated" if isinstance(stop, Terminated) else "interrupted"

@@ -42,7 +42,7 @@ def claimed(place: Path, done: str | None = None) -> Iterator[None]:
         claim.acquire()
     except Timeout as error:
         raise ValueError(
-            f"expected --out {place} for this command alone, got one that {_holder(lock)} is writing to"
+            f"expected {place} for this command alone, got one that {_holder(lock)} is writing to"
         ) from error
     try:
         _clear(place, done)

@@ -34,7 +34,8 @@ from slot_rl.estimators.seen_rows import SeenRows, error_at_top
 from slot_rl.estimators.slate_fitting import SlateFit
 from slot_rl.estimators.spread import FEWEST_CHOSEN, Spread
 from slot_rl.estimators.store import CARD, context_tensor, load_estimator, load_shipped, save_estimator
-from slot_rl.estimators.table import Table, read_table, row_number_notice
+from slot_rl.estimators.table import Table, read_table
+from slot_rl.estimators.table_files import row_number_notice
 from slot_rl.estimators.table_models import RowModel, check_row_model, fit_row_model, score_members, score_rows
 from slot_rl.places import check_free, claimed
 from slot_rl.plots import plot_fit
@@ -279,9 +280,7 @@ def _fit_table(config: PretrainConfig, path: Path) -> Fit:
         whole, predicted, spread = _fit_row_model(config, model, rows, encoding, seen, parts[2], generator)
         made = {} if config.making == INDEPENDENT else asdict(config.making)
         details |= {"model": model, **made, "rows": len(rows)}
-        if model not in errors:
-            errors[model] = error_at_top(predicted, test)
-        measured = _measured(table, encoding, config.censored, errors[model])
+        measured = _measured(table, encoding, config.censored, errors.get(model, error_at_top(predicted, test)))
         return Fit(whole, predicted, test.score, details, encoding, *measured, spread)
     net = network_for(encoding, config.fit, config.seed)
     with fit_progress(config.fit.epochs * config.fit.steps_per_epoch(len(train)), "validation RMSE") as report:

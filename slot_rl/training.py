@@ -2,7 +2,6 @@
 
 import contextlib
 import signal
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
@@ -17,7 +16,7 @@ from stable_baselines3.common.logger import Logger
 from slot_rl import __version__
 from slot_rl.agents import Agent, LearningAgent, Options, make_agent
 from slot_rl.agents.base import MANIFEST, to_json
-from slot_rl.console import console, progress_bar, say
+from slot_rl.console import console, once_at, progress_bar, say
 from slot_rl.estimators.pessimism import Pessimism
 from slot_rl.evaluation import SEARCHES, Evaluation, EvaluationConfig, Row, judge
 from slot_rl.io import BAD_BATCH, CHECKPOINT, CONFIG, CURVE, SUMMARY, write_atomically, write_json
@@ -177,6 +176,10 @@ class EvaluationCallback(BaseCallback):
         self._report(RunProgress(min(self.num_timesteps, self._timesteps), row=self.rows[-1]))
         return self.status == "finished"
 
+    def stop(self, number: int) -> None:
+        """Lets the training stop after the current update, so that no update is half done, because of a signal."""
+        self.status = "terminated" if number == signal.SIGTERM else "interrupted"
+
     def _evaluate(self) -> None:
         agent: Any = self.model
         row = self._evaluation.judge(agent.choose)
@@ -194,30 +197,6 @@ def logged_metrics(row: Row, budget: Budget, cpu_seconds: float) -> dict[str, fl
         "cpu_seconds": cpu_seconds,
     }
     return row.logged() | {str(METRICS[key].log_key): value for key, value in costs.items()}
-
-
-@contextlib.contextmanager
-def stopping(callback: EvaluationCallback) -> Iterator[None]:
-    """Lets the first Ctrl-C or SIGTERM stop the training after the current update, so that no update is half done."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before: dict[signal.Signals, Any] = {}
-
-    def stop(number: int, frame: object) -> None:
-        callback.status = "terminated" if number == signal.SIGTERM else "interrupted"
-        restore()  # a second Ctrl-C does what it always does
-
-    def restore() -> None:
-        for name, handler in before.items():
-            signal.signal(name, handler)
-
-    for name in (signal.SIGINT, signal.SIGTERM):
-        before[name] = signal.signal(name, stop)
-    try:
-        yield
-    finally:
-        restore()
 
 
 def train_run(
@@ -325,7 +304,7 @@ def train_and_judge(
 
 def _learn(agent: Agent, timesteps: int, callback: EvaluationCallback, tracker: Tracker, folder: Path) -> None:
     try:
-        with stopping(callback):
+        with once_at([signal.SIGINT, signal.SIGTERM], callback.stop):
             if isinstance(agent, LearningAgent):
                 agent.set_logger(Logger(folder=None, output_formats=[TrackerWriter(tracker)]))
                 log_interval = max(1, round(timesteps / agent.update_size / LOG_POINTS))

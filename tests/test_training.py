@@ -27,6 +27,7 @@ from slot_rl.io import read_json
 from slot_rl.networks import PointerSize
 from slot_rl.problems import SlotProblem
 from slot_rl.problems.truths import pick_value
+from slot_rl.recommending import Recommender
 from slot_rl.reevaluation import ReevaluationConfig, reevaluate
 from slot_rl.runs import load
 from slot_rl.seeding import generator_from
@@ -223,6 +224,21 @@ def test_a_failure_before_any_update_keeps_the_earlier_run(tmp_path: Path, monke
         train_run("gumbel", config(out, force=True), OPTIONS["gumbel"], problem)
     assert (out / "summary.json").read_bytes() == before
     assert (tmp_path / "run.failed" / "bad_batch.safetensors").is_file()
+
+
+def test_a_failed_run_is_evaluated_and_answers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Raising(EvaluationCallback):
+        def _on_step(self) -> bool:
+            if self.num_timesteps >= 640:
+                raise RuntimeError("the log is lost")
+            return super()._on_step()
+
+    monkeypatch.setattr(training, "EvaluationCallback", Raising)
+    out = tmp_path / "run"
+    with pytest.raises(RuntimeError, match="the log is lost"):
+        train_run("gumbel", config(out, timesteps=100_000), OPTIONS["gumbel"])
+    assert reevaluate(ReevaluationConfig(out))["status"] == "failed"
+    assert Recommender.load(out).run.agent.num_timesteps >= 640
 
 
 def test_a_second_ctrl_c_leaves_the_weights_of_that_moment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from slot_rl.estimators.frames import is_numeric, need_columns, numbers, texts
-from slot_rl.estimators.table import TableError, is_row_number, refuse_narrow
+from slot_rl.estimators.table import refuse_narrow
+from slot_rl.estimators.table_files import TableError, is_row_number
 
 UNSEEN = 0
 """The index of a category that the fit has not seen; its column is then as good as left out."""

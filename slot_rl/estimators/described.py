@@ -16,16 +16,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from slot_rl.estimators.table import (
-    LARGEST,
-    Table,
-    TableError,
-    TextColumn,
-    column_names,
-    is_row_number,
-    read_table,
-    remark_on,
-)
+from slot_rl.estimators.table import LARGEST, Table, TextColumn, read_table, remark_on
+from slot_rl.estimators.table_files import TableError, column_names, is_row_number
 
 FEW_LEVELS = 20
 """A column of numbers that are not all whole is taken for categories only if it has at most so many of them."""

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from slot_rl.estimators.described import ColumnKinds, Descriptors, NumberUnit, canonical, number_text, numbers_of
-from slot_rl.estimators.table import Table, TableError
+from slot_rl.estimators.table import Table
+from slot_rl.estimators.table_files import TableError
 
 UNKNOWN = -1
 Codes = npt.NDArray[np.int64]

@@ -16,7 +16,8 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet
 
-from slot_rl.estimators.table import LARGEST, TableError, cell_text, remark_on, stream_cells, unreadable
+from slot_rl.estimators.table import LARGEST, cell_text, remark_on
+from slot_rl.estimators.table_files import TableError, stream_cells, unreadable
 
 SUFFIXES = (".csv", ".parquet", ".jsonl")
 FRAME_ROWS = 8_192

@@ -15,7 +15,8 @@ from torch import Tensor
 
 from slot_rl.estimators.columns import Encoded, FileColumns, id_column
 from slot_rl.estimators.frames import Integers, id_texts, is_missing, need_columns, numbers, read_frame, texts
-from slot_rl.estimators.table import TableError, is_row_number, refuse_narrow
+from slot_rl.estimators.table import refuse_narrow
+from slot_rl.estimators.table_files import TableError, is_row_number
 
 ITEM_IDS, REQUEST_IDS = ("item", "item_id", "id"), ("request", "request_id", "id")
 CANDIDATES, PROPENSITY = "candidates", "propensity"

@@ -7,22 +7,27 @@ blanks around it are allowed. A text column is stored as its distinct texts and 
 rows repeat a few texts.
 """
 
-import codecs
 import datetime
 import math
 import re
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.csv
-import pyarrow.parquet
+
+from slot_rl.estimators.table_files import (
+    TableError,
+    column_names,
+    is_row_number,
+    read_batches,
+    read_columns,
+    refuse_doubled,
+)
 
 IDENTIFIER_SHARE = 0.5
 IDENTIFIER_LEAST = 100
@@ -32,14 +37,6 @@ LARGEST = 1e19
 
 LEAST_SPREAD = 1e-5
 """Numbers spread by at least this share of their size: what is finer, single precision rounds away."""
-
-CSV_PARSE = pa.csv.ParseOptions(newlines_in_values=True)
-# With one thread, an error can name its row.
-CSV_READ = pa.csv.ReadOptions(use_threads=False)
-
-
-class TableError(ValueError):
-    """A table cannot be used."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -114,14 +111,14 @@ def read_table(
             finite number, or a column that was not given by name looks like an identifier.
     """
     names = column_names(path)
-    _refuse_doubled(path, names)
+    refuse_doubled(path, names)
     free = [name for name in names if name not in {*contexts, score} and not is_row_number(name)]
     chosen = free if features is None else features
     wanted = [*contexts, *chosen]
     _check_wanted(path, names, wanted, score)
     if not chosen:
         raise TableError(f"expected at least one feature column in {path}, got {', '.join(map(repr, names))}")
-    columns = _read_columns(path, wanted, score)
+    columns = read_columns(path, wanted, score)
     if columns.num_rows == 0:
         raise TableError(f"expected rows in {path}, got a header alone")
     text = {name: _as_text(path, name, columns[name]) for name in wanted}
@@ -150,169 +147,19 @@ def stream_table(path: Path, columns: Sequence[str], rows_per_batch: int = 65_53
     if not columns or rows_per_batch < 1:
         raise ValueError(f"expected columns and rows_per_batch >= 1, got {list(columns)} and {rows_per_batch}")
     names = column_names(path)
-    _refuse_doubled(path, [name for name in names if name in columns])
+    refuse_doubled(path, [name for name in names if name in columns])
     _check_wanted(path, names, columns, None)
     return _stream(path, tuple(columns), rows_per_batch)
 
 
-def stream_cells(path: Path, rows_per_batch: int = 65_536) -> Iterator[pa.Table]:
-    """Yields all columns of a CSV or Parquet file in batches of rows; the cells of CSV files are text.
-
-    Raises:
-        TableError: If the file cannot be read.
-    """
-    names = column_names(path)
-    _refuse_doubled(path, names)
-    for batch in _batches(path, names, rows_per_batch):
-        yield pa.Table.from_batches([batch])
-
-
 def _stream(path: Path, columns: Sequence[str], most: int) -> Iterator[Table]:
     first_row = 1
-    for batch in _batches(path, columns, most):
+    for batch in read_batches(path, columns, most):
         piece = pa.Table.from_batches([batch])
         yield Table(path, {name: _as_text(path, name, piece[name], first_row) for name in columns}, None, first_row)
         first_row += len(piece)
     if first_row == 1:
         raise TableError(f"expected rows in {path}, got a header alone")
-
-
-def _batches(path: Path, columns: Sequence[str], most: int) -> Iterator[pa.RecordBatch]:
-    with _readable(path):
-        if _is_csv(path):
-            # The reader's batches are blocks of bytes, so they are split here.
-            with (
-                _csv_source(path) as source,
-                pa.csv.open_csv(source, CSV_READ, CSV_PARSE, _csv_types(columns, None)) as reader,
-            ):
-                for block in reader:
-                    yield from (block.slice(start, most) for start in range(0, block.num_rows, most))
-        else:
-            # Read ahead, a file of nested columns would be in memory as a whole.
-            with pa.parquet.ParquetFile(path, pre_buffer=False) as file:
-                yield from file.iter_batches(most, columns=list(columns))
-
-
-@contextmanager
-def _readable(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
-        raise unreadable(path, error) from error
-
-
-def unreadable(path: Path, error: Exception) -> TableError:
-    """Returns the error of a file that cannot be read."""
-    said = " ".join(str(error).split())
-    foreign = isinstance(error, UnicodeDecodeError) or "invalid UTF8" in said
-    return TableError(
-        f"expected {path} in UTF-8, got: {said}" if foreign else f"expected a readable table in {path}, got: {said}"
-    )
-
-
-class _WholeLineEnds:
-    """A file whose pieces never end between the two characters of a line end.
-
-    The CSV reader drops a line feed at the start of a block if the one before ended in a carriage return, which in a
-    quoted cell is a part of the text.
-    """
-
-    closed = False
-
-    def __init__(self, file: BinaryIO) -> None:
-        """Takes an open file."""
-        self._file, self._held = file, b""
-
-    def read(self, size: int) -> bytes:
-        """Returns the next bytes, at most as many as are asked for; none at the end."""
-        found = self._held + self._file.read(size - len(self._held))
-        # A piece of one byte is the end of the file, or the reader would take it for that.
-        self._held = b"\r" if len(found) > 1 and found.endswith(b"\r") else b""
-        return found[: len(found) - len(self._held)]
-
-
-@contextmanager
-def _csv_source(path: Path) -> Iterator[pa.PythonFile]:
-    with path.open("rb") as file:
-        yield pa.PythonFile(_WholeLineEnds(file), mode="r")
-
-
-def _is_csv(path: Path) -> bool:
-    return path.suffix.lower() == ".csv"
-
-
-def column_names(path: Path) -> list[str]:
-    """Returns the names of a file's columns; raises TableError if it cannot be read or has none."""
-    if not path.is_file():
-        raise TableError(f"expected a CSV or Parquet file, got {path}, which is no file")
-    if not _is_csv(path) and path.suffix.lower() != ".parquet":
-        raise TableError(f"expected a .csv or .parquet file, got {path.name}")
-    if _is_csv(path):
-        _check_csv(path)
-    with _readable(path):
-        names = _csv_names(path) if _is_csv(path) else pa.parquet.read_schema(path).names
-    if not names:
-        raise TableError(f"expected columns in {path}, got none")
-    return list(names)
-
-
-def is_row_number(name: str) -> bool:
-    """Returns whether a column holds the row numbers that pandas stores beside the data: it says nothing of a row."""
-    return re.fullmatch(r"\s*|Unnamed: \d+|__index_level_\d+__", name) is not None
-
-
-def row_number_notice(path: Path) -> str:
-    """Returns what to tell the user of a file's columns of row numbers, which are left out; empty without any."""
-    found = [] if path.suffix.lower() == ".jsonl" else [name for name in column_names(path) if is_row_number(name)]
-    return f"left out as row numbers: {', '.join(map(repr, found))} of {path}" if found else ""
-
-
-def _check_csv(path: Path) -> None:
-    """Refuses files of other programs by what they are: other encodings and other separators."""
-    with _readable(path), path.open("rb") as file:
-        start = file.readline()
-    for sign, kind in {b"PK\3\4": "a ZIP file, as workbooks are", b"\x1f\x8b": "a compressed file"}.items():
-        if start.startswith(sign):
-            raise TableError(f"expected a CSV file in {path}, got {kind}")
-    if b"\0" in start or start[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
-        raise TableError(f"expected {path} in UTF-8, got UTF-16 or another file with zero bytes")
-    try:
-        header = start.decode("utf-8-sig").rstrip("\r\n")
-    except UnicodeDecodeError as error:
-        raise TableError(f"expected {path} in UTF-8, got a header in another encoding") from error
-    if header.lower().startswith("sep="):
-        raise TableError(f"expected the names of the columns in the first line of {path}, got {header!r}")
-    if "," not in header:
-        for name, mark in {"semicolons": ";", "tabs": "\t", "vertical bars": "|"}.items():
-            if mark in header:
-                raise TableError(f"expected commas between the columns of {path}, got {name}")
-
-
-def _csv_names(path: Path) -> list[str]:
-    with _csv_source(path) as source, pa.csv.open_csv(source, CSV_READ, CSV_PARSE) as reader:
-        return list(reader.schema.names)
-
-
-def _read_columns(path: Path, text: Sequence[str], score: str | None) -> pa.Table:
-    with _readable(path):
-        if _is_csv(path):
-            with _csv_source(path) as source:
-                return pa.csv.read_csv(source, CSV_READ, CSV_PARSE, _csv_types(text, score))
-        with pa.parquet.ParquetFile(path) as file:
-            return file.read(columns=[*text, *([] if score is None else [score])])
-
-
-def _csv_types(text: Sequence[str], score: str | None) -> pa.csv.ConvertOptions:
-    types = dict.fromkeys(text, pa.dictionary(pa.int32(), pa.string()))
-    # The score is read as text, so that an error can show it as it is in the file.
-    types |= {} if score is None else {score: pa.string()}
-    return pa.csv.ConvertOptions(column_types=types, include_columns=list(types), strings_can_be_null=False)
-
-
-def _refuse_doubled(path: Path, names: Sequence[str]) -> None:
-    doubled = sorted({name for name in names if names.count(name) > 1})
-    if doubled:
-        raise TableError(f"expected every column of {path} once, got {', '.join(map(repr, doubled))} more than once")
 
 
 def _check_wanted(path: Path, names: Sequence[str], wanted: Sequence[str], score: str | None) -> None:

@@ -23,7 +23,7 @@ class BestSeen:
     choice: Tensor
     score: Tensor
     censored: bool
-    error: float = 0.0
+    error: float
 
     def choice_or(self, other: Tensor) -> Tensor:
         """Returns the rows ``(batch, slots)``, and another answer where no allowed row is known."""

@@ -17,7 +17,8 @@ from torch import Tensor
 
 from slot_rl.estimators.encoding import TableEncoding, Unknown, refuse_unknown
 from slot_rl.estimators.frames import Integers, need_columns, read_frame, stream_frames, texts
-from slot_rl.estimators.table import Table, TableError, TextColumn, stream_cells, stream_table
+from slot_rl.estimators.table import Table, TextColumn, stream_table
+from slot_rl.estimators.table_files import TableError, stream_cells
 from slot_rl.problems.answer_file import answer_file, arrow_table, with_columns
 from slot_rl.problems.distinct_contexts import ContextRows
 from slot_rl.problems.observation import Observation

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from slot_rl.estimators.frames import FRAME_ROWS, count_rows, stream_frames
-from slot_rl.estimators.table import TableError
+from slot_rl.estimators.table_files import TableError
 from slot_rl.problems.answer_file import answer_file
 from slot_rl.problems.observation import Observation
 from slot_rl.problems.pages import PageDesk, PageNames

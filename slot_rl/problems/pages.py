@@ -17,7 +17,8 @@ from slot_rl.estimators.described import canonical
 from slot_rl.estimators.encoding import shown_names
 from slot_rl.estimators.frames import Integers, need_columns, read_frame, texts
 from slot_rl.estimators.slate_log import ITEM_IDS, REQUEST_IDS, Items, encode_requests
-from slot_rl.estimators.table import LARGEST, TableError
+from slot_rl.estimators.table import LARGEST
+from slot_rl.estimators.table_files import TableError
 from slot_rl.problems.answer_file import arrow_table, with_columns
 from slot_rl.problems.item_labels import NO_LABELS, ItemLabels
 from slot_rl.problems.observation import Observation

@@ -23,7 +23,8 @@ from slot_rl.estimators.net import EstimatorNet
 from slot_rl.estimators.row_scorer import RowScorer
 from slot_rl.estimators.seen_rows import SeenRows
 from slot_rl.estimators.soften import Softened, check_softened, soften
-from slot_rl.estimators.table import column_names, read_table
+from slot_rl.estimators.table import read_table
+from slot_rl.estimators.table_files import column_names
 from slot_rl.problems.base import Problem, RequestNames, TrueScores, Unmeasured
 from slot_rl.problems.best_seen import BestSeen
 from slot_rl.problems.constraints import Infeasible, ItemSpace

@@ -10,7 +10,8 @@ from torch import Tensor
 from slot_rl.estimators.described import numbers_of
 from slot_rl.estimators.encoding import TableEncoding, places_of
 from slot_rl.estimators.store import context_tensor
-from slot_rl.estimators.table import Table, TableError, read_table, refuse_narrow
+from slot_rl.estimators.table import Table, read_table, refuse_narrow
+from slot_rl.estimators.table_files import TableError
 from slot_rl.problems.base import TrueScores, Unmeasured
 
 MOST_CELLS = 100_000_000

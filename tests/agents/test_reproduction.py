@@ -16,7 +16,7 @@ from slot_rl.agents.reproduction import ReproductionOptions
 from slot_rl.agents.scale import RunningScale
 from slot_rl.envs import SlotVecEnv
 from slot_rl.estimators import EstimatorNet, EstimatorShape
-from slot_rl.estimators.table import TableError
+from slot_rl.estimators.table_files import TableError
 from slot_rl.io import read_json
 from slot_rl.networks import PointerSize
 from slot_rl.problems import RowProblem, make_problem

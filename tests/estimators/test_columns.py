@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from slot_rl.estimators.columns import FileColumns, check_ids
-from slot_rl.estimators.table import TableError
+from slot_rl.estimators.table_files import TableError
 
 PATH = Path("items.csv")
 FRAME = pd.DataFrame(

@@ -9,7 +9,8 @@ import torch
 
 from slot_rl.estimators.described import ColumnKinds, Descriptors, NumberUnit, canonical, numbers_of, parse_number
 from slot_rl.estimators.encoding import TableEncoding
-from slot_rl.estimators.table import TableError, read_table
+from slot_rl.estimators.table import read_table
+from slot_rl.estimators.table_files import TableError
 from tests.helpers.numbers import write
 
 

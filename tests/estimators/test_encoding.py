@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from slot_rl.estimators.described import ColumnKinds, Descriptors, NumberUnit
 from slot_rl.estimators.encoding import TableEncoding, Unknown
-from slot_rl.estimators.table import Table, TableError, TextColumn, read_table
+from slot_rl.estimators.table import Table, TextColumn, read_table
+from slot_rl.estimators.table_files import TableError
 from tests.helpers.numbers import ligand_file, reactions
 
 

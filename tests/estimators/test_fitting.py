@@ -29,7 +29,7 @@ from slot_rl.estimators.fitting import (
     with_categories,
 )
 from slot_rl.estimators.net import EstimatorNet, EstimatorShape
-from slot_rl.estimators.table import TableError
+from slot_rl.estimators.table_files import TableError
 from slot_rl.seeding import generator_from, seeded_initialisation
 from tests.helpers.splits import split_rows
 

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from slot_rl.estimators.frames import count_rows, id_texts, is_numeric, numbers, read_frame, stream_frames, texts
-from slot_rl.estimators.table import TableError
+from slot_rl.estimators.table_files import TableError
 
 
 def in_every_format(folder: Path) -> list[Path]:

@@ -21,15 +21,8 @@ from hypothesis import strategies as st
 
 from slot_rl.estimators.encoding import TableEncoding
 from slot_rl.estimators.frames import read_frame
-from slot_rl.estimators.table import (
-    LARGEST,
-    Table,
-    TableError,
-    read_table,
-    refuse_narrow,
-    row_number_notice,
-    stream_table,
-)
+from slot_rl.estimators.table import LARGEST, Table, read_table, refuse_narrow, stream_table
+from slot_rl.estimators.table_files import TableError, row_number_notice
 
 SCORES = pa.array([1.5, 2.0])
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from slot_rl.estimators.frames import read_frame
-from slot_rl.estimators.table import TableError
+from slot_rl.estimators.table_files import TableError
 from slot_rl.problems import Observation, SlotProblem
 from slot_rl.problems.pages import PageDesk
 from slot_rl.problems.requests import Answers

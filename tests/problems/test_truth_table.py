@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 import slot_rl.problems.truth_table as module
 from slot_rl.estimators.encoding import TableEncoding
-from slot_rl.estimators.table import TableError, read_table
+from slot_rl.estimators.table import read_table
+from slot_rl.estimators.table_files import TableError
 from slot_rl.problems import Unmeasured
 from slot_rl.problems.truth_table import TruthTable
 from slot_rl.seeding import generator_from
