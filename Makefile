@@ -5,7 +5,7 @@ ARGS ?=
 BIN := .venv/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: train test test-all
+.PHONY: train test test-all faults
 
 train: .venv/installed
 	$(BIN)/python scripts/train_agent.py --agent $(AGENT) $(ARGS)
@@ -21,6 +21,10 @@ test-all: .venv/installed-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/pytest --numprocesses 2 --dist worksteal $(ARGS)
+
+# What is promised about failures, tried, with figures.
+faults: .venv/installed-dev
+	$(BIN)/pytest --numprocesses 2 --dist worksteal --quiet tests/faults $(ARGS)
 
 # Without build isolation, so that the build's own setuptools is pinned as well.
 .venv/installed: pyproject.toml constraints.txt

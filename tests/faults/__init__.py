@@ -1,0 +1,1 @@
+"""Faults on purpose: kills, damaged files, full disks, signals, broken estimators; ``make faults`` prints the table."""
