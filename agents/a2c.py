@@ -11,7 +11,8 @@ from typing import Any
 
 from stable_baselines3 import A2C
 
-from slot_rl.agents.sb3 import OnPolicyAgent, RewardOptions
+from slot_rl.agents.learning_options import RewardOptions
+from slot_rl.agents.sb3 import OnPolicyAgent
 
 
 @dataclass(frozen=True)

@@ -15,16 +15,18 @@ Weights: Peng et al. (2019) and Wang et al. (2018), as for ``reproduction``.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from slot_rl.agents.logged import LoggedAgent, LoggedOptions, LoggedRows, ScoredRows
 from slot_rl.agents.policy import entropy_of
+from slot_rl.agents.saved_state import restore_weights, weights_of
 from slot_rl.agents.sb3 import mean_of
 from slot_rl.estimators.aligner import Aligner, AlignerConfig, Behaviour, fit_aligner, one_swap_pairs
 from slot_rl.problems import Observation, Problem
-from slot_rl.seeding import generator_from
+from slot_rl.seeding import generator_from, seeded_initialisation
 from slot_rl.selectors.categorical import one_hot, swap_effects
 
 _CHUNK = 4_096
@@ -60,9 +62,6 @@ class AlignedOptions(LoggedOptions):
 class AlignedAgent(LoggedAgent):
     """Raises the aligner's similarity of soft rows to logged rows.
 
-    The aligner is fitted when a training starts and is not part of a checkpoint. A continued training fits the same one
-    again, bit for bit.
-
     Attributes:
         aligner: The aligner, frozen; None until the logged rows are scored.
     """
@@ -91,9 +90,21 @@ class AlignedAgent(LoggedAgent):
         assert self.seed is not None
         behaviour = study(self.problem, rows.observation, rows.choice)
         swaps = one_swap_pairs(rows.choice, _context_columns(rows.observation))
-        # A generator of its own, so that a continued training fits the same aligner.
         self.aligner, _ = fit_aligner(behaviour, swaps, self.options.aligner, generator_from(self.seed))
         return ScoredRows(rows.observation, rows.choice, behaviour.scores, behaviour.latents)
+
+    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Returns what every imitating agent keeps, and the aligner."""
+        tensors, document = super().state()
+        return tensors | ({} if self.aligner is None else weights_of(self.aligner, "aligner")), document
+
+    def restore(self, tensors: dict[str, Tensor], document: dict[str, Any]) -> None:
+        """Takes back what :meth:`state` gave."""
+        super().restore(tensors, document)
+        if "aligner.mean" in tensors:
+            with seeded_initialisation(0):  # replaced by the stored weights
+                self.aligner = Aligner(torch.zeros(2, len(tensors["aligner.mean"])), self.options.aligner)
+            restore_weights(self.aligner.requires_grad_(False), tensors, "aligner")
 
     def update(self) -> dict[str, float]:
         """Compares one batch of logged rows with the policy's answers and takes one step toward their behaviour."""

@@ -17,11 +17,14 @@ from math import inf
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from slot_rl.agents.base import needed_problem
+from slot_rl.agents.learning_options import LearningOptions
 from slot_rl.agents.policy import entropy_of, given
 from slot_rl.agents.replay import Replay
-from slot_rl.agents.sb3 import LearningOptions, OneStepAgent, mean_of
+from slot_rl.agents.saved_state import restore_memory, with_memory
+from slot_rl.agents.sb3 import OneStepAgent, mean_of
 from slot_rl.problems import Observation, Problem
 from slot_rl.search import SearchResult, guided_search, random_choice
 from slot_rl.seeding import Seed
@@ -71,7 +74,7 @@ class ExpertIterationAgent(OneStepAgent):
     """Learns from its own draws after guided swaps have improved them.
 
     Attributes:
-        replay: The rows found, to learn from. A checkpoint does not hold it: a continued training fills it again.
+        replay: The rows found, to learn from.
     """
 
     name = "expert_iteration"
@@ -107,6 +110,16 @@ class ExpertIterationAgent(OneStepAgent):
         for _ in range(self.options.steps):
             figures = self._learn()
         return {"rollout/ep_rew_mean": mean_of(found.score), **figures}
+
+    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Returns what every agent keeps, and the replay."""
+        tensors, document = super().state()
+        return with_memory(tensors, document, "replay", self.replay)
+
+    def restore(self, tensors: dict[str, Tensor], document: dict[str, Any]) -> None:
+        """Takes back what :meth:`state` gave; the replay of a checkpoint of earlier versions is empty."""
+        super().restore(tensors, document)
+        restore_memory(tensors, document, "replay", self.replay)
 
     def _improve(self, observation: Observation) -> SearchResult:
         with torch.no_grad():

@@ -26,6 +26,7 @@ from torch import Tensor
 
 from slot_rl.agents.base import needed_problem
 from slot_rl.agents.critic_moves import better_than_others, random_swap, swept
+from slot_rl.agents.learning_options import LearningOptions
 from slot_rl.agents.logged import LoggedRows, read_allowed_rows
 from slot_rl.agents.multistart import drawn_rows
 from slot_rl.agents.policy import as_observation, drawn, entropy_of, most_probable
@@ -40,8 +41,8 @@ from slot_rl.agents.reward_critic import (
     fit_critic,
     rewarded_rows,
 )
-from slot_rl.agents.saved_state import restore_weights, weights_of
-from slot_rl.agents.sb3 import LearningOptions, OneStepAgent, mean_of
+from slot_rl.agents.saved_state import restore_memory, restore_weights, weights_of, with_memory
+from slot_rl.agents.sb3 import OneStepAgent, mean_of
 from slot_rl.estimators import load_estimator
 from slot_rl.io import BundleError
 from slot_rl.problems import NonFiniteScore, Observation, Problem
@@ -120,8 +121,8 @@ class LearnedCriticAgent(OneStepAgent):
         critic: The critic; None until there are rewards. With a prior, what it learns is the difference.
         prior: The problem with the estimator that is known beforehand; None without one.
         errors: The error of each kind of network on held-out rewards, in variances of the reward, at its last fit.
-        memory: The rewards, with what the critic sees of the configurations; it does not belong to a checkpoint.
-        requests: The latest requests; they do not, either.
+        memory: The rewards, with what the critic sees of the configurations.
+        requests: The latest requests.
     """
 
     name = "learned_critic"
@@ -167,7 +168,7 @@ class LearnedCriticAgent(OneStepAgent):
         figures = {"rollout/ep_rew_mean": mean_of(reward)}
         if not last and self.critic is None and played < self.options.random_first * self._total_timesteps:
             return figures
-        # A continued training has a critic that knows of more rewards than the new memory, at first.
+        # Checkpoints of earlier versions have a critic and no rewards.
         due = last or self._new_rewards >= GROWTH * self._fitted_to
         if due and len(self.memory) >= self._fitted_to:
             self._fit_critic()
@@ -176,9 +177,10 @@ class LearnedCriticAgent(OneStepAgent):
         return figures
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """Returns what every agent keeps, and the critic."""
-        tensors, document = super().state()
-        document["prior"] = self._prior_hash
+        """Returns what every agent keeps, the rewards, and the critic."""
+        tensors, document = with_memory(*super().state(), "memory", self.memory)
+        tensors, document = with_memory(tensors, document, "requests", self.requests)
+        document |= {"prior": self._prior_hash, "new_rewards": self._new_rewards}
         if self.critic is not None:
             tensors |= weights_of(self.critic, "critic")
             document["critic"] = {"kind": self.critic.kind, "errors": self.errors, "rewards": self._fitted_to}
@@ -192,6 +194,9 @@ class LearnedCriticAgent(OneStepAgent):
                 f"expected the prior of the training in {self.options.prior}, with SHA-256 {document.get('prior')}, "
                 f"got {self._prior_hash}"
             )
+        for name, memory in (("memory", self.memory), ("requests", self.requests)):
+            restore_memory(tensors, document, name, memory)
+        self._new_rewards = document.get("new_rewards", 0)
         if "critic" in document:
             self.errors, self._fitted_to = document["critic"]["errors"], document["critic"]["rewards"]
             with seeded_initialisation(0):  # replaced by the stored weights

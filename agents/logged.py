@@ -17,11 +17,16 @@ from torch import Tensor
 from typing_extensions import Self
 
 from slot_rl.agents.base import Options, needed_problem
+from slot_rl.agents.learning_options import LearningOptions
 from slot_rl.agents.policy import most_probable
-from slot_rl.agents.sb3 import LearningOptions, OneStepAgent
+from slot_rl.agents.saved_state import parts_of
+from slot_rl.agents.sb3 import OneStepAgent
 from slot_rl.agents.scale import RunningScale
 from slot_rl.problems import Observation, Problem
 from slot_rl.seeding import Seed
+
+_REQUEST, _ROW = "logged_request", "logged_row"
+"""What the names of the scored rows' parts begin with in a checkpoint."""
 
 
 @dataclass(frozen=True)
@@ -101,8 +106,7 @@ class ScoredRows(LoggedRows):
 class LoggedAgent(OneStepAgent):
     """An agent that imitates logged rows; subclasses say how.
 
-    A checkpoint holds the policy and not the rows, so it loads without their file. A continued training reads and
-    scores them again, at the same cost.
+    A checkpoint holds the scored rows, too, so it loads and goes on without their file.
 
     Attributes:
         logged: The logged rows; None until they are read.
@@ -151,9 +155,11 @@ class LoggedAgent(OneStepAgent):
 
     def check_timesteps(self, timesteps: int) -> None:
         """Refuses a training whose whole budget would go into scoring the logged rows."""
+        if self.scored is not None:
+            return
         rows = self.logged or self._read()
         cost = len(rows) * self.row_cost
-        if self.scored is None and timesteps <= cost:
+        if timesteps <= cost:
             raise ValueError(
                 f"expected more timesteps than the {cost:,} calls that scoring {len(rows):,} logged rows takes for "
                 f"{self.name!r}, got {timesteps:,}"
@@ -174,6 +180,21 @@ class LoggedAgent(OneStepAgent):
         assert self.scored is not None
         lowest = float(self.scored.score.min())
         return imitation_weights(self.options, rows.score, generated, lowest, self.scale.unit)
+
+    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Returns what every agent keeps, and the scored rows."""
+        tensors, document = super().state()
+        if self.scored is not None:
+            rows = self.scored
+            tensors |= {f"{_REQUEST}.{name}": part for name, part in rows.observation.tensors().items()}
+            tensors |= {f"{_ROW}.{name}": getattr(rows, name) for name in ("choice", "score", "latent")}
+        return tensors, document
+
+    def restore(self, tensors: dict[str, Tensor], document: dict[str, Any]) -> None:
+        """Takes back what :meth:`state` gave; a checkpoint of earlier versions has no rows."""
+        super().restore(tensors, document)
+        if rows := parts_of(tensors, _ROW):
+            self.scored = ScoredRows(Observation(**parts_of(tensors, _REQUEST)), **rows)
 
     def _read(self) -> LoggedRows:
         if self.options.logged is None:

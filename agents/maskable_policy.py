@@ -180,7 +180,11 @@ class SequentialPolicy(NoFile, MaskableActorCriticPolicy):
 
 
 class SequentialPPO(NoFile, NoParameterFile, MaskablePPO):
-    """MaskablePPO whose rollouts are whole answers, one of each environment, undiscounted."""
+    """MaskablePPO whose rollouts are whole answers, one of each environment, undiscounted.
+
+    Attributes:
+        played: The environment.
+    """
 
     def __init__(self, env: SequentialVecEnv, problem: Problem, size: PointerSize, **arguments: Any) -> None:
         """Builds it; weights come from the global generator (see ``slot_rl.seeding``).
@@ -195,7 +199,13 @@ class SequentialPPO(NoFile, NoParameterFile, MaskablePPO):
         super().__init__(
             SequentialPolicy, env, n_steps=problem.slots, gamma=1.0, policy_kwargs=kwargs, device="cpu", **arguments
         )
+        self.played = env
         self._silent = self._setup_learn(1)[1]
+
+    def go_on_from(self, state: Tensor) -> None:
+        """Opens the requests that a state of the environment stands for."""
+        self.played.restore(state)
+        self._last_obs = self.played.reset()
 
     def play(self) -> Tensor:
         """Plays an answer in each environment; returns the scores, ``(num_envs,)``."""

@@ -10,20 +10,18 @@ leaves it its item alone; through it the network sees the partial answer, withou
 Huang and Ontanon, "A Closer Look at Invalid Action Masking in Policy Gradient Algorithms" (2022).
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-import torch
+from torch import Tensor
 
 from slot_rl.agents.base import needed_problem
-from slot_rl.agents.sb3 import LearningOptions, OneStepAgent, mean_of, refuse_negative
+from slot_rl.agents.learning_options import LearningOptions, refuse_negative
+from slot_rl.agents.sb3 import OneStepAgent, mean_of, seeded_shuffles
 from slot_rl.agents.scale import RunningScale
 from slot_rl.envs import SequentialVecEnv, SlotVecEnv
 from slot_rl.problems import Problem, make_problem
-from slot_rl.seeding import SEEDS, generator_from, seeded_initialisation
+from slot_rl.seeding import generator_from, seeded_initialisation
 
 
 @dataclass(frozen=True)
@@ -106,27 +104,29 @@ class MaskablePPOAgent(OneStepAgent):
         """Plays a batch of answers and has MaskablePPO learn from them."""
         score = self._trainer.play()
         self.scale.update(score)
-        with _seeded_shuffles(int(torch.randint(SEEDS, (), generator=self.generator))):
+        with seeded_shuffles(self.generator):
             self._trainer.set_logger(self.logger)
             self._trainer.learn_from(self.scale.standardise(score), self.entropy_coefficient, 1 - self.progress)
         return {"rollout/ep_rew_mean": mean_of(score)}
+
+    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Returns what every agent keeps, with the state of the sequential environment in place of the other one's."""
+        tensors, document = super().state()
+        document["gradient_steps"] = self._trainer._n_updates
+        return {**tensors, "env": self._trainer.played.state()}, document
+
+    def restore(self, tensors: dict[str, Tensor], document: dict[str, Any]) -> None:
+        """Takes back what :meth:`state` gave."""
+        super().restore(tensors, document)
+        self._trainer._n_updates, self._stored_env = document.get("gradient_steps", 0), None
+        if "env" in tensors:
+            self._trainer.go_on_from(tensors["env"])
 
     def predict(
         self, observation: Any, state: Any = None, episode_start: Any = None, deterministic: bool = False
     ) -> tuple[Any, None]:
         """Answers observations of the one-step environment, one or a batch, as searches do: with :meth:`choose`."""
         return self.choose(observation).numpy(), None
-
-
-@contextmanager
-def _seeded_shuffles(seed: int) -> Iterator[None]:
-    """Seeds numpy's global generator, from which Stable-Baselines3 takes minibatches, and puts it back as it was."""
-    before = np.random.get_state()  # noqa: NPY002
-    np.random.seed(seed)  # noqa: NPY002
-    try:
-        yield
-    finally:
-        np.random.set_state(before)  # noqa: NPY002
 
 
 def load_sb3_contrib() -> Any:

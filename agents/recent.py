@@ -40,6 +40,17 @@ class Recent:
             self._parts[name][place] = part[new]
         self._added += rows
 
+    def state(self) -> tuple[dict[str, Tensor], int]:
+        """Returns the rows that are kept, in the order of their places, and how many were added in all."""
+        return {name: part[: len(self)] for name, part in self._parts.items()}, self._added
+
+    def restore(self, parts: Mapping[str, Tensor], added: int) -> None:
+        """Takes back what :meth:`state` gave."""
+        self._parts, self._added = {}, 0
+        if parts:
+            self.add(parts)
+        self._added = added
+
     def rows(self, numbers: Tensor) -> dict[str, Tensor]:
         """Returns the rows with these numbers, from 0 to the length, in no order that means something."""
         return {name: part[numbers] for name, part in self._parts.items()}

@@ -11,7 +11,8 @@ import torch
 from stable_baselines3.common.utils import obs_as_tensor
 from torch import Tensor
 
-from slot_rl.agents.sb3 import OneStepAgent, RewardOptions, mean_of, policy_gradient
+from slot_rl.agents.learning_options import RewardOptions
+from slot_rl.agents.sb3 import OneStepAgent, mean_of, policy_gradient
 
 
 @dataclass(frozen=True)

@@ -4,11 +4,15 @@ Where requests are a few contexts, each context keeps its single best row. Where
 the latest requests.
 """
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor
 
 from slot_rl.problems import Observation
 from slot_rl.search import SearchResult
+
+_REQUEST = "request."
 
 
 class Replay:
@@ -60,7 +64,24 @@ class Replay:
         observation = Observation(**{name: part[rows] for name, part in self._requests.items()})
         return observation, SearchResult(**{name: part[rows] for name, part in self._found.items()})
 
-    def _empty(self, parts: dict[str, Tensor]) -> dict[str, Tensor]:
+    def state(self) -> tuple[dict[str, Tensor], int]:
+        """Returns the requests and rows that are kept, in the order of their places, and how many were added in all."""
+        parts = {f"{_REQUEST}{name}": part for name, part in self._requests.items()} | self._found
+        return {name: part[: len(self)] for name, part in parts.items()}, self._added
+
+    def restore(self, parts: Mapping[str, Tensor], added: int) -> None:
+        """Takes back what :meth:`state` gave."""
+        whole = self._empty(parts)
+        for name, part in parts.items():
+            whole[name][: len(part)] = part
+        self._requests = {name.removeprefix(_REQUEST): whole.pop(name) for name in parts if name.startswith(_REQUEST)}
+        self._found, self._added = whole, added
+        contexts = _contexts(Observation(**self._requests)) if parts else None
+        # A full memory is a ring, whose next place holds the oldest.
+        places = [place % len(self) for place in range(added, added + len(self))] if contexts else []
+        self._place = {contexts[place]: place for place in places} if contexts else {}
+
+    def _empty(self, parts: Mapping[str, Tensor]) -> dict[str, Tensor]:
         return {name: part.new_zeros(self.capacity, *part.shape[1:]) for name, part in parts.items()}
 
     def _places(self, observation: Observation, score: Tensor) -> tuple[Tensor, Tensor]:

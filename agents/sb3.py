@@ -1,15 +1,19 @@
 """Agents that learn, as Stable-Baselines3 algorithms with callbacks, logger, progress bar and ``predict``.
 
-:class:`OneStepAgent` has a loop of its own: one update after each batch of one-step episodes. :class:`OnPolicyAgent`
-adapts Stable-Baselines3's own on-policy algorithms.
+:class:`OneStepAgent` makes one update after each batch of one-step episodes. :class:`OnPolicyAgent` adapts
+Stable-Baselines3's own on-policy algorithms. A checkpoint holds all that a training depends on: one that is loaded and
+continued with ``learn(..., reset_num_timesteps=False)`` ends bit for bit like one that was never interrupted.
 """
 
 import sys
 import time
 from abc import abstractmethod
-from dataclasses import asdict, dataclass, field
-from math import ceil, inf
-from typing import Any, ClassVar, Literal
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from math import ceil
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -23,103 +27,16 @@ from stable_baselines3.common.vec_env import VecEnv
 from torch import Tensor, nn
 from typing_extensions import Self
 
-from slot_rl.agents.base import Agent, Options, problem_of
+from slot_rl.agents.base import Agent, problem_of
+from slot_rl.agents.learning_options import LearningOptions, RewardOptions
 from slot_rl.agents.no_pickles import NoParameterFile
 from slot_rl.agents.policy import SlotPolicy, policy_kwargs
 from slot_rl.agents.saved_state import optimizer_state, restore_optimizer, restore_weights, weights_of
 from slot_rl.agents.scale import RunningScale
-from slot_rl.agents.schedules import Schedule, ScheduleKind, make_schedule
 from slot_rl.envs import SlotVecEnv
-from slot_rl.networks import PointerSize
+from slot_rl.envs.vec import BatchedVecEnv
 from slot_rl.problems import IDS, Observation, Problem
-from slot_rl.seeding import Seed, as_seed, generator_from, seeded_initialisation
-
-
-@dataclass(frozen=True)
-class LearningOptions(Options):
-    """What every agent that trains a policy has.
-
-    Attributes:
-        learning_rate: Adam's step size at the start; it anneals linearly to zero.
-        batch_size: Estimator calls between updates.
-        entropy: Entropy bonus at the start, per nat, in standard deviations of the score; without one, policies
-            collapse to a single answer.
-        entropy_end: Entropy bonus at the end; 0 if left out.
-        entropy_schedule: How it gets there; "constant" stays at the start and takes no end.
-        max_grad_norm: Longest gradient; longer ones are scaled down.
-        policy: Sizes of the policy network.
-    """
-
-    learning_rate: float = 1e-3
-    batch_size: int = 256
-    entropy: float = 0.3
-    entropy_end: float | None = None
-    entropy_schedule: ScheduleKind = "linear"
-    max_grad_norm: float = 1.0
-    policy: PointerSize = field(default_factory=PointerSize)
-
-    def __post_init__(self) -> None:
-        """Refuses values that no training could use."""
-        if not self.learning_rate > 0 or self.batch_size < 2 or not self.max_grad_norm > 0:
-            raise ValueError(
-                "expected learning_rate > 0, batch_size >= 2 and max_grad_norm > 0, "
-                f"got {self.learning_rate}, {self.batch_size} and {self.max_grad_norm}"
-            )
-        if not (0 <= self.entropy < inf and 0 <= (self.entropy_end or 0.0) < inf):
-            raise ValueError(f"expected entropy bonuses >= 0, got {self.entropy} and {self.entropy_end}")
-        self.entropy_over_time  # noqa: B018 (refuses a schedule that its ends do not fit)
-
-    @property
-    def num_envs(self) -> int:
-        """Environments to play at once."""
-        return self.batch_size
-
-    @property
-    def free(self) -> bool:
-        """Whether draws in training keep no constraints, because the environment penalises."""
-        return False
-
-    @property
-    def entropy_over_time(self) -> Schedule:
-        """The entropy bonus over the training."""
-        end = 0.0 if self.entropy_end is None and self.entropy_schedule != "constant" else self.entropy_end
-        return make_schedule(self.entropy_schedule, self.entropy, end)
-
-
-@dataclass(frozen=True)
-class RewardOptions(LearningOptions):
-    """What agents have that learn from the environment's rewards alone: a learned value beside the policy.
-
-    Attributes:
-        value_coefficient: Weight of the value's squared error.
-        in_turn: Draw slots one after another, the clearest one first, with the items so far in view; otherwise
-            independently. It takes one more round of the network for each slot.
-        infeasible: Under constraints, "mask" draws allowed answers only; "penalise" draws without them, and the
-            environment punishes an answer that is not allowed, as agents must learn it that cannot mask. The answers
-            of the trained agent are allowed ones either way.
-    """
-
-    value_coefficient: float = 0.5
-    in_turn: bool = False
-    infeasible: Literal["mask", "penalise"] = "mask"
-
-    def __post_init__(self) -> None:
-        """Refuses values that no training could use."""
-        super().__post_init__()
-        refuse_negative(self.value_coefficient)
-        if self.infeasible not in ("mask", "penalise"):
-            raise ValueError(f"expected infeasible mask or penalise, got {self.infeasible!r}")
-
-    @property
-    def free(self) -> bool:
-        """Whether draws in training keep no constraints."""
-        return self.infeasible == "penalise"
-
-
-def refuse_negative(value_coefficient: float) -> None:
-    """Raises ValueError for a negative weight of the value's error."""
-    if not value_coefficient >= 0:
-        raise ValueError(f"expected value_coefficient >= 0, got {value_coefficient}")
+from slot_rl.seeding import SEEDS, Seed, as_seed, generator_from, seeded_initialisation
 
 
 class LearningAgent(Agent, NoParameterFile, BaseAlgorithm):  # type: ignore[misc]  # load() takes the environment as an argument
@@ -128,12 +45,16 @@ class LearningAgent(Agent, NoParameterFile, BaseAlgorithm):  # type: ignore[misc
     Attributes:
         policy: The policy.
         scale: Running statistics of the scores.
+        updates: Updates since the training began.
     """
 
     default_options: ClassVar[LearningOptions]
     options: LearningOptions
     policy: SlotPolicy
     scale: RunningScale
+    updates = 0
+    _stopping = False
+    _stored_env: Tensor | None = None
 
     @property
     def update_size(self) -> int:
@@ -172,30 +93,96 @@ class LearningAgent(Agent, NoParameterFile, BaseAlgorithm):  # type: ignore[misc
         """Returns Adam's step size when a share ``remaining`` of the training is left."""
         return self.options.learning_rate * remaining
 
+    def learn(
+        self,
+        total_timesteps: int,
+        callback: MaybeCallback = None,
+        log_interval: int | None = 10,
+        tb_log_name: str = "run",
+        reset_num_timesteps: bool = True,
+        progress_bar: bool = False,
+    ) -> Self:
+        """Trains until the estimator has been called ``total_timesteps`` times; the last batch may exceed it.
+
+        The arguments are Stable-Baselines3's. ``log_interval`` counts updates; None logs nothing.
+        """
+        # Callbacks read the name total_timesteps.
+        total_timesteps, callbacks = self._setup_learn(
+            total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar
+        )
+        callbacks.on_training_start(locals(), globals())
+        while self.num_timesteps < total_timesteps and not self._stopping and self.iterate(callbacks):
+            self.updates += 1
+            if log_interval is not None and self.updates % log_interval == 0:
+                self.dump_logs()
+        self._stopping = False
+        callbacks.on_training_end()
+        return self
+
+    @abstractmethod
+    def iterate(self, callbacks: BaseCallback) -> bool:
+        """Plays a batch and learns from it, as a rollout of callbacks; returns whether they let the training go on."""
+
+    def stop(self) -> None:
+        """Ends the training, or the next one, after the current update: there it can be saved and continued."""
+        self._stopping = True
+
+    def _setup_learn(
+        self, total_timesteps: int, callback: MaybeCallback = None, reset_num_timesteps: bool = True, *args: Any
+    ) -> tuple[int, BaseCallback]:
+        if reset_num_timesteps:
+            self.updates = 0
+        elif self._last_obs is None and self._stored_env is not None:
+            batched_env(self.env).restore(self._stored_env)
+        self._stored_env = None
+        return super()._setup_learn(total_timesteps, callback, reset_num_timesteps, *args)
+
+    def set_env(self, env: Any, force_reset: bool = True) -> None:
+        """Changes the environment; that of a checkpoint is forgotten."""
+        super().set_env(env, force_reset)
+        self._stored_env = None
+
     def generators(self) -> dict[str, torch.Generator]:
         """Returns every generator whose state a continued training needs."""
         return {"policy": self.policy.generator}
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """Returns the weights, the states of optimiser and generators, and the running statistics."""
+        """Returns the weights, the states of optimiser, generators and environment, and the running statistics.
+
+        Of environments, :class:`slot_rl.envs.SlotVecEnv` has a state that can be stored; others go on as they are.
+        """
         tensors = weights_of(self.policy, "policy")
         tensors |= optimizer_state(self.policy.optimizer, "optimizer")
         tensors |= {f"generator.{name}": generator.get_state() for name, generator in self.generators().items()}
-        return tensors, {"scale": asdict(self.scale)}
+        if isinstance(env := batched_env(self.env), BatchedVecEnv):
+            tensors["env"] = env.state()
+        return tensors, {"scale": asdict(self.scale), "updates": self.updates}
 
     def restore(self, tensors: dict[str, Tensor], document: dict[str, Any]) -> None:
-        """Takes back what :meth:`state` gave; raises :class:`BundleError` if the weights do not fit."""
+        """Takes back what :meth:`state` gave; raises :class:`BundleError` if the weights do not fit.
+
+        The environment's state counts for a training that is continued.
+        """
         restore_weights(self.policy, tensors, "policy")
         restore_optimizer(self.policy.optimizer, tensors, "optimizer")
         for name, generator in self.generators().items():
-            generator.set_state(tensors[f"generator.{name}"])
-        self.scale = RunningScale(**document["scale"])
+            # Checkpoints of earlier versions have fewer.
+            if (found := tensors.get(f"generator.{name}")) is not None:
+                generator.set_state(found)
+        self.scale, self.updates = RunningScale(**document["scale"]), document.get("updates", 0)
+        self._stored_env = tensors.get("env")
+
+
+def batched_env(env: Any) -> Any:
+    """Returns what is inside an environment's wrappers; None if there is no environment."""
+    return None if env is None else env.unwrapped
 
 
 class OneStepAgent(LearningAgent):
-    """The loop of an agent that updates once for each batch of one-step episodes.
+    """An agent that updates once for each batch of one-step episodes.
 
-    A subclass writes :meth:`update`: it scores a batch, changes the policy, and returns figures to log.
+    Callbacks are told of an update's calls as of steps of the environments, at least of one. A subclass writes
+    :meth:`update`: it scores a batch, changes the policy, and returns figures to log.
     """
 
     def __init__(self, env: Any, options: Any = None, seed: Seed = 0, verbose: int = 0, **changes: Any) -> None:
@@ -222,7 +209,7 @@ class OneStepAgent(LearningAgent):
             seed=as_seed(seed),
         )
         self.problem = problem_of(self.env)
-        self.steps_played, self._figures = 0, dict[str, float]()
+        self.steps_played, self._told_ahead, self._figures = 0, 0, dict[str, float]()
         self._setup_model()
 
     def _setup_model(self) -> None:
@@ -239,44 +226,21 @@ class OneStepAgent(LearningAgent):
     def update(self) -> dict[str, float]:
         """Scores one batch and improves the policy; returns figures to log."""
 
-    def learn(
-        self,
-        total_timesteps: int,
-        callback: MaybeCallback = None,
-        log_interval: int | None = 10,
-        tb_log_name: str = "run",
-        reset_num_timesteps: bool = True,
-        progress_bar: bool = False,
-    ) -> Self:
-        """Trains until the estimator has been called ``total_timesteps`` times; the last batch may exceed it.
-
-        The arguments are Stable-Baselines3's. An update is a rollout for callbacks. After it they are told of its calls
-        as of steps of the environments, at least of one. ``log_interval`` counts updates; None logs nothing.
-        """
-        # Callbacks read the name total_timesteps.
-        total_timesteps, callbacks = self._setup_learn(
-            total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar
-        )
-        callbacks.on_training_start(locals(), globals())
-        iteration, first, told = 0, self.num_timesteps, 0
-        while self.num_timesteps < total_timesteps:
-            self._update_current_progress_remaining(self.num_timesteps, total_timesteps)
-            self._update_learning_rate(self.policy.optimizer)
-            callbacks.on_rollout_start()
-            before = self._calls()
-            self._figures = self.update()
-            calls = self._calls() - before
-            iteration += 1
-            callbacks.update_locals(locals())
-            steps = max(1, ceil((self.num_timesteps + calls - first - told) / self.n_envs))
-            told += steps * self.n_envs
-            if not self._tell(callbacks, calls, steps):
-                break
-            callbacks.on_rollout_end()
-            if log_interval is not None and iteration % log_interval == 0:
-                self.dump_logs()
-        callbacks.on_training_end()
-        return self
+    def iterate(self, callbacks: BaseCallback) -> bool:
+        """Makes one update."""
+        self._update_current_progress_remaining(self.num_timesteps, self._total_timesteps)
+        self._update_learning_rate(self.policy.optimizer)
+        callbacks.on_rollout_start()
+        before = self._calls()
+        self._figures = self.update()
+        calls = self._calls() - before
+        callbacks.update_locals(locals())
+        steps = max(1, ceil((calls - self._told_ahead) / self.n_envs))
+        self._told_ahead += steps * self.n_envs - calls
+        if not self._tell(callbacks, calls, steps):
+            return False
+        callbacks.on_rollout_end()
+        return True
 
     def _tell(self, callbacks: BaseCallback, calls: int, steps: int) -> bool:
         """Tells callbacks of an update's calls in some steps; returns whether the training goes on."""
@@ -310,6 +274,16 @@ class OneStepAgent(LearningAgent):
     def generators(self) -> dict[str, torch.Generator]:
         """Returns the generators of the policy's draws and of the agent's."""
         return {**super().generators(), "agent": self.generator}
+
+    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Returns what every agent keeps, and how many steps callbacks were told of ahead of the calls."""
+        tensors, document = super().state()
+        return tensors, {**document, "told_ahead": self._told_ahead}
+
+    def restore(self, tensors: dict[str, Tensor], document: dict[str, Any]) -> None:
+        """Takes back what :meth:`state` gave."""
+        super().restore(tensors, document)
+        self._told_ahead = document.get("told_ahead", 0)
 
     def dump_logs(self, iteration: int = 0) -> None:
         """Writes the figures of the last update to the logger."""
@@ -355,12 +329,46 @@ class OnPolicyAgent(LearningAgent, OnPolicyAlgorithm):  # type: ignore[misc]
         self.problem = problem_of(self.env)
         self.n_steps = max(1, round(self.options.batch_size / self.n_envs))
         self.policy_kwargs = self.policy_arguments
-        self._setup_model()
+        with seeded_initialisation(as_seed(self.seed)):
+            self._setup_model()
 
-    def learn(self, total_timesteps: int, *args: Any, **kwargs: Any) -> Self:
-        """Trains as Stable-Baselines3's algorithm does, with its arguments."""
-        OnPolicyAlgorithm.learn(self, total_timesteps, *args, **kwargs)
-        return self
+    def set_random_seed(self, seed: int | None = None) -> None:
+        """Seeds the agent and its environment, and no global generator."""
+        self.generator = generator_from(as_seed(seed))
+        assert self.env is not None
+        self.env.seed(as_seed(seed))
+
+    def iterate(self, callbacks: BaseCallback) -> bool:
+        """Plays a batch of episodes and learns from it."""
+        assert self.env is not None
+        if not self.collect_rollouts(self.env, callbacks, self.rollout_buffer, self.n_steps):
+            return False
+        self._update_current_progress_remaining(self.num_timesteps, self._total_timesteps)
+        self.train()
+        return True
+
+    def generators(self) -> dict[str, torch.Generator]:
+        """Returns the generators of the policy's draws and of the order of rows."""
+        return {**super().generators(), "agent": self.generator}
+
+    def dump_logs(self, iteration: int = 0) -> None:
+        """Writes the figures of the last update and of the latest episodes to the logger."""
+        super().dump_logs(iteration or self.updates)
+
+    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Returns what every agent keeps, and what is logged of earlier updates and episodes."""
+        tensors, document = super().state()
+        document["gradient_steps"] = self._n_updates
+        document["episodes"] = [[episode["r"], episode["l"]] for episode in self.ep_info_buffer or ()]
+        return tensors, document
+
+    def restore(self, tensors: dict[str, Tensor], document: dict[str, Any]) -> None:
+        """Takes back what :meth:`state` gave."""
+        super().restore(tensors, document)
+        self._n_updates = document.get("gradient_steps", 0)
+        episodes = ({"r": reward, "l": length} for reward, length in document.get("episodes", ()))
+        self.ep_info_buffer = deque(episodes, maxlen=self._stats_window_size)
+        self.ep_success_buffer = deque(maxlen=self._stats_window_size)
 
     @abstractmethod
     def algorithm_arguments(self) -> dict[str, Any]:
@@ -384,8 +392,20 @@ class OnPolicyAgent(LearningAgent, OnPolicyAlgorithm):  # type: ignore[misc]
     def train(self) -> None:
         """Runs the algorithm's gradient steps at the entropy bonus of this point of the training."""
         self.ent_coef = self.options.entropy_over_time.at(self.progress)
-        super().train()
+        with seeded_shuffles(self.generator):
+            super().train()
         self.logger.record("train/entropy_coefficient", self.ent_coef)
+
+
+@contextmanager
+def seeded_shuffles(generator: torch.Generator) -> Iterator[None]:
+    """Seeds numpy's global generator, from which Stable-Baselines3 takes minibatches, and puts it back as it was."""
+    before = np.random.get_state()  # noqa: NPY002
+    np.random.seed(int(torch.randint(SEEDS, (), generator=generator)))  # noqa: NPY002
+    try:
+        yield
+    finally:
+        np.random.set_state(before)  # noqa: NPY002
 
 
 def policy_gradient(log_prob: Tensor, values: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:

@@ -12,8 +12,9 @@ from typing import Any, ClassVar
 import torch
 
 from slot_rl.agents.base import needed_problem
+from slot_rl.agents.learning_options import LearningOptions, refuse_negative
 from slot_rl.agents.policy import entropy_of, given
-from slot_rl.agents.sb3 import LearningOptions, OneStepAgent, mean_of, policy_gradient, refuse_negative
+from slot_rl.agents.sb3 import OneStepAgent, mean_of, policy_gradient
 from slot_rl.agents.schedules import ScheduleKind, make_schedule
 from slot_rl.problems import Problem
 from slot_rl.seeding import Seed

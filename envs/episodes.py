@@ -123,12 +123,22 @@ class Episodes:
             raise ValueError(f"expected at least one environment, got {self.size}")
         self.penalty = checked_penalty(self.problem, self.infeasible, self.penalty)
         self._generator = torch.Generator()
+        self._drawn_from = self._generator.get_state()
         # Says whether answers name items at all, where those that are not allowed are no error.
         self._unconstrained = self.problem if self.penalty is None else self.problem.with_constraints([])
 
     def seed(self, random: np.random.Generator) -> None:
         """Seeds all further draws from an environment's own generator."""
         self._generator.manual_seed(int(random.integers(2**63)))
+        self._drawn_from = self._generator.get_state()
+
+    def state(self) -> Tensor:
+        """Returns the generator's state from before the open requests were drawn; given ones are drawn anew."""
+        return self._drawn_from
+
+    def restore(self, state: Tensor) -> None:
+        """Lets the next start open the requests of a :meth:`state`."""
+        self._generator.set_state(state)
 
     def start(self, options: Mapping[str, Any] | None = None) -> Arrays:
         """Opens new requests, or the ones in ``options["observation"]``.
@@ -142,6 +152,7 @@ class Episodes:
         if options and options.get("observation") is not None:
             self.observation = self._given(options["observation"])
         else:
+            self._drawn_from = self._generator.get_state()
             self.observation = self.problem.sample(self.size, self._generator)
         return {name: part.copy() for name, part in to_arrays(self.observation).items()}
 

@@ -111,6 +111,17 @@ class SlotBySlot(Episodes):
         self._open_at(torch.ones(self.size, dtype=torch.bool))
         return self.observed()
 
+    def state(self) -> Tensor:
+        """Returns the generator's state from before the open requests were drawn.
+
+        Raises:
+            RuntimeError: If an episode is under way, or where answers may be penalised, since then requests are drawn
+                one after another.
+        """
+        if self.penalty is not None or bool((self.slot > 0).any()):
+            raise RuntimeError(f"expected all episodes at their first slot, got slots {self.slot.tolist()}")
+        return super().state()
+
     def restart(self, done: npt.NDArray[np.bool_]) -> None:
         """Opens new requests where episodes are over."""
         rows = torch.from_numpy(done)

@@ -8,6 +8,7 @@ import numpy.typing as npt
 from gymnasium import spaces
 from stable_baselines3.common.vec_env import VecEnv
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvStepReturn
+from torch import Tensor
 
 from slot_rl.envs.episodes import Arrays, Episodes, Infeasibility, action_space, as_problem, observation_space
 from slot_rl.problems import Problem
@@ -48,6 +49,18 @@ class BatchedVecEnv(VecEnv):
         observation = self._batch.start(options)
         self.reset_infos = [{} for _ in range(self.num_envs)]
         return observation
+
+    def state(self) -> Tensor:
+        """Returns what the open requests and all further ones depend on, a tensor of bytes.
+
+        Raises:
+            RuntimeError: If an episode is under way.
+        """
+        return self._batch.state()
+
+    def restore(self, state: Tensor) -> None:
+        """Lets the next reset open the requests that were open when :meth:`state` was asked."""
+        self._batch.restore(state)
 
     def step_async(self, actions: npt.NDArray[Any]) -> None:
         """Keeps the actions for :meth:`step_wait`."""

@@ -18,9 +18,9 @@ from stable_baselines3.common.callbacks import BaseCallback
 from slot_rl import training
 from slot_rl.agents import GumbelAgent
 from slot_rl.agents.base import changed
+from slot_rl.agents.learning_options import LearningOptions
 from slot_rl.agents.ppo import PPOOptions
 from slot_rl.agents.reinforce import ReinforceOptions
-from slot_rl.agents.sb3 import LearningOptions
 from slot_rl.console import run as run_command
 from slot_rl.evaluation import EvaluationConfig
 from slot_rl.io import read_json

@@ -14,9 +14,9 @@ from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.vec_env import DummyVecEnv, VecMonitor
 
 from slot_rl.agents import AGENTS, GumbelAgent, LearningAgent, PPOAgent, ReinforceAgent, SlotPolicy, load_agent
+from slot_rl.agents.learning_options import LearningOptions
 from slot_rl.agents.ppo import PPOOptions
 from slot_rl.agents.reinforce import ReinforceOptions
-from slot_rl.agents.sb3 import LearningOptions
 from slot_rl.envs import SlotsEnv, SlotVecEnv
 from slot_rl.io import BundleError
 from slot_rl.networks import PointerSize

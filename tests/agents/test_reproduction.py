@@ -16,7 +16,6 @@ from slot_rl.agents.reproduction import ReproductionOptions
 from slot_rl.agents.scale import RunningScale
 from slot_rl.envs import SlotVecEnv
 from slot_rl.estimators import EstimatorNet, EstimatorShape
-from slot_rl.estimators.table_files import TableError
 from slot_rl.io import read_json
 from slot_rl.networks import PointerSize
 from slot_rl.problems import RowProblem, make_problem
@@ -144,10 +143,9 @@ def test_a_seed_repeats_its_weights(log: Path) -> None:
     assert torch.equal(before, torch.get_rng_state())
 
 
-def test_a_checkpoint_answers_without_the_logged_file(log: Path, tmp_path: Path) -> None:
+def test_a_checkpoint_goes_on_without_the_logged_file(log: Path, tmp_path: Path) -> None:
     agent = build(log).learn(600)
     agent.save(tmp_path / "checkpoint")
-    text = log.read_text()
     log.unlink()
     again = load_agent(tmp_path / "checkpoint", SlotVecEnv(row_problem(), 2))
     assert isinstance(again, ReproductionAgent) and again.options == agent.options
@@ -155,13 +153,10 @@ def test_a_checkpoint_answers_without_the_logged_file(log: Path, tmp_path: Path)
     assert equal(weights(again), weights(agent)) and again.scale == agent.scale
     observation = row_problem().evaluation_observations(3, generator_from(0))
     assert torch.equal(again.choose(observation), agent.choose(observation))
-    with pytest.raises(TableError, match="which is no file"):
-        again.learn(1_000, reset_num_timesteps=False)
-    log.write_text(text)
     before = again.num_timesteps
-    again.learn(ROWS + 64, reset_num_timesteps=False)
-    # The rows are scored anew.
-    assert again.num_timesteps == before + ROWS + 64 and again.problem.budget.forwards == ROWS + 64
+    again.learn(64, reset_num_timesteps=False)
+    # The rows are not scored again.
+    assert again.num_timesteps == before + 64 and again.problem.budget.forwards == 64
 
 
 def test_missing_logged_rows_are_refused() -> None:

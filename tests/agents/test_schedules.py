@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from slot_rl.agents import AGENTS
-from slot_rl.agents.sb3 import LearningOptions
+from slot_rl.agents.learning_options import LearningOptions
 from slot_rl.agents.schedules import Constant, Cosine, Exponential, Linear, make_schedule
 from slot_rl.agents.selector_agent import SELECTOR_AGENTS, AnnealedSelectorOptions
 from slot_rl.selectors import Gapped, Gumbel, Rebar

@@ -4,7 +4,7 @@ from typing import Any
 
 from slot_rl.agents import AGENTS
 from slot_rl.agents.base import changed
-from slot_rl.agents.sb3 import LearningOptions
+from slot_rl.agents.learning_options import LearningOptions
 
 POLICY_AGENTS = [name for name, kind in AGENTS.items() if isinstance(kind.options, LearningOptions)]
 SEARCHES = [name for name in AGENTS if name not in POLICY_AGENTS]

@@ -1,0 +1,172 @@
+"""A training that is continued from a checkpoint ends like one that was never interrupted, bit for bit."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.logger import KVWriter, Logger
+from torch import Tensor
+
+from slot_rl.agents import AGENTS, LearningAgent, load_agent
+from slot_rl.agents.base import BUNDLE_KIND, MANIFEST, options_from_json, read_agent, to_json
+from slot_rl.envs import SlotVecEnv
+from slot_rl.io import BundleError, write_bundle
+from tests.helpers.logged_table import ROWS, row_problem, write_log
+from tests.helpers.options import POLICY_AGENTS, options_of
+
+UPDATES = 21
+SMALL: dict[str, Any] = {"width": 8, "hidden": 16, "rounds": 1}
+CHANGES: dict[str, dict[str, Any]] = {
+    "learned_critic": {"actor_steps": 1, "actor_batch": 8, "fit_steps": 4, "fewest_steps": 2},
+    "ppo": {"minibatch_size": 16},
+    "maskable_ppo": {"minibatch_size": 16},
+    "multistart": {"rank_starts": 2},
+    "expert_iteration": {"replay_size": 5},
+    "aligned": {"aligner_steps": 3},
+    "gumbel": {"tau_end": 0.1, "tau_schedule": "linear"},
+}
+"""What makes trainings quick, or keeps more of a state."""
+BUNDLE_KEYS = {"agent", "options", "seed", "format", "kind", "files"}
+
+
+@dataclass
+class Kept(KVWriter):
+    """Keeps what is logged, without times."""
+
+    lines: list[tuple[int, dict[str, Any]]] = field(default_factory=list)
+
+    def write(self, key_values: dict[str, Any], key_excluded: dict[str, tuple[str, ...]], step: int = 0) -> None:
+        self.lines.append((step, {key: value for key, value in key_values.items() if not key.startswith("time/")}))
+
+    def close(self) -> None:
+        pass
+
+
+class Watching(BaseCallback):
+    """Notes the steps that callbacks are told of, and saves before each update but the first."""
+
+    def __init__(self, home: Path | None = None) -> None:
+        super().__init__()
+        self.home, self.told = home, list[int]()
+
+    def _on_step(self) -> bool:
+        self.told.append(self.num_timesteps)
+        return True
+
+    def _on_rollout_start(self) -> None:
+        agent: Any = self.model
+        if agent.updates and self.home is not None:
+            agent.save(self.home / str(agent.updates))
+
+
+@dataclass
+class Trained:
+    """A training that was never interrupted, with its checkpoints."""
+
+    agent: LearningAgent
+    lines: list[tuple[int, dict[str, Any]]]
+    told: list[int]
+    timesteps: int
+
+    def is_repeated_from(self, folder: Path) -> bool:
+        """Whether a checkpoint in an environment at another point ends the same, and logs and tells the same."""
+        env = SlotVecEnv(row_problem(), self.agent.n_envs, seed=99)
+        agent = load_agent(folder, env)
+        assert isinstance(agent, LearningAgent)
+        lines, watching = logged(agent), Watching()
+        agent.learn(self.timesteps - agent.num_timesteps, watching, log_interval=1, reset_num_timesteps=False)
+        same = agent.num_timesteps == self.agent.num_timesteps and agent.updates == self.agent.updates
+        same &= lines == self.lines[-len(lines) :] and watching.told == self.told[-len(watching.told) :]
+        return same and equal(agent.state()[0], self.agent.state()[0])
+
+
+def logged(agent: LearningAgent) -> list[tuple[int, dict[str, Any]]]:
+    writer = Kept()
+    agent.set_logger(Logger(folder=None, output_formats=[writer]))
+    return writer.lines
+
+
+def equal(first: dict[str, Tensor], second: dict[str, Tensor]) -> bool:
+    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
+
+
+def train(name: str, home: Path) -> Trained:
+    changes = {"batch_size": 32, **SMALL, **CHANGES.get(name, {})}
+    if name in ("reproduction", "aligned"):
+        changes["logged"] = write_log(home / "log.csv")
+    options = options_of(name, **changes)
+    # Fewer environments than calls in an update, and no divisor of them.
+    make: Any = AGENTS[name]
+    agent: LearningAgent = make(SlotVecEnv(row_problem(), 8 if name in ("ppo", "a2c") else 7), options, seed=3)
+    timesteps = UPDATES * agent.update_size + (2 * ROWS if "logged" in changes else 0)
+    lines, watching = logged(agent), Watching(home)
+    agent.learn(timesteps, watching, log_interval=1)
+    return Trained(agent, lines, watching.told, timesteps)
+
+
+@pytest.mark.parametrize("name", POLICY_AGENTS)
+def test_a_checkpoint_continues_bit_for_bit(name: str, tmp_path: Path) -> None:
+    trained = train(name, tmp_path)
+    (tmp_path / "log.csv").unlink(missing_ok=True)
+    assert trained.is_repeated_from(tmp_path / "9")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", POLICY_AGENTS)
+def test_every_cut_continues_bit_for_bit(name: str, tmp_path: Path) -> None:
+    trained = train(name, tmp_path)
+    cuts = range(1, trained.agent.updates)
+    assert len(cuts) >= 19
+    assert [cut for cut in cuts if not trained.is_repeated_from(tmp_path / str(cut))] == []
+
+
+def test_each_field_of_a_checkpoint_is_needed(tmp_path: Path) -> None:
+    known, needed = set[str](), set[str]()
+    for name in ("gumbel", "ppo", "learned_critic", "expert_iteration", "aligned", "multistart", "reinforce"):
+        (home := tmp_path / name).mkdir()
+        trained = train(name, home)
+        (home / "log.csv").unlink(missing_ok=True)
+        tensors, document = read_agent(home / "9")
+        fields = {part if part.startswith("generator.") else part.split(".")[0] for part in tensors}
+        for part in sorted(fields | document.keys() - BUNDLE_KEYS):
+            known.add(part)
+            rest = {key: value for key, value in tensors.items() if key != part and key.split(".")[0] != part}
+            kept = {key: value for key, value in document.items() if key != part and key not in BUNDLE_KEYS - {"agent"}}
+            kept |= {"options": document["options"], "seed": document["seed"]}
+            write_bundle(home / f"without {part}", BUNDLE_KIND, rest, kept, MANIFEST)
+            try:
+                same = trained.is_repeated_from(home / f"without {part}")
+            except (BundleError, KeyError, RuntimeError, AssertionError, ValueError):
+                same = False
+            if not same:
+                needed.add(part)
+    # A prior is compared with the training's, and the ranking is decided at the very end.
+    assert known - needed == {"prior", "ranking"}
+
+
+def test_options_survive_as_json() -> None:
+    for name in POLICY_AGENTS:
+        options = AGENTS[name].options
+        assert options_from_json(to_json(options), options) == options
+
+
+def test_stopping_ends_after_the_current_update(tmp_path: Path) -> None:
+    class Stopping(BaseCallback):
+        def _on_step(self) -> bool:
+            agent: Any = self.model
+            if agent.updates == 4:
+                agent.stop()
+            return True
+
+    for name in ("gumbel", "ppo"):
+        options = options_of(name, batch_size=32, **SMALL, **CHANGES[name])
+        env = SlotVecEnv(row_problem(), 8)
+        agent: Any = AGENTS[name](env, options, seed=3)
+        lines = logged(agent)
+        agent.learn(21 * 32, Stopping(), log_interval=1)
+        assert agent.updates == len(lines) == 5 and agent.num_timesteps == 5 * 32
+        agent.learn(2 * 32, log_interval=1, reset_num_timesteps=False)
+        assert agent.updates == 7
