@@ -9,7 +9,7 @@ import sys
 import time
 from abc import abstractmethod
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from math import ceil
@@ -35,8 +35,11 @@ from slot_rl.agents.saved_state import optimizer_state, restore_optimizer, resto
 from slot_rl.agents.scale import RunningScale
 from slot_rl.envs import SlotVecEnv
 from slot_rl.envs.vec import BatchedVecEnv
-from slot_rl.problems import IDS, Observation, Problem
+from slot_rl.problems import IDS, NonFiniteScore, Observation, Problem
 from slot_rl.seeding import SEEDS, Seed, as_seed, generator_from, seeded_initialisation
+
+MOST_BAD = 9
+"""Batches in a row that may be skipped; one more is raised."""
 
 
 class LearningAgent(Agent, NoParameterFile, BaseAlgorithm):  # type: ignore[misc]  # load() takes the environment as an argument
@@ -46,6 +49,7 @@ class LearningAgent(Agent, NoParameterFile, BaseAlgorithm):  # type: ignore[misc
         policy: The policy.
         scale: Running statistics of the scores.
         updates: Updates since the training began.
+        on_bad_score: Handles a batch on which the estimator fails, which then is skipped; it is raised if None.
     """
 
     default_options: ClassVar[LearningOptions]
@@ -53,6 +57,7 @@ class LearningAgent(Agent, NoParameterFile, BaseAlgorithm):  # type: ignore[misc
     policy: SlotPolicy
     scale: RunningScale
     updates = 0
+    on_bad_score: Callable[[NonFiniteScore], None] | None = None
     _stopping = False
     _stored_env: Tensor | None = None
 
@@ -111,13 +116,27 @@ class LearningAgent(Agent, NoParameterFile, BaseAlgorithm):  # type: ignore[misc
             total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar
         )
         callbacks.on_training_start(locals(), globals())
-        while self.num_timesteps < total_timesteps and not self._stopping and self.iterate(callbacks):
+        while self.num_timesteps < total_timesteps and not self._stopping and self._goes_on(callbacks):
             self.updates += 1
             if log_interval is not None and self.updates % log_interval == 0:
                 self.dump_logs()
         self._stopping = False
         callbacks.on_training_end()
         return self
+
+    def _goes_on(self, callbacks: BaseCallback) -> bool:
+        """Makes one update; without one where scores are bad and somebody handles that, up to ten times in a row."""
+        for _ in range(MOST_BAD):
+            played, before = self.num_timesteps, 0 if self.problem is None else self.problem.budget.forwards
+            try:
+                return self.iterate(callbacks)
+            except NonFiniteScore as failure:
+                if self.on_bad_score is None:
+                    raise
+                self.on_bad_score(failure)
+                if self.problem is not None:
+                    self.num_timesteps = played + self.problem.budget.forwards - before
+        return self.iterate(callbacks)
 
     @abstractmethod
     def iterate(self, callbacks: BaseCallback) -> bool:

@@ -30,7 +30,7 @@ SERVING = "serving.png"
 BAD_BATCH = "bad_batch.safetensors"
 _RANDOM_BYTES = 8
 STRAY = "." + 2 * _RANDOM_BYTES * "[0-9a-f]" + ".tmp"
-"""What the names of unfinished files end in, as a pattern; before it are a dot and the file's name."""
+"""What the names of unfinished files and folders end in, as a pattern; before it are a dot and the name."""
 
 
 class BundleError(ValueError):
@@ -46,7 +46,7 @@ def whole_file(path: Path) -> Iterator[Path]:
     Args:
         path: The file; its folder must exist.
     """
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(_RANDOM_BYTES)}.tmp")
+    temporary = temporary_name(path)
     # A new file, or none: never one that somebody else has put there, nor what a link leads to.
     os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
     try:
@@ -56,7 +56,12 @@ def whole_file(path: Path) -> Iterator[Path]:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
-    _sync_folder(path.parent)
+    sync_folder(path.parent)
+
+
+def temporary_name(path: Path) -> Path:
+    """Returns a name beside a file or folder that nobody else has, for what is not whole yet."""
+    return path.with_name(f".{path.name}.{secrets.token_hex(_RANDOM_BYTES)}.tmp")
 
 
 def write_atomically(path: Path, data: bytes) -> None:
@@ -183,8 +188,8 @@ def _state(entry: Mapping[str, Any]) -> str:
     return f"{entry.get('bytes')} bytes and SHA-256 {str(entry.get('sha256'))[:12]}"
 
 
-def _sync_folder(folder: Path) -> None:
-    # A rename survives a power cut only once its folder is on disk too.
+def sync_folder(folder: Path) -> None:
+    """Writes a folder's list of names to disk: only then does a rename in it survive a power cut."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -27,7 +27,7 @@ def claimed(place: Path, done: str | None = None) -> Iterator[None]:
 
     Args:
         place: The file or folder to write; its parent is made if it is missing, and removed if it stays empty.
-        done: The file with which :func:`fresh_folder` replaces an earlier folder.
+        done: The file with which :func:`fresh_folder` replaces an earlier folder, as a pattern.
 
     Raises:
         ValueError: If another command has it; the message names its process.
@@ -71,7 +71,10 @@ def _holder(lock: Path) -> str:
 def _clear(place: Path, done: str | None) -> None:
     for folder, stem in ((place.parent, escape(place.name)), (place, "*")):
         for stray in folder.glob(f".{stem}{STRAY}") if folder.is_dir() else ():
-            stray.unlink(missing_ok=True)
+            if stray.is_dir() and not stray.is_symlink():
+                shutil.rmtree(stray)
+            else:
+                stray.unlink(missing_ok=True)
     aside = _aside(place)
     if aside.is_dir():
         _settle(place, aside, done)
@@ -83,7 +86,7 @@ def _aside(folder: Path) -> Path:
 
 def _settle(folder: Path, aside: Path, done: str | None) -> None:
     """Keeps the new folder if it has got so far, and the earlier one otherwise."""
-    if done is not None and (folder / done).exists():
+    if done is not None and any(folder.glob(done)):
         shutil.rmtree(aside)
         return
     if folder.exists():
@@ -134,7 +137,7 @@ def fresh_folder(folder: Path, done: str | None = None) -> Iterator[Callable[[],
 
     Args:
         folder: The folder.
-        done: A file in it that makes it worth more than an earlier one; None for the end of the block.
+        done: A file in it that makes it worth more than an earlier one, as a pattern; None for the end of the block.
 
     Raises:
         ValueError: If the folder was removed or replaced while the block ran.
@@ -147,7 +150,7 @@ def fresh_folder(folder: Path, done: str | None = None) -> Iterator[Callable[[],
     try:
         yield lambda: begun.append(True)
     except BaseException as error:
-        if begun and aside.exists() and not (folder / str(done)).exists():
+        if begun and aside.exists() and not any(folder.glob(str(done))):
             failed = folder.with_name(f"{folder.name}.failed")
             shutil.rmtree(failed, ignore_errors=True)
             folder.rename(failed)

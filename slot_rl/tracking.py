@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from stable_baselines3.common.logger import KVWriter
 
-from slot_rl.io import METRICS_FILE
+from slot_rl.io import METRICS_FILE, write_atomically
 from slot_rl.problems.named import short_name
 
 PROJECT = "slot_rl"
@@ -113,6 +113,7 @@ class Tracker:
         config: Mapping[str, Any],
         mode: WandbMode,
         tensorboard: bool = False,
+        lines: int = 0,
     ) -> None:
         """Opens what is asked for.
 
@@ -122,14 +123,18 @@ class Tracker:
             config: JSON-ready values to show with the run.
             mode: Whether Weights & Biases writes to disk, sends, or stays away.
             tensorboard: Also write event files into ``<folder>/tensorboard``.
+            lines: Points of an earlier training to keep, which this one continues.
 
         Raises:
             ValueError: If TensorBoard is asked for and not installed; then nothing was written. Also if Weights &
                 Biases cannot start a run.
         """
         writer = _event_writer_class() if tensorboard else None
+        self.lines = lines
         with ExitStack() as opened:
-            self._file = opened.enter_context(open(folder / METRICS_FILE, "w", encoding="utf-8"))
+            kept = (folder / METRICS_FILE).read_text(encoding="utf-8").splitlines(True)[:lines] if lines else []
+            write_atomically(folder / METRICS_FILE, "".join(kept).encode())
+            self._file = opened.enter_context(open(folder / METRICS_FILE, "a", encoding="utf-8"))
             self._events = None if writer is None else opened.enter_context(writer(str(folder / TENSORBOARD)))
             self._wandb = None if mode == "disabled" else start_wandb(folder, identity.labels, config, mode)
             if self._wandb is not None:
@@ -142,6 +147,7 @@ class Tracker:
         point |= {key: metrics[key] if math.isfinite(metrics[key]) else None for key in sorted(metrics)}
         self._file.write(json.dumps(point) + "\n")
         self._file.flush()
+        self.lines += 1
         if self._wandb is not None:
             # Never step=: it drops rows that arrive out of order.
             self._wandb.log(point)
@@ -176,13 +182,14 @@ class TrackerWriter(KVWriter):
 
     def write(self, key_values: dict[str, Any], key_excluded: dict[str, tuple[str, ...]], step: int = 0) -> None:
         """Logs every figure of a dump."""
-        self._tracker.log(step, {key: float(value) for key, value in key_values.items() if _is_figure(value)})
+        self._tracker.log(step, {key: float(value) for key, value in key_values.items() if is_figure(value)})
 
     def close(self) -> None:
         """Does nothing: the tracker is closed where it was opened."""
 
 
-def _is_figure(value: Any) -> bool:
+def is_figure(value: Any) -> bool:
+    """Returns whether something that is logged is a number."""
     try:
         float(value)
     except (TypeError, ValueError):

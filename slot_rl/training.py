@@ -3,38 +3,39 @@
 import contextlib
 import signal
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
-from math import nan
+from math import isfinite, nan
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import safetensors.torch
-from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import Logger
 
 from slot_rl import __version__
 from slot_rl.agents import Agent, LearningAgent, Options, make_agent
 from slot_rl.agents.base import MANIFEST, to_json
+from slot_rl.checkpoints import Checkpoint, CheckpointCallback, CheckpointConfig, write_checkpoint
 from slot_rl.console import console, once_at, progress_bar, say
 from slot_rl.estimators.pessimism import Pessimism
 from slot_rl.evaluation import SEARCHES, Evaluation, EvaluationConfig, Row, judge
 from slot_rl.io import BAD_BATCH, CHECKPOINT, CONFIG, CURVE, SUMMARY, write_atomically, write_json
-from slot_rl.metrics import METRICS, POLICY_WITH_SEARCH, truth_mark
+from slot_rl.metrics import POLICY_WITH_SEARCH, truth_mark
 from slot_rl.places import check_free, claimed, fresh_folder
 from slot_rl.plots import plot_learning_curve
-from slot_rl.problems import Budget, NonFiniteScore, Problem, Unmeasured, make_problem
+from slot_rl.problems import NonFiniteScore, Problem, Unmeasured, make_problem
 from slot_rl.problems.constraints.written import ConstraintFlags
 from slot_rl.problems.named import own_env, sources
 from slot_rl.provenance import command_line, versions
 from slot_rl.seeding import as_seed
 from slot_rl.summary_tables import print_judgement
-from slot_rl.tracking import RunIdentity, Tracker, TrackerWriter, WandbMode, wandb_mode
+from slot_rl.tracking import RunIdentity, Tracker, TrackerWriter, WandbMode, is_figure, wandb_mode
+from slot_rl.watching import EvaluationCallback, Report, RunProgress, logged_metrics
 
-WEIGHTS = f"{CHECKPOINT}/{MANIFEST}"
-"""The file of a run with which it replaces an earlier one."""
-EVALUATIONS = 25
+WEIGHTS = f"{CHECKPOINT}*/{MANIFEST}"
+"""The file of a run with which it replaces an earlier one: that of its first checkpoint."""
 LOG_POINTS = 100
+OnBadScore = Literal["stop", "skip"]
 IN_PLOT = (POLICY_WITH_SEARCH, *SEARCHES, "best constant")
 
 
@@ -54,8 +55,10 @@ class RunConfig:
         out: The run's folder; runs/<env>__<agent>__s<seed>__<time> if left out.
         force: Replace the run that is already in --out.
         wandb: Weights & Biases mode; WANDB_MODE if left out, offline without it.
+        on_bad_score: Stop where the estimator answers NaN or infinity, or skip the batch; ten in a row stop.
         objective: What is maximised, where the estimator is an ensemble.
         constraints: What answers are allowed.
+        saving: How often checkpoints are written.
         evaluation: The requests to judge on.
     """
 
@@ -70,8 +73,10 @@ class RunConfig:
     out: Path | None = None
     force: bool = False
     wandb: WandbMode | None = None
+    on_bad_score: OnBadScore = "stop"
     objective: Pessimism = field(default_factory=Pessimism)
     constraints: ConstraintFlags = field(default_factory=ConstraintFlags)
+    saving: CheckpointConfig = field(default_factory=CheckpointConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
 
     def __post_init__(self) -> None:
@@ -104,101 +109,6 @@ class TrainFlags:
     agent: Options
 
 
-@dataclass(frozen=True)
-class RunProgress:
-    """How far a run has come.
-
-    Attributes:
-        calls: Estimator calls so far.
-        phase: What it is doing, where that is not training.
-        row: The figures of the last evaluation; None before the first.
-    """
-
-    calls: float
-    phase: str = ""
-    row: Row | None = None
-
-
-Report = Callable[[RunProgress], None]
-
-
-class Stopwatch:
-    """Times a training without its evaluations."""
-
-    def __init__(self) -> None:
-        """Starts."""
-        self._wall, self._cpu = time.perf_counter(), time.process_time()
-
-    @property
-    def wall(self) -> float:
-        """Seconds on the clock so far."""
-        return time.perf_counter() - self._wall
-
-    @property
-    def cpu(self) -> float:
-        """The processor's seconds of this process so far."""
-        return time.process_time() - self._cpu
-
-    @contextlib.contextmanager
-    def paused(self) -> Iterator[None]:
-        """Leaves out the time of the block."""
-        wall, cpu = time.perf_counter(), time.process_time()
-        yield
-        self._wall += time.perf_counter() - wall
-        self._cpu += time.process_time() - cpu
-
-
-class EvaluationCallback(BaseCallback):
-    """Reports progress, evaluates now and then, and stops the training when asked.
-
-    Attributes:
-        calls: Estimator calls at each evaluation.
-        rows: The figures of each evaluation.
-        stopwatch: The training's time, without the evaluations.
-        status: "finished", or "interrupted" or "terminated" for a training that stops, or has stopped, early.
-    """
-
-    def __init__(self, evaluation: Evaluation, problem: Problem, timesteps: int, report: Report) -> None:
-        """Takes the evaluation, the problem whose budget is logged, the training's budget, and the progress report."""
-        super().__init__()
-        self.calls: list[float] = []
-        self.rows: list[Row] = []
-        self.stopwatch, self.status = Stopwatch(), "finished"
-        self._evaluation, self._problem, self._report = evaluation, problem, report
-        self._timesteps = timesteps
-        self._every, self._next = timesteps / EVALUATIONS, 0.0
-
-    def _on_step(self) -> bool:
-        if self.num_timesteps >= self._next:
-            self._next += self._every
-            with self.stopwatch.paused():
-                self._evaluate()
-        self._report(RunProgress(min(self.num_timesteps, self._timesteps), row=self.rows[-1]))
-        return self.status == "finished"
-
-    def stop(self, number: int) -> None:
-        """Lets the training stop after the current update, so that no update is half done, because of a signal."""
-        self.status = "terminated" if number == signal.SIGTERM else "interrupted"
-
-    def _evaluate(self) -> None:
-        agent: Any = self.model
-        row = self._evaluation.judge(agent.choose)
-        for key, value in logged_metrics(row, self._problem.budget, self.stopwatch.cpu).items():
-            self.logger.record(key, value)
-        self.calls.append(self.num_timesteps)
-        self.rows.append(row)
-
-
-def logged_metrics(row: Row, budget: Budget, cpu_seconds: float) -> dict[str, float]:
-    """Returns the metrics that are followed during a training, under their keys in ``metrics.jsonl``."""
-    costs = {
-        "estimator_forwards": budget.forwards,
-        "estimator_backwards": budget.backwards,
-        "cpu_seconds": cpu_seconds,
-    }
-    return row.logged() | {str(METRICS[key].log_key): value for key, value in costs.items()}
-
-
 def train_run(
     agent_name: str, run: RunConfig, options: Options, problem: Problem | None = None
 ) -> tuple[Path, Agent, dict[str, Any]]:
@@ -223,36 +133,34 @@ def train_run(
     folder = run.out or Path("runs", identity.name)
     with claimed(folder, WEIGHTS):
         check_free(folder, run.force, CONFIG)
-        agent, summary, rows = _train_in(folder, identity, run, options, problem or run.make_problem(), mode)
-    print_judgement(summary, rows)
-    if agent.remark is not None:
-        say(agent.remark)
-    say(f"run: {folder}")
+        problem = problem or run.make_problem()
+        with console.status("measuring the competitors"):
+            evaluation = Evaluation(problem, run.evaluation)
+        agent = make_agent(agent_name, problem, options, run.seed)
+        agent.check_timesteps(run.timesteps)
+        config = _config_document(identity, run, options)
+        with fresh_folder(folder, WEIGHTS) as begun:
+            write_json(folder / CONFIG, config)
+            tracker = Tracker(folder, identity, config, mode)
+            begun()
+            training = Training(agent, identity, evaluation, tracker, folder, run.saving, run.on_bad_score)
+            summary, rows = train_with_progress(training)
+    report_run(training, summary, rows)
     return folder, agent, summary
 
 
-def _train_in(
-    folder: Path, identity: RunIdentity, run: RunConfig, options: Options, problem: Problem, mode: WandbMode
-) -> tuple[Agent, dict[str, Any], list[Row]]:
-    """Trains and judges in a folder that is claimed and free; returns as :func:`train_and_judge`, with the agent."""
-    with console.status("measuring the competitors"):
-        evaluation = Evaluation(problem, run.evaluation)
-    agent = make_agent(identity.agent, problem, options, run.seed)
-    agent.check_timesteps(run.timesteps)
-    config = _config_document(identity.agent, run, options)
-    with fresh_folder(folder, WEIGHTS) as begun:
-        write_json(folder / CONFIG, config)
-        tracker = Tracker(folder, identity, config, mode)
-        begun()
-        summary, rows = _with_progress(agent, identity, evaluation, tracker, folder)
-    return agent, summary, rows
+def report_run(training: "Training", summary: dict[str, Any], rows: list[Row]) -> None:
+    """Prints what a training has come to, and where it is."""
+    print_judgement(summary, rows)
+    if training.agent.remark is not None:
+        say(training.agent.remark)
+    say(f"run: {training.folder}")
 
 
-def _with_progress(
-    agent: Agent, identity: RunIdentity, evaluation: Evaluation, tracker: Tracker, folder: Path
-) -> tuple[dict[str, Any], list[Row]]:
+def train_with_progress(training: "Training") -> tuple[dict[str, Any], list[Row]]:
+    """Trains and judges behind a progress bar; returns as :meth:`Training.train_and_judge`."""
     with progress_bar() as bar:
-        task = bar.add_task(agent.name, total=identity.timesteps, note="")
+        task = bar.add_task(training.agent.name, total=training.identity.timesteps, note="")
 
         def report(progress: RunProgress) -> None:
             figures = {} if progress.row is None else progress.row.figures
@@ -261,84 +169,165 @@ def _with_progress(
             )
             bar.update(task, completed=progress.calls, note=note.rstrip())
 
-        return train_and_judge(agent, identity, evaluation, tracker, folder, report)
+        return training.train_and_judge(report)
 
 
-def train_and_judge(
-    agent: Agent, identity: RunIdentity, evaluation: Evaluation, tracker: Tracker, folder: Path, report: Report
-) -> tuple[dict[str, Any], list[Row]]:
-    """Trains a fresh agent, judges it, and leaves everything but the config in its run folder.
+@dataclass
+class Training:
+    """A training in its run folder, which holds its config already.
 
-    Args:
-        agent: The agent.
+    Attributes:
+        agent: The agent: a fresh one, or that of the checkpoint to go on from.
         identity: Names the run and its budget.
         evaluation: The requests to judge on.
         tracker: Where metrics go; it is closed before the summary is written.
-        folder: The run folder; must exist.
-        report: Is told about progress.
-
-    Returns:
-        The contents of ``summary.json``, and the rows of the final table, the agent's first.
-
-    Raises:
-        ValueError: If the estimator answers NaN or infinity; then the batch is in the run folder. After this and every
-            other failure of the training, so are the weights before it, if there was an update, and a summary.
+        folder: The run folder.
+        saving: How often checkpoints are written.
+        on_bad_score: What a batch without a finite score does.
+        start: The checkpoint to go on from; None for a fresh training.
+        status: How it ends: "finished", "interrupted", "terminated", or "failed".
+        skipped: Batches that were left out.
     """
-    problem = agent.problem
-    assert problem is not None
-    callback = EvaluationCallback(evaluation, problem, identity.timesteps, report)
-    with tracker:
-        _learn(agent, identity.timesteps, callback, tracker, folder)
-        wall, cpu = callback.stopwatch.wall, callback.stopwatch.cpu
-        agent.save(folder / CHECKPOINT)
-        # A copy: the answers of a search count on the same problem.
-        budget = replace(problem.budget)
-        summary, rows = judge(agent, evaluation, budget, callback.status, wall, cpu)
-        tracker.log(agent.num_timesteps, logged_metrics(rows[0], budget, cpu))
-        true_name = "true" + truth_mark(evaluation.problem.unmeasured)
-        _plot(folder, identity, [*callback.calls, agent.num_timesteps], [*callback.rows, rows[0]], rows[1:], true_name)
-        tracker.finish(summary)
-    write_json(folder / SUMMARY, summary)
-    return summary, rows
 
+    agent: Agent
+    identity: RunIdentity
+    evaluation: Evaluation
+    tracker: Tracker
+    folder: Path
+    saving: CheckpointConfig = field(default_factory=CheckpointConfig)
+    on_bad_score: OnBadScore = "stop"
+    start: Checkpoint | None = None
+    status: str = "finished"
+    skipped: int = 0
 
-def _learn(agent: Agent, timesteps: int, callback: EvaluationCallback, tracker: Tracker, folder: Path) -> None:
-    try:
-        with once_at([signal.SIGINT, signal.SIGTERM], callback.stop):
+    def train_and_judge(self, report: Report) -> tuple[dict[str, Any], list[Row]]:
+        """Trains, judges, and leaves everything in the run folder.
+
+        Args:
+            report: Is told about progress.
+
+        Returns:
+            The contents of ``summary.json``, and the rows of the final table, the agent's first.
+
+        Raises:
+            ValueError: If the estimator answers NaN or infinity; then the batch is in the run folder. After this and
+                every other failure of the training, so are the weights before it, if there was an update, and a
+                summary.
+        """
+        agent, evaluation = self.agent, self.evaluation
+        assert agent.problem is not None
+        self._watch = EvaluationCallback(evaluation, agent.problem, self.identity.timesteps, report)
+        with self.tracker:
+            with once_at([signal.SIGINT, signal.SIGTERM], self._stop):
+                self._learn()
+            wall, cpu = self._watch.stopwatch.wall, self._watch.stopwatch.cpu
+            # A copy: the answers of a search count on the same problem.
+            budget = replace(agent.problem.budget)
+            summary, rows = judge(agent, evaluation, budget, self.status, wall, cpu)
+            summary |= {"skipped_batches": self.skipped} if self.skipped else {}
+            self.tracker.log(agent.num_timesteps, logged_metrics(rows[0], budget, cpu))
+            calls, judged = [*self._watch.calls, agent.num_timesteps], [*self._watch.rows, rows[0]]
+            true_name = "true" + truth_mark(evaluation.problem.unmeasured)
+            _plot(self.folder, self.identity, calls, judged, rows[1:], true_name)
+            self.tracker.finish(summary)
+        write_json(self.folder / SUMMARY, summary)
+        return summary, rows
+
+    def _stop(self, number: int) -> None:
+        """Ends the training after the current update, so that it can go on from there, because of a signal."""
+        self.status = "terminated" if number == signal.SIGTERM else "interrupted"
+        if isinstance(self.agent, LearningAgent):
+            self.agent.stop()
+
+    def _learn(self) -> None:
+        agent, timesteps = self.agent, self.identity.timesteps
+        try:
             if isinstance(agent, LearningAgent):
-                agent.set_logger(Logger(folder=None, output_formats=[TrackerWriter(tracker)]))
-                log_interval = max(1, round(timesteps / agent.update_size / LOG_POINTS))
-                agent.learn(timesteps, callback=callback, log_interval=log_interval)
+                self._learn_with_checkpoints(agent)
             else:
                 agent.learn(timesteps)
-    except (Exception, KeyboardInterrupt) as failure:  # a second Ctrl-C comes in the middle of an update
-        kept = _keep_weights(agent, callback, folder, failure)
-        if not isinstance(failure, NonFiniteScore):
-            raise
-        weights = f"the weights before it in {folder / CHECKPOINT}" if kept else "no weights were written"
-        raise ValueError(f"{failure}; the batch is in {save_bad_batch(folder, failure)}, {weights}") from failure
+            self._save()
+        except (Exception, KeyboardInterrupt) as failure:  # a second Ctrl-C comes in the middle of an update
+            kept = self._keep_weights(failure)
+            if not isinstance(failure, NonFiniteScore):
+                raise
+            weights = f"the weights before it in {self.folder / CHECKPOINT}" if kept else "no weights were written"
+            batch = save_bad_batch(self.folder, failure)
+            raise ValueError(f"{failure}; the batch is in {batch}, {weights}") from failure
 
+    def _learn_with_checkpoints(self, agent: LearningAgent) -> None:
+        timesteps, watch = self.identity.timesteps, self._watch
+        agent.set_logger(Logger(folder=None, output_formats=[TrackerWriter(self.tracker)]))
+        if self.on_bad_score == "skip":
+            agent.on_bad_score = self._skip
+        if self.start is not None:
+            self._go_on(agent, self.start.training)
+        agent.learn(
+            timesteps - agent.num_timesteps,
+            callback=[watch, CheckpointCallback(self.saving, self._write_checkpoint)],
+            log_interval=max(1, round(timesteps / agent.update_size / LOG_POINTS)),
+            reset_num_timesteps=self.start is None,
+        )
+        if self.status != "finished":
+            self._write_checkpoint()
 
-def _keep_weights(agent: Agent, callback: EvaluationCallback, folder: Path, failure: BaseException) -> bool:
-    """Saves a training that failed after an update, as far as it can be saved, and says in its summary why."""
-    # The first update is over once the second one has begun.
-    if not isinstance(agent, LearningAgent) or callback.num_timesteps <= agent.update_size:
+    def _write_checkpoint(self) -> None:
+        assert self.agent.problem is not None and isinstance(self.agent, LearningAgent)
+        pending = {key: float(value) for key, value in self.agent.logger.name_to_value.items() if is_figure(value)}
+        training = {
+            "watch": self._watch.state(),
+            "budget": asdict(self.agent.problem.budget),
+            # A figure that is not finite is logged as null.
+            "pending": {key: value if isfinite(value) else None for key, value in pending.items()},
+            "metrics_lines": self.tracker.lines,
+            "skipped": self.skipped,
+        }
+        write_checkpoint(self.folder, self.agent, training)
+
+    def _go_on(self, agent: LearningAgent, training: dict[str, Any]) -> None:
+        """Takes back what :meth:`_write_checkpoint` has written, but for the agent and the tracker."""
+        assert agent.problem is not None
+        self._watch.restore(training["watch"])
+        for name, calls in training["budget"].items():
+            setattr(agent.problem.budget, name, calls)
+        for key, value in training["pending"].items():
+            agent.logger.record(key, nan if value is None else value)
+        self.skipped = training["skipped"]
+
+    def _skip(self, failure: NonFiniteScore) -> None:
+        """Counts a batch without an update, and keeps the first one."""
+        if not self.skipped:
+            batch = save_bad_batch(self.folder, failure)
+            say(f"skipped a batch: {failure}; it is in {batch}")
+        self.skipped += 1
+
+    def _save(self, failure: BaseException | None = None) -> None:
+        """Writes the weights, and a summary that says how the training ended; a better one follows after judging."""
+        agent = self.agent
+        assert agent.problem is not None
+        agent.save(self.folder / CHECKPOINT)
+        summary = {
+            "status": self.status,
+            **({} if failure is None else {"failure": f"{type(failure).__name__}: {failure}"}),
+            "timesteps": agent.num_timesteps,
+            "estimator_forwards": agent.problem.budget.forwards,
+            "estimator_backwards": agent.problem.budget.backwards,
+            "wall_seconds": self._watch.stopwatch.wall,
+            "cpu_seconds": self._watch.stopwatch.cpu,
+        }
+        write_json(self.folder / SUMMARY, summary)
+
+    def _keep_weights(self, failure: BaseException) -> bool:
+        """Saves a training that failed after an update, as far as it can be saved, and says in its summary why."""
+        agent = self.agent
+        # Steps that callbacks were told of belong to an update that is over.
+        if not isinstance(agent, LearningAgent) or agent.num_timesteps <= agent.update_size:
+            return False
+        self.status = "failed"
+        with contextlib.suppress(OSError, ValueError):
+            self._save(failure)
+            return True
         return False
-    assert agent.problem is not None
-    summary = {
-        "status": "failed",
-        "failure": f"{type(failure).__name__}: {failure}",
-        "timesteps": agent.num_timesteps,
-        "estimator_forwards": agent.problem.budget.forwards,
-        "estimator_backwards": agent.problem.budget.backwards,
-        "wall_seconds": callback.stopwatch.wall,
-        "cpu_seconds": callback.stopwatch.cpu,
-    }
-    with contextlib.suppress(OSError, ValueError):
-        agent.save(folder / CHECKPOINT)
-        write_json(folder / SUMMARY, summary)
-        return True
-    return False
 
 
 def save_bad_batch(folder: Path, failure: NonFiniteScore) -> Path:
@@ -349,10 +338,11 @@ def save_bad_batch(folder: Path, failure: NonFiniteScore) -> Path:
     return path
 
 
-def _config_document(agent_name: str, run: RunConfig, options: Options) -> dict[str, Any]:
+def _config_document(identity: RunIdentity, run: RunConfig, options: Options) -> dict[str, Any]:
     return {
         "command": command_line(),
-        "agent": agent_name,
+        "agent": identity.agent,
+        "began": identity.suffix,
         "budget": run.timesteps,
         "seed": run.seed,
         **sources(run.env, run.estimator, run.truth, run.problem, run.constraints),
@@ -360,6 +350,7 @@ def _config_document(agent_name: str, run: RunConfig, options: Options) -> dict[
         **asdict(run.objective),
         "evaluation": asdict(run.evaluation),
         "options": to_json(options),
+        "on_bad_score": run.on_bad_score,
         "versions": versions(),
     }
 

@@ -31,7 +31,8 @@ from slot_rl.recommending import Recommender
 from slot_rl.reevaluation import ReevaluationConfig, reevaluate
 from slot_rl.runs import load
 from slot_rl.seeding import generator_from
-from slot_rl.training import EvaluationCallback, RunConfig, train_run
+from slot_rl.training import RunConfig, train_run
+from slot_rl.watching import EvaluationCallback
 from tests.conftest import ROOT, Command
 
 SCRIPTS = ROOT / "scripts"

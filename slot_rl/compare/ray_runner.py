@@ -6,6 +6,7 @@ RAY_ADDRESS set, that cluster is used; otherwise one is started on this machine.
 """
 
 import os
+import shutil
 import tempfile
 import time
 from collections import deque
@@ -15,7 +16,7 @@ from typing import Any
 
 from slot_rl.compare.runner import MOST_ATTEMPTS, ProgressDisplay, complete, killed_too_often, settle, write_failure
 from slot_rl.compare.study import Run
-from slot_rl.training import RunProgress
+from slot_rl.watching import RunProgress
 
 try:
     import ray
@@ -87,6 +88,7 @@ def _take(reference: Any, run: Run, out: Path) -> None:
         write_failure(run.folder(out), killed_too_often(type(error).__name__))
         return
     partial = run.partial_folder(out)
+    shutil.rmtree(partial, ignore_errors=True)
     for name, content in files.items():
         path = partial / name
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -3,8 +3,8 @@
 A run's folder gets its name only when the run has ended, so a killed process leaves nothing that looks like a run. Each
 run is one process with one thread and its own generators: neither the number of workers nor the order of the runs
 changes a figure. Python's own process pools give up as a whole when one process is killed; here only the killed
-worker's run begins again. A worker whose parent is killed ends itself, so it never writes beside the workers of the
-next call.
+worker's run begins again, from its newest checkpoint. A worker whose parent is killed ends itself, so it never writes
+beside the workers of the next call.
 """
 
 import os
@@ -29,9 +29,10 @@ import torch
 from rich.progress import TaskID
 
 from slot_rl import __version__
-from slot_rl.agents import AGENTS, Agent, make_agent
+from slot_rl.agents import AGENTS, Agent, load_agent, make_agent
 from slot_rl.agents.base import options_from_json
 from slot_rl.agents.searches import SearchOptions
+from slot_rl.checkpoints import Checkpoint, newest_checkpoint, remove_checkpoints
 from slot_rl.compare.study import FAILURE, PARTIAL, RUNS, Run, ServingCalls
 from slot_rl.compare.task import evaluation_on
 from slot_rl.console import progress_bar, say
@@ -40,7 +41,8 @@ from slot_rl.places import check_continued, claimed
 from slot_rl.provenance import versions
 from slot_rl.serving_curves import Way, large_batch, policy_ways, search_way, serving_curve, serving_times
 from slot_rl.tracking import RunIdentity, Tracker
-from slot_rl.training import Report, RunProgress, train_and_judge
+from slot_rl.training import Training
+from slot_rl.watching import Report, RunProgress
 
 COMPARISON = "comparison.json"
 """What a comparison was asked for; marks its folder."""
@@ -91,7 +93,7 @@ class ProgressDisplay:
         self._progress.update(self._bars[run.name], completed=progress.calls, note=note)
 
     def restarted(self, run: Run, why: str) -> None:
-        """Says that a run begins again."""
+        """Says that a run begins again, from its newest checkpoint if it has one."""
         say(f"{run.title}: {why}; it begins again")
         self._remove(run)
 
@@ -124,7 +126,7 @@ class Launcher(Protocol):
 
 
 class Interrupted(Exception):
-    """A run was asked to stop; it leaves nothing."""
+    """A run was asked to stop; it leaves its checkpoints alone."""
 
 
 @contextmanager
@@ -187,15 +189,20 @@ def complete(run: Run, out: Path, report: Report) -> None:
         Interrupted: If the run was asked to stop.
     """
     folder = run.partial_folder(out)
-    folder.mkdir(parents=True)
+    start = newest_checkpoint(folder, say)
+    if start is None:
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
     try:
-        _perform(run, folder, report)
+        _perform(run, folder, report, start)
     except (KeyboardInterrupt, Interrupted):
-        shutil.rmtree(folder)
+        if newest_checkpoint(folder, say) is None:
+            shutil.rmtree(folder)
         raise
     # A comparison goes on without a run that failed, and names it: whatever the reason, it is part of the result.
     except Exception as error:
         write_failure(folder, f"{type(error).__name__}: {error}", traceback.format_exc())
+    remove_checkpoints(folder)
     settle(folder, run.folder(out))
 
 
@@ -218,22 +225,26 @@ def killed_too_often(code: object) -> str:
 
 
 def _clear_partial(out: Path) -> None:
-    """Removes what killed runs left."""
+    """Removes what killed runs left, unless they can go on from there."""
     for left in (out / RUNS).glob(f".*{PARTIAL}"):
-        shutil.rmtree(left, ignore_errors=True)
+        if newest_checkpoint(left, say) is None:
+            shutil.rmtree(left, ignore_errors=True)
 
 
-def _perform(run: Run, folder: Path, report: Report) -> None:
+def _perform(run: Run, folder: Path, report: Report, start: Checkpoint | None) -> None:
     report(RunProgress(0, "preparing"))
     task = run.task
     config = {**run.document, "options": run.options, **task.places(), "versions": versions()}
     write_json(folder / CONFIG, config)
     evaluation = evaluation_on(task, run.evaluation)
     options = options_from_json(run.options, AGENTS[run.kind].options)
-    agent = make_agent(run.kind, evaluation.problem.with_fresh_budget(), options, run.seed)
+    problem = evaluation.problem.with_fresh_budget()
+    agent = make_agent(run.kind, problem, options, run.seed) if start is None else load_agent(start.folder, problem)
     identity = RunIdentity(task.env, run.agent, run.seed, run.timesteps, run.digest, __version__, task.label)
-    tracker = Tracker(folder, identity, config, run.tracking.wandb, run.tracking.tensorboard)
-    summary, _ = train_and_judge(agent, identity, evaluation, tracker, folder, report)
+    lines = 0 if start is None else start.training["metrics_lines"]
+    tracker = Tracker(folder, identity, config, run.tracking.wandb, run.tracking.tensorboard, lines)
+    training = Training(agent, identity, evaluation, tracker, folder, run.tracking.saving, start=start)
+    summary, _ = training.train_and_judge(report)
     if summary["status"] != "finished":
         raise Interrupted(run.name)
     report(RunProgress(run.timesteps, "serving"))

@@ -7,7 +7,6 @@ name, so a finished run is recognised and never mistaken for another.
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
@@ -18,6 +17,7 @@ import yaml
 
 from slot_rl.agents import AGENTS, make_agent
 from slot_rl.agents.base import options_from_json, to_json
+from slot_rl.checkpoints import CheckpointConfig
 from slot_rl.compare.presets import read_presets
 from slot_rl.compare.statistics import FEWEST_SEEDS
 from slot_rl.compare.task import Task, hash_of_file, task_of
@@ -40,15 +40,17 @@ State = Literal["finished", "failed", "open"]
 
 @dataclass(frozen=True)
 class Tracking:
-    """Where runs are tracked besides their folders; changes no result.
+    """Where runs are tracked besides their folders, and how often they are saved; changes no result.
 
     Attributes:
         wandb: Weights & Biases mode.
         tensorboard: Whether TensorBoard's files are written as well.
+        saving: How often checkpoints are written, from which a run goes on whose worker was killed.
     """
 
     wandb: WandbMode = "offline"
     tensorboard: bool = False
+    saving: CheckpointConfig = CheckpointConfig()
 
 
 @dataclass(frozen=True)
@@ -127,8 +129,8 @@ class Run:
         return out / RUNS / self.name
 
     def partial_folder(self, out: Path) -> Path:
-        """Returns the folder that this process fills; it gets the run's name when the run has ended."""
-        return out / RUNS / f".{self.name}.{os.getpid()}{PARTIAL}"
+        """Returns the folder that is filled; it gets the run's name when the run has ended."""
+        return out / RUNS / f".{self.name}{PARTIAL}"
 
     def state(self, out: Path) -> State:
         """Returns whether the run has ended, and how; its folder is only there once it has."""

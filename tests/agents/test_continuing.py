@@ -16,19 +16,9 @@ from slot_rl.envs import SlotVecEnv
 from slot_rl.io import BundleError, write_bundle
 from tests.helpers.logged_table import ROWS, row_problem, write_log
 from tests.helpers.options import POLICY_AGENTS, options_of
+from tests.helpers.small_agents import TINY
 
 UPDATES = 21
-SMALL: dict[str, Any] = {"width": 8, "hidden": 16, "rounds": 1}
-CHANGES: dict[str, dict[str, Any]] = {
-    "learned_critic": {"actor_steps": 1, "actor_batch": 8, "fit_steps": 4, "fewest_steps": 2},
-    "ppo": {"minibatch_size": 16},
-    "maskable_ppo": {"minibatch_size": 16},
-    "multistart": {"rank_starts": 2},
-    "expert_iteration": {"replay_size": 5},
-    "aligned": {"aligner_steps": 3},
-    "gumbel": {"tau_end": 0.1, "tau_schedule": "linear"},
-}
-"""What makes trainings quick, or keeps more of a state."""
 BUNDLE_KEYS = {"agent", "options", "seed", "format", "kind", "files"}
 
 
@@ -94,7 +84,7 @@ def equal(first: dict[str, Tensor], second: dict[str, Tensor]) -> bool:
 
 
 def train(name: str, home: Path) -> Trained:
-    changes = {"batch_size": 32, **SMALL, **CHANGES.get(name, {})}
+    changes = {"batch_size": 32, **TINY["policy"], **TINY.get(name, {})}
     if name in ("reproduction", "aligned"):
         changes["logged"] = write_log(home / "log.csv")
     options = options_of(name, **changes)
@@ -162,7 +152,7 @@ def test_stopping_ends_after_the_current_update(tmp_path: Path) -> None:
             return True
 
     for name in ("gumbel", "ppo"):
-        options = options_of(name, batch_size=32, **SMALL, **CHANGES[name])
+        options = options_of(name, batch_size=32, **TINY["policy"], **TINY[name])
         env = SlotVecEnv(row_problem(), 8)
         agent: Any = AGENTS[name](env, options, seed=3)
         lines = logged(agent)

@@ -1,0 +1,92 @@
+"""Going on with a training that was killed or stopped, from its newest checkpoint, to the same end bit for bit."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from slot_rl import __version__
+from slot_rl.agents import AGENTS, Agent, load_agent, make_agent
+from slot_rl.agents.base import options_from_json
+from slot_rl.checkpoints import CheckpointConfig, newest_checkpoint
+from slot_rl.console import console, say
+from slot_rl.evaluation import Evaluation, EvaluationConfig
+from slot_rl.io import CONFIG, SUMMARY, read_config, read_json
+from slot_rl.places import claimed
+from slot_rl.problems import Problem
+from slot_rl.reevaluation import problem_of_run
+from slot_rl.tracking import RunIdentity, Tracker, WandbMode, wandb_mode
+from slot_rl.training import WEIGHTS, Training, report_run, train_with_progress
+
+
+@dataclass(frozen=True)
+class ResumeConfig:
+    """Goes on with a training that was killed or stopped, from its newest checkpoint, to the same end.
+
+    Attributes:
+        resume: The run's folder.
+        estimator: Folder or path.py:function of the estimator, if it has moved since; it must be the same.
+        trust: Execute the Python file that the run's estimator or problem is, with all your rights.
+        truth: Table with the true scores, if it has moved.
+        problem: path.py:function of your own problem, if it has moved; it must be the same.
+        feasible: Table of the allowed answers, or path.py:function, if it has moved; it must be the same.
+        wandb: Weights & Biases mode; WANDB_MODE if left out, offline without it.
+        saving: How often checkpoints are written.
+    """
+
+    resume: Path
+    estimator: str | None = None
+    trust: bool = False
+    truth: Path | None = None
+    problem: str | None = None
+    feasible: str | None = None
+    wandb: WandbMode | None = None
+    saving: CheckpointConfig = field(default_factory=CheckpointConfig)
+
+    def make_problem(self, document: dict[str, Any]) -> Problem:
+        """Builds the problem of the run's config."""
+        moved = self.estimator, self.truth, self.trust, self.problem
+        return problem_of_run(document, *moved, feasible=self.feasible)
+
+
+def resume_run(config: ResumeConfig, problem: Problem | None = None) -> tuple[Path, Agent, dict[str, Any]]:
+    """Goes on with a training; one without a checkpoint begins again.
+
+    Args:
+        config: Which one.
+        problem: What it was trained on, if it was built in Python.
+
+    Returns:
+        As :func:`slot_rl.training.train_run`.
+
+    Raises:
+        ValueError: If the folder is no run, the run has finished, or what it was trained on is another one.
+    """
+    folder, mode = config.resume, wandb_mode(config.wandb)
+    document = read_config(folder)
+    with claimed(folder, WEIGHTS):
+        if (folder / SUMMARY).is_file() and read_json(folder / SUMMARY).get("status") == "finished":
+            raise ValueError(f"expected a run that has not finished, got {folder}, which has")
+        training = _training(config, document, problem or config.make_problem(document), mode)
+        summary, rows = train_with_progress(training)
+    report_run(training, summary, rows)
+    return folder, training.agent, summary
+
+
+def _training(config: ResumeConfig, document: dict[str, Any], problem: Problem, mode: WandbMode) -> Training:
+    folder = config.resume
+    try:
+        kind = AGENTS[document["agent"]]
+        options = options_from_json(document["options"], kind.options)
+        evaluated = EvaluationConfig(**document["evaluation"])
+        seed, budget, began = document["seed"], document["budget"], document["began"]
+        on_bad_score = document["on_bad_score"]
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"expected the {CONFIG} of a run in {folder}, got one that lacks or adds {error}") from error
+    identity = RunIdentity(document["env"], document["agent"], seed, budget, began, __version__)
+    start = newest_checkpoint(folder, say)
+    say("no checkpoint is there: the training begins again" if start is None else f"goes on from {start.folder}")
+    agent = make_agent(identity.agent, problem, options, seed) if start is None else load_agent(start.folder, problem)
+    with console.status("measuring the competitors"):
+        evaluation = Evaluation(problem, evaluated)
+    tracker = Tracker(folder, identity, document, mode, lines=0 if start is None else start.training["metrics_lines"])
+    return Training(agent, identity, evaluation, tracker, folder, config.saving, on_bad_score, start)
