@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from slot_rl import training
+from slot_rl import training, watching
 from slot_rl.agents.base import MANIFEST
 from slot_rl.checkpoints import KEPT, TRAINING, CheckpointConfig, newest_checkpoint
 from slot_rl.evaluation import EvaluationConfig
@@ -113,15 +113,16 @@ def test_killed_three_times_every_run_is_the_straight_one(
 def test_each_field_of_the_training_is_needed(
     tmp_path: Path, killed: Callable[[int], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # Logged every fourth update, so that figures of an evaluation wait for it.
+    # An evaluation in every tenth update, logged every fourth: its figures wait in the checkpoint at 320 calls.
+    monkeypatch.setattr(watching, "EVALUATIONS", 4)
     monkeypatch.setattr(training, "LOG_POINTS", 10)
     train("gumbel", tmp_path / "straight")
-    killed(1_000)
+    killed(590)
     with pytest.raises(Killed):
         train("gumbel", tmp_path / "cut")
     killed(0)
     newest = newest_checkpoint(tmp_path / "cut", print)
-    assert newest is not None and newest.training["pending"]
+    assert newest is not None and "eval/score" in newest.training["pending"]
     for field in newest.training.keys() - {"manifest", "skipped"}:
         shutil.copytree(tmp_path / "cut", tmp_path / field)
         document = dict(newest.training)
