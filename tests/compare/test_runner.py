@@ -6,14 +6,25 @@ import signal
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from slot_rl.compare.runner import MOST_ATTEMPTS, LocalLauncher, ProgressDisplay, complete, make_launcher
-from slot_rl.compare.study import Run
+from slot_rl.checkpoints import CheckpointConfig
+from slot_rl.compare.runner import (
+    COMPARISON,
+    MOST_ATTEMPTS,
+    LocalLauncher,
+    ProgressDisplay,
+    complete,
+    make_launcher,
+    opened,
+)
+from slot_rl.compare.study import Run, Tracking
 from slot_rl.compare.task import parse_task
+from slot_rl.watching import RunProgress
 from tests.helpers.small import all_contents, contents, run
 
 RUNS = [run(agent, seed) for seed in (0, 1) for agent in ("gumbel", "ppo", "guided_search")]
@@ -101,6 +112,31 @@ def test_a_killed_workers_run_begins_again(serial: dict[str, Any], tmp_path: Pat
 
 
 @pytest.mark.slow
+class Killed(BaseException):
+    """Ends a run as a kill does: nothing is written any more."""
+
+
+@pytest.mark.parametrize("agent", ["gumbel", "ppo"])
+def test_a_killed_run_goes_on_from_its_checkpoint(agent: str, serial: dict[str, Any], tmp_path: Path) -> None:
+    saved = Tracking("disabled", saving=CheckpointConfig(checkpoint_minutes=0, checkpoint_steps=500))
+    each = replace(run(agent), tracking=saved)
+    told: list[float] = []
+
+    def killing(progress: RunProgress) -> None:
+        if progress.calls > 1_500:
+            raise Killed
+
+    with opened(tmp_path), pytest.raises(Killed):
+        (tmp_path / COMPARISON).write_text("{}")
+        complete(each, tmp_path, killing)
+    assert each.state(tmp_path) == "open"
+    with opened(tmp_path):  # what can go on is not cleared
+        complete(each, tmp_path, lambda progress: told.append(progress.calls))
+    assert min(calls for calls in told if calls) > 1_000
+    assert contents(each.folder(tmp_path)) == serial[each.name]
+    assert not list(each.folder(tmp_path).glob("checkpoint-*"))
+
+
 def test_a_run_that_kills_every_worker_has_failed(tmp_path: Path) -> None:
     deadly = tmp_path / "deadly.py"
     deadly.write_text(
