@@ -25,7 +25,6 @@ SEAL = "document_sha256"
 _PREFIX = "weights-"
 
 CONFIG, SUMMARY, CHECKPOINT, CURVE = "config.json", "summary.json", "checkpoint", "learning_curve.png"
-METRICS_FILE = "metrics.jsonl"
 SERVING = "serving.png"
 BAD_BATCH = "bad_batch.safetensors"
 _RANDOM_BYTES = 8

@@ -1,23 +1,28 @@
 """Where a run's metrics go: a JSON-lines file always, a Weights & Biases run unless disabled, TensorBoard if asked."""
 
-import json
 import math
 import os
-import secrets
+import shlex
 from collections.abc import Mapping
-from contextlib import ExitStack
-from dataclasses import dataclass
+from contextlib import ExitStack, closing
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal
 
 from stable_baselines3.common.logger import KVWriter
 
-from slot_rl.io import METRICS_FILE, write_atomically
+from slot_rl.console import say
+from slot_rl.metrics_file import METRICS_FILE, MetricsFile, read_metrics
+from slot_rl.mirror import Mirror
 from slot_rl.problems.named import short_name
 
 PROJECT = "slot_rl"
 TENSORBOARD = "tensorboard"
+AXIS = "global_step"
+"""The first key of every log point."""
+LABELS = "labels"
+"""The key of a run's config that holds its :class:`WandbLabels`."""
 WandbMode = Literal["offline", "online", "disabled"]
 
 
@@ -104,7 +109,7 @@ def wandb_mode(flag: WandbMode | None) -> WandbMode:
 
 
 class Tracker:
-    """Writes each log point to ``metrics.jsonl``, to the run folder's Weights & Biases run, and to TensorBoard."""
+    """Writes each log point to ``metrics.jsonl`` and to TensorBoard, and mirrors the run on Weights & Biases."""
 
     def __init__(
         self,
@@ -114,6 +119,7 @@ class Tracker:
         mode: WandbMode,
         tensorboard: bool = False,
         lines: int = 0,
+        home: Path | None = None,
     ) -> None:
         """Opens what is asked for.
 
@@ -123,42 +129,51 @@ class Tracker:
             config: JSON-ready values to show with the run.
             mode: Whether Weights & Biases writes to disk, sends, or stays away.
             tensorboard: Also write event files into ``<folder>/tensorboard``.
-            lines: Points of an earlier training to keep, which this one continues.
+            lines: How many log points to keep of those that the folder holds; then the run goes on behind them. Its
+                Weights & Biases run begins again, under the same id where the folder knows one, with these points.
+            home: The folder's later name, if it gets another.
 
         Raises:
-            ValueError: If TensorBoard is asked for and not installed; then nothing was written. Also if Weights &
-                Biases cannot start a run.
+            ValueError: If TensorBoard is asked for and not installed, or the folder lacks those log points; then
+                nothing was written.
         """
+        self._home, self._lost = home or folder, False
+        self._summary: dict[str, Any] = {}
         writer = _event_writer_class() if tensorboard else None
-        self.lines = lines
         with ExitStack() as opened:
-            kept = (folder / METRICS_FILE).read_text(encoding="utf-8").splitlines(True)[:lines] if lines else []
-            write_atomically(folder / METRICS_FILE, "".join(kept).encode())
-            self._file = opened.enter_context(open(folder / METRICS_FILE, "a", encoding="utf-8"))
+            self._file = opened.enter_context(closing(MetricsFile(folder / METRICS_FILE, lines)))
             self._events = None if writer is None else opened.enter_context(writer(str(folder / TENSORBOARD)))
-            self._wandb = None if mode == "disabled" else start_wandb(folder, identity.labels, config, mode)
-            if self._wandb is not None:
-                self._wandb.define_metric("*", step_metric="global_step")
             self._files = opened.pop_all()
+        self._mirror: Mirror | None = None
+        if mode != "disabled":
+            self._mirror = Mirror(folder, wandb_project(), asdict(identity.labels), config, mode, AXIS)
+            for point in read_metrics(folder / METRICS_FILE):
+                self._mirror.send({"point": point})
+
+    @property
+    def lines(self) -> int:
+        """How many log points are in ``metrics.jsonl``."""
+        return self._file.lines
 
     def log(self, step: int, metrics: Mapping[str, float | int]) -> None:
         """Writes one log point; a figure that is not finite becomes null."""
-        point: dict[str, float | int | None] = {"global_step": step}
+        point: dict[str, float | int | None] = {AXIS: step}
         point |= {key: metrics[key] if math.isfinite(metrics[key]) else None for key in sorted(metrics)}
-        self._file.write(json.dumps(point) + "\n")
-        self._file.flush()
-        self.lines += 1
-        if self._wandb is not None:
-            # Never step=: it drops rows that arrive out of order.
-            self._wandb.log(point)
+        self._file.append(point)
+        if self._mirror is not None:
+            self._mirror.send({"point": point})
+            self._warn(self._mirror.failure)
         if self._events is not None:
             for key, value in metrics.items():
                 self._events.add_scalar(key, value, step)
 
+    def sync(self) -> None:
+        """Brings ``metrics.jsonl`` to the disk itself: what counts its lines must not outlive them in a power cut."""
+        self._file.sync()
+
     def finish(self, summary: Mapping[str, Any]) -> None:
         """Puts the summary beside the run's metrics."""
-        if self._wandb is not None:
-            self._wandb.summary.update(dict(summary))
+        self._summary = dict(summary)
 
     def __enter__(self) -> "Tracker":
         """Returns the tracker."""
@@ -169,8 +184,14 @@ class Tracker:
     ) -> None:
         """Closes the files and the Weights & Biases run, as failed if an error comes through."""
         self._files.close()
-        if self._wandb is not None:
-            self._wandb.finish(exit_code=0 if error is None else 1)
+        if self._mirror is not None:
+            self._warn(self._mirror.finish(self._summary, 0 if error is None else 1))
+
+    def _warn(self, failure: str | None) -> None:
+        if failure is not None and not self._lost:
+            self._lost = True
+            command = f"python scripts/resync.py {shlex.quote(str(self._home))}"
+            say(f"warning: the run is not mirrored on Weights & Biases ({failure}); `{command}` makes up for it")
 
 
 class TrackerWriter(KVWriter):
@@ -214,39 +235,3 @@ def _event_writer_class() -> Any:
             f'expected the extra [tensorboard] (pip install "slot_rl[tensorboard]"), got: {error}'
         ) from error
     return SummaryWriter
-
-
-def start_wandb(folder: Path, labels: WandbLabels, config: Mapping[str, Any], mode: WandbMode) -> Any:
-    """Starts a Weights & Biases run that prints nothing and keeps to its folder.
-
-    Args:
-        folder: Where the run's files go, as ``<folder>/wandb``; must exist.
-        labels: What the run is found by.
-        config: JSON-ready values to show with the run.
-        mode: Whether it writes to disk or sends.
-
-    Returns:
-        The run; the caller finishes it.
-
-    Raises:
-        ValueError: If Weights & Biases refuses.
-    """
-    import wandb
-
-    quiet = wandb.Settings(silent=True, console="off", disable_git=True, x_disable_stats=True)
-    try:
-        return wandb.init(
-            project=wandb_project(),
-            id=secrets.token_hex(4),  # WANDB_RUN_ID would give every run the same one
-            reinit="create_new",  # the caller's own run goes on
-            dir=str(folder),
-            mode=mode,
-            name=labels.name,
-            group=labels.group,
-            job_type=labels.job_type,
-            tags=list(labels.tags),
-            config=dict(config),
-            settings=quiet,
-        )
-    except wandb.Error as error:
-        raise ValueError(f"expected a Weights & Biases run in mode {mode!r}, got: {error}") from error

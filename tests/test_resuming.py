@@ -1,6 +1,5 @@
 """A killed or stopped training that is resumed leaves the files of one that was never interrupted."""
 
-import json
 import os
 import shutil
 import signal
@@ -16,6 +15,7 @@ from slot_rl.agents.base import MANIFEST
 from slot_rl.checkpoints import KEPT, TRAINING, CheckpointConfig, newest_checkpoint
 from slot_rl.evaluation import EvaluationConfig
 from slot_rl.io import read_json, write_json
+from slot_rl.metrics_file import read_metrics
 from slot_rl.problems import SlotProblem
 from slot_rl.problems.truths import pick_value
 from slot_rl.resuming import ResumeConfig, resume_run
@@ -57,7 +57,7 @@ def resume(out: Path) -> dict[str, Any]:
 
 def found(run: Path) -> dict[str, Any]:
     """Returns what a run left, without times."""
-    points = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    points = read_metrics(run / "metrics.jsonl")
     summary = read_json(run / "summary.json")
     return {
         "metrics": [{key: value for key, value in point.items() if not key.startswith("time/")} for point in points],

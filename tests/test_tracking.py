@@ -9,6 +9,7 @@ import pytest
 import stable_baselines3.common.logger as sb3_logger
 import wandb
 
+from slot_rl.metrics_file import read_metrics
 from slot_rl.tracking import RunIdentity, Tracker, TrackerWriter, wandb_mode
 from tests.helpers.wandb_files import finished_records, history, labels
 
@@ -28,7 +29,7 @@ def test_the_offline_run_carries_labels_config_and_metrics(tmp_path: Path) -> No
     config = {item.key: json.loads(item.value_json) for item in run.config.update}
     assert {"seed": 3, "agent": "gumbel", "budget": 1000}.items() <= config.items()
 
-    points = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    points = read_metrics(tmp_path / "metrics.jsonl")
     logged = [{key: row[key] for key in points[0]} for row in history(records)]
     assert logged == points
     assert [next(iter(point)) for point in points] == ["global_step", "global_step"]
@@ -73,7 +74,7 @@ def test_disabled_writes_metrics_and_nothing_else(tmp_path: Path) -> None:
     with Tracker(tmp_path, IDENTITY, {}, "disabled") as tracker:
         tracker.log(1, {"b": 2.0, "a": float("nan")})
     assert [path.name for path in tmp_path.iterdir()] == ["metrics.jsonl"]
-    assert (tmp_path / "metrics.jsonl").read_text() == '{"global_step": 1, "a": null, "b": 2.0}\n'
+    assert read_metrics(tmp_path / "metrics.jsonl") == [{"global_step": 1, "a": None, "b": 2.0}]
 
 
 def test_the_writer_hands_over_figures_and_drops_text(tmp_path: Path) -> None:
@@ -82,7 +83,7 @@ def test_the_writer_hands_over_figures_and_drops_text(tmp_path: Path) -> None:
         logger.record("train/loss", 0.25)
         logger.record("note", "12")
         logger.dump(step=7)
-    assert json.loads((tmp_path / "metrics.jsonl").read_text()) == {"global_step": 7, "train/loss": 0.25}
+    assert read_metrics(tmp_path / "metrics.jsonl") == [{"global_step": 7, "train/loss": 0.25}]
 
 
 def test_the_mode_is_the_flag_then_the_variable_then_offline(monkeypatch: pytest.MonkeyPatch) -> None:

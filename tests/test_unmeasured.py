@@ -1,6 +1,5 @@
 """Answers that the truth table has not measured, from the training to the last table: none gets a true score."""
 
-import json
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
@@ -16,6 +15,7 @@ from slot_rl.envs import SlotVecEnv
 from slot_rl.estimators.fitting import TableFit
 from slot_rl.evaluation import Evaluation, Row
 from slot_rl.io import read_config, read_json
+from slot_rl.metrics_file import read_metrics
 from slot_rl.networks import PointerSize
 from slot_rl.pretraining import PretrainConfig, pretrain
 from slot_rl.problems import RowProblem, make_problem
@@ -102,7 +102,7 @@ def test_a_runs_summary_is_over_the_measured_answers(home: Path, answers: list[C
     assert summary["true_normalised"] == pytest.approx(sum(t / b for t, b in zip(true, best, strict=True)) / 2)
     assert summary["true_worst"] == pytest.approx(min(t / b for t, b in zip(true, best, strict=True)))
     assert summary["true_optimality"] == pytest.approx((sum(true) / 2 - random) / (sum(best) / 2 - random))
-    last = json.loads((home / "partial" / "metrics.jsonl").read_text().splitlines()[-1])
+    last = read_metrics(home / "partial" / "metrics.jsonl")[-1]
     assert last["eval/measured_share"] == pytest.approx(2 / 3) and last["eval/true_score"] == summary["true_score"]
 
 
@@ -118,9 +118,8 @@ def test_without_a_measured_answer_files_hold_null(
     assert "…" not in table and max(map(len, table.splitlines())) <= 80
     metrics = (home / "strange" / "metrics.jsonl").read_text()
     assert "NaN" not in metrics + (home / "strange" / "summary.json").read_text()
-    assert json.loads(metrics.splitlines()[-1]).keys() & {"eval/true_score", "eval/measured_share"} == {
-        "eval/measured_share"
-    }
+    last = read_metrics(home / "strange" / "metrics.jsonl")[-1]
+    assert last.keys() & {"eval/true_score", "eval/measured_share"} == {"eval/measured_share"}
 
 
 def test_no_truth_changes_what_is_learned(home: Path, strange_truth: Path) -> None:

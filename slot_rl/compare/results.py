@@ -1,6 +1,5 @@
 """Reads run folders into the data frames of a comparison."""
 
-import json
 from collections.abc import Sequence
 from math import nan
 from pathlib import Path
@@ -12,8 +11,9 @@ from slot_rl.compare.curves import SERVING_FIGURES
 from slot_rl.compare.runner import SERVED_BY, SERVING_FILE, TIMES_FILE
 from slot_rl.compare.statistics import LABELS, RUN_KEY, Columns, Results
 from slot_rl.compare.study import Run
-from slot_rl.io import METRICS_FILE, SUMMARY, read_json
+from slot_rl.io import SUMMARY, read_json
 from slot_rl.metrics import METRICS
+from slot_rl.metrics_file import METRICS_FILE, read_metrics
 
 FIGURES = [metric.key for metric in METRICS.values() if metric.format]
 """The columns of figures: every metric that is a number. A metric without a number format is true or false."""
@@ -65,8 +65,7 @@ def _run_row(run: Run, out: Path) -> Columns:
 
 
 def _learning_curve(run: Run, out: Path) -> pd.DataFrame:
-    lines = (run.folder(out) / METRICS_FILE).read_text(encoding="utf-8").splitlines()
-    points = pd.DataFrame([json.loads(line) for line in lines]).dropna(subset=METRICS["optimality"].log_key)
+    points = pd.DataFrame(read_metrics(run.folder(out) / METRICS_FILE)).dropna(subset=METRICS["optimality"].log_key)
     return points[list(CURVE_COLUMNS)].rename(columns=CURVE_COLUMNS).assign(**_labels(run))
 
 

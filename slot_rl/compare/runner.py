@@ -15,7 +15,7 @@ import traceback
 from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from multiprocessing import get_context
 from multiprocessing.connection import Connection, wait
@@ -40,7 +40,7 @@ from slot_rl.io import CONFIG, write_json
 from slot_rl.places import check_continued, claimed
 from slot_rl.provenance import versions
 from slot_rl.serving_curves import Way, large_batch, policy_ways, search_way, serving_curve, serving_times
-from slot_rl.tracking import RunIdentity, Tracker
+from slot_rl.tracking import LABELS, RunIdentity, Tracker
 from slot_rl.training import Training
 from slot_rl.watching import Report, RunProgress
 
@@ -234,15 +234,17 @@ def _clear_partial(out: Path) -> None:
 def _perform(run: Run, folder: Path, report: Report, start: Checkpoint | None) -> None:
     report(RunProgress(0, "preparing"))
     task = run.task
-    config = {**run.document, "options": run.options, **task.places(), "versions": versions()}
+    identity = RunIdentity(task.env, run.agent, run.seed, run.timesteps, run.digest, __version__, task.label)
+    known = {"options": run.options, **task.places(), "versions": versions(), LABELS: asdict(identity.labels)}
+    config = {**run.document, **known}
     write_json(folder / CONFIG, config)
     evaluation = evaluation_on(task, run.evaluation)
     options = options_from_json(run.options, AGENTS[run.kind].options)
     problem = evaluation.problem.with_fresh_budget()
     agent = make_agent(run.kind, problem, options, run.seed) if start is None else load_agent(start.folder, problem)
-    identity = RunIdentity(task.env, run.agent, run.seed, run.timesteps, run.digest, __version__, task.label)
     lines = 0 if start is None else start.training["metrics_lines"]
-    tracker = Tracker(folder, identity, config, run.tracking.wandb, run.tracking.tensorboard, lines)
+    home = folder.with_name(run.name)
+    tracker = Tracker(folder, identity, config, run.tracking.wandb, run.tracking.tensorboard, lines, home)
     training = Training(agent, identity, evaluation, tracker, folder, run.tracking.saving, start=start)
     summary, _ = training.train_and_judge(report)
     if summary["status"] != "finished":

@@ -1,9 +1,8 @@
 """The run of a whole comparison on Weights & Biases, next to the runs of its agents: tables and pictures."""
 
-import os
+import json
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -12,8 +11,10 @@ import pandas as pd
 
 from slot_rl import __version__
 from slot_rl.compare.study import RUNS
+from slot_rl.console import say
 from slot_rl.io import read_json, write_json
-from slot_rl.tracking import WandbLabels, WandbMode, start_wandb
+from slot_rl.mirror import Mirror
+from slot_rl.tracking import WandbLabels, WandbMode, wandb_project
 
 JOB_TYPE = "comparison"
 FOLDER, PUBLISHED, STAGED = "comparison", "published.json", "staged"
@@ -40,9 +41,9 @@ def track_comparison(
 ) -> None:
     """Logs one run with a comparison's tables and pictures; its files go to ``<out>/comparison``.
 
-    The logged keys are written to ``<out>/comparison/published.json``, which dashboards read. A second call adds a
-    second run, and dashboards show the last. An offline run keeps the full paths of its tables' files, so it must be
-    synced before the folder moves.
+    The logged keys are written to ``<out>/comparison/published.json``, which dashboards read, unless Weights & Biases
+    fails, which is a warning. A second report adds a second run, and dashboards show the last. An offline run keeps the
+    full paths of its tables' files, so it must be synced before the folder moves.
 
     Args:
         out: The comparison's folder; its name is part of the run's group.
@@ -53,22 +54,25 @@ def track_comparison(
         mode: The mode of Weights & Biases.
 
     Raises:
-        ValueError: If a picture is no PNG file, or two have one name; then nothing was written. Also if Weights &
-            Biases cannot start a run.
+        ValueError: If a picture is no PNG file, or two have one name; then nothing was written.
     """
     _check_pictures(pictures)
     if mode == "disabled":
         return
-    import wandb
-
     folder = out / FOLDER
     folder.mkdir(exist_ok=True)
     group = f"{JOB_TYPE}__{out.resolve().name}"
     labels = WandbLabels(f"{group}__{time}", group, JOB_TYPE, (JOB_TYPE, __version__))
-    with _staging(folder / STAGED), start_wandb(folder, labels, config, mode) as run:
-        shown = {f"tables/{name}": wandb.Table(dataframe=table) for name, table in tables.items()}
-        drawn = {_picture_key(path): wandb.Image(str(path), caption=path.stem) for path in pictures}
-        run.log({**shown, **drawn})
+    # wandb's copies of tables stay with the run; the default place is the home directory.
+    staged = {"WANDB_DATA_DIR": str((folder / STAGED).resolve())}
+    mirror = Mirror(folder, wandb_project(), asdict(labels), config, mode, variables=staged)
+    shown = {f"tables/{name}": _split(table) for name, table in tables.items()}
+    drawn = {_picture_key(path): str(path) for path in pictures}
+    mirror.send({"tables": shown, "pictures": drawn})
+    failure = mirror.finish({}, 0)
+    if failure is not None:
+        say(f"warning: the comparison is not on Weights & Biases ({failure}); the same command again makes up for it")
+        return
     write_json(folder / PUBLISHED, asdict(Published(labels.name, tuple(shown), tuple(drawn))))
 
 
@@ -95,17 +99,8 @@ def sync_command(out: Path, flags: Sequence[str] = ()) -> str | None:
     return " ".join(["wandb sync", *flags, *paths]) if paths else None
 
 
-@contextmanager
-def _staging(folder: Path) -> Iterator[None]:
-    """Keeps wandb's copies of tables with the run; the default place is the home directory."""
-    before = os.environ.get("WANDB_DATA_DIR")
-    os.environ["WANDB_DATA_DIR"] = str(folder.resolve())
-    try:
-        yield
-    finally:
-        del os.environ["WANDB_DATA_DIR"]
-        if before is not None:
-            os.environ["WANDB_DATA_DIR"] = before
+def _split(table: pd.DataFrame) -> Any:
+    return json.loads(table.to_json(orient="split", double_precision=15))
 
 
 def _picture_key(path: Path) -> str:

@@ -1,6 +1,5 @@
 """MaskablePPO of sb3-contrib: allowed answers only, an exact budget, the contract of every agent, and learning."""
 
-import json
 import subprocess
 import sys
 from pathlib import Path
@@ -17,6 +16,7 @@ from slot_rl.agents.ppo import PPOOptions
 from slot_rl.envs import SequentialEnv, SlotVecEnv
 from slot_rl.envs.episodes import to_arrays
 from slot_rl.io import read_json
+from slot_rl.metrics_file import read_metrics
 from slot_rl.networks import PointerSize
 from slot_rl.problems import Observation, Problem, check_choice, make_problem
 from slot_rl.problems.candidate_draws import unit_uniform
@@ -240,7 +240,7 @@ def test_the_command_trains_and_logs_it(contrib: Any, script: Command, tmp_path:
     assert code == 0, errors
     summary = read_json(run / "summary.json")
     assert (summary["agent"], summary["estimator_forwards"], summary["estimator_backwards"]) == ("maskable_ppo", 256, 0)
-    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    rows = read_metrics(run / "metrics.jsonl")
     logged = {name for row in rows for name in row}
     assert {"rollout/ep_rew_mean", "train/loss", "train/learning_rate", "eval/score", "budget/forwards"} <= logged
     assert rows[-1]["global_step"] == 256

@@ -9,6 +9,7 @@ from slot_rl.compare.study import Run, Tracking
 from slot_rl.compare.task import Task, parse_task
 from slot_rl.evaluation import EvaluationConfig
 from slot_rl.io import read_json
+from slot_rl.metrics_file import read_metrics
 from slot_rl.networks import PointerSize
 from tests.helpers.options import options_of
 
@@ -29,7 +30,7 @@ def run(agent: str = "gumbel", seed: int = 0, task: Task = PICK_VALUE, timesteps
 
 def contents(folder: Path) -> dict[str, Any]:
     """Returns what a run found, without the time it took."""
-    points = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    points = read_metrics(folder / "metrics.jsonl")
     summary = read_json(folder / "summary.json")
     return {
         "metrics": [{key: value for key, value in point.items() if not key.startswith("time/")} for point in points],

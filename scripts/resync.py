@@ -1,0 +1,17 @@
+"""Rebuilds the Weights & Biases run of run folders from their own files; see --help."""
+
+import sys
+
+import tyro
+
+from slot_rl.console import run
+from slot_rl.resyncing import ResyncConfig, resync
+
+
+def main() -> None:
+    """Parses the flags and rebuilds."""
+    resync(tyro.cli(ResyncConfig, config=(tyro.conf.PositionalRequiredArgs,)))
+
+
+if __name__ == "__main__":
+    sys.exit(run(main))

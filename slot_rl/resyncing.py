@@ -1,0 +1,67 @@
+"""Filling the Weights & Biases run of a run folder again, from the folder's own files."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from slot_rl.console import console, say
+from slot_rl.io import SUMMARY, read_config, read_json
+from slot_rl.metrics_file import METRICS_FILE, read_metrics
+from slot_rl.mirror import Mirror
+from slot_rl.places import claimed
+from slot_rl.tracking import AXIS, LABELS, WandbMode, wandb_mode, wandb_project
+from slot_rl.training import WEIGHTS
+
+
+@dataclass(frozen=True)
+class ResyncConfig:
+    """Rebuilds the Weights & Biases run of run folders from their config, log points and summary.
+
+    Where a folder knows the id of an earlier run, the new one gets it and takes its place.
+
+    Attributes:
+        runs: Folders of runs, those of a comparison (OUT/runs/*) included.
+        wandb: Weights & Biases mode, offline or online; WANDB_MODE if left out, offline without it.
+    """
+
+    runs: tuple[Path, ...]
+    wandb: WandbMode | None = None
+
+    def __post_init__(self) -> None:
+        """Refuses to do nothing."""
+        if not self.runs:
+            raise ValueError("expected folders of runs, got none")
+
+
+def resync(config: ResyncConfig) -> None:
+    """Rebuilds each run and says so.
+
+    Raises:
+        ValueError: If a folder is no run, or lacks log points, a file was altered, a command is writing to the folder,
+            W&B is disabled, or it refuses; runs before it are done.
+    """
+    mode = wandb_mode(config.wandb)
+    if mode == "disabled":
+        raise ValueError("expected the mode offline or online, got disabled")
+    for run in config.runs:
+        document = read_config(run)
+        with claimed(run, WEIGHTS), console.status(f"Weights & Biases: {run}"):
+            points = _resync_one(run, document, mode)
+        say(f"{run}: {points:,} log points on Weights & Biases, {mode}")
+
+
+def _resync_one(run: Path, config: dict[str, Any], mode: WandbMode) -> int:
+    labels = config.get(LABELS)
+    if not isinstance(labels, dict):
+        raise ValueError(f"expected the config of a run in {run} with {LABELS}, got one of an earlier version")
+    if not (run / METRICS_FILE).is_file():
+        raise ValueError(f"expected log points in {run}, got no {METRICS_FILE}")
+    points = read_metrics(run / METRICS_FILE)
+    summary = read_json(run / SUMMARY) if (run / SUMMARY).is_file() else {"status": "failed"}
+    mirror = Mirror(run, wandb_project(), labels, config, mode, AXIS)
+    for point in points:
+        mirror.send({"point": point})
+    failure = mirror.finish(summary, int(summary["status"] == "failed"), patience=None)
+    if failure is not None:
+        raise ValueError(f"expected Weights & Biases to take {run}, got: {failure}")
+    return len(points)
