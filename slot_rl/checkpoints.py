@@ -15,8 +15,12 @@ from typing import Any
 
 from stable_baselines3.common.callbacks import BaseCallback
 
+from slot_rl.agents import load_agent
 from slot_rl.agents.base import MANIFEST, Agent, read_agent
+from slot_rl.console import say
+from slot_rl.envs import SlotVecEnv
 from slot_rl.io import CHECKPOINT, BundleError, read_json, sync_folder, temporary_name, write_json
+from slot_rl.problems import Problem
 
 TRAINING = "training.json"
 KEPT = 3
@@ -90,6 +94,31 @@ def newest_checkpoint(run: Path, tell: Callable[[str], None]) -> Checkpoint | No
         else:
             return Checkpoint(folder, training)
     return None
+
+
+def agent_of_run(run: Path, problem: Problem, fallback: bool = False) -> Agent:
+    """Loads the agent that a run ended with.
+
+    Args:
+        run: The run's folder.
+        problem: What it was trained on.
+        fallback: Take the newest whole checkpoint where the last one is missing or damaged, and say so.
+
+    Raises:
+        BundleError: If there is no whole checkpoint; without ``fallback``, if the last one is missing or damaged.
+    """
+    env = SlotVecEnv(problem, 2)
+    try:
+        return load_agent(run / CHECKPOINT, env)
+    except BundleError as error:
+        found = newest_checkpoint(run, say)
+        if found is None:
+            raise
+        if not fallback:
+            hint = f"--fallback takes {found.folder.name}, and train_agent.py --resume ends the training"
+            raise BundleError(f"{error}; {hint}") from error
+        say(f"{error}; took {found.folder}")
+        return load_agent(found.folder, env)
 
 
 def remove_checkpoints(run: Path) -> None:

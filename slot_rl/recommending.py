@@ -18,12 +18,12 @@ import torch
 import tyro
 from torch import Tensor
 
-from slot_rl.agents import Agent, load_agent
+from slot_rl.agents import Agent
 from slot_rl.agents.serving import Mode, Serving, best_swaps, propensity, serve
+from slot_rl.checkpoints import agent_of_run
 from slot_rl.console import console, print_figures, progress_bar, say
-from slot_rl.envs import SlotVecEnv
 from slot_rl.estimators.described import parse_descriptors
-from slot_rl.io import CHECKPOINT, read_config
+from slot_rl.io import read_config
 from slot_rl.metrics import METRICS, Scores
 from slot_rl.places import check_out, check_parent, claimed
 from slot_rl.problems import Answers, Budget, Observation, Problem, RequestFiles, Unmeasured
@@ -64,6 +64,7 @@ class RecommendConfig:
         trust: Execute the Python file that the run's problem or estimator is, with all your rights.
         unknown: What a request is that cannot be answered, such as one with a context that the estimator does not know:
             an error, or a row with an empty answer and the reason.
+        fallback: Take the newest whole checkpoint where the run's last one is missing or damaged.
         force: Replace the file that is already there.
         seed: Seeds the draws.
         best_seen: Answer with a context's best measured row, unless the answer's estimate is above its measured score
@@ -87,6 +88,7 @@ class RecommendConfig:
     feasible: str | None = None
     trust: bool = False
     unknown: Literal["error", "skip"] = "error"
+    fallback: bool = False
     force: bool = False
     seed: int = 0
     best_seen: bool = True
@@ -123,7 +125,7 @@ def _recommend(config: RecommendConfig) -> None:
         raise ValueError(
             f"expected tables, or .safetensors, as both --requests and --out, got {config.requests} and {config.out}"
         )
-    agent = load_agent(config.run / CHECKPOINT, SlotVecEnv(problem, 2))
+    agent = agent_of_run(config.run, problem, config.fallback)
     serving = Serving.of(agent, config.mode, config.calls)
     skip = config.unknown == "skip"
     asked = RequestFiles(config.requests, config.out.parent, skip, config.items, config.exclude)
@@ -268,9 +270,9 @@ class Recommender:
         run: The trained run.
     """
 
-    def __init__(self, run: TrainedRun) -> None:
-        """Takes a trained run."""
-        self.run = run
+    def __init__(self, run: TrainedRun, fallback: bool = False) -> None:
+        """Takes a trained run, and whether an older checkpoint will do where the last one is missing or damaged."""
+        self.run, self._fallback = run, fallback
 
     @classmethod
     def load(
@@ -282,6 +284,7 @@ class Recommender:
         truth: Path | str | None = None,
         feasible: str | None = None,
         trust: bool = False,
+        fallback: bool = False,
     ) -> "Recommender":
         """Loads a run from its folder; arguments and errors as for ``slot_rl.load``.
 
@@ -290,7 +293,7 @@ class Recommender:
         if not isinstance(problem, Problem):
             where = None if truth is None else Path(truth)
             problem = problem_of_run(_without_truth(Path(run)), estimator, where, trust, problem, feasible=feasible)
-        return cls(load(run, problem))
+        return cls(load(run, problem, fallback=fallback), fallback)
 
     def __call__(
         self,
@@ -328,7 +331,7 @@ class Recommender:
         problem, agent = self.run.problem, self.run.agent
         if descriptors:
             problem = problem.with_descriptors({name: Path(path) for name, path in descriptors.items()})
-            agent = load_agent(self.run.folder / CHECKPOINT, SlotVecEnv(problem, 2))
+            agent = agent_of_run(self.run.folder, problem, self._fallback)
         serving = Serving.of(agent, mode, calls)
         desk = problem.desk(None if items is None else Path(items))
         answer = Answering(agent, problem, serving, seed, top, best_seen=best_seen)

@@ -4,12 +4,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from slot_rl.agents import load_agent
+from slot_rl.checkpoints import agent_of_run, newest_checkpoint
 from slot_rl.console import console, say
-from slot_rl.envs import SlotVecEnv
 from slot_rl.estimators.pessimism import Pessimism
 from slot_rl.evaluation import Evaluation, EvaluationConfig, judge
-from slot_rl.io import CHECKPOINT, SERVING, SUMMARY, read_config, read_json
+from slot_rl.io import SERVING, SUMMARY, read_config, read_json
 from slot_rl.problems import Budget, Problem, Unmeasured, make_problem
 from slot_rl.problems.constraints.written import moved_entries
 from slot_rl.problems.named import estimator_hash, own_reference
@@ -30,6 +29,7 @@ class ReevaluationConfig:
         unmeasured: What an answer counts as that the truth has not measured: nothing, or its context's minimum; as in
             the training if left out.
         feasible: Table of the allowed answers, or path.py:function, if it has moved; it must be the same.
+        fallback: Take the newest whole checkpoint where the last one is missing or damaged.
         serving: Also print and draw how answers improve with more estimator calls and what they take, beside searches,
             and at which cost of a call the policy is cheaper.
     """
@@ -42,6 +42,7 @@ class ReevaluationConfig:
     unmeasured: Unmeasured | None = None
     serving: bool = False
     feasible: str | None = None
+    fallback: bool = False
 
 
 def reevaluate(config: ReevaluationConfig) -> dict[str, Any]:
@@ -60,12 +61,12 @@ def reevaluate(config: ReevaluationConfig) -> dict[str, Any]:
         requests = EvaluationConfig(**document["evaluation"])
     except (KeyError, TypeError) as error:
         raise ValueError(f"expected the config of a run in {config.run}, got one that lacks or adds {error}") from error
-    agent = load_agent(config.run / CHECKPOINT, SlotVecEnv(problem, 2))
+    agent = agent_of_run(config.run, problem, config.fallback)
     if config.serving and agent.policy is None:
         raise ValueError(f"expected an agent with a policy for --serving, got {agent.name!r}")
     with console.status("measuring the competitors"):
         evaluation = Evaluation(problem, requests)
-    training = _summary(config.run)
+    training = summary_of_run(config.run, config.fallback)
     budget = Budget(training["estimator_forwards"], training["estimator_backwards"])
     # Runs of earlier versions did not keep the processor's seconds.
     seconds = training["wall_seconds"], training.get("cpu_seconds")
@@ -137,8 +138,13 @@ def _refuse_another(what: str, found: str | None, expected: object, source: str 
         )
 
 
-def _summary(run: Path) -> dict[str, Any]:
+def summary_of_run(run: Path, fallback: bool) -> dict[str, Any]:
+    """Returns how a run ended, or with ``fallback`` how far its newest checkpoint is."""
     path = run / SUMMARY
+    if not path.is_file() and fallback and (found := newest_checkpoint(run, say)) is not None:
+        calls, watch = found.training["budget"], found.training["watch"]
+        known = {"estimator_forwards": calls["forwards"], "estimator_backwards": calls["backwards"]}
+        return {**known, "status": "unfinished", **{key: watch[key] for key in ("wall_seconds", "cpu_seconds")}}
     if not path.is_file():
         raise ValueError(f"expected a run that ended, with {SUMMARY}, got {run} without one")
     return read_json(path)

@@ -5,17 +5,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from slot_rl.agents import AGENTS, Agent, load_agent
+from slot_rl.agents import AGENTS, Agent
 from slot_rl.agents.base import Options, changed
-from slot_rl.envs import SlotVecEnv
+from slot_rl.checkpoints import agent_of_run
 from slot_rl.estimators.pessimism import Pessimism
 from slot_rl.estimators.trusted import parse_reference
 from slot_rl.evaluation import EvaluationConfig
-from slot_rl.io import CHECKPOINT, SUMMARY, read_config, read_json
+from slot_rl.io import read_config
 from slot_rl.problems import Problem
 from slot_rl.problems.constraints.written import ConstraintFlags
 from slot_rl.problems.named import OWN
-from slot_rl.reevaluation import problem_of_run
+from slot_rl.reevaluation import problem_of_run, summary_of_run
 from slot_rl.seeding import Seed, as_seed
 from slot_rl.tracking import WandbMode
 from slot_rl.training import RunConfig, train_run
@@ -118,6 +118,7 @@ def load(
     truth: Path | str | None = None,
     feasible: str | None = None,
     trust: bool = False,
+    fallback: bool = False,
 ) -> TrainedRun:
     """Loads a run from its folder.
 
@@ -128,6 +129,7 @@ def load(
         truth: Table with the true scores, if it has moved.
         feasible: Table or ``path.py:function`` of the allowed answers, if it has moved.
         trust: Whether a ``path.py`` may be executed.
+        fallback: Whether to take the newest whole checkpoint where the last one is missing or damaged.
 
     Raises:
         ValueError: If the folder is no run that ended, its files were altered, or the problem is another one.
@@ -137,7 +139,5 @@ def load(
     if not isinstance(problem, Problem):
         where = None if truth is None else Path(truth)
         problem = problem_of_run(document, estimator, where, trust, problem, feasible=feasible)
-    if not (folder / SUMMARY).is_file():
-        raise ValueError(f"expected a run that ended, with {SUMMARY}, got {folder} without one")
-    agent = load_agent(folder / CHECKPOINT, SlotVecEnv(problem, 2))
-    return TrainedRun(folder, problem, agent, read_json(folder / SUMMARY))
+    summary = summary_of_run(folder, fallback)
+    return TrainedRun(folder, problem, agent_of_run(folder, problem, fallback), summary)

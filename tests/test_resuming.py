@@ -14,11 +14,13 @@ from slot_rl import training, watching
 from slot_rl.agents.base import MANIFEST
 from slot_rl.checkpoints import KEPT, TRAINING, CheckpointConfig, newest_checkpoint
 from slot_rl.evaluation import EvaluationConfig
-from slot_rl.io import read_json, write_json
+from slot_rl.io import BundleError, read_json, write_json
 from slot_rl.metrics_file import read_metrics
 from slot_rl.problems import SlotProblem
 from slot_rl.problems.truths import pick_value
+from slot_rl.reevaluation import ReevaluationConfig, reevaluate
 from slot_rl.resuming import ResumeConfig, resume_run
+from slot_rl.runs import load
 from slot_rl.training import RunConfig, train_run
 from slot_rl.watching import EvaluationCallback
 from tests.conftest import ROOT, Command
@@ -221,6 +223,35 @@ def test_what_cannot_be_resumed_is_refused(tmp_path: Path) -> None:
     write_json(tmp_path / "run" / "config.json", {key: value for key, value in document.items() if key != "budget"})
     with pytest.raises(ValueError, match=r"expected the config.json of a run in .*lacks or adds 'budget'"):
         resume(tmp_path / "run")
+
+
+def test_an_unfinished_run_answers_from_its_newest_checkpoint(
+    tmp_path: Path, killed: Callable[[int], None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "run"
+    killed(1_000)
+    with pytest.raises(Killed):
+        train_run("gumbel", config(out, env="SlotRL/PickValue-v0"), options("gumbel", tmp_path))
+    newest = sorted(out.glob("checkpoint-*"))[-1].name
+    for evaluate in (lambda: reevaluate(ReevaluationConfig(out)), lambda: load(out)):
+        with pytest.raises(ValueError, match=f"--fallback takes {newest}, and train_agent.py --resume ends|that ended"):
+            evaluate()
+    assert reevaluate(ReevaluationConfig(out, fallback=True))["status"] == "unfinished"
+    assert f"took {out / newest}" in capsys.readouterr().out
+    assert load(out, fallback=True).agent.num_timesteps == int(newest.removeprefix("checkpoint-"))
+    shutil.rmtree(out / newest)
+    assert load(out, fallback=True).agent.num_timesteps < int(newest.removeprefix("checkpoint-"))
+
+
+def test_a_damaged_last_checkpoint_can_be_replaced(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    train_run("gumbel", config(out, env="SlotRL/PickValue-v0"), options("gumbel", tmp_path))
+    (weights,) = (out / "checkpoint").glob("*.safetensors")
+    weights.write_bytes(weights.read_bytes()[:-1] + b"x")
+    with pytest.raises(BundleError, match="altered; --fallback takes checkpoint-"):
+        load(out)
+    run = load(out, fallback=True)
+    assert run.summary["status"] == "finished" and 1_000 < run.agent.num_timesteps < run.summary["timesteps"]
 
 
 @pytest.mark.parametrize("changes", [{"checkpoint_minutes": -1}, {"checkpoint_steps": 0}])
