@@ -24,7 +24,7 @@ test-all: .venv/installed-dev
 
 # What is promised about failures, tried, with figures.
 faults: .venv/installed-dev
-	$(BIN)/pytest --numprocesses 2 --dist worksteal --quiet tests/faults $(ARGS)
+	COLUMNS=160 $(BIN)/pytest --numprocesses 2 --dist worksteal --quiet tests/faults $(ARGS)
 
 # Without build isolation, so that the build's own setuptools is pinned as well.
 .venv/installed: pyproject.toml constraints.txt

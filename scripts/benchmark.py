@@ -1,5 +1,9 @@
 """Measures speed: ``benchmark.py answers``, ``ensemble``, ``env``, ``policy`` or ``selectors``; see --help."""
 
+import signal
+
+signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C while Python imports: no traceback
+
 import sys
 from collections.abc import Callable
 from pathlib import Path

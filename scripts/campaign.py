@@ -1,5 +1,9 @@
 """Proposes which rows of a table to measure next, round by round; see --help."""
 
+import signal
+
+signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C while Python imports: no traceback
+
 import sys
 
 import tyro

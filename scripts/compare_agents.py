@@ -1,5 +1,9 @@
 """Compares agents: ``compare_agents.py --agents gumbel ppo --env SlotRL/Slots-v0 --out DIR``; see --help."""
 
+import signal
+
+signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C while Python imports: no traceback
+
 import sys
 
 import tyro

@@ -1,5 +1,9 @@
 """Measures every selector's gradient on a problem and recommends one; see --help."""
 
+import signal
+
+signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C while Python imports: no traceback
+
 import sys
 
 import tyro

@@ -1,5 +1,9 @@
 """Loads a trained agent from its run folder and prints how good it is; see --help."""
 
+import signal
+
+signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C while Python imports: no traceback
+
 import sys
 
 import tyro

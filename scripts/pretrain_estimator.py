@@ -1,5 +1,9 @@
 """Fits an estimator on a table or on a synthetic ground truth; see --help."""
 
+import signal
+
+signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C while Python imports: no traceback
+
 import sys
 
 import tyro

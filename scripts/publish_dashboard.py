@@ -1,5 +1,9 @@
 """Publishes a comparison's dashboard on Weights & Biases, or writes down what it would publish."""
 
+import signal
+
+signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C while Python imports: no traceback
+
 import sys
 
 import tyro

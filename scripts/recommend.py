@@ -1,5 +1,9 @@
 """Writes what a trained agent recommends for a file of requests; see --help."""
 
+import signal
+
+signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C while Python imports: no traceback
+
 import sys
 
 import tyro

@@ -1,5 +1,9 @@
 """Reproduces published figures and this project's toys: ``reproduce.py pick-value``; see --help."""
 
+import signal
+
+signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C while Python imports: no traceback
+
 import sys
 from collections.abc import Callable
 from pathlib import Path

@@ -1,5 +1,9 @@
 """Rebuilds the Weights & Biases run of run folders from their own files; see --help."""
 
+import signal
+
+signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C while Python imports: no traceback
+
 import sys
 
 import tyro

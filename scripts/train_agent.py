@@ -4,6 +4,10 @@
 a training that was killed or stopped.
 """
 
+import signal
+
+signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C while Python imports: no traceback
+
 import argparse
 import sys
 

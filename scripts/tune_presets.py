@@ -1,5 +1,9 @@
 """Tunes an environment's presets: ``tune_presets.py --presets FOLDER --env ID --out DIR``; see --help."""
 
+import signal
+
+signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C while Python imports: no traceback
+
 import sys
 
 import tyro

@@ -133,6 +133,8 @@ def run(main: Callable[[], int | None]) -> int:
     Returns:
         The exit code: 0, 2 for bad input, 130 after Ctrl-C, 143 after SIGTERM.
     """
+    if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # commands leave it to the system while Python imports
     # Two threads on a contended core can turn 0.4 ms into 200 ms, and bit-equal runs need one.
     torch.set_num_threads(1)
     for stream in (sys.stdout, sys.stderr):

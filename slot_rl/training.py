@@ -303,12 +303,12 @@ class Training:
         self.skipped += 1
 
     def _save(self, failure: BaseException | None = None) -> None:
-        """Writes the weights, and a summary that says how the training ended; a better one follows after judging."""
+        """Writes the weights, and a summary for the case that no better one follows: judging may be killed, too."""
         agent = self.agent
         assert agent.problem is not None
         agent.save(self.folder / CHECKPOINT)
         summary = {
-            "status": self.status,
+            "status": "unfinished" if failure is None else self.status,
             **({} if failure is None else {"failure": f"{type(failure).__name__}: {failure}"}),
             "timesteps": agent.num_timesteps,
             "estimator_forwards": agent.problem.budget.forwards,
