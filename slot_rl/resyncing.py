@@ -9,7 +9,7 @@ from slot_rl.io import SUMMARY, read_config, read_json
 from slot_rl.metrics_file import METRICS_FILE, read_metrics
 from slot_rl.mirror import Mirror
 from slot_rl.places import claimed
-from slot_rl.tracking import AXIS, LABELS, WandbMode, wandb_mode, wandb_project
+from slot_rl.tracking import AXIS, RUN_LABELS, WandbMode, wandb_mode, wandb_project
 from slot_rl.training import WEIGHTS
 
 
@@ -51,9 +51,9 @@ def resync(config: ResyncConfig) -> None:
 
 
 def _resync_one(run: Path, config: dict[str, Any], mode: WandbMode) -> int:
-    labels = config.get(LABELS)
+    labels = config.get(RUN_LABELS)
     if not isinstance(labels, dict):
-        raise ValueError(f"expected the config of a run in {run} with {LABELS}, got one of an earlier version")
+        raise ValueError(f"expected the config of a run in {run} with {RUN_LABELS}, got one of an earlier version")
     if not (run / METRICS_FILE).is_file():
         raise ValueError(f"expected log points in {run}, got no {METRICS_FILE}")
     points = read_metrics(run / METRICS_FILE)

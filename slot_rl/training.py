@@ -29,7 +29,7 @@ from slot_rl.problems.named import own_env, sources
 from slot_rl.provenance import command_line, versions
 from slot_rl.seeding import as_seed
 from slot_rl.summary_tables import print_judgement
-from slot_rl.tracking import LABELS, RunIdentity, Tracker, TrackerWriter, WandbMode, wandb_mode
+from slot_rl.tracking import RUN_LABELS, RunIdentity, Tracker, TrackerWriter, WandbMode, wandb_mode
 
 WEIGHTS = f"{CHECKPOINT}/{MANIFEST}"
 """The file of a run with which it replaces an earlier one."""
@@ -239,7 +239,7 @@ def _train_in(
         evaluation = Evaluation(problem, run.evaluation)
     agent = make_agent(identity.agent, problem, options, run.seed)
     agent.check_timesteps(run.timesteps)
-    config = {**_config_document(identity.agent, run, options), LABELS: asdict(identity.labels)}
+    config = {**_config_document(identity.agent, run, options), RUN_LABELS: asdict(identity.labels)}
     with fresh_folder(folder, WEIGHTS) as begun:
         write_json(folder / CONFIG, config)
         tracker = Tracker(folder, identity, config, mode)
