@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from slot_rl.console import console, say
 from slot_rl.io import SUMMARY, read_config, read_json
@@ -44,13 +43,13 @@ def resync(config: ResyncConfig) -> None:
     if mode == "disabled":
         raise ValueError("expected the mode offline or online, got disabled")
     for run in config.runs:
-        document = read_config(run)
         with claimed(run, WEIGHTS), console.status(f"Weights & Biases: {run}"):
-            points = _resync_one(run, document, mode)
+            points = _resync_one(run, mode)
         say(f"{run}: {points:,} log points on Weights & Biases, {mode}")
 
 
-def _resync_one(run: Path, config: dict[str, Any], mode: WandbMode) -> int:
+def _resync_one(run: Path, mode: WandbMode) -> int:
+    config = read_config(run)
     labels = config.get(RUN_LABELS)
     if not isinstance(labels, dict):
         raise ValueError(f"expected the config of a run in {run} with {RUN_LABELS}, got one of an earlier version")
