@@ -22,7 +22,7 @@ def run_folder(out: Path, agent: str, **files: Any) -> Any:
     folder.mkdir()
     for name, content in files.items():
         lines = [json.dumps(line) for line in (content if name == "metrics" else [content])]
-        (folder / f"{name}.json{'l' if name == 'metrics' else ''}").write_text("\n".join(lines))
+        (folder / f"{name}.json{'l' if name == 'metrics' else ''}").write_text("".join(f"{line}\n" for line in lines))
     state = "finished" if "summary" in files else "failed" if "failure" in files else "open"
     return SimpleNamespace(
         task=SimpleNamespace(label="task"),
