@@ -81,5 +81,5 @@ def test_a_long_training(tmp_path: Path, promise: Promise, monkeypatch: pytest.M
     finally:
         timer.cancel()
     assert summary["status"] == "terminated" and len(states) > 30
-    what = f"{seconds / 60:.0f} minutes of training, a hundred checkpoints"
+    what = f"{seconds / 60:g} minutes of training, a hundred checkpoints"
     assert_no_growth(what, states[int(SETTLED * len(states))][1], states[-1][1], promise)
