@@ -31,11 +31,11 @@ from slot_rl.agents.base import Agent, problem_of
 from slot_rl.agents.learning_options import LearningOptions, RewardOptions
 from slot_rl.agents.no_pickles import NoParameterFile
 from slot_rl.agents.policy import SlotPolicy, policy_kwargs
-from slot_rl.agents.saved_state import optimizer_state, restore_optimizer, restore_weights, weights_of
 from slot_rl.agents.scale import RunningScale
 from slot_rl.envs import SlotVecEnv
 from slot_rl.envs.vec import BatchedVecEnv
 from slot_rl.problems import IDS, NonFiniteScore, Observation, Problem
+from slot_rl.saved_state import optimizer_state, restore_optimizer, restore_weights, weights_of
 from slot_rl.seeding import SEEDS, Seed, as_seed, generator_from, seeded_initialisation
 
 MOST_BAD = 9
