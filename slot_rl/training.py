@@ -132,7 +132,7 @@ def train_run(
     identity = RunIdentity(run.env, agent_name, run.seed, run.timesteps, stamp, __version__)
     folder = run.out or Path("runs", identity.name)
     with claimed(folder, WEIGHTS):
-        check_free(folder, run.force, CONFIG)
+        check_free(folder, run.force, CONFIG, f"--force replaces it, --resume {folder} goes on with an unfinished run")
         problem = problem or run.make_problem()
         with console.status("measuring the competitors"):
             evaluation = Evaluation(problem, run.evaluation)
