@@ -17,8 +17,8 @@ from slot_rl.agents.selector_agent import SELECTOR_AGENTS
 from slot_rl.envs import SlotsEnv, SlotVecEnv
 from slot_rl.io import BundleError, write_bundle
 from tests.helpers.logged_table import ROWS, row_problem, write_log
-from tests.helpers.options import POLICY_AGENTS, options_of
-from tests.helpers.small_agents import TINY
+from tests.helpers.options import POLICY_AGENTS
+from tests.helpers.small_agents import tiny
 
 UPDATES = 25
 BUNDLE_KEYS = {"agent", "options", "seed", "format", "kind", "files"}
@@ -86,14 +86,12 @@ def equal(first: dict[str, Tensor], second: dict[str, Tensor]) -> bool:
 
 
 def train(name: str, home: Path) -> Trained:
-    changes = {"batch_size": 32, **TINY["policy"], **TINY.get(name, {})}
-    if name in ("reproduction", "aligned"):
-        changes["logged"] = write_log(home / "log.csv")
-    options = options_of(name, **changes)
+    logged_rows = {"logged": write_log(home / "log.csv")} if name in ("reproduction", "aligned") else {}
+    options = tiny(name, **logged_rows)
     # Fewer environments than calls in an update, and no divisor of them.
     make: Any = AGENTS[name]
     agent: LearningAgent = make(SlotVecEnv(row_problem(), 8 if name in ("ppo", "a2c") else 7), options, seed=3)
-    timesteps = UPDATES * agent.update_size + (2 * ROWS if "logged" in changes else 0)
+    timesteps = UPDATES * agent.update_size + (2 * ROWS if logged_rows else 0)
     lines, watching = logged(agent), Watching(home)
     agent.learn(timesteps, watching, log_interval=1)
     return Trained(agent, lines, watching.told, timesteps)
@@ -173,7 +171,7 @@ def test_stopping_ends_after_the_current_update(tmp_path: Path) -> None:
             return True
 
     for name in ("gumbel", "ppo"):
-        options = options_of(name, batch_size=32, **TINY["policy"], **TINY[name])
+        options = tiny(name)
         env = SlotVecEnv(row_problem(), 8)
         agent: Any = AGENTS[name](env, options, seed=3)
         lines = logged(agent)

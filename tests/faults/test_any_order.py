@@ -17,7 +17,6 @@ from slot_rl import training
 from slot_rl.checkpoints import CheckpointConfig
 from slot_rl.evaluation import EvaluationConfig
 from slot_rl.io import STRAY, read_json
-from slot_rl.metrics_file import read_metrics
 from slot_rl.problems import Problem
 from slot_rl.recommending import Recommender
 from slot_rl.reevaluation import ReevaluationConfig, reevaluate
@@ -27,8 +26,7 @@ from slot_rl.training import RunConfig, train_run
 from slot_rl.watching import EvaluationCallback
 from tests.faults.conftest import Promise
 from tests.helpers.logged_table import row_problem
-from tests.helpers.options import options_of
-from tests.helpers.small_agents import TINY
+from tests.helpers.small_agents import left_in, tiny
 
 BATCH, UPDATES = 32, 12
 SAVING = CheckpointConfig(checkpoint_minutes=0, checkpoint_steps=3 * BATCH)
@@ -70,8 +68,7 @@ class Machine(RuleBasedStateMachine):
             saving=SAVING,
             evaluation=EvaluationConfig(eval_size=3),
         )
-        options = options_of(agent, batch_size=BATCH, **TINY["policy"], **TINY[agent])
-        train_run(agent, config, options, row_problem())
+        train_run(agent, config, tiny(agent), row_problem())
 
     def _ends(self, call: Callable[[], Any], killed: int = 0, stopped: int = 0) -> bool:
         """Runs a call; returns whether it ended well. A refusal is one line."""
@@ -99,7 +96,7 @@ class Machine(RuleBasedStateMachine):
     def _known(self, agent: str, seed: int) -> Any:
         if (agent, seed) not in self.straight:
             self._train(agent, seed, False, self.home / "straight")
-            self.straight[agent, seed] = found(self.home / "straight")
+            self.straight[agent, seed] = left_in(self.home / "straight")
             shutil.rmtree(self.home / "straight")
         return self.straight[agent, seed]
 
@@ -142,18 +139,8 @@ class Machine(RuleBasedStateMachine):
     def a_finished_run_is_the_straight_one(self) -> None:
         summary = self.run / "summary.json"
         if summary.is_file() and read_json(summary)["status"] == "finished" and self.whole:
-            assert found(self.run) in [self._known(agent, seed) for agent in AGENTS for seed in SEEDS]
+            assert left_in(self.run) in [self._known(agent, seed) for agent in AGENTS for seed in SEEDS]
         assert not [path for path in self.home.rglob("*") if path.match(STRAY)]
-
-
-def found(run: Path) -> Any:
-    points = read_metrics(run / "metrics.jsonl")
-    summary = read_json(run / "summary.json")
-    return {
-        "metrics": [{key: value for key, value in point.items() if not key.startswith("time/")} for point in points],
-        "summary": {key: value for key, value in summary.items() if not key.endswith("_seconds")},
-        "weights": sorted(path.name for path in (run / "checkpoint").iterdir()),
-    }
 
 
 @pytest.mark.slow
