@@ -23,9 +23,9 @@ from slot_rl.agents.base import needed_problem
 from slot_rl.agents.learning_options import LearningOptions
 from slot_rl.agents.policy import entropy_of, given
 from slot_rl.agents.replay import Replay
-from slot_rl.agents.saved_state import restore_memory, with_memory
 from slot_rl.agents.sb3 import OneStepAgent, mean_of
 from slot_rl.problems import Observation, Problem
+from slot_rl.saved_state import restore_memory, with_memory
 from slot_rl.search import SearchResult, guided_search, random_choice
 from slot_rl.seeding import Seed
 from slot_rl.selectors.categorical import log_prob_of

@@ -41,11 +41,11 @@ from slot_rl.agents.reward_critic import (
     fit_critic,
     rewarded_rows,
 )
-from slot_rl.agents.saved_state import restore_memory, restore_weights, weights_of, with_memory
 from slot_rl.agents.sb3 import OneStepAgent, mean_of
 from slot_rl.estimators import load_estimator
 from slot_rl.io import BundleError
 from slot_rl.problems import NonFiniteScore, Observation, Problem
+from slot_rl.saved_state import restore_memory, restore_weights, weights_of, with_memory
 from slot_rl.seeding import seeded_initialisation
 from slot_rl.selectors.categorical import log_prob_of
 

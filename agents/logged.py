@@ -19,10 +19,10 @@ from typing_extensions import Self
 from slot_rl.agents.base import Options, needed_problem
 from slot_rl.agents.learning_options import LearningOptions
 from slot_rl.agents.policy import most_probable
-from slot_rl.agents.saved_state import parts_of
 from slot_rl.agents.sb3 import OneStepAgent
 from slot_rl.agents.scale import RunningScale
 from slot_rl.problems import Observation, Problem
+from slot_rl.saved_state import parts_of
 from slot_rl.seeding import Seed
 
 _REQUEST, _ROW = "logged_request", "logged_row"

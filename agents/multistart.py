@@ -29,11 +29,11 @@ from torch import Tensor
 from slot_rl.agents.base import needed_problem
 from slot_rl.agents.learning_options import LearningOptions
 from slot_rl.agents.policy import entropy_of
-from slot_rl.agents.saved_state import optimizer_state, restore_optimizer, restore_weights, weights_of
 from slot_rl.agents.sb3 import OneStepAgent, mean_of
 from slot_rl.agents.start_critic import StartCritic
 from slot_rl.networks import KNOWN_STARTS, PointerSize, Request
 from slot_rl.problems import Observation, Problem, mixture_error
+from slot_rl.saved_state import optimizer_state, restore_optimizer, restore_weights, weights_of
 from slot_rl.seeding import Seed, as_seed, seeded_initialisation
 from slot_rl.selectors import masked_logits
 from slot_rl.selectors.base import Draws

@@ -31,11 +31,11 @@ from slot_rl.agents.base import Agent, problem_of
 from slot_rl.agents.learning_options import LearningOptions, RewardOptions
 from slot_rl.agents.no_pickles import NoParameterFile
 from slot_rl.agents.policy import SlotPolicy, policy_kwargs
-from slot_rl.agents.saved_state import optimizer_state, restore_optimizer, restore_weights, weights_of
 from slot_rl.agents.scale import RunningScale
 from slot_rl.envs import SlotVecEnv
 from slot_rl.envs.vec import BatchedVecEnv
 from slot_rl.problems import IDS, NonFiniteScore, Observation, Problem
+from slot_rl.saved_state import optimizer_state, restore_optimizer, restore_weights, weights_of
 from slot_rl.seeding import SEEDS, Seed, as_seed, generator_from, seeded_initialisation
 
 MOST_BAD = 9
@@ -58,6 +58,7 @@ class LearningAgent(Agent, NoParameterFile, BaseAlgorithm):  # type: ignore[misc
     scale: RunningScale
     updates = 0
     on_bad_score: Callable[[NonFiniteScore], None] | None = None
+    _told_ahead = 0
     _stopping = False
     _stored_env: Tensor | None = None
 
@@ -150,9 +151,9 @@ class LearningAgent(Agent, NoParameterFile, BaseAlgorithm):  # type: ignore[misc
         self, total_timesteps: int, callback: MaybeCallback = None, reset_num_timesteps: bool = True, *args: Any
     ) -> tuple[int, BaseCallback]:
         if reset_num_timesteps:
-            self.updates = 0
-        elif self._last_obs is None and self._stored_env is not None:
-            batched_env(self.env).restore(self._stored_env)
+            self.updates = self._told_ahead = 0
+        elif self._last_obs is None and self._stored_env is not None and (env := self._batched_env()) is not None:
+            env.restore(self._stored_env)
         self._stored_env = None
         return super()._setup_learn(total_timesteps, callback, reset_num_timesteps, *args)
 
@@ -173,9 +174,11 @@ class LearningAgent(Agent, NoParameterFile, BaseAlgorithm):  # type: ignore[misc
         tensors = weights_of(self.policy, "policy")
         tensors |= optimizer_state(self.policy.optimizer, "optimizer")
         tensors |= {f"generator.{name}": generator.get_state() for name, generator in self.generators().items()}
-        if isinstance(env := batched_env(self.env), BatchedVecEnv):
+        if self._stored_env is not None:  # nothing was played since it was loaded
+            tensors["env"] = self._stored_env
+        elif (env := self._batched_env()) is not None:
             tensors["env"] = env.state()
-        return tensors, {"scale": asdict(self.scale), "updates": self.updates}
+        return tensors, {"scale": asdict(self.scale), "updates": self.updates, "told_ahead": self._told_ahead}
 
     def restore(self, tensors: dict[str, Tensor], document: dict[str, Any]) -> None:
         """Takes back what :meth:`state` gave; raises :class:`BundleError` if the weights do not fit.
@@ -189,12 +192,12 @@ class LearningAgent(Agent, NoParameterFile, BaseAlgorithm):  # type: ignore[misc
             if (found := tensors.get(f"generator.{name}")) is not None:
                 generator.set_state(found)
         self.scale, self.updates = RunningScale(**document["scale"]), document.get("updates", 0)
-        self._stored_env = tensors.get("env")
+        self._told_ahead, self._stored_env = document.get("told_ahead", 0), tensors.get("env")
 
-
-def batched_env(env: Any) -> Any:
-    """Returns what is inside an environment's wrappers; None if there is no environment."""
-    return None if env is None else env.unwrapped
+    def _batched_env(self) -> BatchedVecEnv | None:
+        """Returns what is inside the environment's wrappers, if its state can be stored."""
+        inside = None if self.env is None else self.env.unwrapped
+        return inside if isinstance(inside, BatchedVecEnv) else None
 
 
 class OneStepAgent(LearningAgent):
@@ -228,7 +231,7 @@ class OneStepAgent(LearningAgent):
             seed=as_seed(seed),
         )
         self.problem = problem_of(self.env)
-        self.steps_played, self._told_ahead, self._figures = 0, 0, dict[str, float]()
+        self.steps_played, self._figures = 0, dict[str, float]()
         self._setup_model()
 
     def _setup_model(self) -> None:
@@ -293,16 +296,6 @@ class OneStepAgent(LearningAgent):
     def generators(self) -> dict[str, torch.Generator]:
         """Returns the generators of the policy's draws and of the agent's."""
         return {**super().generators(), "agent": self.generator}
-
-    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """Returns what every agent keeps, and how many steps callbacks were told of ahead of the calls."""
-        tensors, document = super().state()
-        return tensors, {**document, "told_ahead": self._told_ahead}
-
-    def restore(self, tensors: dict[str, Tensor], document: dict[str, Any]) -> None:
-        """Takes back what :meth:`state` gave."""
-        super().restore(tensors, document)
-        self._told_ahead = document.get("told_ahead", 0)
 
     def dump_logs(self, iteration: int = 0) -> None:
         """Writes the figures of the last update to the logger."""

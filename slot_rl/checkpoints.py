@@ -138,7 +138,7 @@ def agent_of_run(run: Path, problem: Problem, fallback: bool = False) -> Agent:
         if found is None:
             raise
         if not fallback:
-            hint = f"--fallback takes {found.folder.name}, and train_agent.py --resume ends the training"
+            hint = f"--fallback takes {found.folder.name}, train_agent.py --resume goes on with the training"
             raise BundleError(f"{error}; {hint}") from error
         say(f"{error}; took {found.folder}")
         return load_agent(found.folder, env)

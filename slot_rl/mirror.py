@@ -17,7 +17,7 @@ from queue import SimpleQueue
 from threading import Thread
 from typing import IO, Any
 
-PATIENCE = 8.0
+MIRROR_SECONDS = 7.0
 """Seconds that the end of a run waits for its mirror, so that it costs ten at most."""
 _START = "import sys; sys.path[:] = sys.argv[1:]; from slot_rl.mirror_process import main; main()"
 _LEFT_OUT = ("WANDB_SERVICE", "WANDB_RESUME")
@@ -68,7 +68,7 @@ class Mirror:
         """Hands something over, JSON-ready: a ``point``, or ``tables`` and ``pictures``; never waits."""
         self._orders.put(json.dumps(order))
 
-    def finish(self, summary: Mapping[str, Any], exit_code: int, patience: float | None = PATIENCE) -> str | None:
+    def finish(self, summary: Mapping[str, Any], exit_code: int, patience: float | None = MIRROR_SECONDS) -> str | None:
         """Ends the run.
 
         Args:

@@ -94,13 +94,14 @@ def _settle(folder: Path, aside: Path, done: str | None) -> None:
     aside.rename(folder)
 
 
-def check_free(folder: Path, force: bool, mark: str) -> None:
+def check_free(folder: Path, force: bool, mark: str, hint: str = "--force replaces it") -> None:
     """Refuses a folder that holds something, unless it is of the expected kind and ``force`` is given.
 
     Args:
         folder: The folder to write to.
         force: Whether an earlier one may be replaced.
         mark: A file that every folder of this kind has; anything else is never deleted.
+        hint: What can be done about a folder of this kind.
 
     Raises:
         ValueError: If the folder is taken.
@@ -108,7 +109,7 @@ def check_free(folder: Path, force: bool, mark: str) -> None:
     if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
         return
     if not force:
-        raise ValueError(f"expected a new folder for --out, got {folder}, which exists (--force replaces it)")
+        raise ValueError(f"expected a new folder for --out, got {folder}, which exists ({hint})")
     if not (folder / mark).is_file():
         raise ValueError(f"expected --force to replace a folder with {mark}, got {folder} without one; nothing deleted")
 

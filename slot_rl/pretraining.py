@@ -1,5 +1,7 @@
 """Pretraining an estimator, on a table or on one of the synthetic ground truths, as one command."""
 
+import hashlib
+import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
@@ -26,6 +28,7 @@ from slot_rl.estimators.fitting import (
     split_places,
     with_categories,
 )
+from slot_rl.estimators.kept_fit import KeptFit
 from slot_rl.estimators.model_choice import FOLDS, ModelChoice, choose_model
 from slot_rl.estimators.net import EstimatorNet
 from slot_rl.estimators.net_ensemble import EnsembleFit, NetEnsembleShape
@@ -173,7 +176,8 @@ def _pretrain_into(out: Path, config: PretrainConfig) -> None:
         log = None if config.log is None else _slate_files(config, config.log)
         pretrain_slates(out, log, config.slates, config.seed, config.product_widths or ())
         return
-    fit = _fit_problem(config) if config.table is None else _fit_table(config, config.table)
+    kept = None if config.table is None else KeptFit(out.with_name(f".{out.name}.fitting"), _key(config, config.table))
+    fit = _fit_problem(config) if config.table is None else _fit_table(config, config.table, kept)
     figures = fit.figures()
     card = {
         "command": command_line(),
@@ -184,6 +188,8 @@ def _pretrain_into(out: Path, config: PretrainConfig) -> None:
     }
     shipped = None if config.problem is None else _shipped_hash(config.problem)
     save_estimator(out, fit.net, card, fit.encoding, fit.contexts, fit.seen)
+    if kept is not None:
+        kept.remove()
     source = config.problem or str(fit.details["table"])
     plot_fit(out / "fit.png", fit.predicted.numpy(), fit.true.numpy(), f"{source}, test R² = {figures['r2']:.3f}")
     _report(out, figures, len(fit.true), shipped)
@@ -255,7 +261,16 @@ def _drawer(synthetic: Synthetic, generator: torch.Generator) -> Callable[[int],
     return draw
 
 
-def _fit_table(config: PretrainConfig, path: Path) -> Fit:
+def _key(config: PretrainConfig, table: Path) -> str:
+    """Returns a hash of all that the fit of a table depends on."""
+    asked = {**asdict(replace(config, out=None, force=False)), "versions": versions()}
+    digest = hashlib.sha256(json.dumps(asked, default=str).encode())
+    # A file that is missing is refused where it is read.
+    digest.update(table.read_bytes() if table.is_file() else b"")
+    return digest.hexdigest()
+
+
+def _fit_table(config: PretrainConfig, path: Path, kept: KeptFit | None = None) -> Fit:
     if config.score is None:
         raise ValueError("expected --score COLUMN with --table, got none")
     kinds = ColumnKinds.parse(config.numeric, config.levels, config.descriptors, config.categorical)
@@ -284,7 +299,7 @@ def _fit_table(config: PretrainConfig, path: Path) -> Fit:
         return Fit(whole, predicted, test.score, details, encoding, *measured, spread)
     net = network_for(encoding, config.fit, config.seed)
     with fit_progress(config.fit.epochs * config.fit.steps_per_epoch(len(train)), "validation RMSE") as report:
-        epoch = fit_on_table(net, train, validation, config.fit, generator, report)
+        epoch = fit_on_table(net, train, validation, config.fit, generator, report, kept)
     details |= {
         "fit": asdict(config.fit),
         "best_epoch": epoch,

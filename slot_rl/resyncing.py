@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from rich.text import Text
 
@@ -11,7 +10,7 @@ from slot_rl.io import SUMMARY, read_config, read_json
 from slot_rl.metrics_file import METRICS_FILE, read_metrics
 from slot_rl.mirror import Mirror
 from slot_rl.places import claimed
-from slot_rl.tracking import AXIS, LABELS, WandbMode, wandb_mode, wandb_project
+from slot_rl.tracking import AXIS, RUN_LABELS, WandbMode, wandb_mode, wandb_project
 from slot_rl.training import WEIGHTS
 
 
@@ -46,16 +45,16 @@ def resync(config: ResyncConfig) -> None:
     if mode == "disabled":
         raise ValueError("expected the mode offline or online, got disabled")
     for run in config.runs:
-        document = read_config(run)
         with claimed(run, WEIGHTS), console.status(Text(visible(f"Weights & Biases: {run}"))):
-            points = _resync_one(run, document, mode)
+            points = _resync_one(run, mode)
         say(f"{run}: {points:,} log points on Weights & Biases, {mode}")
 
 
-def _resync_one(run: Path, config: dict[str, Any], mode: WandbMode) -> int:
-    labels = config.get(LABELS)
+def _resync_one(run: Path, mode: WandbMode) -> int:
+    config = read_config(run)
+    labels = config.get(RUN_LABELS)
     if not isinstance(labels, dict):
-        raise ValueError(f"expected the config of a run in {run} with {LABELS}, got one of an earlier version")
+        raise ValueError(f"expected the config of a run in {run} with {RUN_LABELS}, got one of an earlier version")
     if not (run / METRICS_FILE).is_file():
         raise ValueError(f"expected log points in {run}, got no {METRICS_FILE}")
     points = read_metrics(run / METRICS_FILE)

@@ -21,7 +21,7 @@ PROJECT = "slot_rl"
 TENSORBOARD = "tensorboard"
 AXIS = "global_step"
 """The first key of every log point."""
-LABELS = "labels"
+RUN_LABELS = "labels"
 """The key of a run's config that holds its :class:`WandbLabels`."""
 WandbMode = Literal["offline", "online", "disabled"]
 

@@ -29,7 +29,7 @@ from slot_rl.problems.named import own_env, sources
 from slot_rl.provenance import command_line, versions
 from slot_rl.seeding import as_seed
 from slot_rl.summary_tables import print_judgement
-from slot_rl.tracking import LABELS, RunIdentity, Tracker, TrackerWriter, WandbMode, is_figure, wandb_mode
+from slot_rl.tracking import RUN_LABELS, RunIdentity, Tracker, TrackerWriter, WandbMode, is_figure, wandb_mode
 from slot_rl.watching import EvaluationCallback, Report, RunProgress, logged_metrics
 
 WEIGHTS = f"{CHECKPOINT}*/{MANIFEST}"
@@ -132,7 +132,7 @@ def train_run(
     identity = RunIdentity(run.env, agent_name, run.seed, run.timesteps, stamp, __version__)
     folder = run.out or Path("runs", identity.name)
     with claimed(folder, WEIGHTS):
-        check_free(folder, run.force, CONFIG)
+        check_free(folder, run.force, CONFIG, f"--force replaces it, --resume {folder} goes on with an unfinished run")
         problem = problem or run.make_problem()
         with console.status("measuring the competitors"):
             evaluation = Evaluation(problem, run.evaluation)
@@ -344,7 +344,7 @@ def _config_document(identity: RunIdentity, run: RunConfig, options: Options) ->
         "command": command_line(),
         "agent": identity.agent,
         "began": identity.suffix,
-        LABELS: asdict(identity.labels),
+        RUN_LABELS: asdict(identity.labels),
         "budget": run.timesteps,
         "seed": run.seed,
         **sources(run.env, run.estimator, run.truth, run.problem, run.constraints),

@@ -1,7 +1,11 @@
 """What a run tells Weights & Biases, read back from the offline file, and what it writes to metrics.jsonl."""
 
 import json
+import os
+import signal
+import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,6 +15,8 @@ import wandb
 
 from slot_rl.metrics_file import read_metrics
 from slot_rl.tracking import RunIdentity, Tracker, TrackerWriter, wandb_mode
+from tests.conftest import ROOT
+from tests.helpers.processes import descendants, runs
 from tests.helpers.wandb_files import finished_records, history, labels
 
 IDENTITY = RunIdentity("SlotRL/Slots-v0", "gumbel", 3, 1000, "20260101-000000", "0.1.0")
@@ -37,6 +43,59 @@ def test_the_offline_run_carries_labels_config_and_metrics(tmp_path: Path) -> No
     assert any(metric.step_metric == "global_step" for metric in metrics)
     summaries = [r.summary for r in records if r.WhichOneof("record_type") == "summary"]
     assert any(item.key == "score" and json.loads(item.value_json) == 1.5 for s in summaries for item in s.update)
+
+
+def test_a_run_goes_on_behind_its_kept_points(tmp_path: Path) -> None:
+    ids = set()
+    for lines, steps in ((0, (10, 20, 30)), (2, (40, 50))):
+        with Tracker(tmp_path, IDENTITY, {}, "offline", lines=lines) as tracker:
+            assert tracker.lines == lines
+            for step in steps:
+                tracker.log(step, {"a": step / 10})
+            tracker.sync()
+            assert tracker.lines == lines + len(steps)
+        ids |= {path.name.rpartition("-")[2] for path in tmp_path.glob("wandb/offline-run-*")}
+    points = [{"global_step": step, "a": step / 10} for step in (10, 20, 40, 50)]
+    assert read_metrics(tmp_path / "metrics.jsonl") == points
+    # One folder, with every point: the second mirror has replaced the first.
+    assert [{key: row[key] for key in points[0]} for row in history(finished_records(tmp_path))] == points
+    assert len(ids) == 1
+    with pytest.raises(ValueError, match="expected 5 log points in .*, got 4"):
+        Tracker(tmp_path, IDENTITY, {}, "offline", lines=5)
+
+
+def test_a_mirror_that_is_killed_is_one_warning(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with Tracker(tmp_path, IDENTITY, {}, "offline", home=tmp_path / "final name") as tracker:
+        while not (mirrors := descendants(os.getpid())):
+            time.sleep(0.01)
+        os.kill(min(mirrors), signal.SIGKILL)
+        for step in range(20):
+            tracker.log(step, {"a": 1.0})
+            time.sleep(0.02)
+    assert len(read_metrics(tmp_path / "metrics.jsonl")) == 20
+    said = capsys.readouterr().out
+    assert said.count("\n") == 1 and "(its process ended with -9)" in said
+    assert f"`python scripts/resync.py '{tmp_path}/final name'`" in said
+
+
+def test_a_mirror_ends_with_a_killed_training(tmp_path: Path) -> None:
+    code = (
+        "import os, sys, time; from pathlib import Path; from tests.test_tracking import IDENTITY, Tracker; "
+        "t = Tracker(Path(sys.argv[1]), IDENTITY, {}, 'offline'); t.log(1, {'a': 1.0}); time.sleep(100)"
+    )
+    with subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], cwd=ROOT) as training:
+        for _ in range(1_000):
+            below = descendants(training.pid)
+            if any(name.startswith("wandb-core") for name in below.values()):
+                break
+            time.sleep(0.05)
+        training.kill()
+    assert len(below) >= 2
+    for _ in range(1_000):
+        if not any(map(runs, below)):
+            break
+        time.sleep(0.05)
+    assert not any(map(runs, below))
 
 
 def test_the_callers_own_run_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

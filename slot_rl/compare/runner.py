@@ -40,7 +40,7 @@ from slot_rl.io import CONFIG, write_json
 from slot_rl.places import check_continued, claimed
 from slot_rl.provenance import versions
 from slot_rl.serving_curves import Way, large_batch, policy_ways, search_way, serving_curve, serving_times
-from slot_rl.tracking import LABELS, RunIdentity, Tracker
+from slot_rl.tracking import RUN_LABELS, RunIdentity, Tracker
 from slot_rl.training import Training
 from slot_rl.watching import Report, RunProgress
 
@@ -235,7 +235,7 @@ def _perform(run: Run, folder: Path, report: Report, start: Checkpoint | None) -
     report(RunProgress(0, "preparing"))
     task = run.task
     identity = RunIdentity(task.env, run.agent, run.seed, run.timesteps, run.digest, __version__, task.label)
-    known = {"options": run.options, **task.places(), "versions": versions(), LABELS: asdict(identity.labels)}
+    known = {"options": run.options, **task.places(), "versions": versions(), RUN_LABELS: asdict(identity.labels)}
     config = {**run.document, **known}
     write_json(folder / CONFIG, config)
     evaluation = evaluation_on(task, run.evaluation)

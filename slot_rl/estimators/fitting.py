@@ -11,8 +11,10 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 from slot_rl.estimators.encoding import TableEncoding
+from slot_rl.estimators.kept_fit import FitState, KeptFit
 from slot_rl.estimators.net import EstimatorNet, EstimatorShape
 from slot_rl.estimators.table import Table, read_table, refuse_narrow
+from slot_rl.saved_state import optimizer_state, parts_of, restore_optimizer, restore_weights, weights_of
 from slot_rl.seeding import seeded_initialisation
 
 WEIGHT_AVERAGE_DECAY = 0.995
@@ -244,6 +246,7 @@ def fit_on_table(
     fit: TableFit,
     generator: torch.Generator,
     report: FitProgress,
+    kept: KeptFit | None = None,
 ) -> int:
     """Fits a network by squared error with AdamW; keeps the averaged weights with the best validation error.
 
@@ -258,6 +261,7 @@ def fit_on_table(
         generator: Random generator of the order of the rows.
         report: Called with the number of gradient steps and the validation RMSE after each epoch, and with the number
             of steps and None every 50 steps.
+        kept: Where the state of the fit is kept; one that is there is gone on with.
 
     Returns:
         The epoch whose weights were kept.
@@ -267,8 +271,22 @@ def fit_on_table(
     optimizer = torch.optim.AdamW(net.parameters(), lr=fit.learning_rate, weight_decay=fit.weight_decay)
     average = AveragedModel(net, avg_fn=_running_average)
     averaged, steps = cast(EstimatorNet, average.module), fit.steps_per_epoch(len(train))
-    best, best_epoch, weights = float("inf"), 0, net.state_dict()
-    for epoch in range(1, fit.epochs + 1):
+    best, best_epoch, weights, begun = float("inf"), 0, net.state_dict(), 0
+
+    def state() -> FitState:
+        tensors = weights_of(net, "net") | weights_of(average, "average") | optimizer_state(optimizer, "optimizer")
+        tensors |= {f"best.{name}": value for name, value in weights.items()} | {"generator": generator.get_state()}
+        return tensors, {"epoch": epoch, "best": best, "best_epoch": best_epoch}
+
+    if kept is not None and (found := kept.read()) is not None:
+        tensors, document = found
+        begun, best, best_epoch = document["epoch"], document["best"], document["best_epoch"]
+        restore_weights(net, tensors, "net")
+        restore_weights(average, tensors, "average")
+        restore_optimizer(optimizer, tensors, "optimizer")
+        generator.set_state(tensors["generator"])
+        weights = parts_of(tensors, "best")
+    for epoch in range(begun + 1, fit.epochs + 1):
         visited = torch.randperm(len(train), generator=generator)[:EPOCH_ROWS]
         for step, part in enumerate(visited.split(fit.batch_size), start=(epoch - 1) * steps + 1):
             loss = table_loss(net, train[part], fit.swap_linearity, generator)
@@ -285,6 +303,8 @@ def fit_on_table(
             best, best_epoch = error, epoch
         elif epoch - best_epoch >= fit.patience:
             break
+        if kept is not None:
+            kept.write(state)
     net.load_state_dict(weights)
     return best_epoch
 

@@ -8,15 +8,17 @@ import pytest
 import torch
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import KVWriter, Logger
+from stable_baselines3.common.vec_env import DummyVecEnv, VecMonitor
 from torch import Tensor
 
 from slot_rl.agents import AGENTS, LearningAgent, load_agent
 from slot_rl.agents.base import BUNDLE_KIND, MANIFEST, options_from_json, read_agent, to_json
-from slot_rl.envs import SlotVecEnv
+from slot_rl.agents.selector_agent import SELECTOR_AGENTS
+from slot_rl.envs import SlotsEnv, SlotVecEnv
 from slot_rl.io import BundleError, write_bundle
 from tests.helpers.logged_table import ROWS, row_problem, write_log
-from tests.helpers.options import POLICY_AGENTS, options_of
-from tests.helpers.small_agents import TINY
+from tests.helpers.options import POLICY_AGENTS
+from tests.helpers.small_agents import tiny
 
 UPDATES = 25
 BUNDLE_KEYS = {"agent", "options", "seed", "format", "kind", "files"}
@@ -84,20 +86,19 @@ def equal(first: dict[str, Tensor], second: dict[str, Tensor]) -> bool:
 
 
 def train(name: str, home: Path) -> Trained:
-    changes = {"batch_size": 32, **TINY["policy"], **TINY.get(name, {})}
-    if name in ("reproduction", "aligned"):
-        changes["logged"] = write_log(home / "log.csv")
-    options = options_of(name, **changes)
+    logged_rows = {"logged": write_log(home / "log.csv")} if name in ("reproduction", "aligned") else {}
+    options = tiny(name, **logged_rows)
     # Fewer environments than calls in an update, and no divisor of them.
     make: Any = AGENTS[name]
     agent: LearningAgent = make(SlotVecEnv(row_problem(), 8 if name in ("ppo", "a2c") else 7), options, seed=3)
-    timesteps = UPDATES * agent.update_size + (2 * ROWS if "logged" in changes else 0)
+    timesteps = UPDATES * agent.update_size + (2 * ROWS if logged_rows else 0)
     lines, watching = logged(agent), Watching(home)
     agent.learn(timesteps, watching, log_interval=1)
     return Trained(agent, lines, watching.told, timesteps)
 
 
-@pytest.mark.parametrize("name", POLICY_AGENTS)
+# The selectors' agents are one class.
+@pytest.mark.parametrize("name", [name for name in POLICY_AGENTS if name == "gumbel" or name not in SELECTOR_AGENTS])
 def test_a_checkpoint_continues_bit_for_bit(name: str, tmp_path: Path) -> None:
     trained = train(name, tmp_path)
     (tmp_path / "log.csv").unlink(missing_ok=True)
@@ -113,6 +114,24 @@ def test_every_cut_continues_bit_for_bit(name: str, tmp_path: Path) -> None:
     assert [cut for cut in cuts if not trained.is_repeated_from(tmp_path / str(cut))] == []
 
 
+def test_a_loaded_agent_that_is_saved_again_continues_too(tmp_path: Path) -> None:
+    trained = train("reinforce", tmp_path)
+    load_agent(tmp_path / "9", SlotVecEnv(row_problem(), 7, seed=99)).save(tmp_path / "again")
+    assert trained.is_repeated_from(tmp_path / "again")
+
+
+@pytest.mark.parametrize("name", ["reinforce", "ppo"])
+def test_a_checkpoint_goes_on_in_other_environments(name: str, tmp_path: Path) -> None:
+    train(name, tmp_path)
+    problem = row_problem()
+    env = DummyVecEnv([lambda: SlotsEnv(problem) for _ in range(4)])
+    agent = load_agent(tmp_path / "9", VecMonitor(env))
+    before = agent.num_timesteps
+    agent.learn(64, reset_num_timesteps=False)
+    assert agent.num_timesteps >= before + 64
+
+
+@pytest.mark.slow
 def test_each_field_of_a_checkpoint_is_needed(tmp_path: Path) -> None:
     known, needed = set[str](), set[str]()
     for name in ("gumbel", "ppo", "learned_critic", "expert_iteration", "aligned", "multistart", "reinforce"):
@@ -152,7 +171,7 @@ def test_stopping_ends_after_the_current_update(tmp_path: Path) -> None:
             return True
 
     for name in ("gumbel", "ppo"):
-        options = options_of(name, batch_size=32, **TINY["policy"], **TINY[name])
+        options = tiny(name)
         env = SlotVecEnv(row_problem(), 8)
         agent: Any = AGENTS[name](env, options, seed=3)
         lines = logged(agent)

@@ -47,6 +47,17 @@ def test_one_offline_run_holds_tables_and_pictures(tmp_path: Path) -> None:
     )
 
 
+def test_a_refusal_is_one_warning(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "wandb.py").write_text("raise RuntimeError('out of order')")
+    monkeypatch.syspath_prepend(tmp_path)
+    track_comparison(tmp_path, "20260101-000000", {}, {"final": TABLE}, [], "offline")
+    (said,) = capsys.readouterr().out.splitlines()
+    assert "the comparison is not on Weights & Biases (RuntimeError: out of order)" in said
+    assert read_published(tmp_path) is None
+
+
 def test_disabled_writes_nothing(tmp_path: Path) -> None:
     track_comparison(tmp_path, "20260101-000000", {}, {"final": TABLE}, [], "disabled")
     assert list(tmp_path.iterdir()) == []

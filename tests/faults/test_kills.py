@@ -22,8 +22,7 @@ from slot_rl.training import RunConfig, train_run
 from tests.faults.conftest import Promise
 from tests.helpers.forked import Forked
 from tests.helpers.logged_table import row_problem
-from tests.helpers.options import options_of
-from tests.helpers.small_agents import TINY
+from tests.helpers.small_agents import left_in, tiny
 
 KILLS = 50
 BATCH, BUDGET, INTERVAL = 32, 32 * 60, 250
@@ -31,25 +30,11 @@ SAVING = CheckpointConfig(checkpoint_minutes=0, checkpoint_steps=INTERVAL)
 FILE_EVENTS = ("open", "os.rename", "os.mkdir", "os.remove", "os.rmdir", "shutil.rmtree")
 
 
-def options(name: str) -> Any:
-    return options_of(name, batch_size=BATCH, **TINY["policy"], **TINY[name])
-
-
 def train(name: str, out: Path) -> None:
     run = RunConfig(
         timesteps=BUDGET, out=out, wandb="disabled", saving=SAVING, evaluation=EvaluationConfig(eval_size=3)
     )
-    train_run(name, run, options(name), row_problem())
-
-
-def found(run: Path) -> dict[str, Any]:
-    points = read_metrics(run / "metrics.jsonl")
-    summary = read_json(run / "summary.json")
-    return {
-        "metrics": [{key: value for key, value in point.items() if not key.startswith("time/")} for point in points],
-        "summary": {key: value for key, value in summary.items() if not key.endswith("_seconds")},
-        "weights": sorted(path.name for path in (run / "checkpoint").iterdir()),
-    }
+    train_run(name, run, tiny(name), row_problem())
 
 
 @pytest.mark.slow
@@ -58,7 +43,7 @@ def test_killed_at_random_times(name: str, tmp_path: Path, promise: Promise) -> 
     begun = time.monotonic()
     assert Forked(lambda: train(name, tmp_path / "straight"), tmp_path / "log").wait() == 0
     whole, dice = time.monotonic() - begun, Random(name)
-    straight, tried, same, resumed, lost = found(tmp_path / "straight"), 0, 0, 0, [0.0]
+    straight, tried, same, resumed, lost = left_in(tmp_path / "straight"), 0, 0, 0, [0.0]
     for number in range(KILLS):
         out = tmp_path / str(number)
         process = Forked(lambda out=out: train(name, out), tmp_path / "log")  # type: ignore[misc]
@@ -76,7 +61,7 @@ def test_killed_at_random_times(name: str, tmp_path: Path, promise: Promise) -> 
             lost.append(max((float(point["global_step"] or 0) for point in logged), default=0.0) - saved)
             process = Forked(lambda out=out: resume(out), tmp_path / "log")  # type: ignore[misc]
             assert process.wait() == 0, process.output
-        same += found(out) == straight
+        same += left_in(out) == straight
         assert not [path for path in out.rglob("*") if path.match(STRAY)]
         shutil.rmtree(out)
     what = f"{name}: killed at random times and resumed, files are those of the straight run"
@@ -114,7 +99,7 @@ def state_after(calls: int) -> dict[str, Any]:
 
 
 def test_killed_at_every_file_operation_of_a_save(tmp_path: Path, promise: Promise) -> None:
-    agent = make_agent("gumbel", row_problem(), options("gumbel"), seed=0)
+    agent = make_agent("gumbel", row_problem(), tiny("gumbel"), seed=0)
     place, steps = tmp_path / "run", (32, 64, 96, 128)
     place.mkdir()
     for number in steps[:-1]:

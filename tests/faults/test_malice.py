@@ -255,9 +255,7 @@ def test_answers_execute_nothing_and_read_back(tmp_path: Path, promise: Promise)
     recommend(RecommendConfig(tmp_path / "run", tmp_path / "answers.csv", **settings))
     recommend(RecommendConfig(tmp_path / "run", tmp_path / "raw.csv", raw_cells=True, **settings))
     written, raw = cells(tmp_path / "answers.csv"), cells(tmp_path / "raw.csv")
-    promise(
-        "cells of answers that a spreadsheet executes", f"{len(executable(written))} of {len(executable(raw))}"
-    )
+    promise("cells of answers that a spreadsheet executes", f"{len(executable(written))} of {len(executable(raw))}")
     assert not executable(written) and {"'=cmd", "'=solvent", "-"} <= written
     assert {"=cmd", "=solvent"} <= executable(raw)
     # Answers are read as requests again, cell for cell.

@@ -27,7 +27,8 @@ COMMANDS: dict[str, Callable[[], None]] = {
     "fit": command("pretrain_estimator.py", *FIT, *"--model net --epochs 2000 --patience 2000 --out e".split()),
     "gp": command("pretrain_estimator.py", *FIT, *"--model gp --out e".split()),
     "compare": command(
-        "compare_agents.py", *"--agents guided_search random --timesteps 5000 --seeds 3 --out c".split()
+        "compare_agents.py",
+        *"--agents gumbel random --env SlotRL/PickValue-v0 --timesteps 5000 --seeds 3 --eval-size 20 --out c".split(),
     ),
     "recommend": command("recommend.py", "run", *"--requests asked.csv --calls 31 --out answers.csv".split()),
     "evaluate": command("evaluate_agent.py", "run", "--serving"),

@@ -1,4 +1,4 @@
-"""States of modules and optimisers as tensors by name, as checkpoints hold them."""
+"""States of modules, optimisers and memories as tensors by name, as checkpoints hold them."""
 
 from collections.abc import Mapping
 from typing import Any, Protocol
