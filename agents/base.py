@@ -4,7 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from dataclasses import MISSING, asdict, dataclass, fields, is_dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, TypeVar, get_type_hints
 
 import gymnasium as gym
 import numpy as np
@@ -13,7 +13,8 @@ from torch import Tensor
 from typing_extensions import Self
 
 from slot_rl.agents.policy import SlotPolicy
-from slot_rl.io import BundleError, read_bundle, write_bundle
+from slot_rl.documents import as_declared
+from slot_rl.io import BundleError, as_written, read_bundle, write_bundle
 from slot_rl.problems import Observation, Problem
 
 MANIFEST = "manifest.json"
@@ -65,14 +66,22 @@ def options_from_json(values: Any, defaults: OptionsType) -> OptionsType:
     Raises:
         ValueError: If they are not options of the defaults' class, by name or by value.
     """
-    try:
-        parts = _parts(defaults)
-        known = {
-            name: replace(parts[name], **value) if name in parts else value for name, value in dict(values).items()
-        }
+    found: OptionsType = _from_json(values, defaults)
+    return found
+
+
+def _from_json(values: Any, defaults: Any) -> Any:
+    what = f"options of {type(defaults).__name__}"
+    parts, hints = _parts(defaults), get_type_hints(type(defaults))
+    given = as_declared(dict[str, Any], values, what)
+    if unknown := given.keys() - {*_names(defaults)}:
+        raise BundleError(f"expected {what}, got unknown ones: {', '.join(sorted(unknown))}")
+    known = {
+        name: _from_json(value, parts[name]) if name in parts else as_declared(hints[name], value, name)
+        for name, value in given.items()
+    }
+    with as_written(what):
         return replace(defaults, **known)
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"expected options of {type(defaults).__name__}, got: {error}") from error
 
 
 def _plain(value: Any) -> Any:
@@ -260,14 +269,17 @@ class Agent(ABC):
             raise BundleError(f"expected a checkpoint of {wanted!r} in {path}, got {found!r}")
         try:
             options: Any = options_from_json(document.get("options"), _as_before(defaults or cls.default_options))
+            seed = as_declared(int | None, document.get("seed"), "seed")
+            timesteps = as_declared(int, document.get("num_timesteps"), "num_timesteps")
         except ValueError as error:
             raise BundleError(f"expected a checkpoint of {cls.__name__} in {path}: {error}") from error
         build: Any = cls  # Stable-Baselines3's own arguments start with a policy class, ours with the environment
-        agent: Self = build(env, options, seed=document["seed"], **kwargs)
+        agent: Self = build(env, options, seed=seed, **kwargs)
         if found != agent.name:
             raise BundleError(f"expected a checkpoint of {agent.name!r} in {path}, got {found!r}")
-        agent.restore(tensors, document)
-        agent.num_timesteps = int(document["num_timesteps"])
+        with as_written(f"the checkpoint in {path}"):
+            agent.restore(tensors, document)
+        agent.num_timesteps = timesteps
         return agent
 
 

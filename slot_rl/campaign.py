@@ -14,23 +14,41 @@ from collections.abc import Callable, Mapping, Sequence
 from math import isnan, nan
 from pathlib import Path
 from statistics import fmean
-from typing import Any
 
 import pandas as pd
 import torch
 from torch import Tensor
+from typing_extensions import NotRequired, TypedDict
 
 from slot_rl.campaign_rows import MEAN, SPREAD, GivenRows, feature_names, told_rows
+from slot_rl.documents import as_declared
 from slot_rl.estimators.encoding import TableEncoding
+from slot_rl.estimators.spreadsheet_cells import neutral_frame
 from slot_rl.estimators.table import Table
 from slot_rl.estimators.table_files import TableError
-from slot_rl.io import BundleError, read_json, write_atomically, write_json
+from slot_rl.io import BundleError, as_written, file_of, read_json, write_atomically, write_json
 from slot_rl.places import claimed
 from slot_rl.search.next_batch import Candidates, MeasuredRows, next_batch
 from slot_rl.seeding import SEEDS, as_seed, generator_from
 
 STATE, CANDIDATES = "campaign.json", "candidates.csv"
-CAMPAIGN_FORMAT = "slot_rl campaign 1"
+
+
+class StateFile(TypedDict):
+    """A file of a campaign's state."""
+
+    file: str
+    sha256: str
+    rows: NotRequired[int]
+
+
+class CampaignState(TypedDict):
+    """The contents of ``campaign.json``."""
+
+    encoding: TableEncoding
+    seed: int
+    candidates: StateFile | None
+    rounds: list[StateFile]
 
 
 class Campaign:
@@ -46,7 +64,7 @@ class Campaign:
         """Builds a campaign that knows no results; use :meth:`start` or :meth:`load`."""
         self.encoding, self.folder, self.rounds = encoding, folder, -1
         self._candidates, self._seed = candidates, seed
-        self._files: list[dict[str, Any]] = []
+        self._files: list[StateFile] = []
         self._rows = torch.zeros(0, len(self.columns), dtype=torch.long)
         self._score = torch.zeros(0)
 
@@ -107,17 +125,12 @@ class Campaign:
         """
         if not (folder / STATE).is_file():
             raise BundleError(f"expected a campaign's folder with {STATE}, got {folder} without one")
-        state = read_json(folder / STATE)
-        if state.get("format") != CAMPAIGN_FORMAT:
-            raise BundleError(f"expected {folder / STATE} in format {CAMPAIGN_FORMAT!r}, got {state.get('format')!r}")
-        try:
-            return cls._restored(folder, state)
-        except (KeyError, TypeError, AttributeError) as error:
-            raise BundleError(f"expected {folder / STATE} as it was written, got one without {error}") from error
+        with as_written(str(folder / STATE)):
+            return cls._restored(folder, as_declared(CampaignState, read_json(folder / STATE), STATE))
 
     @classmethod
-    def _restored(cls, folder: Path, state: Mapping[str, Any]) -> "Campaign":
-        encoding, listed = TableEncoding.from_json(state["encoding"]), state["candidates"]
+    def _restored(cls, folder: Path, state: CampaignState) -> "Campaign":
+        encoding, listed = state["encoding"], state["candidates"]
         columns = (*encoding.contexts, *encoding.features)
         candidates = None
         if listed is not None:
@@ -125,7 +138,7 @@ class Campaign:
         campaign = cls(encoding, candidates, state["seed"], folder)
         for entry in state["rounds"]:
             campaign.rounds += 1
-            if entry["rows"]:
+            if entry.get("rows"):
                 told = told_rows(_unchanged(folder, entry), encoding.score, (), columns)
                 campaign._take(told.codes(encoding), told.score)
         campaign._files = state["rounds"]
@@ -246,15 +259,15 @@ class Campaign:
 
     def _save(self, rows: Tensor, score: Tensor) -> None:
         assert self.folder is not None
-        entry: dict[str, Any] = {"file": _measured_name(self.rounds + 1), "rows": len(rows)}
+        name = _measured_name(self.rounds + 1)
         data = _csv(self.named(rows).assign(**{self.encoding.score: score.double().numpy()}))
-        write_atomically(self.folder / entry["file"], data)
-        entry["sha256"] = hashlib.sha256(data).hexdigest()
+        write_atomically(self.folder / name, data)
+        entry: StateFile = {"file": name, "rows": len(rows), "sha256": hashlib.sha256(data).hexdigest()}
         listed = None
         if self._candidates is not None:
             digest = hashlib.sha256((self.folder / CANDIDATES).read_bytes()).hexdigest()
             listed = {"file": CANDIDATES, "sha256": digest}
-        state = {"format": CAMPAIGN_FORMAT, "encoding": self.encoding.to_json(), "seed": self._seed}
+        state = {"encoding": self.encoding.to_json(), "seed": self._seed}
         files = [*self._files, entry]
         write_json(self.folder / STATE, {**state, "candidates": listed, "rounds": files})
         self._files = files
@@ -314,14 +327,14 @@ def _measured_name(number: int) -> str:
 
 
 def _csv(frame: pd.DataFrame) -> bytes:
-    return frame.to_csv(index=False, lineterminator="\n").encode()
+    return neutral_frame(frame).to_csv(index=False, lineterminator="\n").encode()
 
 
-def _unchanged(folder: Path, entry: Mapping[str, Any]) -> Path:
+def _unchanged(folder: Path, entry: StateFile) -> Path:
     """Returns the path of a file of the state, which must be as it was written."""
-    path = folder / Path(entry["file"]).name
-    if not path.is_file():
-        raise BundleError(f"expected the file {path.name} of the campaign in {folder}, got no such file")
+    path = file_of(folder, entry["file"])
+    if path is None:
+        raise BundleError(f"expected the file {entry['file']!r} of the campaign in {folder}, got no such file")
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     if digest != entry["sha256"]:
         raise BundleError(

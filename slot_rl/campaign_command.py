@@ -15,6 +15,7 @@ from slot_rl.campaign import STATE, Campaign
 from slot_rl.campaign_rows import MEAN, SPREAD, categories_of_file, told_rows
 from slot_rl.console import fit_progress, print_table, say
 from slot_rl.estimators.mixed_members import MemberFit
+from slot_rl.estimators.spreadsheet_cells import neutral_frame
 from slot_rl.io import whole_file
 from slot_rl.places import claimed
 
@@ -45,6 +46,8 @@ class CampaignConfig:
             occur more than once count with their mean.
         batch: Rows to propose; if left out, as many as the round before, and 96 at the start.
         seed: To start: seeds the proposals.
+        raw_cells: Leave texts as they are that a spreadsheet would execute, such as =O or -OH; otherwise an apostrophe
+            goes before them, which results may have, too.
     """
 
     out: Path
@@ -57,6 +60,7 @@ class CampaignConfig:
     results: Path | None = None
     batch: Annotated[int | None, tyro.conf.arg(metavar="ROWS")] = None
     seed: int | None = None
+    raw_cells: bool = False
 
     def __post_init__(self) -> None:
         """Refuses a batch of no rows."""
@@ -95,7 +99,7 @@ def _run_in_folder(config: CampaignConfig) -> None:
     asked = _ask(campaign, batch)
     if len(asked) < batch:
         say(f"only {len(asked)} rows are left to propose, fewer than {batch}")
-    _write(path, asked, campaign)
+    _write(path, asked, campaign, config.raw_cells)
     _show(asked, campaign)
     say(f"rows to measure: {path}; fill in its column {campaign.encoding.score!r}, then give it with --results")
 
@@ -181,11 +185,12 @@ def _shown(cell: object, most: int) -> str:
     return text if len(text) <= most else text[: most - 1] + "…"
 
 
-def _write(path: Path, asked: pd.DataFrame, campaign: Campaign) -> None:
+def _write(path: Path, asked: pd.DataFrame, campaign: Campaign, raw_cells: bool) -> None:
     frame = asked.copy()
     frame.insert(len(campaign.columns), campaign.encoding.score, "")
     with whole_file(path) as temporary:
-        frame.to_csv(temporary, index=False, float_format="%.5g", lineterminator="\n")
+        shown = frame if raw_cells else neutral_frame(frame)
+        shown.to_csv(temporary, index=False, float_format="%.5g", lineterminator="\n")
 
 
 def _round_name(number: int) -> str:

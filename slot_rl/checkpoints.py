@@ -14,13 +14,15 @@ from pathlib import Path
 from typing import Any
 
 from stable_baselines3.common.callbacks import BaseCallback
+from typing_extensions import TypedDict
 
 from slot_rl.agents import load_agent
 from slot_rl.agents.base import MANIFEST, Agent, read_agent
 from slot_rl.console import say
+from slot_rl.documents import as_declared
 from slot_rl.envs import SlotVecEnv
 from slot_rl.io import CHECKPOINT, BundleError, read_json, sync_folder, temporary_name, write_json
-from slot_rl.problems import Problem
+from slot_rl.problems import Budget, Problem
 
 TRAINING = "training.json"
 KEPT = 3
@@ -49,6 +51,27 @@ class CheckpointConfig:
             )
 
 
+class WatchState(TypedDict):
+    """What the evaluations of a training need; see ``slot_rl.watching``."""
+
+    calls: list[float]
+    rows: list[dict[str, Any]]
+    next: float
+    wall_seconds: float
+    cpu_seconds: float
+
+
+class TrainingState(TypedDict):
+    """The contents of ``training.json``; see ``slot_rl.training``."""
+
+    watch: WatchState
+    budget: Budget
+    pending: dict[str, float | None]
+    metrics_lines: int
+    skipped: int
+    manifest: str
+
+
 @dataclass(frozen=True)
 class Checkpoint:
     """A checkpoint.
@@ -59,7 +82,7 @@ class Checkpoint:
     """
 
     folder: Path
-    training: dict[str, Any]
+    training: "TrainingState"
 
 
 def write_checkpoint(run: Path, agent: Agent, training: dict[str, Any]) -> None:
@@ -86,10 +109,10 @@ def newest_checkpoint(run: Path, tell: Callable[[str], None]) -> Checkpoint | No
     for folder in _newest_first(run):
         try:
             read_agent(folder)
-            training = read_json(folder / TRAINING)
+            training = as_declared(TrainingState, read_json(folder / TRAINING), TRAINING)
             if training["manifest"] != _seal(folder):
                 raise BundleError(f"expected {TRAINING} and {MANIFEST} of one checkpoint in {folder}, got those of two")
-        except (OSError, KeyError, BundleError) as error:
+        except (OSError, BundleError) as error:
             tell(f"left out: {' '.join(str(error).split())}")
         else:
             return Checkpoint(folder, training)

@@ -8,11 +8,13 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
+from unicodedata import category
 
 import torch
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, Task, TextColumn, TimeRemainingColumn
 from rich.table import Table
+from rich.text import Text
 
 from slot_rl.problems.base import NonFiniteScore
 
@@ -25,19 +27,31 @@ console = Console(highlight=False, markup=False, emoji=False)
 _errors = Console(stderr=True, highlight=False, soft_wrap=True, markup=False, emoji=False)
 
 
+def visible(text: str) -> str:
+    """Returns a text whose control characters, with which data could steer a terminal, are shown as escapes."""
+    return "".join(each if each in "\n\t" or category(each)[0] != "C" else ascii(each)[1:-1] for each in text)
+
+
 def say(text: str) -> None:
     """Prints one line as it is: not folded, however narrow the terminal is, and without markup."""
-    console.print(text, soft_wrap=True)
+    console.print(visible(text), soft_wrap=True)
+
+
+class _Text(TextColumn):
+    """A column of a progress bar with text from data."""
+
+    def render(self, task: Task) -> Text:
+        return Text(visible(self.text_format.format(task=task)))
 
 
 def progress_bar() -> Progress:
     """Returns a progress bar with count, remaining time, and a free text field ``note``; fits into 80 columns."""
     return Progress(
-        TextColumn("{task.description}", markup=False),
+        _Text("{task.description}"),
         BarColumn(bar_width=14),
         TextColumn("{task.completed:,.0f}/{task.total:,.0f}"),
         TimeRemainingColumn(elapsed_when_finished=True),
-        TextColumn("{task.fields[note]}", markup=False),
+        _Text("{task.fields[note]}"),
         console=console,
     )
 
@@ -60,6 +74,7 @@ def print_table(title: str, columns: list[str], rows: list[list[str]]) -> None:
 
     In a table that is wider than the terminal, texts of several words break into lines.
     """
+    title, columns, rows = visible(title), list(map(visible, columns)), [list(map(visible, row)) for row in rows]
     widths = [max(map(len, cells)) for cells in zip(columns, *rows, strict=True)]
     breaks = sum(widths) + 3 * len(widths) + 1 > console.width
     table = Table(title=title, title_justify="left")
@@ -150,5 +165,5 @@ def run(main: Callable[[], int | None]) -> int:
     except (ValueError, TypeError, OSError, NonFiniteScore) as error:
         if os.environ.get("SLOT_RL_DEBUG"):
             raise
-        _errors.print(f"error: {error}")
+        _errors.print(visible(f"error: {error}"))
         return BAD_INPUT

@@ -372,7 +372,7 @@ def _report(config: DiagnosisConfig, env_id: str, found: Diagnosis) -> None:
         write_json(config.out / DIAGNOSIS, {**provenance(config), **document})
         plot_bias_and_variance(config.out / PICTURE, {f"{env_id}: marker area by calls per estimate": points})
     _print(config, env_id, found)
-    console.print(f"true gradient: {found.true_gradient}")
+    say(f"true gradient: {found.true_gradient}")
     console.print(advice)
     say(f"figures and picture: {config.out}")
 

@@ -3,7 +3,8 @@
 A bundle is a folder with one safetensors file and one JSON document that names its size and SHA-256. Estimators and
 checkpoints are bundles. The weights' file name carries its hash, and the document is replaced last, in one atomic
 rename, so a process that is killed at any moment leaves either the old bundle or the new one, whole. Every document
-holds its own hash, too. Nothing here can execute code: safetensors holds numbers, the document is JSON.
+says its format and holds its own hash, too. Nothing here can execute code: safetensors holds numbers, the document is
+JSON.
 """
 
 import hashlib
@@ -19,7 +20,10 @@ import safetensors
 import safetensors.torch
 import torch
 
-FORMAT = "slot_rl bundle 1"
+FORMAT, VERSION = "format", 2
+"""The key of a document's format, ``slot_rl <the file's name> <version>``, and the version that is written."""
+EARLIER = (None, "slot_rl bundle 1", "slot_rl campaign 1")
+"""Formats of earlier versions, whose documents may have no hash."""
 SEAL = "document_sha256"
 """The key of a document's own hash: its SHA-256 without this key."""
 _PREFIX = "weights-"
@@ -34,6 +38,28 @@ STRAY = "." + 2 * _RANDOM_BYTES * "[0-9a-f]" + ".tmp"
 
 class BundleError(ValueError):
     """A bundle is missing, incomplete, altered, or of another kind than expected."""
+
+
+_OF_VALUES = (ArithmeticError, AttributeError, LookupError, MemoryError, RecursionError, RuntimeError, TypeError)
+
+
+@contextmanager
+def as_written(what: str) -> Iterator[None]:
+    """Turns what goes wrong with the values of a document, or with its weights, into one line.
+
+    Args:
+        what: What is read, for the message.
+
+    Raises:
+        BundleError: If the block raises an error that is about values.
+    """
+    try:
+        yield
+    except BundleError as error:
+        raise (error if what in str(error) else BundleError(f"{error}, in {what}")) from error
+    except (*_OF_VALUES, ValueError, safetensors.SafetensorError) as error:
+        said = f"no {error}" if isinstance(error, KeyError) else str(error) or type(error).__name__
+        raise BundleError(f"expected {what} as it was written, got: {' '.join(said.split())[:300]}") from error
 
 
 @contextmanager
@@ -70,32 +96,63 @@ def write_atomically(path: Path, data: bytes) -> None:
 
 
 def write_json(path: Path, document: Mapping[str, Any]) -> None:
-    """Writes a JSON document atomically, indented, keys in the given order, never NaN, with its own hash at the end."""
-    write_atomically(path, _json({**document, SEAL: _digest(document)}))
+    """Writes a JSON document atomically, indented, keys in the given order, never NaN.
+
+    Its format stands first, and its own hash last.
+    """
+    whole = {FORMAT: document_format(path), **document}
+    write_atomically(path, _json({**whole, SEAL: digest_of(whole)}))
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Reads a JSON object.
+    """Reads a JSON object that :func:`write_json` wrote, and returns it without its format and hash.
 
     Raises:
-        BundleError: If the file holds something else, or not what :func:`write_json` wrote.
+        BundleError: If the file holds something else, in another format, or was altered.
     """
+    text = read_text(path)
     try:
-        document: Any = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+        document: Any = json.loads(text)
+        digest = digest_of(_without_seal(document))  # refuses NaN and infinity
+    except (ValueError, RecursionError) as error:
         raise BundleError(f"expected JSON in {path}, got: {error}") from error
     if not isinstance(document, dict):
         raise BundleError(f"expected a JSON object in {path}, got {type(document).__name__}")
-    # Files of earlier versions have no hash.
-    written = document.pop(SEAL, None)
-    if written is not None and written != _digest(document):
+    found, seal = document.pop(FORMAT, None), document.pop(SEAL, None)
+    if seal != digest and (seal is not None or found not in EARLIER):
         raise BundleError(f"expected {path} as it was written, got one that does not fit its {SEAL}: it was altered")
+    if found not in (*EARLIER, expected := document_format(path)):
+        raise BundleError(f"expected {path} in format {expected!r}, got {_shown(found)}")
     return document
 
 
-def _digest(document: Mapping[str, Any]) -> str:
+def read_text(path: Path) -> str:
+    """Returns what a file says in UTF-8; raises BundleError if it is no file, or in another encoding."""
+    if not path.is_file():
+        raise BundleError(f"expected a file in {path}, got {'something else' if os.path.lexists(path) else 'none'}")
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise BundleError(f"expected {path} in UTF-8, got: {error}") from error
+
+
+def document_format(path: Path) -> str:
+    """Returns the format that the document in a file says."""
+    return f"slot_rl {path.stem} {VERSION}"
+
+
+def _without_seal(document: Any) -> Any:
+    return {key: value for key, value in document.items() if key != SEAL} if isinstance(document, dict) else document
+
+
+def _shown(value: Any) -> str:
+    return repr(value)[:60]
+
+
+def digest_of(document: Mapping[str, Any]) -> str:
+    """Returns the SHA-256 of a document; raises ValueError for NaN and infinity."""
     # Without indentation, in the order of the keys, which JSON keeps.
-    return hashlib.sha256(json.dumps(document).encode()).hexdigest()
+    return hashlib.sha256(json.dumps(document, allow_nan=False).encode()).hexdigest()
 
 
 def _json(document: Mapping[str, Any]) -> bytes:
@@ -111,19 +168,19 @@ def write_bundle(
         folder: The bundle's folder; made if it is missing.
         kind: What the bundle is, for example ``"estimator"``; checked when it is read.
         tensors: The weights by name; all must be finite.
-        document: Further JSON content; ``format``, ``kind`` and ``files`` are added.
+        document: Further JSON content; ``kind`` and ``files`` are added.
         name: File name of the document, for example ``"manifest.json"``.
 
     Raises:
         BundleError: If a tensor is not finite; then nothing is written.
     """
-    broken = [key for key, value in tensors.items() if value.is_floating_point() and not value.isfinite().all()]
+    broken = _not_finite(tensors)
     if broken:
-        raise BundleError(f"expected finite weights, got NaN or infinity in {', '.join(broken)}; nothing was written")
+        raise BundleError(f"expected finite weights, got NaN or infinity in {broken}; nothing was written")
     data = safetensors.torch.save({key: value.detach().contiguous() for key, value in tensors.items()})
     digest = hashlib.sha256(data).hexdigest()
     weights = f"{_PREFIX}{digest[:12]}.safetensors"
-    header = {"format": FORMAT, "kind": kind, "files": {weights: {"bytes": len(data), "sha256": digest}}}
+    header = {"kind": kind, "files": {weights: {"bytes": len(data), "sha256": digest}}}
     whole = {**header, **document}
     _json(whole)  # may refuse, so before anything is written
     folder.mkdir(parents=True, exist_ok=True)
@@ -150,17 +207,18 @@ def read_bundle(folder: Path, kind: str, name: str) -> tuple[dict[str, torch.Ten
     """
     document = read_document(folder, kind, name)
     (weights, expected), *rest = document["files"].items()
-    path = folder / Path(weights).name
-    if rest or not path.is_file():
-        raise BundleError(f"expected the weights {weights} in {folder}, got no such file")
+    path = file_of(folder, weights)
+    if rest or path is None:
+        raise BundleError(f"expected the weights {_shown(weights)} in {folder}, got no such file")
     data = path.read_bytes()
     actual = {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
     if actual != expected:
         raise BundleError(f"expected {path} to have {_state(expected)}, got {_state(actual)}: the file was altered")
-    try:
-        return safetensors.torch.load(data), document
-    except safetensors.SafetensorError as error:
-        raise BundleError(f"expected safetensors in {path}, got: {error}") from error
+    with as_written(f"the weights {path}"):
+        tensors = safetensors.torch.load(data)
+        if broken := _not_finite(tensors):
+            raise BundleError(f"expected finite weights in {path}, got NaN or infinity in {broken}")
+    return tensors, document
 
 
 def read_document(folder: Path, kind: str, name: str) -> dict[str, Any]:
@@ -169,18 +227,32 @@ def read_document(folder: Path, kind: str, name: str) -> dict[str, Any]:
     if not path.is_file():
         raise BundleError(f"expected a folder with {kind} weights and {name}, got {folder} without {name}")
     document = read_json(path)
-    if document.get("format") != FORMAT or document.get("kind") != kind:
-        raise BundleError(f"expected {path} to be of kind {kind!r} in format {FORMAT!r}, got {document.get('kind')!r}")
+    if document.get("kind") != kind:
+        raise BundleError(f"expected {path} to be of kind {kind!r}, got {_shown(document.get('kind'))}")
     files = document.get("files")
     if not isinstance(files, dict) or len(files) != 1 or not all(isinstance(e, dict) for e in files.values()):
-        raise BundleError(f"expected {path} to name one weights file, got {files!r}")
+        raise BundleError(f"expected {path} to name one weights file, got {_shown(files)}")
     return document
+
+
+def file_of(folder: Path, name: str) -> Path | None:
+    """Returns the file of a folder that a document names; None if there is none, or it leads out of the folder."""
+    path = folder / name
+    try:
+        inside = Path(name).name == name and path.is_file() and path.resolve().parent == folder.resolve()
+    except OSError:  # for example of a name that is too long
+        return None
+    return path if inside else None
 
 
 def weights_hash(document: Mapping[str, Any]) -> str:
     """Returns the SHA-256 of a bundle's weights, as its document states it."""
     (entry,) = document["files"].values()
     return str(entry["sha256"])
+
+
+def _not_finite(tensors: Mapping[str, torch.Tensor]) -> str:
+    return ", ".join(key for key, value in tensors.items() if value.is_floating_point() and not value.isfinite().all())
 
 
 def _state(entry: Mapping[str, Any]) -> str:

@@ -23,6 +23,7 @@ from slot_rl.selectors.rules import OPEN
 
 ITEM_HIDDEN = 64
 KNOWN_STARTS = 64
+MOST_WIDTH = 4_096
 MOST_MULTIPLIED, NEAR_ZERO, LARGEST_FACTOR = 6, 4.0, 1e5
 """Up to so many numbers of an item, the network sees their products too; those above 1 / NEAR_ZERO are compressed.
 
@@ -49,9 +50,12 @@ class PointerSize:
     context: bool = True
 
     def __post_init__(self) -> None:
-        """Refuses sizes below 1."""
-        if min(self.width, self.hidden, self.rounds) < 1 or self.start_dim < 0:
-            raise ValueError(f"expected width, hidden and rounds >= 1 and start_dim >= 0, got {self}")
+        """Refuses sizes below 1, and those that no memory holds."""
+        sizes = self.width, self.hidden, self.rounds
+        if min(sizes) < 1 or self.start_dim < 0 or max(*sizes, self.start_dim) > MOST_WIDTH:
+            raise ValueError(
+                f"expected width, hidden and rounds >= 1 and start_dim >= 0, all up to {MOST_WIDTH:,}, got {self}"
+            )
 
 
 @dataclass(frozen=True)

@@ -58,9 +58,15 @@ def plot_learning_curve(
     """
     figure, axes = pyplot.subplots(figsize=(7, 4.2), layout="constrained")
     for name, values in curves.items():
-        axes.plot(budget, values, marker=".", markersize=4, label=name)
+        axes.plot(budget, values, marker=".", markersize=4, label=plain_text(name))
     for i, (name, value) in enumerate(levels.items()):
-        axes.axhline(value, color=f"C{len(curves) + i}", linewidth=1.1, linestyle=["--", ":", "-."][i % 3], label=name)
+        axes.axhline(
+            value,
+            color=f"C{len(curves) + i}",
+            linewidth=1.1,
+            linestyle=["--", ":", "-."][i % 3],
+            label=plain_text(name),
+        )
     axes.set(xlabel="estimator calls in training", ylabel="optimality (0 random, 1 best)", title=plain_text(title))
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
     axes.set_ylim(min(-0.05, *(float(np.nanmin(values)) for values in curves.values())), None)
@@ -109,7 +115,7 @@ def plot_curves(path: Path, panels: Sequence[Panel], along: str = "") -> None:
             size = 3.5 if len(abscissas) > 1 else 6
             marker = {"marker": "o", "markersize": size, "zorder": 2 + size} if panel.marked else {}
             axes.plot(abscissas, ordinates, linewidth=1.2, **marker, **_line(names.index(name)))
-        axes.set(title=plain_text(panel.title), xlabel=panel.along, ylabel=panel.value)
+        axes.set(title=plain_text(panel.title), xlabel=plain_text(panel.along), ylabel=plain_text(panel.value))
         axes.set_yscale("log" if panel.log else "linear")
         every = [at for abscissas, _ in panel.curves.values() for at in abscissas]
         if panel.log_along and min(every) > 0:
@@ -119,8 +125,8 @@ def plot_curves(path: Path, panels: Sequence[Panel], along: str = "") -> None:
             axes.set_xlim(-0.15, 1.5 * max(every))
         axes.xaxis.set_major_formatter(lambda number, _: f"{number:,.0f}")
         axes.grid(alpha=0.25)
-    figure.supxlabel(along, fontsize="medium")
-    handles = [Line2D([], [], label=name, **_line(i)) for i, name in enumerate(names)]
+    figure.supxlabel(plain_text(along), fontsize="medium")
+    handles = [Line2D([], [], label=plain_text(name), **_line(i)) for i, name in enumerate(names)]
     figure.legend(handles=handles, loc="outside right upper", frameon=False, fontsize="small")
     figure.savefig(path, dpi=130)
     pyplot.close(figure)
@@ -185,7 +191,7 @@ def plot_bias_and_variance(path: Path, panels: Mapping[str, Sequence[Point]]) ->
     figure.supxlabel("variance / |true gradient|²", fontsize="medium")
     figure.supylabel("squared bias / |true gradient|²", fontsize="medium")
     handles = [
-        Line2D([], [], linestyle="", marker="os^"[i // 10 % 3], color=f"C{i % 10}", label=name)
+        Line2D([], [], linestyle="", marker="os^"[i // 10 % 3], color=f"C{i % 10}", label=plain_text(name))
         for i, name in enumerate(names)
     ]
     figure.legend(handles=handles, loc="outside right upper", frameon=False, fontsize="small")
@@ -236,10 +242,17 @@ def plot_intervals(path: Path, panels: Mapping[str, Mapping[str, Mapping[str, In
                     axes.plot([interval.low, interval.high], [place, place], color=f"C{i}", linewidth=1.5)
                     axes.plot(interval.value, place, marker="o", markersize=4, color=f"C{i}")
         axes.axvline(0.0, color="black", linewidth=0.6)
-        axes.set(title=plain_text(title), yticks=range(len(cases)), yticklabels=cases, ylim=(len(cases) - 0.5, -0.5))
+        axes.set(
+            title=plain_text(title),
+            yticks=range(len(cases)),
+            yticklabels=map(plain_text, cases),
+            ylim=(len(cases) - 0.5, -0.5),
+        )
         axes.grid(alpha=0.25, axis="x")
-    figure.supxlabel(along, fontsize="medium")
-    handles = [Line2D([], [], label=name, color=f"C{i}", marker="o", markersize=4) for i, name in enumerate(names)]
+    figure.supxlabel(plain_text(along), fontsize="medium")
+    handles = [
+        Line2D([], [], label=plain_text(name), color=f"C{i}", marker="o", markersize=4) for i, name in enumerate(names)
+    ]
     figure.legend(handles=handles, loc="outside right upper", frameon=False, fontsize="small")
     figure.savefig(path, dpi=130)
     pyplot.close(figure)

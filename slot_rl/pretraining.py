@@ -12,7 +12,7 @@ from rich.text import Text
 from scipy import stats
 from torch import Tensor
 
-from slot_rl.console import console, fit_progress, print_figures, print_table, say
+from slot_rl.console import console, fit_progress, print_figures, print_table, say, visible
 from slot_rl.estimators.described import ColumnKinds
 from slot_rl.estimators.encoding import TableEncoding
 from slot_rl.estimators.ensemble_kinds import INDEPENDENT, EnsembleMaking
@@ -275,7 +275,7 @@ def _fit_table(config: PretrainConfig, path: Path, kept: KeptFit | None = None) 
         raise ValueError("expected --score COLUMN with --table, got none")
     kinds = ColumnKinds.parse(config.numeric, config.levels, config.descriptors, config.categorical)
     generator = generator_from(config.seed)
-    with console.status(Text(f"reading {path}")):
+    with console.status(Text(visible(f"reading {path}"))):
         table = read_table(path, config.score, config.context, config.features, kinds.known)
         encoding = TableEncoding.of(table, config.score, config.context, kinds)
         parts = split_places(len(table), config.fit, generator)

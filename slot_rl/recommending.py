@@ -67,6 +67,8 @@ class RecommendConfig:
         fallback: Take the newest whole checkpoint where the run's last one is missing or damaged.
         force: Replace the file that is already there.
         seed: Seeds the draws.
+        raw_cells: In CSV, leave texts as they are that a spreadsheet would execute, such as =O or -OH; otherwise an
+            apostrophe goes before them, which files that are read here may have.
         best_seen: Answer with a context's best measured row, unless the answer's estimate is above its measured score
             by the error of the estimator's high estimates; the column measured_score then holds its measured score. It
             needs an estimator whose table is known and not censored, and does nothing to samples.
@@ -91,6 +93,7 @@ class RecommendConfig:
     fallback: bool = False
     force: bool = False
     seed: int = 0
+    raw_cells: bool = False
     best_seen: bool = True
 
     def __post_init__(self) -> None:
@@ -131,6 +134,7 @@ def _recommend(config: RecommendConfig) -> None:
     asked = RequestFiles(config.requests, config.out.parent, skip, config.items, config.exclude)
     with console.status("reading the requests") as status:
         requests = problem.read_requests(asked, lambda rows: status.update(f"reading the requests: {rows:,} rows"))
+    requests.raw_cells = config.raw_cells
     with requests, progress_bar() as progress:
         answering = progress.add_task(f"{requests.unit}s answered", total=requests.distinct, note="")
         writing = progress.add_task("rows written", total=len(requests), note="")

@@ -1,12 +1,16 @@
 """Evaluating a run again, from its folder."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from typing_extensions import NotRequired, TypedDict
+
 from slot_rl.checkpoints import agent_of_run, newest_checkpoint
 from slot_rl.console import console, say
-from slot_rl.estimators.pessimism import Pessimism
+from slot_rl.documents import as_declared
+from slot_rl.estimators.pessimism import MemberObjective, Pessimism
 from slot_rl.evaluation import Evaluation, EvaluationConfig, judge
 from slot_rl.io import SERVING, SUMMARY, read_config, read_json
 from slot_rl.problems import Budget, Problem, Unmeasured, make_problem
@@ -45,6 +49,32 @@ class ReevaluationConfig:
     fallback: bool = False
 
 
+class RunSources(TypedDict):
+    """What a run's config says of its problem; what earlier versions did not say is not required."""
+
+    env: str
+    estimator: str | None
+    estimator_sha256: str | None
+    truth: str | None
+    problem: NotRequired[str | None]
+    problem_sha256: NotRequired[str | None]
+    unmeasured: NotRequired[Unmeasured]
+    constraints: NotRequired[list[dict[str, Any]]]
+    own_constraints: NotRequired[bool]
+    pessimism: NotRequired[MemberObjective]
+    beta: NotRequired[float]
+
+
+class RunEnd(TypedDict):
+    """What every ``summary.json`` says of the training."""
+
+    status: str
+    estimator_forwards: int
+    estimator_backwards: int
+    wall_seconds: float
+    cpu_seconds: NotRequired[float | None]
+
+
 def reevaluate(config: ReevaluationConfig) -> dict[str, Any]:
     """Judges a run's checkpoint and prints the tables that its training printed.
 
@@ -55,12 +85,9 @@ def reevaluate(config: ReevaluationConfig) -> dict[str, Any]:
         ValueError: If the folder is no run, its files were altered, or the estimator is another one.
     """
     document = read_config(config.run)
-    try:
-        moved = (config.estimator, config.truth, config.trust, config.problem)
-        problem = problem_of_run(document, *moved, config.unmeasured, config.feasible)
-        requests = EvaluationConfig(**document["evaluation"])
-    except (KeyError, TypeError) as error:
-        raise ValueError(f"expected the config of a run in {config.run}, got one that lacks or adds {error}") from error
+    moved = (config.estimator, config.truth, config.trust, config.problem)
+    problem = problem_of_run(document, *moved, config.unmeasured, config.feasible)
+    requests = as_declared(EvaluationConfig, document.get("evaluation"), f"evaluation of the config in {config.run}")
     agent = agent_of_run(config.run, problem, config.fallback)
     if config.serving and agent.policy is None:
         raise ValueError(f"expected an agent with a policy for --serving, got {agent.name!r}")
@@ -81,7 +108,7 @@ def reevaluate(config: ReevaluationConfig) -> dict[str, Any]:
 
 
 def problem_of_run(
-    document: dict[str, Any],
+    config: Mapping[str, Any],
     estimator: str | None = None,
     truth: Path | None = None,
     trust: bool = False,
@@ -92,7 +119,7 @@ def problem_of_run(
     """Builds the problem that a run was trained on.
 
     Args:
-        document: The run's config.
+        config: The run's config.
         estimator: Folder or path.py:function of the estimator, if it has moved.
         truth: Table with the true scores, if it has moved.
         trust: Whether a path.py may be executed.
@@ -104,14 +131,12 @@ def problem_of_run(
         ValueError: If the document lacks something, the estimator or the own problem is another one than the run's, or
             unmeasured answers shall count as the worst without a truth.
     """
-    missing = {"env", "estimator", "estimator_sha256", "truth"} - document.keys()
-    if missing:
-        raise ValueError(f"expected the config of a run, got one without {', '.join(sorted(missing))}")
+    document = as_declared(RunSources, config, "the config of a run")
     env_id, estimator, problem = document["env"], estimator or document["estimator"], problem or document.get("problem")
     _refuse_another("the estimator", estimator_hash(env_id, estimator), document["estimator_sha256"], estimator)
     if problem is not None:
         _refuse_another("the problem", own_reference(problem).sha256(), document.get("problem_sha256"), problem)
-    truth = truth or document["truth"]
+    truth = truth or (None if document["truth"] is None else Path(document["truth"]))
     if unmeasured is None:
         # Runs of earlier versions counted them as the worst.
         unmeasured = "omit" if truth is None else document.get("unmeasured", "worst")
@@ -138,13 +163,13 @@ def _refuse_another(what: str, found: str | None, expected: object, source: str 
         )
 
 
-def summary_of_run(run: Path, fallback: bool) -> dict[str, Any]:
+def summary_of_run(run: Path, fallback: bool) -> RunEnd:
     """Returns how a run ended, or with ``fallback`` how far its newest checkpoint is."""
     path = run / SUMMARY
     if not path.is_file() and fallback and (found := newest_checkpoint(run, say)) is not None:
         calls, watch = found.training["budget"], found.training["watch"]
-        known = {"estimator_forwards": calls["forwards"], "estimator_backwards": calls["backwards"]}
-        return {**known, "status": "unfinished", **{key: watch[key] for key in ("wall_seconds", "cpu_seconds")}}
+        known = {"estimator_forwards": calls.forwards, "estimator_backwards": calls.backwards, **watch}
+        return as_declared(RunEnd, {**known, "status": "unfinished"}, str(found.folder))
     if not path.is_file():
         raise ValueError(f"expected a run that ended, with {SUMMARY}, got {run} without one")
-    return read_json(path)
+    return as_declared(RunEnd, read_json(path), str(path))

@@ -4,18 +4,21 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from typing_extensions import TypedDict
+
 from slot_rl import __version__
 from slot_rl.agents import AGENTS, Agent, load_agent, make_agent
 from slot_rl.agents.base import options_from_json
 from slot_rl.checkpoints import CheckpointConfig, newest_checkpoint
 from slot_rl.console import console, say
+from slot_rl.documents import as_declared
 from slot_rl.evaluation import Evaluation, EvaluationConfig
-from slot_rl.io import CONFIG, SUMMARY, read_config, read_json
+from slot_rl.io import CONFIG, SUMMARY, as_written, read_config, read_json
 from slot_rl.places import claimed
 from slot_rl.problems import Problem
 from slot_rl.reevaluation import problem_of_run
 from slot_rl.tracking import RunIdentity, Tracker, WandbMode, wandb_mode
-from slot_rl.training import WEIGHTS, Training, report_run, train_with_progress
+from slot_rl.training import WEIGHTS, OnBadScore, Training, report_run, train_with_progress
 
 
 @dataclass(frozen=True)
@@ -48,6 +51,19 @@ class ResumeConfig:
         return problem_of_run(document, *moved, feasible=self.feasible)
 
 
+class RunBegun(TypedDict):
+    """What a run's config says of its training."""
+
+    env: str
+    agent: str
+    options: dict[str, Any]
+    evaluation: EvaluationConfig
+    seed: int
+    budget: int
+    began: str
+    on_bad_score: OnBadScore
+
+
 def resume_run(config: ResumeConfig, problem: Problem | None = None) -> tuple[Path, Agent, dict[str, Any]]:
     """Goes on with a training; one without a checkpoint begins again.
 
@@ -74,19 +90,15 @@ def resume_run(config: ResumeConfig, problem: Problem | None = None) -> tuple[Pa
 
 def _training(config: ResumeConfig, document: dict[str, Any], problem: Problem, mode: WandbMode) -> Training:
     folder = config.resume
-    try:
-        kind = AGENTS[document["agent"]]
-        options = options_from_json(document["options"], kind.options)
-        evaluated = EvaluationConfig(**document["evaluation"])
-        seed, budget, began = document["seed"], document["budget"], document["began"]
-        on_bad_score = document["on_bad_score"]
-    except (KeyError, TypeError) as error:
-        raise ValueError(f"expected the {CONFIG} of a run in {folder}, got one that lacks or adds {error}") from error
-    identity = RunIdentity(document["env"], document["agent"], seed, budget, began, __version__)
+    known = as_declared(RunBegun, document, f"{CONFIG} in {folder}")
+    with as_written(f"{CONFIG} in {folder}"):
+        options = options_from_json(known["options"], AGENTS[known["agent"]].options)
+    seed = known["seed"]
+    identity = RunIdentity(known["env"], known["agent"], seed, known["budget"], known["began"], __version__)
     start = newest_checkpoint(folder, say)
     say("no checkpoint is there: the training begins again" if start is None else f"goes on from {start.folder}")
     agent = make_agent(identity.agent, problem, options, seed) if start is None else load_agent(start.folder, problem)
     with console.status("measuring the competitors"):
-        evaluation = Evaluation(problem, evaluated)
+        evaluation = Evaluation(problem, known["evaluation"])
     tracker = Tracker(folder, identity, document, mode, lines=0 if start is None else start.training["metrics_lines"])
-    return Training(agent, identity, evaluation, tracker, folder, config.saving, on_bad_score, start)
+    return Training(agent, identity, evaluation, tracker, folder, config.saving, known["on_bad_score"], start)

@@ -3,7 +3,9 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from slot_rl.console import console, say
+from rich.text import Text
+
+from slot_rl.console import console, say, visible
 from slot_rl.io import SUMMARY, read_config, read_json
 from slot_rl.metrics_file import METRICS_FILE, read_metrics
 from slot_rl.mirror import Mirror
@@ -43,7 +45,7 @@ def resync(config: ResyncConfig) -> None:
     if mode == "disabled":
         raise ValueError("expected the mode offline or online, got disabled")
     for run in config.runs:
-        with claimed(run, WEIGHTS), console.status(f"Weights & Biases: {run}"):
+        with claimed(run, WEIGHTS), console.status(Text(visible(f"Weights & Biases: {run}"))):
             points = _resync_one(run, mode)
         say(f"{run}: {points:,} log points on Weights & Biases, {mode}")
 

@@ -140,4 +140,4 @@ def load(
         where = None if truth is None else Path(truth)
         problem = problem_of_run(document, estimator, where, trust, problem, feasible=feasible)
     summary = summary_of_run(folder, fallback)
-    return TrainedRun(folder, problem, agent_of_run(folder, problem, fallback), summary)
+    return TrainedRun(folder, problem, agent_of_run(folder, problem, fallback), dict(summary))

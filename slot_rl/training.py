@@ -15,7 +15,7 @@ from stable_baselines3.common.logger import Logger
 from slot_rl import __version__
 from slot_rl.agents import Agent, LearningAgent, Options, make_agent
 from slot_rl.agents.base import MANIFEST, to_json
-from slot_rl.checkpoints import Checkpoint, CheckpointCallback, CheckpointConfig, write_checkpoint
+from slot_rl.checkpoints import Checkpoint, CheckpointCallback, CheckpointConfig, TrainingState, write_checkpoint
 from slot_rl.console import console, once_at, progress_bar, say
 from slot_rl.estimators.pessimism import Pessimism
 from slot_rl.evaluation import SEARCHES, Evaluation, EvaluationConfig, Row, judge
@@ -285,12 +285,12 @@ class Training:
         self.tracker.sync()
         write_checkpoint(self.folder, self.agent, training)
 
-    def _go_on(self, agent: LearningAgent, training: dict[str, Any]) -> None:
+    def _go_on(self, agent: LearningAgent, training: TrainingState) -> None:
         """Takes back what :meth:`_write_checkpoint` has written, but for the agent and the tracker."""
         assert agent.problem is not None
         self._watch.restore(training["watch"])
-        for name, calls in training["budget"].items():
-            setattr(agent.problem.budget, name, calls)
+        budget, spent = agent.problem.budget, training["budget"]
+        budget.forwards, budget.backwards = spent.forwards, spent.backwards
         for key, value in training["pending"].items():
             agent.logger.record(key, nan if value is None else value)
         self.skipped = training["skipped"]

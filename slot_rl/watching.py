@@ -8,6 +8,8 @@ from typing import Any
 
 from stable_baselines3.common.callbacks import BaseCallback
 
+from slot_rl.checkpoints import WatchState
+from slot_rl.documents import as_declared
 from slot_rl.evaluation import Evaluation, Row
 from slot_rl.metrics import METRICS
 from slot_rl.problems import Budget, Problem
@@ -101,9 +103,10 @@ class EvaluationCallback(BaseCallback):
             "cpu_seconds": self.stopwatch.cpu,
         }
 
-    def restore(self, state: dict[str, Any]) -> None:
+    def restore(self, state: WatchState) -> None:
         """Takes back what :meth:`state` gave."""
-        self.calls, self.rows, self._next = state["calls"], [Row(**row) for row in state["rows"]], state["next"]
+        self.calls, self._next = state["calls"], state["next"]
+        self.rows = [as_declared(Row, row, "rows") for row in state["rows"]]
         self.stopwatch.go_on_from(state["wall_seconds"], state["cpu_seconds"])
 
     def _evaluate(self) -> None:

@@ -15,7 +15,7 @@ from slot_rl.campaign import STATE, Campaign
 from slot_rl.campaign_rows import MEAN, SPREAD, categories_of_file
 from slot_rl.estimators.mixed_members import MemberFit
 from slot_rl.estimators.net_ensemble import EnsembleFit
-from slot_rl.io import BundleError
+from slot_rl.io import SEAL, BundleError, digest_of
 from slot_rl.search import next_batch
 from tests.helpers.quick_campaigns import fit_quickly
 
@@ -235,13 +235,13 @@ def test_a_taken_or_broken_folder_is_refused(tmp_path: Path) -> None:
     with pytest.raises(BundleError, match="measured_0.csv to have SHA-256 .*: the file was altered"):
         Campaign.load(tmp_path / "lab")
     (tmp_path / "lab/measured_0.csv").unlink()
-    with pytest.raises(BundleError, match="expected the file measured_0.csv of the campaign in .*, got no such file"):
+    with pytest.raises(BundleError, match="expected the file 'measured_0.csv' of the campaign in .*, got no such file"):
         Campaign.load(tmp_path / "lab")
-    (tmp_path / "lab" / STATE).write_text(json.dumps({"format": "other"}))
-    with pytest.raises(BundleError, match="in format 'slot_rl campaign 1', got 'other'"):
+    (tmp_path / "lab" / STATE).write_text(json.dumps({"format": "other", SEAL: digest_of({"format": "other"})}))
+    with pytest.raises(BundleError, match="campaign.json in format 'slot_rl campaign 2', got 'other'"):
         Campaign.load(tmp_path / "lab")
     (tmp_path / "lab" / STATE).write_text(json.dumps({"format": "slot_rl campaign 1"}))
-    with pytest.raises(BundleError, match="campaign.json as it was written, got one without 'encoding'"):
+    with pytest.raises(BundleError, match="campaign.json as it was written, got one without candidates"):
         Campaign.load(tmp_path / "lab")
 
 

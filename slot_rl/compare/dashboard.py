@@ -12,13 +12,14 @@ import shlex
 import unicodedata
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from slot_rl.compare.runner import COMPARISON
 from slot_rl.compare.wandb import Published, read_published, sync_command
 from slot_rl.console import say
+from slot_rl.documents import as_declared
 from slot_rl.io import read_json, write_json
 from slot_rl.metrics import METRICS
 from slot_rl.places import check_out
@@ -69,12 +70,14 @@ class ComparedTask:
         group: The group of its runs on Weights & Biases.
         timesteps: The budget of each run.
         unmeasured: What answers count as that the ground truth has not measured; None without one.
+        env: Its environment.
     """
 
     label: str
     group: str
     timesteps: int
     unmeasured: Unmeasured | None = None
+    env: str = ""
 
 
 @dataclass(frozen=True)
@@ -86,7 +89,7 @@ class ComparisonDocument:
     seeds: tuple[int, ...]
     project: str
     command: str
-    published: Published | None
+    published: Published | None = None
 
 
 def publish_dashboard(config: DashboardConfig) -> None:
@@ -122,18 +125,12 @@ def read_comparison(folder: Path) -> ComparisonDocument:
     if not path.is_file():
         raise ValueError(f"expected the folder of a comparison with {COMPARISON}, got {folder} without one")
     document, published = read_json(path), read_published(folder)
-    try:
-        tasks = [
-            ComparedTask(task["label"], task["group"], int(task["timesteps"]), task.get("unmeasured"))
-            for task in document["tasks"]
-        ]
-        agents, seeds = tuple(document["agents"]), tuple(document["seeds"])
-        project, command = document["wandb_project"], document["command"]
-    except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"expected a comparison in {path}, got one that lacks {error}") from error
-    if not (tasks and agents and seeds):
+    names = {"project": "wandb_project", **{name: name for name in ("tasks", "agents", "seeds", "command")}}
+    shown = {name: document[key] for name, key in names.items() if key in document}
+    found = as_declared(ComparisonDocument, shown, f"the comparison in {path}")
+    if not (found.tasks and found.agents and found.seeds):
         raise ValueError(f"expected tasks, agents and seeds in {path}, got one of them empty")
-    return ComparisonDocument(tuple(tasks), agents, seeds, project, command, published)
+    return replace(found, published=published)
 
 
 def build_dashboard(comparison: ComparisonDocument, entity: str, project: str) -> tuple[list[Any], Any]:

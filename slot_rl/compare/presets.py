@@ -5,20 +5,24 @@ that each trial reached in tuning; the best one is used. All agents have the sam
 and with the same budget. A comparison refuses the seeds that its presets were tuned on.
 """
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
+from typing_extensions import NotRequired, TypedDict
 
 from slot_rl.agents import AGENTS
 from slot_rl.agents.base import Options, options_from_json
-from slot_rl.io import write_atomically
+from slot_rl.documents import as_declared, read_yaml
+from slot_rl.io import SEAL, BundleError, as_written, digest_of, write_atomically
 from slot_rl.problems.named import short_name
 
 SHIPPED_PRESETS = Path(__file__).parent / "shipped_presets"
-PRESETS_FORMAT = "slot_rl presets 1"
+PRESETS_FORMAT, BY_HAND = "slot_rl presets 2", "slot_rl presets 1"
+"""Files that are written here hold their own hash; those that a person writes or changes have another format."""
 
 
 @dataclass(frozen=True)
@@ -83,6 +87,22 @@ class Presets:
         return [options_from_json(trial, defaults) for trial in trials]
 
 
+class Trial(TypedDict):
+    """A trial in a file."""
+
+    options: dict[str, Any]
+    optimality: NotRequired[float]
+
+
+class PresetsFile(TypedDict):
+    """The contents of a file."""
+
+    env: str
+    version: int
+    tuning: NotRequired[Tuning]
+    agents: dict[str, list[Trial]]
+
+
 def preset_file(env: str, folder: Path) -> Path:
     """Returns where a folder has the presets of an environment: ``Slots-v0.yaml`` for ``SlotRL/Slots-v0``."""
     return folder / f"{short_name(env)}.yaml"
@@ -105,15 +125,12 @@ def read_presets(env: str, folder: Path | None = None) -> Presets:
     if not folder.is_dir():
         raise ValueError(f"expected a folder of presets, got {folder}, which is none")
     path = preset_file(env, folder)
-    if not path.is_file():
+    if not os.path.lexists(path):
         return Presets(env, 0, None, {})
-    try:
-        document = yaml.safe_load(path.read_text(encoding="utf-8"))
-        presets = _from_document(document)
+    presets = _from_document(read_yaml(path, "presets"), path)
+    with as_written(f"presets in {path}"):
         for agent in presets.agents:
             presets.trials(agent)
-    except (yaml.YAMLError, KeyError, TypeError, AttributeError, ValueError) as error:
-        raise ValueError(f"expected presets ({PRESETS_FORMAT}) in {path}, got: {_one_line(error)}") from error
     if presets.env != env:
         raise ValueError(f"expected presets of {env} in {path}, got those of {presets.env}")
     return presets
@@ -131,6 +148,7 @@ def write_presets(path: Path, presets: Presets) -> None:
             "timesteps": tuning.timesteps,
         }
     document["agents"] = {name: _agent_document(preset) for name, preset in presets.agents.items()}
+    document[SEAL] = digest_of(document)
     text = yaml.safe_dump(document, sort_keys=False, width=120, default_flow_style=None)
     write_atomically(path, text.encode())
 
@@ -143,25 +161,26 @@ def _agent_document(preset: AgentPreset) -> list[dict[str, Any]]:
     ]
 
 
-def _from_document(document: Any) -> Presets:
-    if document["format"] != PRESETS_FORMAT:
-        raise ValueError(f"format {document['format']!r}")
-    unknown = [name for name in document["agents"] if name not in AGENTS]
-    if unknown:
-        raise ValueError(f"unknown agents {', '.join(map(str, unknown))}")
-    known = document.get("tuning")
-    tuning = known and Tuning(tuple(known["tasks"]), tuple(known["seeds"]), int(known["timesteps"]), known["command"])
-    agents = {name: _agent_preset(trials) for name, trials in document["agents"].items()}
-    return Presets(document["env"], int(document["version"]), tuning, agents)
+def _from_document(document: Any, path: Path) -> Presets:
+    if not isinstance(document, dict) or document.get("format") not in (PRESETS_FORMAT, BY_HAND):
+        raise BundleError(f"expected presets ({PRESETS_FORMAT}, by hand {BY_HAND}) in {path}, got something else")
+    seal = document.pop(SEAL, None)
+    with as_written(f"presets in {path}"):
+        if document["format"] == PRESETS_FORMAT and seal != digest_of(document):
+            raise BundleError(
+                f"expected {path} as it was written, got one that was altered; whoever changes it by hand leaves out "
+                f"{SEAL} and says {BY_HAND!r}"
+            )
+        found = as_declared(PresetsFile, document, "presets")
+        unknown = [name for name in found["agents"] if name not in AGENTS]
+        if unknown:
+            raise BundleError(f"expected presets of known agents in {path}, got {', '.join(unknown)}")
+        agents = {name: _agent_preset(trials) for name, trials in found["agents"].items()}
+    return Presets(found["env"], found["version"], found.get("tuning"), agents)
 
 
-def _agent_preset(trials: Any) -> AgentPreset:
-    scores = tuple(trial.get("optimality") for trial in trials)
-    if not trials or (None in scores and scores != (None,) * len(scores)):
+def _agent_preset(trials: list[Trial]) -> AgentPreset:
+    known = [trial["optimality"] for trial in trials if "optimality" in trial]
+    if not trials or len(known) not in (0, len(trials)):
         raise ValueError("trials of which some have an optimality and some do not, or none at all")
-    return AgentPreset(tuple(trial["options"] for trial in trials), None if None in scores else scores)
-
-
-def _one_line(error: Exception) -> str:
-    missing = f"no {error}" if isinstance(error, KeyError) else str(error)
-    return " ".join(missing.split())
+    return AgentPreset(tuple(trial["options"] for trial in trials), tuple(known) or None)

@@ -23,6 +23,7 @@ from slot_rl.compare.statistics import RUN_KEY
 from slot_rl.compare.tables import GLOSSARY, ReportTable, ranked_pairs, report_tables
 from slot_rl.compare.wandb import FOLDER, track_comparison
 from slot_rl.console import say
+from slot_rl.estimators.spreadsheet_cells import neutral_frame
 from slot_rl.io import write_atomically, write_json
 from slot_rl.tracking import WandbMode
 
@@ -77,7 +78,7 @@ def publish_report(out: Path, found: Conclusions, document: Mapping[str, Any], m
     write_atomically(folder / "tables.md", "\n".join([*_lines(tables), *GLOSSARY, ""]).encode())
     shown = {table.key: table.frame for table in tables}
     for name, frame in {"runs": found.results.runs, **shown}.items():
-        write_atomically(folder / f"{name}.csv", frame.to_csv(index=False).encode())
+        write_atomically(folder / f"{name}.csv", neutral_frame(frame).to_csv(index=False).encode())
     write_json(folder / "results.json", {**document, "figures": _figures(found)})
     write_page(out / PAGE, "Agents compared", _sections(found, document, tables, pictures))
     # An earlier call's tracked tables and pictures are out of date.

@@ -1,27 +1,38 @@
 """Reads run folders into the data frames of a comparison."""
 
-from collections.abc import Sequence
+import os
+from collections.abc import Callable, Sequence
 from math import nan
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
 import pandas as pd
+from typing_extensions import TypedDict
 
 from slot_rl.compare.curves import SERVING_FIGURES
 from slot_rl.compare.runner import SERVED_BY, SERVING_FILE, TIMES_FILE
 from slot_rl.compare.statistics import LABELS, RUN_KEY, Columns, Results
 from slot_rl.compare.study import Run
-from slot_rl.io import SUMMARY, read_json
+from slot_rl.documents import as_declared
+from slot_rl.io import SUMMARY, as_written, read_json
 from slot_rl.metrics import METRICS
 from slot_rl.metrics_file import METRICS_FILE, read_metrics
 
 FIGURES = [metric.key for metric in METRICS.values() if metric.format]
 """The columns of figures: every metric that is a number. A metric without a number format is true or false."""
 
+RunPart = TypeVar("RunPart")
 SERVING_COLUMNS = ["calls", *SERVING_FIGURES, "call_seconds"]
 CURVES = {"estimator_forwards": "calls", "cpu_seconds": "seconds", "optimality": "optimality"}
 CURVE_COLUMNS = {str(METRICS[key].log_key): column for key, column in CURVES.items()}
 """Columns of learning curves by their key in ``metrics.jsonl``."""
+
+
+class Times(TypedDict):
+    """What a call to the estimator takes, and the answers by each way."""
+
+    call: dict[str, float]
+    ways: dict[str, list[tuple[float, float, float, float]]]
 
 
 def read_results(runs: Sequence[Run], out: Path) -> Results:
@@ -34,17 +45,19 @@ def read_results(runs: Sequence[Run], out: Path) -> Results:
     if missing:
         raise ValueError(f"expected every run in {out} to have ended, got none of {'; '.join(missing)}")
     well = [run for run in runs if run.state(out) == "finished"]
-    try:
-        table = pd.DataFrame([_run_row(run, out) for run in runs], columns=[*LABELS, *FIGURES])
-        curves = [_learning_curve(run, out) for run in well]
-        serving = [_serving_curve(run, out) for run in well]
-    except (KeyError, TypeError, IndexError) as error:
-        raise ValueError(f"expected whole runs in {out}, got one whose files lack {error}") from error
+    table = pd.DataFrame([_read(_run_row, run, out) for run in runs], columns=[*LABELS, *FIGURES])
+    curves = [_read(_learning_curve, run, out) for run in well]
+    serving = [_read(_serving_curve, run, out) for run in well]
     return Results(
         table.assign(**table[FIGURES].apply(pd.to_numeric)),  # A figure that no run has is NaN.
         _joined([curve for curve in curves if curve["calls"].iloc[-1] > 0], ["calls", "seconds", "optimality"]),
         _joined(serving, SERVING_COLUMNS),
     )
+
+
+def _read(part: Callable[[Run, Path], RunPart], run: Run, out: Path) -> RunPart:
+    with as_written(f"the run {run.folder(out)}"):
+        return part(run, out)
 
 
 def _labels(run: Run) -> Columns:
@@ -59,8 +72,8 @@ def _run_row(run: Run, out: Path) -> Columns:
     return {
         **labels,
         "failure": None,
-        "unmeasured": summary.get("unmeasured"),
-        **{name: summary[name] for name in FIGURES},
+        "unmeasured": as_declared(str | None, summary.get("unmeasured"), "unmeasured"),
+        **{name: as_declared(float | None, summary[name], name) for name in FIGURES},
     }
 
 
@@ -72,11 +85,11 @@ def _learning_curve(run: Run, out: Path) -> pd.DataFrame:
 def _serving_curve(run: Run, out: Path) -> pd.DataFrame:
     """Returns the points of the way of answering that is shown; times are NaN in runs of earlier versions."""
     folder = run.folder(out)
-    curves = read_json(folder / SERVING_FILE)
+    curves = as_declared(dict[str, list[tuple[float, float]]], read_json(folder / SERVING_FILE), SERVING_FILE)
     shown = next((name for name in SERVED_BY if name in curves), "")
-    times: dict[str, Any] = {"call": {"both": nan}, "ways": {}}
-    if (folder / TIMES_FILE).is_file():
-        times = read_json(folder / TIMES_FILE)
+    times: Times = {"call": {"both": nan}, "ways": {}}
+    if os.path.lexists(folder / TIMES_FILE):
+        times = as_declared(Times, read_json(folder / TIMES_FILE), TIMES_FILE)
     taken = {calls: figures for calls, *figures in times["ways"].get(shown, [])}
     unknown = [nan] * len(SERVING_FIGURES[1:])
     points = [(*point, *taken.get(point[0], unknown), times["call"]["both"]) for point in curves.get(shown, [])]

@@ -13,14 +13,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
-
 from slot_rl.agents import AGENTS, make_agent
 from slot_rl.agents.base import options_from_json, to_json
 from slot_rl.checkpoints import CheckpointConfig
 from slot_rl.compare.presets import read_presets
 from slot_rl.compare.statistics import FEWEST_SEEDS
 from slot_rl.compare.task import Task, hash_of_file, task_of
+from slot_rl.documents import as_declared, read_yaml
 from slot_rl.evaluation import EvaluationConfig
 from slot_rl.io import SUMMARY, read_json
 from slot_rl.problems.named import short_name
@@ -140,7 +139,8 @@ class Run:
 
     def failure(self, out: Path) -> str:
         """Returns why a failed run failed, in one line."""
-        return str(read_json(self.folder(out) / FAILURE)["error"])
+        path = self.folder(out) / FAILURE
+        return as_declared(str, read_json(path).get("error"), str(path))
 
 
 @dataclass(frozen=True)
@@ -256,7 +256,7 @@ def read_study(path: Path, variables: Mapping[str, str], trust: bool = False) ->
     if not path.is_file():
         raise ValueError(f"expected a study in {path}, got no such file")
     try:
-        document = _filled(yaml.safe_load(path.read_text(encoding="utf-8")), variables)
+        document = _filled(read_yaml(path, "a study"), variables)
         unknown = set(document) - set(STUDY_KEYS)
         if unknown:
             raise ValueError(f"unknown keys {', '.join(map(str, sorted(unknown)))}")
@@ -271,7 +271,7 @@ def read_study(path: Path, variables: Mapping[str, str], trust: bool = False) ->
         found["seeds"] = range(first, first + int(document.get("seeds", len(DEFAULT_SEEDS))))
         serving = document.get("serving", {})
         found["serving"] = ServingCalls(**{name: tuple(calls) for name, calls in serving.items()})
-    except (yaml.YAMLError, KeyError, TypeError, AttributeError, ValueError) as error:
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
         found_instead = f"no key {error}" if isinstance(error, KeyError) else str(error)
         raise ValueError(f"expected a study in {path}, got: {' '.join(found_instead.split())}") from error
     return found

@@ -10,6 +10,7 @@ from slot_rl.compare.runner import COMPARISON, LauncherName, do_runs, make_launc
 from slot_rl.compare.study import Run, Tracking
 from slot_rl.compare.task import Task, parse_task
 from slot_rl.console import markdown, say
+from slot_rl.documents import as_declared
 from slot_rl.evaluation import EvaluationConfig
 from slot_rl.io import SUMMARY, read_json, write_json
 from slot_rl.provenance import command_line, provenance
@@ -97,7 +98,8 @@ def _score(runs: list[Run], out: Path) -> float:
     failed = [f"{run.title}: {run.failure(out)}" for run in runs if run.state(out) == "failed"]
     if failed:
         raise ValueError(f"expected every run of the tuning to end well, got {'; '.join(failed)}")
-    return round(fmean(read_json(run.folder(out) / SUMMARY)["optimality"] for run in runs), 4)
+    summaries = [run.folder(out) / SUMMARY for run in runs]
+    return round(fmean(as_declared(float, read_json(path).get("optimality"), str(path)) for path in summaries), 4)
 
 
 def _print(presets: Presets) -> None:

@@ -1,6 +1,7 @@
 """The run of a whole comparison on Weights & Biases, next to the runs of its agents: tables and pictures."""
 
 import json
+import os
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -12,6 +13,7 @@ import pandas as pd
 from slot_rl import __version__
 from slot_rl.compare.study import RUNS
 from slot_rl.console import say
+from slot_rl.documents import as_declared
 from slot_rl.io import read_json, write_json
 from slot_rl.mirror import Mirror
 from slot_rl.tracking import WandbLabels, WandbMode, wandb_project
@@ -83,13 +85,9 @@ def read_published(out: Path) -> Published | None:
         ValueError: If the file was altered.
     """
     path = out / FOLDER / PUBLISHED
-    if not path.is_file():
+    if not os.path.lexists(path):
         return None
-    document = read_json(path)
-    try:
-        return Published(str(document["name"]), tuple(document["tables"]), tuple(document["pictures"]))
-    except (KeyError, TypeError) as error:
-        raise ValueError(f"expected name, tables and pictures in {path}, got a document without {error}") from error
+    return as_declared(Published, read_json(path), str(path))
 
 
 def sync_command(out: Path, flags: Sequence[str] = ()) -> str | None:

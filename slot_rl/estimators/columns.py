@@ -10,6 +10,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from slot_rl.documents import as_declared
 from slot_rl.estimators.frames import is_numeric, need_columns, numbers, texts
 from slot_rl.estimators.table import refuse_narrow
 from slot_rl.estimators.table_files import TableError, is_row_number
@@ -137,8 +138,7 @@ class FileColumns:
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> "FileColumns":
         """Rebuilds what :meth:`to_json` wrote."""
-        categories = {name: tuple(known) for name, known in values["categories"].items()}
-        return cls(values["id"], dict(values["means"]), tuple(values["flagged"]), categories)
+        return as_declared(cls, values, "columns")
 
 
 def id_column(frame: pd.DataFrame, names: Sequence[str], path: Path) -> str:

@@ -160,11 +160,6 @@ class Descriptors:
         """Returns the descriptors as JSON-ready values."""
         return {"names": list(self.names), "values": [list(row) for row in self.values]}
 
-    @classmethod
-    def from_json(cls, values: Mapping[str, Any]) -> "Descriptors":
-        """Rebuilds descriptors written by :meth:`to_json`."""
-        return cls(tuple(values["names"]), tuple(tuple(map(float, row)) for row in values["values"]))
-
 
 @dataclass(frozen=True)
 class ColumnKinds:

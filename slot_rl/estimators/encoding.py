@@ -10,6 +10,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from slot_rl.documents import as_declared
 from slot_rl.estimators.described import ColumnKinds, Descriptors, NumberUnit, canonical, number_text, numbers_of
 from slot_rl.estimators.table import Table
 from slot_rl.estimators.table_files import TableError
@@ -280,12 +281,8 @@ class TableEncoding:
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> "TableEncoding":
-        """Rebuilds an encoding written by :meth:`to_json`."""
-        features = {name: tuple(found) for name, found in values["features"].items()}
-        contexts = {name: tuple(found) for name, found in values["contexts"].items()}
-        numbers = {name: NumberUnit(**unit) for name, unit in values.get("numbers", {}).items()}
-        described = {name: Descriptors.from_json(found) for name, found in values.get("descriptors", {}).items()}
-        return cls(values["score"], features, contexts, numbers, described)
+        """Rebuilds an encoding written by :meth:`to_json`; raises BundleError if it is none."""
+        return as_declared(cls, values, "encoding")
 
     def _encode(self, table: Table, columns: Mapping[str, Sequence[str]]) -> Codes:
         codes = np.zeros((len(table), len(columns)), dtype=np.int64)

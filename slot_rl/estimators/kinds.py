@@ -5,6 +5,7 @@ from typing import Any
 
 from torch import nn
 
+from slot_rl.documents import as_declared
 from slot_rl.estimators.blend import Blend
 from slot_rl.estimators.drawn_functions import DrawnFunctions
 from slot_rl.estimators.net import EstimatorNet, EstimatorShape
@@ -17,12 +18,10 @@ Shape = Mapping[str, Any]
 Model = EstimatorNet | RowScorer
 
 
-def _gp(shape: Shape) -> ProductGP:
-    return ProductGP(shape["sizes"], shape["context_sizes"], shape["rows"])
-
-
-def _draws(shape: Shape) -> DrawnFunctions:
-    return DrawnFunctions(shape["sizes"], shape["context_sizes"], shape["members"])
+def _sizes(shape: Shape, count: str) -> tuple[tuple[int, ...], tuple[int, ...], int]:
+    sizes = as_declared(tuple[int, ...], shape["sizes"], "shape.sizes")
+    contexts = as_declared(tuple[int, ...], shape["context_sizes"], "shape.context_sizes")
+    return sizes, contexts, as_declared(int, shape[count], f"shape.{count}")
 
 
 def _blend(shape: Shape) -> Blend:
@@ -35,8 +34,8 @@ def _blend(shape: Shape) -> Blend:
 _BUILDERS: dict[str, Callable[[Shape], Model]] = {
     "net": lambda shape: EstimatorNet(EstimatorShape.from_json(dict(shape))),
     "nets": lambda shape: NetEnsemble(NetEnsembleShape.from_json(dict(shape))),
-    "gp": _gp,
-    "draws": _draws,
+    "gp": lambda shape: ProductGP(*_sizes(shape, "rows")),
+    "draws": lambda shape: DrawnFunctions(*_sizes(shape, "members")),
     "blend": _blend,
 }
 

@@ -8,13 +8,14 @@ A slot whose categories are described by numbers has no embeddings: a small netw
 :meth:`EstimatorNet.candidates` gives all slots' rows.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from slot_rl.documents import as_declared
 from slot_rl.estimators.slot_products import SlotProducts
 
 EMBEDDING_SCALE = 0.5
@@ -58,12 +59,7 @@ class EstimatorShape:
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> "EstimatorShape":
         """Rebuilds a shape written by :meth:`to_json`."""
-        return cls(**without_lists(values))
-
-
-def without_lists(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns values from JSON with tuples in place of lists, as shapes hold them."""
-    return {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
+        return as_declared(cls, values, "shape")
 
 
 class EstimatorNet(nn.Module):

@@ -16,8 +16,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from slot_rl.documents import as_declared
 from slot_rl.estimators.fitting import swapped_rows
-from slot_rl.estimators.net import EMBEDDING_SCALE, without_lists
+from slot_rl.estimators.net import EMBEDDING_SCALE
 from slot_rl.estimators.row_scorer import MemberScorer, flat_rows
 
 CACHED_NUMBERS = 2**18
@@ -49,7 +50,7 @@ class NetEnsembleShape:
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> "NetEnsembleShape":
         """Rebuilds a shape written by :meth:`to_json`."""
-        return cls(**without_lists(values))
+        return as_declared(cls, values, "shape")
 
 
 @dataclass(frozen=True)

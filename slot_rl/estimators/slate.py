@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from slot_rl.documents import as_declared
 from slot_rl.estimators.columns import UNSEEN, Encoded, FileColumns
-from slot_rl.estimators.net import without_lists
 from slot_rl.estimators.slot_products import SlotProducts
 
 FORGOTTEN = 0.05
@@ -68,7 +68,7 @@ class SlateShape:
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> "SlateShape":
         """Rebuilds what :meth:`to_json` wrote."""
-        return cls(**without_lists(values))
+        return as_declared(cls, values, "shape")
 
 
 class SlateNet(nn.Module):

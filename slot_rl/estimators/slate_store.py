@@ -9,12 +9,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from slot_rl.documents import as_declared
 from slot_rl.estimators.columns import Encoded, FileColumns
 from slot_rl.estimators.frames import Integers
 from slot_rl.estimators.slate import SlateNet, SlateShape
-from slot_rl.estimators.store import CARD
-from slot_rl.io import BundleError, read_bundle, weights_hash, write_bundle
-from slot_rl.seeding import seeded_initialisation
+from slot_rl.estimators.store import CARD, with_weights
+from slot_rl.io import as_written, read_bundle, weights_hash, write_bundle
 
 KIND = "slate estimator"
 EVERY = -1
@@ -84,27 +84,25 @@ def load_slates(folder: Path) -> StoredSlates:
         BundleError: If the folder holds something else, a file was changed, or weights and card do not fit.
     """
     tensors, document = read_bundle(folder, KIND, CARD)
-    try:
-        with seeded_initialisation(0):  # replaced by the stored weights
-            net = SlateNet(SlateShape.from_json(document["shape"]))
-        net.load_state_dict({name[4:]: value for name, value in tensors.items() if name.startswith("net.")})
+    with as_written(f"{CARD} and weights that fit it in {folder}"):
+        shape = SlateShape.from_json(document["shape"])
+        weights = {name[4:]: value for name, value in tensors.items() if name.startswith("net.")}
+        net = with_weights(lambda: SlateNet(shape), weights)
         items, requests = (
             Encoded(tensors[f"{name}.numbers"], tensors[f"{name}.codes"].long()) for name in ("items", "requests")
         )
         return StoredSlates(
             net.eval().requires_grad_(False),
-            tuple(document["slots"]),
+            as_declared(tuple[str, ...], document["slots"], "slots"),
             FileColumns.from_json(document["item_columns"]),
             FileColumns.from_json(document["request_columns"]),
-            tuple(document["item_ids"]),
+            as_declared(tuple[str, ...], document["item_ids"], "item_ids"),
             items,
             requests,
             _lists(tensors["lists.lengths"].tolist(), tensors["lists.items"].long().numpy()),
-            document["card"],
+            as_declared(dict[str, Any], document["card"], "card"),
             weights_hash(document),
         )
-    except (AttributeError, IndexError, KeyError, TypeError, RuntimeError) as error:
-        raise BundleError(f"expected weights that fit the card in {folder}, got: {error}") from error
 
 
 def _lists(lengths: list[int], items: Integers) -> list[Integers | None]:

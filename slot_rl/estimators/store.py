@@ -1,23 +1,25 @@
 """Estimators on disk: weights and a card that says how they were made and how well they fit."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from slot_rl.documents import as_declared
 from slot_rl.estimators.encoding import TableEncoding
 from slot_rl.estimators.grouping import group_rows
 from slot_rl.estimators.kinds import Model, model_of, shape_of
 from slot_rl.estimators.seen_rows import SeenRows
-from slot_rl.io import BundleError, read_bundle, weights_hash, write_bundle
+from slot_rl.io import BundleError, as_written, read_bundle, weights_hash, write_bundle
 from slot_rl.seeding import seeded_initialisation
 
 CARD = "card.json"
 SEEN = ("seen_choice", "seen_score", "seen_counts")
 SHIPPED = Path(__file__).parent / "shipped"
+Net = TypeVar("Net", bound=nn.Module)
 
 
 @dataclass(frozen=True)
@@ -75,21 +77,35 @@ def load_estimator(folder: Path) -> StoredEstimator:
     tensors, document = read_bundle(folder, "estimator", CARD)
     contexts = tensors.pop("contexts", None)
     measured = {name: tensors.pop(name) for name in SEEN if name in tensors}
-    try:
-        with seeded_initialisation(0):  # replaced by the stored weights
-            net = model_of(document["shape"])
-        net.load_state_dict(tensors)
+    with as_written(f"{CARD} and weights that fit it in {folder}"):
+        net = with_weights(lambda: model_of(document["shape"]), tensors)
         encoding = None if document["encoding"] is None else TableEncoding.from_json(document["encoding"])
-        card = document["card"]
+        card = as_declared(dict[str, Any], document["card"], "card")
         choice, score, counts = SEEN
         seen = None
         if measured:
             # What was stored without an error is compared as before.
-            censored, error = document["seen_is_censored"], document.get("error_at_top", 0.0)
+            censored = as_declared(bool, document["seen_is_censored"], "seen_is_censored")
+            error = as_declared(float, document.get("error_at_top", 0.0), "error_at_top")
             seen = SeenRows(measured[choice], measured[score], measured[counts], censored, error)
-    except (AttributeError, IndexError, KeyError, TypeError, RuntimeError) as error:
-        raise BundleError(f"expected weights that fit the card in {folder}, got: {error}") from error
     return StoredEstimator(net.eval(), weights_hash(document), card, encoding, contexts, seen)
+
+
+def with_weights(build: Callable[[], Net], tensors: Mapping[str, Tensor]) -> Net:
+    """Builds a model with its weights.
+
+    Raises:
+        BundleError: If they are of other sizes or types than the model's.
+    """
+    # On a device without memory first: a shape that was altered may ask for more than there is.
+    with torch.device("meta"):
+        expected = {name: (value.shape, value.dtype) for name, value in build().state_dict().items()}
+    if expected != {name: (value.shape, value.dtype) for name, value in tensors.items()}:
+        raise BundleError("expected weights of the sizes and types that the card says, got others")
+    with seeded_initialisation(0):  # replaced by the stored weights
+        model = build()
+    model.load_state_dict(tensors)
+    return model
 
 
 def load_shipped(name: str) -> StoredEstimator:

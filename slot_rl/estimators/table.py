@@ -1,6 +1,7 @@
 """Reads a table of categorical features and a score from CSV or Parquet, at once or in pieces.
 
-Every cell except the score is text and stays exactly as it is: "X" and "x " differ, and NA and an empty cell are
+Every cell except the score is text and stays exactly as it is, but for the apostrophe before what a spreadsheet would
+execute (``spreadsheet_cells.py``): "X" and "x " differ, and NA and an empty cell are
 categories; whoever takes a column for numbers reads its texts as numbers. Blank lines in a CSV file are skipped. In
 Parquet, other types become the text that pandas writes to CSV, and a null is refused. A score must be a finite number;
 blanks around it are allowed. A text column is stored as its distinct texts and one integer per row, because millions of

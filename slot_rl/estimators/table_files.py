@@ -1,6 +1,7 @@
 """Files of tables: CSV and Parquet, opened as Arrow tables and refused by what they are.
 
-The cells of CSV files are read as text. What cells mean, and which columns are used, is for ``table.py`` to say.
+The cells of CSV files are read as text; an apostrophe that keeps a spreadsheet from executing one is taken off. What
+cells mean, and which columns are used, is for ``table.py`` to say.
 """
 
 import codecs
@@ -13,6 +14,8 @@ from typing import BinaryIO
 import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet
+
+from slot_rl.estimators.spreadsheet_cells import original, original_table
 
 CSV_PARSE = pa.csv.ParseOptions(newlines_in_values=True)
 # With one thread, an error can name its row.
@@ -32,7 +35,7 @@ def column_names(path: Path) -> list[str]:
     if _is_csv(path):
         _check_csv(path)
     with _readable(path):
-        names = _csv_names(path) if _is_csv(path) else pa.parquet.read_schema(path).names
+        names = list(map(original, _csv_names(path))) if _is_csv(path) else pa.parquet.read_schema(path).names
     if not names:
         raise TableError(f"expected columns in {path}, got none")
     return list(names)
@@ -99,15 +102,16 @@ def read_columns(path: Path, text: Sequence[str], score: str | None) -> pa.Table
     with _readable(path):
         if _is_csv(path):
             with _csv_source(path) as source:
-                return pa.csv.read_csv(source, CSV_READ, CSV_PARSE, _csv_types(text, score))
+                return original_table(pa.csv.read_csv(source, CSV_READ, CSV_PARSE, _csv_types(path, text, score)))
         with pa.parquet.ParquetFile(path) as file:
             return file.read(columns=[*text, *([] if score is None else [score])])
 
 
-def _csv_types(text: Sequence[str], score: str | None) -> pa.csv.ConvertOptions:
-    types = dict.fromkeys(text, pa.dictionary(pa.int32(), pa.string()))
+def _csv_types(path: Path, text: Sequence[str], score: str | None) -> pa.csv.ConvertOptions:
+    names = {original(name): name for name in _csv_names(path)}
+    types = {names[name]: pa.dictionary(pa.int32(), pa.string()) for name in text}
     # The score is read as text, so that an error can show it as it is in the file.
-    types |= {} if score is None else {score: pa.string()}
+    types |= {} if score is None else {names[score]: pa.string()}
     return pa.csv.ConvertOptions(column_types=types, include_columns=list(types), strings_can_be_null=False)
 
 
@@ -118,10 +122,12 @@ def read_batches(path: Path, columns: Sequence[str], most: int) -> Iterator[pa.R
             # The reader's batches are blocks of bytes, so they are split here.
             with (
                 _csv_source(path) as source,
-                pa.csv.open_csv(source, CSV_READ, CSV_PARSE, _csv_types(columns, None)) as reader,
+                pa.csv.open_csv(source, CSV_READ, CSV_PARSE, _csv_types(path, columns, None)) as reader,
             ):
                 for block in reader:
-                    yield from (block.slice(start, most) for start in range(0, block.num_rows, most))
+                    piece = original_table(pa.Table.from_batches([block]))
+                    for start in range(0, len(piece), most):
+                        yield from piece.slice(start, most).to_batches()
         else:
             # Read ahead, a file of nested columns would be in memory as a whole.
             with pa.parquet.ParquetFile(path, pre_buffer=False) as file:

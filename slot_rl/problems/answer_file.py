@@ -14,15 +14,16 @@ import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.parquet
 
+from slot_rl.estimators.spreadsheet_cells import neutral_table
 from slot_rl.io import whole_file
 
 
 class AnswerWriter:
     """Writes tables of one schema one after the other; the first table's schema is that of the file."""
 
-    def __init__(self, path: Path, suffix: str) -> None:
-        """Takes the file to write and the ending that says how."""
-        self._path, self._suffix = path, suffix.lower()
+    def __init__(self, path: Path, suffix: str, raw_cells: bool = False) -> None:
+        """Takes the file to write, the ending that says how, and whether CSV has texts that a spreadsheet executes."""
+        self._path, self._suffix, self._neutral = path, suffix.lower(), suffix.lower() == ".csv" and not raw_cells
         self._writer: Any = None
         self._schema: pa.Schema | None = None
 
@@ -33,6 +34,8 @@ class AnswerWriter:
             ValueError: If a column's cells do not have the type that they had in the first table.
         """
         table = pa.table({name: _plain(table[name], self._suffix) for name in table.column_names})
+        if self._neutral:
+            table = neutral_table(table)
         if self._schema is None:
             self._schema = table.schema
             self._writer = self._opened(table.schema)
@@ -55,10 +58,10 @@ class AnswerWriter:
 
 
 @contextmanager
-def answer_file(out: Path) -> Iterator[AnswerWriter]:
-    """Opens a file of answers; an error leaves the earlier file as it was."""
+def answer_file(out: Path, raw_cells: bool = False) -> Iterator[AnswerWriter]:
+    """Opens a file of answers, see :class:`AnswerWriter`; an error leaves the earlier file as it was."""
     with whole_file(out) as path:
-        writer = AnswerWriter(path, out.suffix)
+        writer = AnswerWriter(path, out.suffix, raw_cells)
         try:
             yield writer
         finally:

@@ -132,7 +132,7 @@ class ContextRequests(Requests):
         columns = ContextAnswers(self.encoding, answer(self._observation[good], self.rows.counts[good]))
         among_good = (good.cumsum(dim=0) - 1).masked_fill(~good, -1).numpy()
         self.rows.rewind()
-        with answer_file(out) as writer:
+        with answer_file(out, self.raw_cells) as writer:
             for given in _cells(self._path):
                 # The only request of an estimator without context has no columns.
                 places = self.rows.places(len(given) or 1)

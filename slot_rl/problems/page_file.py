@@ -50,7 +50,7 @@ class PageRequests(Requests):
 
     def write(self, out: Path, answer: Answer, report: Callable[[int], None]) -> None:
         """Writes the file's columns, an item's id for each slot, and the scores."""
-        with answer_file(out) as writer:
+        with answer_file(out, self.raw_cells) as writer:
             for frame in stream_frames(self._path, FRAME_ROWS):
                 writer.write(self._desk.answered(frame, answer, self._path))
                 report(len(frame))

@@ -95,10 +95,12 @@ class Requests(ABC):
     Attributes:
         unit: What one request is called.
         distinct: How many different requests there are; each is answered once.
+        raw_cells: Whether CSV is written with texts as they are that a spreadsheet would execute.
     """
 
     unit: str = "request"
     distinct: int
+    raw_cells: bool = False
 
     @abstractmethod
     def __len__(self) -> int:

@@ -215,7 +215,7 @@ def test_a_missing_library_is_named_with_its_extra(
     [
         ({"tasks": []}, "expected tasks, agents and seeds"),
         ({"seeds": []}, "expected tasks, agents and seeds"),
-        ({"tasks": [{"label": "a"}]}, "got one that lacks 'group'"),
+        ({"tasks": [{"label": "a"}]}, "got one without group"),
         ({"tasks": [{"label": "a", "group": "a=b@10", "timesteps": 10}]}, "expected a group without =, < and >"),
     ],
 )
@@ -234,7 +234,7 @@ def test_what_is_no_comparison_is_refused(script: Command, folder: Path, tmp_pat
     (folder / FOLDER).mkdir()
     (folder / FOLDER / PUBLISHED).write_text("{}")
     code, _, error = script(SCRIPT, folder, "--dry-run")
-    assert code == 2 and "got a document without 'name'" in error
+    assert code == 2 and "got one without name" in error
 
 
 def test_a_dry_run_never_writes_over_the_comparison(script: Command, folder: Path, tmp_path: Path) -> None:

@@ -81,5 +81,5 @@ def test_runs_must_be_there_and_whole(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="expected every run in .* to have ended, got none of task, ppo"):
         read_results([good, missing], tmp_path)
     torn = run_folder(tmp_path, "torn", summary={"agent": "torn"}, metrics=[POINT], serving={})
-    with pytest.raises(ValueError, match="got one whose files lack 'timesteps'"):
+    with pytest.raises(ValueError, match="expected the run .*torn as it was written, got: no 'timesteps'"):
         read_results([good, torn], tmp_path)

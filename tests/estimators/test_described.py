@@ -7,6 +7,7 @@ import pyarrow.parquet
 import pytest
 import torch
 
+from slot_rl.documents import as_declared
 from slot_rl.estimators.described import ColumnKinds, Descriptors, NumberUnit, canonical, numbers_of, parse_number
 from slot_rl.estimators.encoding import TableEncoding
 from slot_rl.estimators.table import read_table
@@ -67,7 +68,7 @@ def test_descriptors_are_sorted_and_standardised_over_their_file(tmp_path: Path)
     third = 1.5**0.5
     expected = torch.tensor([[-third, 0, -third], [0, 0, 0], [third, 0, third]])
     torch.testing.assert_close(found.vectors, expected)
-    assert Descriptors.from_json(found.to_json()) == found
+    assert as_declared(Descriptors, found.to_json(), "descriptors") == found
 
 
 def test_parquet_descriptors_equal_those_of_csv(tmp_path: Path) -> None:

@@ -71,7 +71,7 @@ def test_weights_that_are_not_finite_are_refused(tmp_path: Path) -> None:
 
 def test_a_bundle_of_another_kind_is_refused(tmp_path: Path) -> None:
     write_bundle(tmp_path, "checkpoint", {}, {}, CARD)
-    with pytest.raises(BundleError, match="to be of kind 'estimator' in format .*, got 'checkpoint'"):
+    with pytest.raises(BundleError, match="to be of kind 'estimator', got 'checkpoint'"):
         load_estimator(tmp_path)
 
 
@@ -102,7 +102,10 @@ def test_a_card_that_does_not_fit_the_weights_is_refused(tmp_path: Path, damage:
     load_estimator(tmp_path)
     document = read_json(tmp_path / CARD)
     (tmp_path / CARD).write_text(json.dumps({**document, **damage}), encoding="utf-8")
-    with pytest.raises(BundleError, match="expected weights that fit the card in .*, got: "):
+    with pytest.raises(
+        BundleError,
+        match="expected .*, in card.json and weights|expected card.json and weights",
+    ):
         load_estimator(tmp_path)
 
 
@@ -112,7 +115,7 @@ def test_a_card_without_one_of_its_parts_is_refused(tmp_path: Path, part: str) -
     document = read_json(tmp_path / CARD)
     del document[part]
     (tmp_path / CARD).write_text(json.dumps(document), encoding="utf-8")
-    with pytest.raises(BundleError, match=f"expected .* the card in .*, got: '{part}'"):
+    with pytest.raises(BundleError, match=f"expected card.json and weights that fit it in .*, got: no '{part}'"):
         load_estimator(tmp_path)
 
 

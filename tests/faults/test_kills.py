@@ -93,25 +93,30 @@ def dying_at(count: int, call: Callable[[], None]) -> Callable[[], None]:
     return dies
 
 
+def state_after(calls: int) -> dict[str, Any]:
+    watch = {"calls": [], "rows": [], "next": 0.0, "wall_seconds": 0.0, "cpu_seconds": 0.0}
+    return {"watch": watch, "budget": {}, "pending": {}, "metrics_lines": calls, "skipped": 0}
+
+
 def test_killed_at_every_file_operation_of_a_save(tmp_path: Path, promise: Promise) -> None:
     agent = make_agent("gumbel", row_problem(), tiny("gumbel"), seed=0)
     place, steps = tmp_path / "run", (32, 64, 96, 128)
     place.mkdir()
     for number in steps[:-1]:
         agent.num_timesteps = number
-        write_checkpoint(place, agent, {"number": number})
+        write_checkpoint(place, agent, state_after(number))
     agent.num_timesteps = steps[-1]
     whole, operations = 0, 0
     while True:
         out = tmp_path / f"try {operations + 1}"
         shutil.copytree(place, out)
-        save = dying_at(operations + 1, lambda out=out: write_checkpoint(out, agent, {"number": 128}))  # type: ignore[misc]
+        save = dying_at(operations + 1, lambda out=out: write_checkpoint(out, agent, state_after(128)))  # type: ignore[misc]
         code = Forked(save, tmp_path / "log").wait()
         assert code in (0, 9)
         said: list[str] = []
         newest = newest_checkpoint(out, said.append)
         assert newest is not None
-        whole += newest.training["number"] in (96, 128) and not said
+        whole += newest.training["metrics_lines"] in (96, 128) and not said
         with claimed(out):
             pass
         assert not [path for path in out.rglob("*") if path.match(STRAY)]

@@ -16,8 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from slot_rl.documents import read_yaml
 from slot_rl.estimators.trusted import load_function, parse_reference
 from slot_rl.problems.constraints.base import Constraint
 from slot_rl.problems.constraints.distinct import Distinct
@@ -80,11 +79,7 @@ def read_entries(path: Path) -> list[Entry]:
     """
     if not path.is_file():
         raise ValueError(f"expected a YAML file with constraints in {path}, got no such file")
-    try:
-        found = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"expected constraints in {path}, got: {' '.join(str(error).split())}") from error
-    return resolved_entries(found, path.parent, str(path))
+    return resolved_entries(read_yaml(path, "constraints"), path.parent, str(path))
 
 
 def resolved_entries(found: Any, folder: Path = Path(), source: str = "constraints") -> list[Entry]:

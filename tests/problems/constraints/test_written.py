@@ -183,5 +183,5 @@ def test_wrong_entries_are_refused(text: str, message: str, folder: Path) -> Non
 def test_a_file_that_is_no_text_is_refused(folder: Path) -> None:
     path = folder / "more.yaml"
     path.write_bytes(b"- \xff\n")
-    with pytest.raises(ValueError, match=re.escape(f"expected constraints in {path}, got: 'utf-8' codec")):
+    with pytest.raises(ValueError, match=re.escape(f"expected {path} in UTF-8, got: 'utf-8' codec")):
         read_entries(path)
