@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from slot_rl.problems.base import NonFiniteScore
+from slot_rl.problems.guard import BadScore
 
 BAD_INPUT = 2
 EXIT_CODES = {"finished": 0, "interrupted": 130, "terminated": 143}
@@ -145,7 +145,7 @@ def run(main: Callable[[], int | None]) -> int:
         how = "terminated" if isinstance(stop, Terminated) else "interrupted"
         _errors.print(how)
         return EXIT_CODES[how]
-    except (ValueError, TypeError, OSError, NonFiniteScore) as error:
+    except (ValueError, TypeError, OSError, BadScore) as error:
         if os.environ.get("SLOT_RL_DEBUG"):
             raise
         _errors.print(f"error: {error}")

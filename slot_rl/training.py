@@ -23,7 +23,7 @@ from slot_rl.io import BAD_BATCH, CHECKPOINT, CONFIG, CURVE, SUMMARY, write_atom
 from slot_rl.metrics import METRICS, POLICY_WITH_SEARCH, truth_mark
 from slot_rl.places import check_free, claimed, fresh_folder
 from slot_rl.plots import plot_learning_curve
-from slot_rl.problems import Budget, NonFiniteScore, Problem, Unmeasured, make_problem
+from slot_rl.problems import BadScore, Budget, Problem, Unmeasured, make_problem
 from slot_rl.problems.constraints.written import ConstraintFlags
 from slot_rl.problems.named import own_env, sources
 from slot_rl.provenance import command_line, versions
@@ -237,6 +237,8 @@ def _train_in(
     """Trains and judges in a folder that is claimed and free; returns as :func:`train_and_judge`, with the agent."""
     with console.status("measuring the competitors"):
         evaluation = Evaluation(problem, run.evaluation)
+    if evaluation.remark is not None:
+        say(evaluation.remark)
     agent = make_agent(identity.agent, problem, options, run.seed)
     agent.check_timesteps(run.timesteps)
     config = _config_document(identity.agent, run, options)
@@ -313,7 +315,7 @@ def _learn(agent: Agent, timesteps: int, callback: EvaluationCallback, tracker: 
                 agent.learn(timesteps)
     except (Exception, KeyboardInterrupt) as failure:  # a second Ctrl-C comes in the middle of an update
         kept = _keep_weights(agent, callback, folder, failure)
-        if not isinstance(failure, NonFiniteScore):
+        if not isinstance(failure, BadScore):
             raise
         weights = f"the weights before it in {folder / CHECKPOINT}" if kept else "no weights were written"
         raise ValueError(f"{failure}; the batch is in {save_bad_batch(folder, failure)}, {weights}") from failure
@@ -341,7 +343,7 @@ def _keep_weights(agent: Agent, callback: EvaluationCallback, folder: Path, fail
     return False
 
 
-def save_bad_batch(folder: Path, failure: NonFiniteScore) -> Path:
+def save_bad_batch(folder: Path, failure: BadScore) -> Path:
     """Writes the batch on which the estimator failed, as safetensors, and returns its path."""
     path = folder / BAD_BATCH
     tensors = {**failure.observation.tensors(), "rows": failure.rows, "score": failure.score}
