@@ -276,8 +276,12 @@ def test_sizes_come_from_the_encoding_or_the_contexts() -> None:
     ("arguments", "error", "message"),
     [
         ({}, ValueError, "expected sizes or an encoding with a module that does not know its categories, got neither"),
-        ({"sizes": (2, 5, 3)}, ValueError, r"expected Foreign to score indices below (2, 5, 3), got IndexError: index"),
-        ({"sizes": (2, 4)}, ValueError, "expected Foreign to score indices below (2, 4), got IndexError: "),
+        (
+            {"sizes": (2, 5, 3)},
+            ValueError,
+            r"expected Foreign to score indices below (2, 5, 3), got IndexError at test_rows.py:",
+        ),
+        ({"sizes": (2, 4)}, ValueError, "expected Foreign to score indices below (2, 4), got IndexError at "),
         ({"sizes": ()}, ValueError, "expected at least one slot with at least one item each, got sizes ()"),
         (
             {"sizes": (2, 4, 3), "contexts": torch.zeros(3, dtype=torch.long)},
