@@ -16,7 +16,7 @@ from rich.progress import BarColumn, Progress, Task, TextColumn, TimeRemainingCo
 from rich.table import Table
 from rich.text import Text
 
-from slot_rl.problems.base import NonFiniteScore
+from slot_rl.problems.guard import BadScore
 
 BAD_INPUT = 2
 EXIT_CODES = {"finished": 0, "interrupted": 130, "terminated": 143}
@@ -162,7 +162,7 @@ def run(main: Callable[[], int | None]) -> int:
         how = "terminated" if isinstance(stop, Terminated) else "interrupted"
         _errors.print(how)
         return EXIT_CODES[how]
-    except (ValueError, TypeError, OSError, NonFiniteScore) as error:
+    except (ValueError, TypeError, OSError, BadScore) as error:
         if os.environ.get("SLOT_RL_DEBUG"):
             raise
         _errors.print(visible(f"error: {error}"))

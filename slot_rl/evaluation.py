@@ -18,6 +18,7 @@ from torch import Tensor
 
 from slot_rl.agents import Agent
 from slot_rl.agents.serving import Serving, serve
+from slot_rl.estimators.table import LEAST_SPREAD
 from slot_rl.metrics import BEST_SEEN, GUIDED_CALLS, METRICS, OF_ANSWERS, POLICY_WITH_SEARCH, FinishedRun, Scores
 from slot_rl.problems import Budget, Observation, Problem, TrueScores
 from slot_rl.search import (
@@ -183,6 +184,14 @@ class Evaluation:
     def best_score(self) -> float:
         """Mean of the requests' best scores."""
         return float(self.best.double().mean())
+
+    @property
+    def remark(self) -> str | None:
+        """What is worth knowing before a training: that there is nothing to choose; None if there is."""
+        lead = self.best_score - self.random_score
+        if lead >= LEAST_SPREAD * abs(self.best_score) and lead > 0:
+            return None
+        return f"note: every configuration scores {self.best_score:.6g}: each is the best, and optimality is 1 or noise"
 
     def optimality(self, score: float) -> float:
         """Places a mean score between random (0) and best (1)."""

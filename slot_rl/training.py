@@ -25,7 +25,7 @@ from slot_rl.io import BAD_BATCH, CHECKPOINT, CONFIG, CURVE, SUMMARY, write_atom
 from slot_rl.metrics import POLICY_WITH_SEARCH, truth_mark
 from slot_rl.places import check_free, claimed, fresh_folder
 from slot_rl.plots import plot_learning_curve
-from slot_rl.problems import NonFiniteScore, Problem, Unmeasured, make_problem
+from slot_rl.problems import BadScore, NonFiniteScore, Problem, Unmeasured, make_problem
 from slot_rl.problems.constraints.written import ConstraintFlags
 from slot_rl.problems.named import own_env, sources
 from slot_rl.provenance import command_line, versions
@@ -138,6 +138,8 @@ def train_run(
         problem = problem or run.make_problem()
         with console.status("measuring the competitors"):
             evaluation = Evaluation(problem, run.evaluation)
+        if evaluation.remark is not None:
+            say(evaluation.remark)
         agent = make_agent(agent_name, problem, options, run.seed)
         agent.check_timesteps(run.timesteps)
         config = _config_document(identity, run, options)
@@ -251,7 +253,7 @@ class Training:
             self._save()
         except (Exception, KeyboardInterrupt) as failure:  # a second Ctrl-C comes in the middle of an update
             kept = self._keep_weights(failure)
-            if not isinstance(failure, NonFiniteScore):
+            if not isinstance(failure, BadScore):
                 raise
             weights = f"the weights before it in {self.folder / CHECKPOINT}" if kept else "no weights were written"
             batch = save_bad_batch(self.folder, failure)
@@ -351,7 +353,7 @@ class Training:
         return OSError(f"{error}; the trained weights are in {place / CHECKPOINT}")
 
 
-def save_bad_batch(folder: Path, failure: NonFiniteScore) -> Path:
+def save_bad_batch(folder: Path, failure: BadScore) -> Path:
     """Writes the batch on which the estimator failed, as safetensors, and returns its path."""
     path = folder / BAD_BATCH
     tensors = {**failure.observation.tensors(), "rows": failure.rows, "score": failure.score}

@@ -411,3 +411,12 @@ def test_the_documentation_lists_every_metric_and_no_other() -> None:
 def test_a_metric_of_answers_is_computed_for_every_row() -> None:
     row = Evaluation(make_problem("SlotRL/PickValue-v0"), SMALL).references[1]
     assert isinstance(row, Row) and list(row.figures) == list(OF_ANSWERS)
+
+
+@pytest.mark.parametrize(("size", "remarked"), [(0.0, True), (1e-7, True), (1e-3, False)])
+def test_an_estimator_that_tells_nothing_apart_is_remarked_on(size: float, remarked: bool) -> None:
+    problem = SlotProblem(lambda items: 3 + size * items.sum(dim=(-1, -2)), 2, 4, 3)
+    evaluation = Evaluation(problem, EvaluationConfig(eval_size=8))
+    said = "note: every configuration scores 3: each is the best, and optimality is 1 or noise"
+    assert evaluation.remark == (said if remarked else None)
+    assert size or evaluation.optimality(3.0) == 1

@@ -8,7 +8,7 @@ kernel with other rounding.
 """
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from types import TracebackType
 from typing import Any
@@ -16,7 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from slot_rl.estimators.freezing import frozen
+from slot_rl.estimators.answers import check_answers, check_same, described
+from slot_rl.estimators.freezing import code_place, frozen
 from slot_rl.estimators.row_scorer import RowScorer
 from slot_rl.estimators.soft_index import NumberNeeded, SoftIndex
 
@@ -100,9 +101,8 @@ class Softened(RowScorer):
         return answer.to(features.dtype if soft else torch.get_default_dtype()), leading
 
     def _check(self, answer: Any, index: Tensor, features: Tensor) -> None:
-        if not isinstance(answer, Tensor) or not answer.is_floating_point():
-            found = answer.dtype if isinstance(answer, Tensor) else type(answer).__name__
-            raise NotSoftenable(f"expected a float tensor from {_name(self.module)}, got {found}")
+        if not isinstance(answer, Tensor) or not answer.is_floating_point() or answer.device != features.device:
+            raise NotSoftenable(f"expected a float tensor from {_name(self.module)}, got {described(answer)}")
         if isinstance(index, SoftIndex) and not index.rows.looked_up:
             raise NotSoftenable(f"expected {_name(self.module)} to look its input up in nn.Embedding, got no look-up")
         if features.requires_grad and torch.is_grad_enabled() and not answer.requires_grad:
@@ -170,31 +170,27 @@ def check_softened(softened: Softened, sizes: tuple[int, ...], context: Tensor |
     indices = torch.stack([torch.zeros_like(last), last])
     context = None if context is None else context.expand(2, -1)
     rows = nn.functional.one_hot(indices, max(sizes)).float().requires_grad_()
+
+    def ask(asked: Sequence[int]) -> Tensor:
+        scores: Tensor = softened(indices[list(asked)], None if context is None else context[: len(asked)])
+        return scores
+
+    name = _name(softened.module)
     try:
         with torch.enable_grad():
-            hard, soft = softened(indices, context), softened(rows, context)
-            alone = torch.cat([softened(part, None if context is None else context[:1]) for part in indices.split(1)])
+            soft, hard = softened(rows, context), ask(range(2))
             (slope,) = torch.autograd.grad(soft.sum(), rows, allow_unused=True)
     except NotSoftenable:
         raise
     except Exception as error:  # code of the user may raise anything
-        name = _name(softened.module)
-        raise ValueError(
-            f"expected {name} to score indices below {sizes}, got {type(error).__name__}: {error}"
-        ) from error
+        found = f"{type(error).__name__}{code_place(error)}: {' '.join(str(error).split())}"
+        raise ValueError(f"expected {name} to score indices below {sizes}, got {found}") from error
     if slope is None:
         raise NotSoftenable(
-            f"expected {_name(softened.module)} to pass a gradient to its input, got a layer that passes none "
-            "(is a layer quantised?)"
+            f"expected {name} to pass a gradient to its input, got a layer that passes none (is a layer quantised?)"
         )
-    if not torch.allclose(hard, alone, rtol=1e-4, atol=1e-5, equal_nan=True):
-        raise ValueError(
-            f"expected the same scores for rows together and alone, got {hard.tolist()} and {alone.tolist()}"
-        )
-    if not torch.allclose(hard, soft, rtol=1e-4, atol=1e-5, equal_nan=True):
-        raise ValueError(
-            f"expected the same scores for one-hot rows as for their indices, got {soft.tolist()} and {hard.tolist()}"
-        )
+    check_answers(name, ask, 2)
+    check_same(f"the same score for one-hot rows as for their indices from {name}", soft.detach(), hard)
 
 
 def _uncompiled() -> AbstractContextManager[Any]:

@@ -2,7 +2,6 @@
 
 from slot_rl.problems.base import (
     Budget,
-    NonFiniteScore,
     Problem,
     RequestNames,
     TrueScores,
@@ -10,6 +9,7 @@ from slot_rl.problems.base import (
     check_choice,
 )
 from slot_rl.problems.best_seen import BestSeen
+from slot_rl.problems.guard import BadScore, FaultyEstimator, NonFiniteScore
 from slot_rl.problems.mixtures import mixture_error
 from slot_rl.problems.named import IDS, make_problem
 from slot_rl.problems.observation import Observation, ObservationPart
@@ -20,8 +20,10 @@ from slot_rl.problems.slots import SlotProblem
 __all__ = [
     "IDS",
     "Answers",
+    "BadScore",
     "BestSeen",
     "Budget",
+    "FaultyEstimator",
     "NonFiniteScore",
     "Observation",
     "ObservationPart",

@@ -9,6 +9,7 @@ import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from operator import index
 from pathlib import Path
 from typing import Literal
@@ -17,12 +18,14 @@ import torch
 from torch import Tensor
 from typing_extensions import Self
 
-from slot_rl.estimators.freezing import Score, frozen
+from slot_rl.estimators.answers import check_answers, check_gradient
+from slot_rl.estimators.freezing import Score, estimator_name, frozen
 from slot_rl.problems.best_seen import BestSeen
 from slot_rl.problems.constraints import Constraint, ConstraintSet, Infeasible, ItemSpace
+from slot_rl.problems.guard import Asked, BadScore, Guard, largest
 from slot_rl.problems.observation import Observation, ObservationPart
 from slot_rl.problems.requests import Desk, RequestFiles, Requests
-from slot_rl.seeding import check_default_dtype
+from slot_rl.seeding import check_default_dtype, generator_from
 from slot_rl.selectors.categorical import one_hot
 from slot_rl.selectors.rules import Rules
 
@@ -30,31 +33,8 @@ Unmeasured = Literal["omit", "worst"]
 """What a choice counts as that a truth table has not measured: as not known, or with its context's minimum."""
 
 
-class NonFiniteScore(ArithmeticError):
-    """The estimator answered NaN or infinity, as a score, a latent or a gradient.
-
-    Attributes:
-        observation: The observations that were scored.
-        rows: The choice ``(..., batch, slots)`` or selection ``(..., batch, slots, items)`` that was scored.
-        score: The estimator's answer, of shape ``(..., batch)``, of latents ``(..., batch, width)``.
-    """
-
-    def __init__(
-        self, what: str, bad: int, observation: Observation, rows: Tensor, score: Tensor, of: int | None = None
-    ) -> None:
-        """Keeps the batch, so that a handler can save it.
-
-        Args:
-            what: What is not finite, ``"scores"``, ``"latents"`` or ``"gradients"``.
-            bad: How many rows are not finite.
-            observation: The observations that were scored.
-            rows: What was scored.
-            score: The estimator's answer.
-            of: How many rows were scored; as many as there are scores if None.
-        """
-        of = score.numel() if of is None else of
-        super().__init__(f"expected finite {what} from the estimator, got {bad} of {of} NaN or infinite")
-        self.observation, self.rows, self.score = observation, rows.detach(), score.detach()
+TRIED_ROWS = 3
+"""Configurations that an estimator is tried on when a problem is built."""
 
 
 @dataclass(frozen=True)
@@ -123,7 +103,7 @@ class Problem(ABC):
         if not sizes or min(sizes) < 1:
             raise ValueError(f"expected at least one slot with at least one item each, got sizes {sizes}")
         self.name, self.sizes, self.slots = name, sizes, len(sizes)
-        self._estimator = frozen(estimator)
+        self._estimator, self._guard = frozen(estimator), Guard(estimator)
         self._truth = None if truth is None else frozen(truth)
         self.budget = Budget()
 
@@ -235,11 +215,10 @@ class Problem(ABC):
             Tensor of shape ``(..., batch)``.
 
         Raises:
-            NonFiniteScore: If the estimator answers NaN or infinity.
+            BadScore: If the estimator raises an error, answers something of no use (NaN or infinity: NonFiniteScore),
+                or (FaultyEstimator) changes its input or its scores.
         """
-        score = self._ask(self._estimator, observation, self.gather(observation, choice))
-        self.budget.forwards += score.numel()
-        return _checked("scores", observation, choice, score)
+        return self._scored(self._estimator, observation, choice, self.gather(observation, choice))
 
     def score_selection(self, observation: Observation, selection: Tensor) -> Tensor:
         """Scores one-hot or relaxed rows, differentiably.
@@ -252,7 +231,7 @@ class Problem(ABC):
             Tensor of shape ``(..., batch)``.
 
         Raises:
-            NonFiniteScore: If the estimator answers NaN or infinity.
+            BadScore: As :meth:`score`; also if a gradient is NaN, infinite or too large.
             TypeError: If a gradient is wanted and the estimator gives none.
         """
         return self.score_mixed(observation, selection, self.mix(observation, selection))
@@ -268,8 +247,8 @@ class Problem(ABC):
         Returns:
             As :meth:`score_selection`; raises as it does.
         """
-        score = self._ask(self._of_mixtures, observation, vectors)
-        return self._counted("scores", observation, selection, vectors, score)
+        score = self._scored(self._of_mixtures, observation, selection, vectors)
+        return self._differentiable(observation, selection, vectors, score, score.numel())
 
     def score_and_slope(self, observation: Observation, choice: Tensor) -> tuple[Tensor, Tensor]:
         """Scores choices together with the slope there, which is the first-order effect of every change.
@@ -301,16 +280,19 @@ class Problem(ABC):
             The estimator's ``to_latent``, a tensor of shape ``(..., batch, width)``.
 
         Raises:
-            NonFiniteScore: If the estimator answers NaN or infinity.
+            BadScore: As :meth:`score_selection`.
             TypeError: If the estimator has no ``to_latent``, or a gradient is wanted and it gives none.
         """
         to_latent = getattr(self._of_mixtures, "to_latent", None)
         if not callable(to_latent):
-            name = getattr(self._estimator, "__name__", type(self._estimator).__name__)
-            raise TypeError(f"expected an estimator with to_latent for {self.name}, got {name} without one")
+            raise TypeError(f"expected an estimator with to_latent for {self.name}, got {self._guard.name} without one")
         vectors = self.mix(observation, selection)
-        latent = self._ask(to_latent, observation, vectors)
-        return self._counted("latents", observation, selection, vectors, latent)
+        asked = Asked(self.name, observation, selection.detach())
+        latent = self._guard.called(partial(self._ask, to_latent), "latents", asked, vectors, further=1)
+        rows = latent.shape[:-1].numel()
+        self.budget.forwards += rows
+        self._guard.bounded("latents", asked, latent, largest(latent, 1))
+        return self._differentiable(observation, selection, vectors, latent, rows)
 
     @property
     def _of_mixtures(self) -> Score:
@@ -331,7 +313,7 @@ class Problem(ABC):
         """
         if self._truth is None:
             raise ValueError(f"expected a problem with a ground truth, got {self.name} without one")
-        return self._ask_truth(self._truth, observation, choice)
+        return self._ask_true(self._truth, Asked(self.name, observation, choice))
 
     def true_scores(self, observation: Observation, choice: Tensor) -> TrueScores:
         """Returns all that the ground truth says of choices ``(..., batch, slots)``; raises as :meth:`true_score`."""
@@ -421,6 +403,45 @@ class Problem(ABC):
         twin.budget = Budget()
         return twin
 
+    def try_out(self) -> None:
+        """Has a few requests scored, so that an estimator or a truth of no use is refused when the problem is built.
+
+        Raises:
+            ValueError: If it raises an error, answers something else than a score a row, changes its input, does not
+                score a row always the same, alone and among others, or its backward pass fails.
+        """
+        generator = generator_from(0)
+        observation = self.sample(TRIED_ROWS, generator)
+        mask, draws = self.mask(observation), torch.rand(TRIED_ROWS, self.slots, self.items, generator=generator)
+        choice = (draws if mask is None else draws.masked_fill(~mask, -1)).argmax(dim=-1)
+        try:
+            for truth in (None,) if self._truth is None else (None, self._truth):
+                ask = partial(self._tried, observation, choice, truth)
+                check_answers(self._guard.name if truth is None else estimator_name(truth), ask, TRIED_ROWS)
+        except BadScore as error:
+            raise ValueError(str(error)) from error
+        vectors = self.mix(observation, one_hot(choice, self.items, torch.float32)).detach().requires_grad_()
+        with torch.enable_grad():
+            try:
+                score = self._ask(self._of_mixtures, observation, vectors)
+            except Exception:  # not differentiable; an agent that needs a gradient says so
+                return
+            check_gradient(self._guard.name, score, vectors)
+
+    def _tried(self, observation: Observation, choice: Tensor, truth: Score | None, rows: Sequence[int]) -> Tensor:
+        """Returns scores of some rows, or their true scores if there is a truth."""
+        asked = Asked(self.name, observation[list(rows)], choice[list(rows)])
+        if truth is not None:
+            return self._ask_true(truth, asked, by_value=True)
+        vectors = self.gather(asked.observation, asked.rows)
+        return self._guard.called(partial(self._ask, self._estimator), "scores", asked, vectors, by_value=True)
+
+    def _ask_true(self, truth: Score, asked: Asked, by_value: bool = False) -> Tensor:
+        def ask(observation: Observation, _: Tensor) -> Tensor:
+            return self._ask_truth(truth, observation, asked.rows)
+
+        return Guard(truth).called(ask, "true scores", asked, asked.rows.unsqueeze(-1), by_value=by_value)
+
     def _constrain(self, constraints: Sequence[Constraint]) -> None:
         """Takes constraints in place of those that there are."""
         self.constraints = ConstraintSet(constraints, self.item_space()) if constraints else None
@@ -436,20 +457,32 @@ class Problem(ABC):
     def _ask_truth(self, truth: Score, observation: Observation, choice: Tensor) -> Tensor:
         """Calls the ground truth on a choice of shape ``(..., batch, slots)``."""
 
-    def _counted(
-        self, what: str, observation: Observation, selection: Tensor, vectors: Tensor, answer: Tensor
+    def _scored(self, call: Score, observation: Observation, rows: Tensor, vectors: Tensor) -> Tensor:
+        """Returns the scores of vectors, counted and guarded."""
+        ask, asked = partial(self._ask, call), Asked(self.name, observation, rows.detach())
+        score = self._guard.called(ask, "scores", asked, vectors)
+        self.budget.forwards += score.numel()
+        self._guard.bounded("scores", asked, score, score)
+        self._guard.watch(ask, asked, vectors, score)
+        return score
+
+    def _differentiable(
+        self, observation: Observation, selection: Tensor, vectors: Tensor, answer: Tensor, rows: int
     ) -> Tensor:
-        """Counts an answer to rows, has its backward pass counted and checked, and returns it checked."""
-        rows = (answer.shape if what == "scores" else answer.shape[:-1]).numel()
-        self.budget.forwards += rows
+        """Has an answer's backward pass counted and guarded, and returns the answer."""
         if selection.requires_grad and torch.is_grad_enabled():
             if not answer.requires_grad:
                 raise TypeError(f"expected a differentiable estimator for {self.name}, got one that gives no gradient")
             answer.register_hook(lambda _: self._count_backward(rows))
             # The hook must not hold the graph that holds the hook: such a circle is never freed.
-            rows_asked, answered = selection.detach(), answer.detach()
-            vectors.register_hook(lambda gradient: _check_gradient(gradient, observation, rows_asked, answered))
-        return _checked(what, observation, selection, answer)
+            asked, answered = Asked(self.name, observation, selection.detach()), answer.detach()
+            vectors.register_hook(lambda gradient: self._check_gradient(gradient, asked, answered))
+        return answer
+
+    def _check_gradient(self, gradient: Tensor | None, asked: Asked, answer: Tensor) -> None:
+        if gradient is None:  # the answer of a quantised layer looks as if it had one
+            raise TypeError("expected a differentiable estimator, got one with a layer that passes no gradient")
+        self._guard.bounded("gradients", asked, answer, largest(gradient, 2))
 
     def _count_backward(self, rows: int) -> None:
         self.budget.backwards += rows
@@ -488,24 +521,3 @@ def check_choice(problem: Problem, observation: Observation, choice: Tensor) -> 
             row = int((broken >= 0).int().argmax())
             constraint = problem.constraints.constraints[int(broken[row])]
             raise Infeasible(f"expected a configuration that satisfies {constraint}, got {choice[row].tolist()}")
-
-
-def _finite(what: str, answer: Tensor) -> Tensor:
-    # One entry a configuration: a latent is finite if its whole width is.
-    return answer.isfinite() if what == "scores" else answer.isfinite().all(dim=-1)
-
-
-def _checked(what: str, observation: Observation, rows: Tensor, answer: Tensor) -> Tensor:
-    finite = _finite(what, answer)
-    if not bool(finite.all()):
-        raise NonFiniteScore(what, int((~finite).sum()), observation, rows, answer, finite.numel())
-    return answer
-
-
-def _check_gradient(gradient: Tensor | None, observation: Observation, selection: Tensor, answer: Tensor) -> None:
-    if gradient is None:  # the answer of a quantised layer looks as if it had one
-        raise TypeError("expected a differentiable estimator, got one with a layer that passes no gradient")
-    finite = gradient.isfinite().flatten(-2).all(dim=-1)
-    if not bool(finite.all()):
-        bad = int((~finite).sum())
-        raise NonFiniteScore("gradients", bad, observation, selection, answer, finite.numel())

@@ -320,6 +320,7 @@ def _own(asked: Arguments) -> Problem:
     if not isinstance(found, Problem):
         raise ValueError(f"expected {reference} to return a Problem, got {type(found).__name__}")
     found.name = OWN
+    found.try_out()
     return found
 
 
@@ -358,7 +359,7 @@ def _vector_score(asked: Arguments, estimator: str | Path, shape: EstimatorShape
     if reference is None:
         stored = load_estimator(Path(estimator))
         return _of_shape(asked.env_id, stored, shape)
-    return load_vector_score(_trusted(reference, asked.trust), shape.slots, shape.dim)
+    return load_vector_score(_trusted(reference, asked.trust))
 
 
 def _trusted(reference: Reference, trust: bool) -> Reference:

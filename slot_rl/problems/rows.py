@@ -102,6 +102,7 @@ class RowProblem(Problem):
         lengths = torch.tensor(self.sizes).unsqueeze(-1)
         self._mask = torch.arange(self.items) < lengths
         self._first = torch.arange(self.slots) * self.items
+        self.try_out()
 
     @property
     def request_suffixes(self) -> tuple[str, ...]:

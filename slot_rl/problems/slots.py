@@ -15,16 +15,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from slot_rl.estimators.answers import check_same
 from slot_rl.estimators.freezing import Score, frozen
 from slot_rl.estimators.table import read_table
-from slot_rl.problems.base import Budget, Problem
+from slot_rl.problems.base import TRIED_ROWS, Budget, Problem
 from slot_rl.problems.candidate_draws import CandidateSampler, different_rows, standard_normal
 from slot_rl.problems.candidate_file import CandidateRequests
 from slot_rl.problems.constraints import Constraint, ConstraintSet, ItemSpace
 from slot_rl.problems.constraints.base import ListedRows, as_constraints
-from slot_rl.problems.estimator_checks import check_encoding, check_scores
+from slot_rl.problems.guard import Asked, Guard, largest
 from slot_rl.problems.item_labels import NO_LABELS, ItemLabels, as_attributes
-from slot_rl.problems.known_requests import category_counts, known_requests, real_part, shown_shapes
+from slot_rl.problems.known_requests import category_counts, known_requests, real_part
 from slot_rl.problems.observation import Observation, ObservationPart, TensorLike
 from slot_rl.problems.page_file import PageRequests
 from slot_rl.problems.pages import PageDesk, PageNames
@@ -130,7 +131,7 @@ class SlotProblem(Problem):
             raise ValueError("expected a pool of vectors with item_labels, got none")
         self._attributes = as_attributes(item_labels or {}, 0 if self._pool is None else len(self._pool))
         self._constrain(constraints)
-        self._try_out()
+        self.try_out()
 
     @property
     def request_suffixes(self) -> tuple[str, ...]:
@@ -246,7 +247,13 @@ class SlotProblem(Problem):
         encode = getattr(self._estimator, "encode", None)
         if not callable(encode):
             raise ValueError(f"expected an estimator with encode beside after_encoding for {self.name}, got none")
-        return self._ask(encode, observation, vectors).reshape(*vectors.shape[:-1], -1)
+
+        def ask(observation: Observation, vectors: Tensor) -> Tensor:
+            return self._ask(encode, observation, vectors).reshape(*vectors.shape[:-1], -1)
+
+        asked = Asked(self.name, observation, vectors)
+        encoded = self._guard.called(ask, "encodings", asked, vectors, further=2)
+        return self._guard.bounded("encodings", asked, encoded, largest(encoded, 2))
 
     def with_items(self, items: int) -> "SlotProblem":
         """Returns the same problem for requests with up to ``items`` candidates, with a budget of its own."""
@@ -273,8 +280,9 @@ class SlotProblem(Problem):
             ValueError: If the estimator does not score such requests.
         """
         twin = copy.copy(self)
-        twin.budget, twin._estimator, twin._last_encoded = Budget(), frozen(estimator), None
-        twin._try_out()
+        twin.budget, twin._last_encoded = Budget(), None
+        twin._estimator, twin._guard = frozen(estimator), Guard(estimator)
+        twin.try_out()
         return twin
 
     def read_requests(self, asked: RequestFiles, report: Callable[[int], None] | None = None) -> Requests:
@@ -398,37 +406,25 @@ class SlotProblem(Problem):
             parts["context_vector"] = torch.randn(batch, self.context_dim, generator=generator)
         return parts
 
-    def _try_out(self) -> None:
-        """Has a few requests scored, so that a misfit is reported when the problem is built."""
+    def try_out(self) -> None:
+        """Has a few requests scored, also through encodings where there are any; see :meth:`Problem.try_out`."""
+        super().try_out()
+        if self._after_encoding is None:
+            return
         generator = generator_from(0)
-        observation = self.sample(3, generator)
-        items = self.gather(observation, torch.randint(self.fewest_items, (3, self.slots), generator=generator))
-        for score in (self._estimator, self._truth):
-            if score is not None:
-                with torch.no_grad():
-                    found = self._ask(score, observation, items)
-                    alone = [self._ask(score, observation[row : row + 1], items[row : row + 1]) for row in range(3)]
-                check_scores(found, torch.cat(alone))
-        if self._after_encoding is not None:
-            with torch.no_grad():
-                whole, encoded = self._ask(self._estimator, observation, items), self._encode(observation, items)
-                parts = self._ask(self._after_encoding, observation, encoded)
-            check_encoding(parts, whole)
+        observation = self.sample(TRIED_ROWS, generator)
+        choice = torch.randint(self.fewest_items, (TRIED_ROWS, self.slots), generator=generator)
+        items = self.gather(observation, choice)
+        with torch.no_grad():
+            whole, encoded = self._ask(self._estimator, observation, items), self._encode(observation, items)
+            parts = self._ask(self._after_encoding, observation, encoded)
+        check_same("after_encoding(encode(items)) to be the estimator's score", whole, parts)
 
     def _ask(self, estimator: Score, observation: Observation, vectors: Tensor) -> Tensor:
-        leading, what = vectors.shape[:-2], "a truth" if estimator is self._truth else "an estimator"
-        arguments = [vectors.reshape(-1, *vectors.shape[-2:]), *self._given(observation, leading)]
-        try:
-            answer = estimator(*arguments)
-        except (RuntimeError, TypeError, IndexError, ValueError, AttributeError) as error:
-            said = " ".join(str(error).split())
-            raise ValueError(
-                f"expected {what} of {shown_shapes(arguments)} for {self.name}, got {type(error).__name__}: {said}"
-            ) from error
-        rows = leading.numel()
-        if not isinstance(answer, Tensor) or answer.dim() == 0 or len(answer) != rows or not answer.is_floating_point():
-            found = f"{answer.dtype} {tuple(answer.shape)}" if isinstance(answer, Tensor) else type(answer).__name__
-            raise ValueError(f"expected {what} that gives {rows} scores for {shown_shapes(arguments)}, got {found}")
+        leading = vectors.shape[:-2]
+        answer = estimator(vectors.reshape(-1, *vectors.shape[-2:]), *self._given(observation, leading))
+        if not isinstance(answer, Tensor) or answer.dim() == 0 or len(answer) != leading.numel():
+            return answer  # the guard says what was expected
         # A latent has further dimensions.
         return answer.reshape(*leading, *(() if answer.shape[1:].numel() == 1 else answer.shape[1:]))
 

@@ -13,7 +13,8 @@ promises anything. Two is the best patience from random starts on both SlotsLarg
 import torch
 from torch import Tensor
 
-from slot_rl.problems.base import NonFiniteScore, Problem
+from slot_rl.problems.base import Problem
+from slot_rl.problems.guard import BadScore, NonFiniteScore
 from slot_rl.problems.observation import Observation
 from slot_rl.search.base import SearchResult, better_of, check_calls, random_choice, taken
 from slot_rl.search.moves import moves_of
@@ -180,6 +181,6 @@ def no_slopes(problem: Problem) -> str | None:
         twin.score_and_slope(observation, random_choice(twin, observation, generator))
     except NonFiniteScore:
         return None
-    except (RuntimeError, TypeError, ValueError) as error:
+    except (BadScore, RuntimeError, TypeError, ValueError) as error:
         return f"expected an estimator that is differentiable at rows, got: {error}"
     return None

@@ -244,7 +244,7 @@ def test_a_prior_of_something_else_is_refused(tmp_path: Path) -> None:
         save_estimator(tmp_path / "table", EstimatorNet(EstimatorShape(1, 2, (4,), (2,))), {}, table)
     with pytest.raises(ValueError, match="expected a prior of items' vectors, got an estimator of a table in"):
         LearnedCriticAgent(black_box(), **QUICK, prior=tmp_path / "table")
-    with pytest.raises(ValueError, match="expected an estimator of"):
+    with pytest.raises(ValueError, match="expected scores from untouchable for slots, given items"):
         LearnedCriticAgent(SlotProblem(untouchable, 3, 5, 3), **QUICK, prior=prior)
     with pytest.raises(BundleError, match="expected"):
         LearnedCriticAgent(black_box(), **QUICK, prior=tmp_path / "nothing")

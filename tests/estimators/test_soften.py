@@ -460,7 +460,7 @@ def test_the_check_refuses_scores_that_depend_on_other_rows() -> None:
         read: Tensor = self.table(index)
         return read - read.mean(dim=0)
 
-    with pytest.raises(ValueError, match="expected the same scores for rows together and alone, got"):
+    with pytest.raises(ValueError, match="expected the same score for a row among others and alone from Scorer, got"):
         check_softened(soften(Scorer(centred, table=table())), (CATEGORIES,) * FEATURES, None)
 
 
@@ -523,5 +523,5 @@ def test_the_check_refuses_one_hot_rows_that_score_otherwise() -> None:
 
     softened = soften(Scorer(told_apart, table=table()))
     assert isinstance(softened, Softened)
-    with pytest.raises(ValueError, match="expected the same scores for one-hot rows as for their indices, got"):
+    with pytest.raises(ValueError, match="the same score for one-hot rows as for their indices from Scorer, got"):
         check_softened(softened, (CATEGORIES,) * FEATURES, None)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from slot_rl.estimators import EstimatorNet, EstimatorShape, RowEstimator
 from slot_rl.estimators.encoding import TableEncoding
-from slot_rl.estimators.trusted import Reference, load_row_estimator, load_trusted, load_vector_score, parse_reference
+from slot_rl.estimators.trusted import Reference, load_row_estimator, load_trusted, parse_reference
 from slot_rl.problems import RowProblem, SlotProblem, make_problem
 from slot_rl.seeding import generator_from, seeded_initialisation
 
@@ -213,21 +213,19 @@ def test_slot_problems_take_callables_from_a_trusted_file(env_id: str, function:
         ("def build(): return 3", "expected {}:build to return a callable, got int"),
         (
             "def build(): return lambda vectors: vectors.sum()",
-            "expected scores of shape (3, 2) from {}:build for (3, 2, 4, 1), got ()",
+            "expected scores of shape (3,) from the lambda at mine.py:1 for SlotRL/PickValue-v0, given items "
+            "(3, 4, 1), got torch.float32 ()",
         ),
-        (
-            "def build(): return lambda vectors: 'x'",
-            "expected scores of shape (3, 2) from {}:build for (3, 2, 4, 1), got",
-        ),
+        ("def build(): return lambda vectors: 'x'", "given items (3, 4, 1), got str"),
         (
             "def build():\n    return lambda vectors: vectors @ vectors.new_ones(7)",
-            "expected {}:build, line 2, to score vectors of shape (3, 2, 4, 1), got RuntimeError: ",
+            "given items (3, 4, 1), got RuntimeError at mine.py:2: ",
         ),
     ],
 )
 def test_what_does_not_score_vectors_is_refused(text: str, message: str, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=re.escape(message.format(tmp_path / "mine.py"))):
-        load_vector_score(written(tmp_path, text), 4, 1)
+        make_problem("SlotRL/PickValue-v0", str(written(tmp_path, text)), trust=True)
 
 
 @pytest.mark.parametrize("env_id", ["SlotRL/Rows-v0", "SlotRL/Slots-v0", "SlotRL/PickValue-v0"])

@@ -119,10 +119,10 @@ def test_the_truth_is_asked_with_choice_and_context() -> None:
     problem = RowProblem(make_net(contexts=(2, 3)), CONTEXTS, truth)
     observation = problem.sample(2, generator_from(0))
     assert problem.true_score(observation, choice).tolist() == [6.0, 1.0]
-    assert asked[0][0] is choice and asked[0][1] is observation.context
+    assert asked[-1][0] is choice and asked[-1][1] is observation.context
     bare = RowProblem(make_net(), None, truth)
     bare.true_score(bare.sample(2, generator_from(0)), choice)
-    assert asked[1][1] is None
+    assert asked[-1][1] is None
 
 
 def test_measured_is_known_from_a_table_alone() -> None:
@@ -136,7 +136,7 @@ def test_measured_is_known_from_a_table_alone() -> None:
     assert problem.unmeasured == "omit"
     random = problem.random_true_scores(observation)
     assert random is not None and random.true.tolist() == [4.0, 4.0]
-    formula = RowProblem(make_net(), None, lambda choice, context: choice.sum(-1))
+    formula = RowProblem(make_net(), None, lambda choice, context: choice.sum(-1).float())
     known = formula.true_scores(observation, choice)
     assert (known.true.tolist(), known.normalised, known.measured) == ([[6, 0], [6, 6]], None, None)
     assert formula.best_true_scores(observation) is None
