@@ -112,6 +112,9 @@ def check_free(folder: Path, force: bool, mark: str, hint: str = "--force replac
         raise ValueError(f"expected a new folder for --out, got {folder}, which exists ({hint})")
     if not (folder / mark).is_file():
         raise ValueError(f"expected --force to replace a folder with {mark}, got {folder} without one; nothing deleted")
+    for place in (folder, *folder.rglob("*")):
+        if place.is_dir() and not os.access(place, os.W_OK | os.X_OK):
+            raise ValueError(f"expected --force to replace a folder that can be removed, got the read-only {place}")
 
 
 def check_continued(folder: Path, mark: str) -> None:

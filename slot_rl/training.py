@@ -1,7 +1,9 @@
 """Training one agent: what is built, in which order, what is watched, and what is left on disk."""
 
 import contextlib
+import shutil
 import signal
+import tempfile
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
@@ -284,8 +286,11 @@ class Training:
             "metrics_lines": self.tracker.lines,
             "skipped": self.skipped,
         }
-        self.tracker.sync()
-        write_checkpoint(self.folder, self.agent, training)
+        try:
+            self.tracker.sync()
+            write_checkpoint(self.folder, self.agent, training)
+        except OSError as error:  # a full disk; the weights are still here
+            say(f"warning: no checkpoint was written ({error}); the training goes on")
 
     def _go_on(self, agent: LearningAgent, training: TrainingState) -> None:
         """Takes back what :meth:`_write_checkpoint` has written, but for the agent and the tracker."""
@@ -327,10 +332,25 @@ class Training:
         if not isinstance(agent, LearningAgent) or agent.num_timesteps <= agent.update_size:
             return False
         self.status = "failed"
-        with contextlib.suppress(OSError, ValueError):
-            self._save(failure)
+        with contextlib.suppress(ValueError):
+            try:
+                self._save(failure)
+            except OSError as error:
+                raise self._saved_elsewhere(error) from failure
             return True
         return False
+
+    def _saved_elsewhere(self, error: OSError) -> OSError:
+        """Saves the weights in a new temporary folder, because the run's takes none; returns the error that says so."""
+        place = Path(tempfile.mkdtemp(prefix="slot_rl-"))
+        try:
+            self.agent.save(place / CHECKPOINT)
+        except OSError:
+            shutil.rmtree(place, ignore_errors=True)
+            return error
+        with contextlib.suppress(OSError):
+            shutil.copy(self.folder / CONFIG, place)
+        return OSError(f"{error}; the trained weights are in {place / CHECKPOINT}")
 
 
 def save_bad_batch(folder: Path, failure: BadScore) -> Path:

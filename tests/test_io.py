@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import safetensors.torch
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -240,6 +241,22 @@ def test_weights_that_are_not_finite_are_refused(folder: Path, value: float) -> 
     with pytest.raises(BundleError, match=message):
         write_bundle(folder.parent / "fresh", "thing", broken, {}, NAME)
     assert not (folder.parent / "fresh").exists()
+
+
+def test_weights_that_are_not_finite_are_not_read_either(folder: Path) -> None:
+    data = safetensors.torch.save({"weight": torch.tensor([1.0, torch.nan])})
+    weights_file(folder).write_bytes(data)
+    entry = {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+    rewrite(folder, files={weights_file(folder).name: entry})
+    with pytest.raises(BundleError, match="expected finite weights in .*, got NaN or infinity in weight"):
+        read_bundle(folder, "thing", NAME)
+
+
+def test_a_document_of_this_version_without_its_hash_is_refused(folder: Path) -> None:
+    text = (folder / NAME).read_text(encoding="utf-8")
+    (folder / NAME).write_text(text.replace("document_sha256", "document_sha257"), encoding="utf-8")
+    with pytest.raises(BundleError, match="as it was written, got one that does not fit its document_sha256"):
+        read_json(folder / NAME)
 
 
 class Crash(RuntimeError):

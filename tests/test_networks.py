@@ -344,8 +344,8 @@ def test_candidates_or_a_catalogue_are_needed() -> None:
         pointer()(None, None, None)
 
 
-@pytest.mark.parametrize("sizes", [(0, 1, 1), (1, 0, 1), (1, 1, 0), (-4, 1, 1)])
-def test_sizes_below_one_are_refused(sizes: tuple[int, int, int]) -> None:
+@pytest.mark.parametrize("sizes", [(0, 1, 1), (1, 0, 1), (1, 1, 0), (-4, 1, 1), (1, 4_097, 1)])
+def test_sizes_that_no_network_has_are_refused(sizes: tuple[int, int, int]) -> None:
     width, hidden, rounds = sizes
     message = rf"expected width, hidden and rounds >= 1 and .*width={width}, hidden={hidden}, rounds={rounds}"
     with pytest.raises(ValueError, match=message):

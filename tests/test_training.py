@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -16,14 +17,16 @@ import torch
 from stable_baselines3.common.callbacks import BaseCallback
 
 from slot_rl import training
-from slot_rl.agents import GumbelAgent
+from slot_rl.agents import GumbelAgent, base, load_agent
 from slot_rl.agents.base import changed
 from slot_rl.agents.learning_options import LearningOptions
 from slot_rl.agents.ppo import PPOOptions
 from slot_rl.agents.reinforce import ReinforceOptions
+from slot_rl.checkpoints import CheckpointConfig
 from slot_rl.console import run as run_command
+from slot_rl.envs import SlotVecEnv
 from slot_rl.evaluation import EvaluationConfig
-from slot_rl.io import read_json
+from slot_rl.io import read_json, write_bundle
 from slot_rl.metrics_file import read_metrics
 from slot_rl.networks import PointerSize
 from slot_rl.problems import SlotProblem
@@ -226,6 +229,46 @@ def test_a_failure_before_any_update_keeps_the_earlier_run(tmp_path: Path, monke
         train_run("gumbel", config(out, force=True), OPTIONS["gumbel"], problem)
     assert (out / "summary.json").read_bytes() == before
     assert (tmp_path / "run.failed" / "bad_batch.safetensors").is_file()
+
+
+def refusing(*arguments: object) -> None:
+    raise OSError("no space left")
+
+
+def test_a_checkpoint_that_cannot_be_written_ends_no_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(training, "write_checkpoint", refusing)
+    saving = CheckpointConfig(checkpoint_minutes=0, checkpoint_steps=1_000)
+    assert train_run("gumbel", config(tmp_path / "run", saving=saving), OPTIONS["gumbel"])[2]["status"] == "finished"
+    warning = "warning: no checkpoint was written (no space left); the training goes on"
+    assert capsys.readouterr().out.count(warning) == 1
+    assert load(tmp_path / "run").agent.num_timesteps >= 2_000
+
+
+@pytest.mark.parametrize("full", [False, True])
+def test_weights_that_the_run_does_not_take_are_elsewhere(
+    full: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def only_elsewhere(folder: Path, *arguments: Any) -> None:
+        if full or folder.is_relative_to(tmp_path / "run"):
+            refusing()
+        write_bundle(folder, *arguments)
+
+    (tmp_path / "spare").mkdir()
+    monkeypatch.setattr(base, "write_bundle", only_elsewhere)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "spare"))
+    message = "no space left$" if full else "no space left; the trained weights are in "
+    with pytest.raises(OSError, match=message) as end:
+        train_run("gumbel", config(tmp_path / "run"), OPTIONS["gumbel"])
+    (*places,) = (tmp_path / "spare").iterdir()
+    assert len(places) == (0 if full else 1)
+    if not full:
+        (place,) = places
+        assert str(end.value).endswith(str(place / "checkpoint"))
+        assert read_json(place / "config.json") == read_json(tmp_path / "run" / "config.json")
+        assert load_agent(place / "checkpoint", SlotVecEnv("SlotRL/PickValue-v0", 2)).num_timesteps >= 2_000
+    assert not (tmp_path / "run" / "summary.json").exists()
 
 
 def test_a_failed_run_is_evaluated_and_answers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 import shutil
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +45,8 @@ class KeptFit:
         """Writes a state, if it is time to."""
         if time.monotonic() - self._written >= self._seconds:
             tensors, document = make()
-            write_bundle(self.folder, KIND, tensors, {**document, "key": self._key}, DOCUMENT)
+            with suppress(OSError):  # a full disk does not end the fit
+                write_bundle(self.folder, KIND, tensors, {**document, "key": self._key}, DOCUMENT)
             self._written = time.monotonic()
 
     def remove(self) -> None:

@@ -87,6 +87,12 @@ def test_a_state_is_written_now_and_then(tmp_path: Path) -> None:
     assert not (tmp_path / "kept").exists()
 
 
+def test_a_state_that_cannot_be_written_ends_no_fit(tmp_path: Path) -> None:
+    (tmp_path / "kept").write_text("no folder")
+    again, epoch = fitted(KeptFit(tmp_path / "kept", "key", seconds=0))
+    assert equal(again, fitted(None)[0]) and epoch == fitted(None)[1]
+
+
 def test_the_command_goes_on(tmp_path: Path, script: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     table = tmp_path / "table.csv"
     with table.open("w", newline="") as file:
