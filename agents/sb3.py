@@ -258,7 +258,7 @@ class OneStepAgent(LearningAgent):
         calls = self._calls() - before
         callbacks.update_locals(locals())
         steps = max(1, ceil((calls - self._told_ahead) / self.n_envs))
-        self._told_ahead += steps * self.n_envs - calls
+        self._told_ahead += int(steps * self.n_envs - calls)  # n_envs may be a number of numpy's
         if not self._tell(callbacks, calls, steps):
             return False
         callbacks.on_rollout_end()

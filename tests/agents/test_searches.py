@@ -322,7 +322,7 @@ def test_a_bad_constants_checkpoint_is_refused(tmp_path: Path, monkeypatch: pyte
     assert document["options"] == {"calls_per_context": 9}
     document["options"] = {"calls_per_start": 9}
     manifest.write_text(json.dumps(document))
-    with pytest.raises(BundleError, match="expected options of LocalSearchOptions, got: .*start"):
+    with pytest.raises(BundleError, match="expected options of LocalSearchOptions, got unknown ones: calls_per_start"):
         load_agent(tmp_path / "local", env)
 
 
