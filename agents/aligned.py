@@ -21,8 +21,8 @@ import torch
 from torch import Tensor
 
 from slot_rl.agents.logged import LoggedAgent, LoggedOptions, LoggedRows, ScoredRows
+from slot_rl.agents.one_step import mean_of
 from slot_rl.agents.policy import entropy_of
-from slot_rl.agents.sb3 import mean_of
 from slot_rl.estimators.aligner import Aligner, AlignerConfig, Behaviour, fit_aligner, one_swap_pairs
 from slot_rl.problems import Observation, Problem
 from slot_rl.saved_state import restore_weights, weights_of

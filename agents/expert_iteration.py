@@ -21,9 +21,9 @@ from torch import Tensor
 
 from slot_rl.agents.base import needed_problem
 from slot_rl.agents.learning_options import LearningOptions
+from slot_rl.agents.one_step import OneStepAgent, mean_of
 from slot_rl.agents.policy import entropy_of, given
 from slot_rl.agents.replay import Replay
-from slot_rl.agents.sb3 import OneStepAgent, mean_of
 from slot_rl.problems import Observation, Problem
 from slot_rl.saved_state import restore_memory, with_memory
 from slot_rl.search import SearchResult, guided_search, random_choice
@@ -83,7 +83,7 @@ class ExpertIterationAgent(OneStepAgent):
     problem: Problem
 
     def __init__(self, env: Any, options: Any = None, seed: Seed = 0, verbose: int = 0, **changes: Any) -> None:
-        """Builds the agent; see :class:`slot_rl.agents.sb3.OneStepAgent`.
+        """Builds the agent; see :class:`slot_rl.agents.one_step.OneStepAgent`.
 
         Raises:
             ValueError: If the environment has no estimator to ask.

@@ -29,6 +29,7 @@ from slot_rl.agents.critic_moves import better_than_others, random_swap, swept
 from slot_rl.agents.learning_options import LearningOptions
 from slot_rl.agents.logged import LoggedRows, read_allowed_rows
 from slot_rl.agents.multistart import drawn_rows
+from slot_rl.agents.one_step import OneStepAgent, mean_of
 from slot_rl.agents.policy import as_observation, drawn, entropy_of, most_probable
 from slot_rl.agents.recent import Recent
 from slot_rl.agents.reward_critic import (
@@ -41,7 +42,6 @@ from slot_rl.agents.reward_critic import (
     fit_critic,
     rewarded_rows,
 )
-from slot_rl.agents.sb3 import OneStepAgent, mean_of
 from slot_rl.estimators import load_estimator
 from slot_rl.io import BundleError
 from slot_rl.problems import NonFiniteScore, Observation, Problem

@@ -18,8 +18,8 @@ from typing_extensions import Self
 
 from slot_rl.agents.base import Options, needed_problem
 from slot_rl.agents.learning_options import LearningOptions
+from slot_rl.agents.one_step import OneStepAgent
 from slot_rl.agents.policy import most_probable
-from slot_rl.agents.sb3 import OneStepAgent
 from slot_rl.agents.scale import RunningScale
 from slot_rl.problems import Observation, Problem
 from slot_rl.saved_state import parts_of
@@ -119,7 +119,7 @@ class LoggedAgent(OneStepAgent):
     def __init__(
         self, env: Any, options: Any = None, seed: Seed = 0, verbose: int = 0, read: bool = True, **changes: Any
     ) -> None:
-        """Builds the agent; see :class:`slot_rl.agents.sb3.OneStepAgent`.
+        """Builds the agent; see :class:`slot_rl.agents.one_step.OneStepAgent`.
 
         Args:
             env: A slots environment, ``SlotVecEnv`` for speed.

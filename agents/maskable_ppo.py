@@ -17,7 +17,8 @@ from torch import Tensor
 
 from slot_rl.agents.base import needed_problem
 from slot_rl.agents.learning_options import LearningOptions, refuse_negative
-from slot_rl.agents.sb3 import OneStepAgent, mean_of, seeded_shuffles
+from slot_rl.agents.on_policy import seeded_shuffles
+from slot_rl.agents.one_step import OneStepAgent, mean_of
 from slot_rl.agents.scale import RunningScale
 from slot_rl.envs import SequentialVecEnv, SlotVecEnv
 from slot_rl.problems import Problem, make_problem

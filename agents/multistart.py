@@ -28,8 +28,8 @@ from torch import Tensor
 
 from slot_rl.agents.base import needed_problem
 from slot_rl.agents.learning_options import LearningOptions
+from slot_rl.agents.one_step import OneStepAgent, mean_of
 from slot_rl.agents.policy import entropy_of
-from slot_rl.agents.sb3 import OneStepAgent, mean_of
 from slot_rl.agents.start_critic import StartCritic
 from slot_rl.networks import KNOWN_STARTS, PointerSize, Request
 from slot_rl.problems import Observation, Problem, mixture_error
@@ -112,7 +112,7 @@ class MultistartAgent(OneStepAgent):
     problem: Problem
 
     def __init__(self, env: Any, options: Any = None, seed: Seed = 0, verbose: int = 0, **changes: Any) -> None:
-        """Builds the agent; see :class:`slot_rl.agents.sb3.OneStepAgent`.
+        """Builds the agent; see :class:`slot_rl.agents.one_step.OneStepAgent`.
 
         Raises:
             ValueError: If the environment has no estimator to ask, or mixtures shall be asked under constraints.

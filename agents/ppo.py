@@ -9,7 +9,7 @@ from typing import Any
 from stable_baselines3 import PPO
 
 from slot_rl.agents.learning_options import RewardOptions
-from slot_rl.agents.sb3 import OnPolicyAgent
+from slot_rl.agents.on_policy import OnPolicyAgent
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from stable_baselines3.common.utils import obs_as_tensor
 from torch import Tensor
 
 from slot_rl.agents.learning_options import RewardOptions
-from slot_rl.agents.sb3 import OneStepAgent, mean_of, policy_gradient
+from slot_rl.agents.one_step import OneStepAgent, mean_of, policy_gradient
 
 
 @dataclass(frozen=True)

@@ -21,8 +21,8 @@ from dataclasses import dataclass
 import torch
 
 from slot_rl.agents.logged import LoggedAgent, LoggedOptions, LoggedRows, ScoredRows
+from slot_rl.agents.one_step import mean_of
 from slot_rl.agents.policy import entropy_of, given
-from slot_rl.agents.sb3 import mean_of
 from slot_rl.selectors.categorical import log_prob_of
 
 _CHUNK = 16_384

@@ -13,8 +13,8 @@ import torch
 
 from slot_rl.agents.base import needed_problem
 from slot_rl.agents.learning_options import LearningOptions, refuse_negative
+from slot_rl.agents.one_step import OneStepAgent, mean_of, policy_gradient
 from slot_rl.agents.policy import entropy_of, given
-from slot_rl.agents.sb3 import OneStepAgent, mean_of, policy_gradient
 from slot_rl.agents.schedules import ScheduleKind, make_schedule
 from slot_rl.problems import Problem
 from slot_rl.seeding import Seed
@@ -104,7 +104,7 @@ class SelectorAgent(OneStepAgent):
     problem: Problem
 
     def __init__(self, env: Any, options: Any = None, seed: Seed = 0, verbose: int = 0, **changes: Any) -> None:
-        """Builds the agent; see :class:`slot_rl.agents.sb3.OneStepAgent`.
+        """Builds the agent; see :class:`slot_rl.agents.one_step.OneStepAgent`.
 
         Raises:
             ValueError: If the environment has no estimator to ask, or the selector refuses the problem's sizes.

@@ -28,6 +28,8 @@ TRAINING = "training.json"
 KEPT = 3
 """Checkpoints that are kept, the newest ones."""
 _PATTERN = f"{CHECKPOINT}-[0-9]*"
+WEIGHTS = f"{CHECKPOINT}*/{MANIFEST}"
+"""The file of a run with which it replaces an earlier one, as a pattern: that of its first checkpoint."""
 
 
 @dataclass(frozen=True)

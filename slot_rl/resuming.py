@@ -9,7 +9,7 @@ from typing_extensions import TypedDict
 from slot_rl import __version__
 from slot_rl.agents import AGENTS, Agent, load_agent, make_agent
 from slot_rl.agents.base import options_from_json
-from slot_rl.checkpoints import CheckpointConfig, newest_checkpoint
+from slot_rl.checkpoints import WEIGHTS, CheckpointConfig, newest_checkpoint
 from slot_rl.console import console, say
 from slot_rl.documents import as_declared
 from slot_rl.evaluation import Evaluation, EvaluationConfig
@@ -17,8 +17,8 @@ from slot_rl.io import CONFIG, SUMMARY, as_written, read_config, read_json
 from slot_rl.places import claimed
 from slot_rl.problems import Problem
 from slot_rl.reevaluation import problem_of_run
+from slot_rl.run_training import OnBadScore, Training, report_run, train_with_progress
 from slot_rl.tracking import RunIdentity, Tracker, WandbMode, wandb_mode
-from slot_rl.training import WEIGHTS, OnBadScore, Training, report_run, train_with_progress
 
 
 @dataclass(frozen=True)

@@ -5,13 +5,13 @@ from pathlib import Path
 
 from rich.text import Text
 
+from slot_rl.checkpoints import WEIGHTS
 from slot_rl.console import console, say, visible
 from slot_rl.io import SUMMARY, read_config, read_json
 from slot_rl.metrics_file import METRICS_FILE, read_metrics
 from slot_rl.mirror import Mirror
 from slot_rl.places import claimed
 from slot_rl.tracking import AXIS, RUN_LABELS, WandbMode, wandb_mode, wandb_project
-from slot_rl.training import WEIGHTS
 
 
 @dataclass(frozen=True)

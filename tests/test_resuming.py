@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from slot_rl import training, watching
+from slot_rl import run_training, watching
 from slot_rl.agents.base import MANIFEST
 from slot_rl.checkpoints import KEPT, TRAINING, CheckpointConfig, newest_checkpoint
 from slot_rl.evaluation import EvaluationConfig
@@ -72,7 +72,7 @@ def killed(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
                     raise Killed
                 return super()._on_step()
 
-        monkeypatch.setattr(training, "EvaluationCallback", Killing)
+        monkeypatch.setattr(run_training, "EvaluationCallback", Killing)
 
     return at
 
@@ -108,7 +108,7 @@ def test_each_field_of_the_training_is_needed(
 ) -> None:
     # An evaluation in every tenth update, logged every fourth: its figures wait in the checkpoint at 320 calls.
     monkeypatch.setattr(watching, "EVALUATIONS", 4)
-    monkeypatch.setattr(training, "LOG_POINTS", 10)
+    monkeypatch.setattr(run_training, "LOG_POINTS", 10)
     train("gumbel", tmp_path / "straight")
     killed(590)
     with pytest.raises(Killed):
@@ -139,7 +139,7 @@ def test_a_stopped_run_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         (home := tmp_path / name).mkdir()
         train(name, home / "straight")
         with monkeypatch.context() as patched:
-            patched.setattr(training, "EvaluationCallback", Stopping)
+            patched.setattr(run_training, "EvaluationCallback", Stopping)
             train(name, home / "stopped")
         summary = read_json(home / "stopped" / "summary.json")
         assert (summary["status"], summary["timesteps"]) == ("terminated", 20 * BATCH)
@@ -296,7 +296,7 @@ def test_an_estimator_that_is_always_bad_stops(tmp_path: Path, monkeypatch: pyte
             broken = self.num_timesteps >= 10 * BATCH
             return super()._on_step()
 
-    monkeypatch.setattr(training, "EvaluationCallback", Breaking)
+    monkeypatch.setattr(run_training, "EvaluationCallback", Breaking)
     problem = SlotProblem(score, 4, 8, 1, lambda shape, g: torch.rand(shape, generator=g), name="breaks")
     with pytest.raises(ValueError, match="expected finite scores from the estimator.*the weights before it in"):
         train_run("gumbel", config(tmp_path / "run", on_bad_score="skip"), options("gumbel", tmp_path), problem)

@@ -16,7 +16,7 @@ import safetensors.torch
 import torch
 from stable_baselines3.common.callbacks import BaseCallback
 
-from slot_rl import training
+from slot_rl import run_training, training
 from slot_rl.agents import GumbelAgent, base, load_agent
 from slot_rl.agents.base import changed
 from slot_rl.agents.learning_options import LearningOptions
@@ -194,7 +194,7 @@ def failing_problem(monkeypatch: pytest.MonkeyPatch, failure: Callable[[], torch
         # An evaluation does not fail: it asks with fewer requests.
         return pick_value(vectors) + (failure() if Failing.now and vectors.shape[-3] == 64 else 0)
 
-    monkeypatch.setattr(training, "EvaluationCallback", Failing)
+    monkeypatch.setattr(run_training, "EvaluationCallback", Failing)
     monkeypatch.setattr(Failing, "now", False)
     return SlotProblem(score, 4, 8, 1, lambda shape, g: torch.rand(shape, generator=g), name="fails")
 
@@ -238,7 +238,7 @@ def refusing(*arguments: object) -> None:
 def test_a_checkpoint_that_cannot_be_written_ends_no_training(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(training, "write_checkpoint", refusing)
+    monkeypatch.setattr(run_training, "write_checkpoint", refusing)
     saving = CheckpointConfig(checkpoint_minutes=0, checkpoint_steps=1_000)
     assert train_run("gumbel", config(tmp_path / "run", saving=saving), OPTIONS["gumbel"])[2]["status"] == "finished"
     warning = "warning: no checkpoint was written (no space left); the training goes on"
@@ -278,7 +278,7 @@ def test_a_failed_run_is_evaluated_and_answers(tmp_path: Path, monkeypatch: pyte
                 raise RuntimeError("the log is lost")
             return super()._on_step()
 
-    monkeypatch.setattr(training, "EvaluationCallback", Raising)
+    monkeypatch.setattr(run_training, "EvaluationCallback", Raising)
     out = tmp_path / "run"
     with pytest.raises(RuntimeError, match="the log is lost"):
         train_run("gumbel", config(out, timesteps=100_000), OPTIONS["gumbel"])
@@ -315,7 +315,7 @@ def test_an_interrupt_leaves_a_whole_checkpoint_and_says_so(tmp_path: Path, monk
                 os.kill(os.getpid(), signal.SIGINT)
             return super()._on_step()
 
-    monkeypatch.setattr(training, "EvaluationCallback", Interrupting)
+    monkeypatch.setattr(run_training, "EvaluationCallback", Interrupting)
     before = signal.getsignal(signal.SIGINT)
     out = tmp_path / "run"
     assert train_run("gumbel", config(out, timesteps=100_000), OPTIONS["gumbel"])[2]["status"] == "interrupted"
@@ -392,7 +392,7 @@ def test_a_callback_error_is_not_mistaken_for_an_interrupt(tmp_path: Path, monke
             raise RuntimeError("bug")
 
     assert issubclass(Broken, BaseCallback)
-    monkeypatch.setattr(training, "EvaluationCallback", Broken)
+    monkeypatch.setattr(run_training, "EvaluationCallback", Broken)
     with pytest.raises(RuntimeError, match="bug"):
         train_run("gumbel", config(tmp_path / "run"), OPTIONS["gumbel"])
     assert not (tmp_path / "run" / "summary.json").exists()

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from slot_rl import training
+from slot_rl import run_training
 from slot_rl.agents import GumbelAgent, load_agent
 from slot_rl.agents.base import changed
 from slot_rl.envs import SlotVecEnv
@@ -193,13 +193,13 @@ def test_the_learning_curve_has_gaps_and_says_the_share(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     curves: dict[str, list[float]] = {}
-    monkeypatch.setattr(training, "plot_learning_curve", lambda path, calls, known, *rest: curves.update(known))
+    monkeypatch.setattr(run_training, "plot_learning_curve", lambda path, calls, known, *rest: curves.update(known))
     rows = [
         Row("gumbel", 0, 0, {"optimality": 0.5, "true_optimality": value, "measured_share": share})
         for value, share in zip(true, shares, strict=True)
     ]
     identity = RunIdentity("SlotRL/Rows-v0", "gumbel", 0, 100, "now", "1")
-    training._plot(tmp_path, identity, list(range(len(rows))), rows, [], mark)
+    run_training._plot(tmp_path, identity, list(range(len(rows))), rows, [], mark)
     expected = {"gumbel, estimated"} | ({label} if label else set())
     assert curves.keys() == expected
     found = curves[label] if label else []
@@ -211,5 +211,5 @@ def test_a_curve_with_a_gap_is_drawn(home: Path, strange_truth: Path) -> None:
     row = Evaluation(problem, replace(quick(home, "x")).evaluation).references[0]
     gap = replace(row, figures={**row.figures, "true_optimality": None})
     identity = RunIdentity("SlotRL/Rows-v0", "gumbel", 0, 100, "now", "1")
-    training._plot(home, identity, [0, 1, 2], [row, gap, row], [])
+    run_training._plot(home, identity, [0, 1, 2], [row, gap, row], [])
     assert (home / "learning_curve.png").stat().st_size > 0

@@ -39,9 +39,9 @@ from slot_rl.console import progress_bar, say
 from slot_rl.io import CONFIG, write_json
 from slot_rl.places import check_continued, claimed
 from slot_rl.provenance import versions
+from slot_rl.run_training import Training
 from slot_rl.serving_curves import Way, large_batch, policy_ways, search_way, serving_curve, serving_times
 from slot_rl.tracking import RUN_LABELS, RunIdentity, Tracker
-from slot_rl.training import Training
 from slot_rl.watching import Report, RunProgress
 
 COMPARISON = "comparison.json"

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from math import ceil
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -268,45 +268,65 @@ def fit_on_table(
     """
     net.offset.fill_(train.score.mean())
     net.scale.fill_(train.score.std().clamp_min(1e-12))
-    optimizer = torch.optim.AdamW(net.parameters(), lr=fit.learning_rate, weight_decay=fit.weight_decay)
-    average = AveragedModel(net, avg_fn=_running_average)
-    averaged, steps = cast(EstimatorNet, average.module), fit.steps_per_epoch(len(train))
-    best, best_epoch, weights, begun = float("inf"), 0, net.state_dict(), 0
-
-    def state() -> FitState:
-        tensors = weights_of(net, "net") | weights_of(average, "average") | optimizer_state(optimizer, "optimizer")
-        tensors |= {f"best.{name}": value for name, value in weights.items()} | {"generator": generator.get_state()}
-        return tensors, {"epoch": epoch, "best": best, "best_epoch": best_epoch}
-
+    running, steps = _RunningFit(net, fit, generator), fit.steps_per_epoch(len(train))
     if kept is not None and (found := kept.read()) is not None:
-        tensors, document = found
-        begun, best, best_epoch = document["epoch"], document["best"], document["best_epoch"]
-        restore_weights(net, tensors, "net")
-        restore_weights(average, tensors, "average")
-        restore_optimizer(optimizer, tensors, "optimizer")
-        generator.set_state(tensors["generator"])
-        weights = parts_of(tensors, "best")
-    for epoch in range(begun + 1, fit.epochs + 1):
+        running.restore(*found)
+    while running.epoch < fit.epochs and running.epoch - running.best_epoch < fit.patience:
         visited = torch.randperm(len(train), generator=generator)[:EPOCH_ROWS]
-        for step, part in enumerate(visited.split(fit.batch_size), start=(epoch - 1) * steps + 1):
-            loss = table_loss(net, train[part], fit.swap_linearity, generator)
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            average.update_parameters(net)
+        for step, part in enumerate(visited.split(fit.batch_size), start=running.epoch * steps + 1):
+            running.step(table_loss(net, train[part], fit.swap_linearity, generator))
             if step % STEPS_BETWEEN_REPORTS == 0:
                 report(step, None)
-        error = _validation_error(averaged, validation)
-        report(epoch * steps, error)
-        if error < best:
-            weights = {name: value.clone() for name, value in averaged.state_dict().items()}
-            best, best_epoch = error, epoch
-        elif epoch - best_epoch >= fit.patience:
-            break
+        error = _validation_error(running.averaged, validation)
+        running.end_epoch(error)
+        report(running.epoch * steps, error)
         if kept is not None:
-            kept.write(state)
-    net.load_state_dict(weights)
-    return best_epoch
+            kept.write(running.state)
+    net.load_state_dict(running.weights)
+    return running.best_epoch
+
+
+class _RunningFit:
+    """A fit between two of its epochs: the network, the average of its weights, and the best average so far."""
+
+    def __init__(self, net: EstimatorNet, fit: TableFit, generator: torch.Generator) -> None:
+        self._net, self._generator = net, generator
+        self._optimizer = torch.optim.AdamW(net.parameters(), lr=fit.learning_rate, weight_decay=fit.weight_decay)
+        self._average = AveragedModel(net, avg_fn=_running_average)
+        self.epoch, self.best, self.best_epoch, self.weights = 0, float("inf"), 0, net.state_dict()
+
+    @property
+    def averaged(self) -> EstimatorNet:
+        """The network with averaged weights."""
+        return cast(EstimatorNet, self._average.module)
+
+    def step(self, loss: Tensor) -> None:
+        """Takes a step down the loss."""
+        self._optimizer.zero_grad()
+        loss.backward()
+        self._optimizer.step()
+        self._average.update_parameters(self._net)
+
+    def end_epoch(self, error: float) -> None:
+        """Keeps the averaged weights if their validation error is the lowest."""
+        self.epoch += 1
+        if error < self.best:
+            self.weights = {name: value.clone() for name, value in self.averaged.state_dict().items()}
+            self.best, self.best_epoch = error, self.epoch
+
+    def state(self) -> FitState:
+        tensors = weights_of(self._net, "net") | weights_of(self._average, "average")
+        tensors |= optimizer_state(self._optimizer, "optimizer") | {"generator": self._generator.get_state()}
+        tensors |= {f"best.{name}": value for name, value in self.weights.items()}
+        return tensors, {"epoch": self.epoch, "best": self.best, "best_epoch": self.best_epoch}
+
+    def restore(self, tensors: dict[str, Tensor], document: dict[str, Any]) -> None:
+        restore_weights(self._net, tensors, "net")
+        restore_weights(self._average, tensors, "average")
+        restore_optimizer(self._optimizer, tensors, "optimizer")
+        self._generator.set_state(tensors["generator"])
+        self.epoch, self.best, self.best_epoch = document["epoch"], document["best"], document["best_epoch"]
+        self.weights = parts_of(tensors, "best")
 
 
 def swapped_rows(features: Tensor, sizes: Sequence[int], generator: torch.Generator) -> Tensor:

@@ -12,9 +12,9 @@ from stable_baselines3.common.vec_env import DummyVecEnv
 from slot_rl.agents import AGENTS, A2CAgent, PPOAgent, load_agent
 from slot_rl.agents.a2c import A2COptions
 from slot_rl.agents.base import to_json
+from slot_rl.agents.on_policy import OnPolicyAgent
 from slot_rl.agents.policy import as_observation
 from slot_rl.agents.ppo import PPOOptions
-from slot_rl.agents.sb3 import OnPolicyAgent
 from slot_rl.agents.scale import RunningScale
 from slot_rl.envs import SlotsEnv, SlotVecEnv
 from slot_rl.evaluation import Evaluation, EvaluationConfig

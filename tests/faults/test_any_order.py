@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 
-from slot_rl import training
+from slot_rl import run_training
 from slot_rl.checkpoints import CheckpointConfig
 from slot_rl.evaluation import EvaluationConfig
 from slot_rl.io import STRAY, read_json
@@ -83,7 +83,7 @@ class Machine(RuleBasedStateMachine):
                 return super()._on_step()
 
         with pytest.MonkeyPatch.context() as patched:
-            patched.setattr(training, "EvaluationCallback", Watching)
+            patched.setattr(run_training, "EvaluationCallback", Watching)
             try:
                 call()
             except Killed:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from slot_rl import training
+from slot_rl import run_training
 from slot_rl.agents import make_agent
 from slot_rl.agents.serving import Serving, serve
 from slot_rl.checkpoints import CheckpointConfig
@@ -65,7 +65,7 @@ def test_a_long_training(tmp_path: Path, promise: Promise, monkeypatch: pytest.M
                 states.append((time.monotonic(), used()))
             return super()._on_step()
 
-    monkeypatch.setattr(training, "EvaluationCallback", Sampling)
+    monkeypatch.setattr(run_training, "EvaluationCallback", Sampling)
     end: Callable[[], None] = lambda: os.kill(os.getpid(), signal.SIGTERM)  # noqa: E731
     timer = threading.Timer(seconds, end)
     timer.start()
