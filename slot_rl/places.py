@@ -150,9 +150,9 @@ def fresh_folder(folder: Path, done: str | None = None) -> Iterator[Callable[[],
     if folder.exists():
         folder.rename(aside)
     folder.mkdir(parents=True)
-    made = folder.stat()
     try:
-        yield lambda: begun.append(True)
+        with unmoved(folder):
+            yield lambda: begun.append(True)
     except BaseException as error:
         if begun and aside.exists() and not any(folder.glob(str(done))):
             failed = folder.with_name(f"{folder.name}.failed")
@@ -166,13 +166,20 @@ def fresh_folder(folder: Path, done: str | None = None) -> Iterator[Callable[[],
         elif not begun:
             shutil.rmtree(folder, ignore_errors=True)
         raise
-    if not folder.is_dir() or not os.path.samestat(made, folder.stat()):
+    if aside.exists():
+        shutil.rmtree(aside)
+
+
+@contextmanager
+def unmoved(folder: Path) -> Iterator[None]:
+    """Raises ValueError after a block in which a folder was removed or replaced, so that files of it are missing."""
+    before = folder.stat()
+    yield
+    if not folder.is_dir() or not os.path.samestat(before, folder.stat()):
         raise ValueError(
             f"expected {folder} as this command made it, got {'another' if folder.is_dir() else 'no'} folder: it was "
             "removed or replaced while the command ran, and files that were written before are missing"
         )
-    if aside.exists():
-        shutil.rmtree(aside)
 
 
 def check_parent(out: Path) -> None:

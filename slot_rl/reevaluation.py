@@ -20,32 +20,47 @@ from slot_rl.serving_curves import report_serving
 from slot_rl.summary_tables import print_contexts, print_judgement
 
 
+@dataclass(frozen=True, kw_only=True)
+class MovedSources:
+    """Where that is now which a run was trained on.
+
+    Attributes:
+        estimator: Folder or path.py:function of the estimator, if it has moved since the training; it must be the same.
+        trust: Execute the Python file that the run's estimator or problem is, with all your rights.
+        truth: Table with the true scores, if it has moved or the training had none.
+        problem: path.py:function of your own problem, if it has moved; it must be the same.
+        feasible: Table of the allowed answers, or path.py:function, if it has moved; it must be the same.
+    """
+
+    estimator: str | None = None
+    trust: bool = False
+    truth: Path | None = None
+    problem: str | None = None
+    feasible: str | None = None
+
+    def problem_of(self, config: Mapping[str, Any], unmeasured: Unmeasured | None = None) -> Problem:
+        """Builds the problem that a run was trained on; arguments and errors as for :func:`problem_of_run`."""
+        return problem_of_run(
+            config, self.estimator, self.truth, self.trust, self.problem, unmeasured, feasible=self.feasible
+        )
+
+
 @dataclass(frozen=True)
-class ReevaluationConfig:
+class ReevaluationConfig(MovedSources):
     """Loads a run's checkpoint and judges it on its evaluation requests.
 
     Attributes:
         run: The run's folder.
-        estimator: Folder or path.py:function of the estimator, if it has moved since the training; it must be the same.
-        trust: Execute the Python file that the run's estimator is, with all your rights.
-        truth: Table with the true scores, if it has moved or the training had none.
-        problem: path.py:function of your own problem, if it has moved; it must be the same.
         unmeasured: What an answer counts as that the truth has not measured: nothing, or its context's minimum; as in
             the training if left out.
-        feasible: Table of the allowed answers, or path.py:function, if it has moved; it must be the same.
         fallback: Take the newest whole checkpoint where the last one is missing or damaged.
         serving: Also print and draw how answers improve with more estimator calls and what they take, beside searches,
             and at which cost of a call the policy is cheaper.
     """
 
     run: Path
-    estimator: str | None = None
-    trust: bool = False
-    truth: Path | None = None
-    problem: str | None = None
     unmeasured: Unmeasured | None = None
     serving: bool = False
-    feasible: str | None = None
     fallback: bool = False
 
 
@@ -85,8 +100,7 @@ def reevaluate(config: ReevaluationConfig) -> dict[str, Any]:
         ValueError: If the folder is no run, its files were altered, or the estimator is another one.
     """
     document = read_config(config.run)
-    moved = (config.estimator, config.truth, config.trust, config.problem)
-    problem = problem_of_run(document, *moved, config.unmeasured, config.feasible)
+    problem = config.problem_of(document, config.unmeasured)
     requests = as_declared(EvaluationConfig, document.get("evaluation"), f"evaluation of the config in {config.run}")
     agent = agent_of_run(config.run, problem, config.fallback)
     if config.serving and agent.policy is None:

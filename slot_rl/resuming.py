@@ -14,41 +14,26 @@ from slot_rl.console import console, say
 from slot_rl.documents import as_declared
 from slot_rl.evaluation import Evaluation, EvaluationConfig
 from slot_rl.io import CONFIG, SUMMARY, as_written, read_config, read_json
-from slot_rl.places import claimed
+from slot_rl.places import claimed, unmoved
 from slot_rl.problems import Problem
-from slot_rl.reevaluation import problem_of_run
+from slot_rl.reevaluation import MovedSources
 from slot_rl.run_training import OnBadScore, Training, report_run, train_with_progress
 from slot_rl.tracking import RunIdentity, Tracker, WandbMode, wandb_mode
 
 
 @dataclass(frozen=True)
-class ResumeConfig:
+class ResumeConfig(MovedSources):
     """Goes on with a training that was killed or stopped, from its newest checkpoint, to the same end.
 
     Attributes:
         resume: The run's folder.
-        estimator: Folder or path.py:function of the estimator, if it has moved since; it must be the same.
-        trust: Execute the Python file that the run's estimator or problem is, with all your rights.
-        truth: Table with the true scores, if it has moved.
-        problem: path.py:function of your own problem, if it has moved; it must be the same.
-        feasible: Table of the allowed answers, or path.py:function, if it has moved; it must be the same.
         wandb: Weights & Biases mode; WANDB_MODE if left out, offline without it.
         saving: How often checkpoints are written.
     """
 
     resume: Path
-    estimator: str | None = None
-    trust: bool = False
-    truth: Path | None = None
-    problem: str | None = None
-    feasible: str | None = None
     wandb: WandbMode | None = None
     saving: CheckpointConfig = field(default_factory=CheckpointConfig)
-
-    def make_problem(self, document: dict[str, Any]) -> Problem:
-        """Builds the problem of the run's config."""
-        moved = self.estimator, self.truth, self.trust, self.problem
-        return problem_of_run(document, *moved, feasible=self.feasible)
 
 
 class RunBegun(TypedDict):
@@ -79,10 +64,10 @@ def resume_run(config: ResumeConfig, problem: Problem | None = None) -> tuple[Pa
     """
     folder, mode = config.resume, wandb_mode(config.wandb)
     document = read_config(folder)
-    with claimed(folder, WEIGHTS):
+    with claimed(folder, WEIGHTS), unmoved(folder):
         if (folder / SUMMARY).is_file() and read_json(folder / SUMMARY).get("status") == "finished":
             raise ValueError(f"expected a run that has not finished, got {folder}, which has")
-        training = _training(config, document, problem or config.make_problem(document), mode)
+        training = _training(config, document, problem or config.problem_of(document), mode)
         summary, rows = train_with_progress(training)
     report_run(training, summary, rows)
     return folder, training.agent, summary

@@ -77,9 +77,8 @@ def killed(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
     return at
 
 
-def compared(name: str, home: Path, killed: Callable[[int], None], cuts: list[int]) -> None:
-    """Checks that a training killed at some points and resumed each time equals one that was not."""
-    train(name, home / "straight")
+def left_after(name: str, home: Path, killed: Callable[[int], None], cuts: list[int]) -> dict[str, Any]:
+    """Returns what a training left that was killed at some points and resumed each time."""
     for cut in cuts:
         killed(cut)
         with pytest.raises(Killed):
@@ -87,12 +86,13 @@ def compared(name: str, home: Path, killed: Callable[[int], None], cuts: list[in
         assert not (home / "cut" / "summary.json").exists()
     killed(0)
     assert resume(home / "cut")["status"] == "finished"
-    assert found(home / "cut") == found(home / "straight")
+    return found(home / "cut")
 
 
 @pytest.mark.parametrize("name", ["gumbel", "ppo", "learned_critic"])
 def test_a_resumed_run_is_the_straight_one(name: str, tmp_path: Path, killed: Callable[[int], None]) -> None:
-    compared(name, tmp_path, killed, [700])
+    train(name, tmp_path / "straight")
+    assert left_after(name, tmp_path, killed, [700]) == found(tmp_path / "straight")
 
 
 @pytest.mark.slow
@@ -100,7 +100,8 @@ def test_a_resumed_run_is_the_straight_one(name: str, tmp_path: Path, killed: Ca
 def test_killed_three_times_every_run_is_the_straight_one(
     name: str, tmp_path: Path, killed: Callable[[int], None]
 ) -> None:
-    compared(name, tmp_path, killed, [430, 850, 1_240])
+    train(name, tmp_path / "straight")
+    assert left_after(name, tmp_path, killed, [430, 850, 1_240]) == found(tmp_path / "straight")
 
 
 def test_each_field_of_the_training_is_needed(
@@ -201,6 +202,25 @@ def test_the_newest_checkpoints_are_kept_and_strays_swept(tmp_path: Path, killed
     killed(0)
     resume(out)
     assert not stray.exists()
+
+
+def test_a_folder_that_is_replaced_while_it_goes_on_is_noticed(
+    tmp_path: Path, killed: Callable[[int], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "run"
+    killed(1_000)
+    with pytest.raises(Killed):
+        train("gumbel", out)
+
+    class Replacing(EvaluationCallback):
+        def _on_training_start(self) -> None:
+            shutil.copytree(out, tmp_path / "copy")
+            out.rename(tmp_path / "moved")
+            (tmp_path / "copy").rename(out)
+
+    monkeypatch.setattr(run_training, "EvaluationCallback", Replacing)
+    with pytest.raises(ValueError, match=r"expected .*run as this command made it, got another folder"):
+        resume(out)
 
 
 def test_what_cannot_be_resumed_is_refused(tmp_path: Path) -> None:

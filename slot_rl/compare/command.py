@@ -11,15 +11,7 @@ from slot_rl.compare.conclusions import Conclusions, conclude
 from slot_rl.compare.differences import parse_claim
 from slot_rl.compare.report import print_claims, publish_report
 from slot_rl.compare.results import read_results
-from slot_rl.compare.runner import (
-    COMPARISON,
-    InProcessLauncher,
-    Launcher,
-    LauncherName,
-    do_runs,
-    make_launcher,
-    opened,
-)
+from slot_rl.compare.runner import COMPARISON, InProcessLauncher, Launcher, LauncherName, do_runs, make_launcher, opened
 from slot_rl.compare.study import DEFAULT_SEEDS, Study, StudyAgent, Tracking, read_study
 from slot_rl.compare.task import Task, parse_task
 from slot_rl.compare.wandb import sync_command

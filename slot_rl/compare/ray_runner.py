@@ -14,7 +14,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from slot_rl.compare.runner import MOST_ATTEMPTS, ProgressDisplay, complete, killed_too_often, settle, write_failure
+from slot_rl.compare.one_run import complete, settle, write_failure
+from slot_rl.compare.runner import MOST_ATTEMPTS, ProgressDisplay, killed_too_often
 from slot_rl.compare.study import Run
 from slot_rl.watching import RunProgress
 

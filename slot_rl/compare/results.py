@@ -10,7 +10,7 @@ import pandas as pd
 from typing_extensions import TypedDict
 
 from slot_rl.compare.curves import SERVING_FIGURES
-from slot_rl.compare.runner import SERVED_BY, SERVING_FILE, TIMES_FILE
+from slot_rl.compare.one_run import SERVED_BY, SERVING_FILE, TIMES_FILE
 from slot_rl.compare.statistics import LABELS, RUN_KEY, Columns, Results
 from slot_rl.compare.study import Run
 from slot_rl.documents import as_declared

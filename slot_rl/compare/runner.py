@@ -11,11 +11,10 @@ import os
 import shutil
 import signal
 import threading
-import traceback
 from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from multiprocessing import get_context
 from multiprocessing.connection import Connection, wait
@@ -28,28 +27,15 @@ from typing import Any, Literal, Protocol
 import torch
 from rich.progress import TaskID
 
-from slot_rl import __version__
-from slot_rl.agents import AGENTS, Agent, load_agent, make_agent
-from slot_rl.agents.base import options_from_json
-from slot_rl.agents.searches import SearchOptions
-from slot_rl.checkpoints import Checkpoint, newest_checkpoint, remove_checkpoints
-from slot_rl.compare.study import FAILURE, PARTIAL, RUNS, Run, ServingCalls
-from slot_rl.compare.task import evaluation_on
+from slot_rl.checkpoints import newest_checkpoint
+from slot_rl.compare.one_run import Interrupted, complete, write_failure
+from slot_rl.compare.study import PARTIAL, RUNS, Run
 from slot_rl.console import progress_bar, say
-from slot_rl.io import CONFIG, write_json
 from slot_rl.places import check_continued, claimed
-from slot_rl.provenance import versions
-from slot_rl.run_training import Training
-from slot_rl.serving_curves import Way, large_batch, policy_ways, search_way, serving_curve, serving_times
-from slot_rl.tracking import RUN_LABELS, RunIdentity, Tracker
-from slot_rl.watching import Report, RunProgress
+from slot_rl.watching import RunProgress
 
 COMPARISON = "comparison.json"
 """What a comparison was asked for; marks its folder."""
-SERVING_FILE, TIMES_FILE = "serving.json", "serving_times.json"
-"""Optimality by calls, the same bit for bit in every repetition; and what the answers took."""
-SERVED_BY = ("starts", "search")
-"""The ways of answering that are shown: of a policy, and a search from random starts. An agent's first one counts."""
 MOST_ATTEMPTS = 3
 """How often a run is begun whose worker is killed; then it has failed."""
 LEAST_STEP = 0.01
@@ -125,10 +111,6 @@ class Launcher(Protocol):
         ...
 
 
-class Interrupted(Exception):
-    """A run was asked to stop; it leaves its checkpoints alone."""
-
-
 @contextmanager
 def opened(out: Path) -> Iterator[None]:
     """Holds a comparison's folder, made if missing, so that no other process writes to it.
@@ -177,48 +159,6 @@ def make_launcher(name: LauncherName, workers: int) -> Launcher:
     return LocalLauncher(workers)
 
 
-def complete(run: Run, out: Path, report: Report) -> None:
-    """Does a run and gives its folder the run's name; a failure is kept there, in words.
-
-    Args:
-        run: The run.
-        out: The comparison's folder.
-        report: Is told about progress.
-
-    Raises:
-        Interrupted: If the run was asked to stop.
-    """
-    folder = run.partial_folder(out)
-    start = newest_checkpoint(folder, say)
-    if start is None:
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(parents=True)
-    try:
-        _perform(run, folder, report, start)
-    except (KeyboardInterrupt, Interrupted):
-        if newest_checkpoint(folder, say) is None:
-            shutil.rmtree(folder)
-        raise
-    # A comparison goes on without a run that failed, and names it: whatever the reason, it is part of the result.
-    except Exception as error:
-        write_failure(folder, f"{type(error).__name__}: {error}", traceback.format_exc())
-    remove_checkpoints(folder)
-    settle(folder, run.folder(out))
-
-
-def settle(partial: Path, folder: Path) -> None:
-    """Gives a folder its name, in place of an earlier one."""
-    if folder.exists():
-        shutil.rmtree(folder)
-    partial.rename(folder)
-
-
-def write_failure(folder: Path, error: str, trace: str = "") -> None:
-    """Writes into a run's folder why it failed."""
-    folder.mkdir(parents=True, exist_ok=True)
-    write_json(folder / FAILURE, {"error": " ".join(error.split()), "traceback": trace})
-
-
 def killed_too_often(code: object) -> str:
     """Returns the failure of a run whose workers were all killed; ``code`` says how the last one ended."""
     return f"its worker was killed {MOST_ATTEMPTS} times, the last time with {code}"
@@ -229,41 +169,6 @@ def _clear_partial(out: Path) -> None:
     for left in (out / RUNS).glob(f".*{PARTIAL}"):
         if newest_checkpoint(left, say) is None:
             shutil.rmtree(left, ignore_errors=True)
-
-
-def _perform(run: Run, folder: Path, report: Report, start: Checkpoint | None) -> None:
-    report(RunProgress(0, "preparing"))
-    task = run.task
-    identity = RunIdentity(task.env, run.agent, run.seed, run.timesteps, run.digest, __version__, task.label)
-    known = {"options": run.options, **task.places(), "versions": versions(), RUN_LABELS: asdict(identity.labels)}
-    config = {**run.document, **known}
-    write_json(folder / CONFIG, config)
-    evaluation = evaluation_on(task, run.evaluation)
-    options = options_from_json(run.options, AGENTS[run.kind].options)
-    problem = evaluation.problem.with_fresh_budget()
-    agent = make_agent(run.kind, problem, options, run.seed) if start is None else load_agent(start.folder, problem)
-    lines = 0 if start is None else start.training["metrics_lines"]
-    home = folder.with_name(run.name)
-    tracker = Tracker(folder, identity, config, run.tracking.wandb, run.tracking.tensorboard, lines, home)
-    training = Training(agent, identity, evaluation, tracker, folder, run.tracking.saving, start=start)
-    summary, _ = training.train_and_judge(report)
-    if summary["status"] != "finished":
-        raise Interrupted(run.name)
-    report(RunProgress(run.timesteps, "serving"))
-    ways = _ways(agent, run.seed, run.serving)
-    write_json(folder / SERVING_FILE, {name: serving_curve(way, evaluation) for name, way in ways.items()})
-    timed = {name: ways[name] for name in SERVED_BY if name in ways}
-    cost, taken = serving_times(timed, evaluation.problem, large_batch(evaluation))
-    write_json(folder / TIMES_FILE, {"call": cost._asdict(), "ways": taken})
-
-
-def _ways(agent: Agent, seed: int, calls: ServingCalls) -> dict[str, Way]:
-    """Returns the ways of answering of agents that can use more calls or fewer."""
-    if agent.policy is not None:
-        return policy_ways(agent, seed, calls.policies)
-    if isinstance(agent.options, SearchOptions):
-        return {"search": search_way(agent.name, seed, calls.searches, agent.options)}
-    return {}
 
 
 @dataclass

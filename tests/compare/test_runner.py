@@ -13,15 +13,8 @@ from typing import Any
 import pytest
 
 from slot_rl.checkpoints import CheckpointConfig
-from slot_rl.compare.runner import (
-    COMPARISON,
-    MOST_ATTEMPTS,
-    LocalLauncher,
-    ProgressDisplay,
-    complete,
-    make_launcher,
-    opened,
-)
+from slot_rl.compare.one_run import complete
+from slot_rl.compare.runner import COMPARISON, MOST_ATTEMPTS, LocalLauncher, ProgressDisplay, make_launcher, opened
 from slot_rl.compare.study import Run, Tracking
 from slot_rl.compare.task import parse_task
 from slot_rl.watching import RunProgress

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from slot_rl.compare.one_run import complete, write_failure
 from slot_rl.compare.presets import read_presets
-from slot_rl.compare.runner import COMPARISON, LocalLauncher, complete, do_runs, opened, write_failure
+from slot_rl.compare.runner import COMPARISON, LocalLauncher, do_runs, opened
 from slot_rl.compare.study import Study, StudyAgent, Tracking, read_study
 from slot_rl.compare.task import parse_task
 from slot_rl.evaluation import EvaluationConfig

@@ -15,6 +15,8 @@ import pyarrow as pa
 import pyarrow.parquet
 import pytest
 import torch
+from matplotlib.figure import Figure
+from matplotlib.mathtext import MathTextParser
 from stable_baselines3.common.base_class import BaseAlgorithm
 
 from slot_rl import plots
@@ -198,11 +200,24 @@ def test_names_from_data_are_text_at_the_terminal(capsys: pytest.CaptureFixture[
     assert shown.count(r"\x1b]0;x\x07\x1b[2J") == 6 and shown.count("[/] [red]") == 6 and r"\u202eabc" in shown
 
 
-def test_names_from_data_are_text_in_pictures(tmp_path: Path) -> None:
+def test_names_from_data_are_text_in_pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    formulas = []
+    parse = MathTextParser.parse
+
+    def watched(parser: Any, text: str, *args: Any, **kwargs: Any) -> Any:
+        formulas.append(text)
+        return parse(parser, text, *args, **kwargs)
+
+    monkeypatch.setattr(MathTextParser, "parse", watched)
     numbers = np.arange(3.0)
     for text in MARKUP:
         plots.plot_fit(tmp_path / "a.png", numbers, numbers, text)
         plots.plot_learning_curve(tmp_path / "a.png", [0, 1], {text: [0, 1]}, {text: 0.5}, text)
+    assert formulas == []
+    figure = Figure()
+    figure.text(0, 0, "$x$")
+    figure.savefig(tmp_path / "a.png")
+    assert set(formulas) == {"$x$"}  # otherwise nothing was watched
 
 
 def test_names_from_data_are_text_on_the_page(tmp_path: Path) -> None:

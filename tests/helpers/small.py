@@ -1,6 +1,5 @@
 """Small runs that end in a second, and what can be compared of what they leave."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +8,9 @@ from slot_rl.compare.study import Run, Tracking
 from slot_rl.compare.task import Task, parse_task
 from slot_rl.evaluation import EvaluationConfig
 from slot_rl.io import read_json
-from slot_rl.metrics_file import read_metrics
 from slot_rl.networks import PointerSize
 from tests.helpers.options import options_of
+from tests.helpers.small_agents import left_in
 
 PICK_VALUE = parse_task("SlotRL/PickValue-v0")
 SMALL: dict[str, dict[str, Any]] = {
@@ -30,14 +29,7 @@ def run(agent: str = "gumbel", seed: int = 0, task: Task = PICK_VALUE, timesteps
 
 def contents(folder: Path) -> dict[str, Any]:
     """Returns what a run found, without the time it took."""
-    points = read_metrics(folder / "metrics.jsonl")
-    summary = read_json(folder / "summary.json")
-    return {
-        "metrics": [{key: value for key, value in point.items() if not key.startswith("time/")} for point in points],
-        "summary": {key: value for key, value in summary.items() if not key.endswith("_seconds")},
-        "serving": json.loads((folder / "serving.json").read_text()),
-        "weights": sorted(path.name for path in (folder / "checkpoint").iterdir()),
-    }
+    return {**left_in(folder), "serving": read_json(folder / "serving.json")}
 
 
 def all_contents(out: Path) -> dict[str, Any]:

@@ -15,9 +15,9 @@ from slot_rl.agents.base import to_json
 from slot_rl.campaign import Campaign
 from slot_rl.checkpoints import newest_checkpoint, write_checkpoint
 from slot_rl.compare.dashboard import read_comparison
+from slot_rl.compare.one_run import complete
 from slot_rl.compare.presets import AgentPreset, Presets, Tuning, read_presets, write_presets
 from slot_rl.compare.results import read_results
-from slot_rl.compare.runner import complete
 from slot_rl.compare.study import Run, Tracking
 from slot_rl.compare.task import parse_task
 from slot_rl.envs import SlotVecEnv
