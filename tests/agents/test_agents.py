@@ -109,7 +109,7 @@ def test_a_seed_repeats_its_weights(name: str) -> None:
     assert not torch.equal(first["network.round.linear.weight"], other["network.round.linear.weight"])
 
 
-@pytest.mark.parametrize("name", ["gumbel", "learned_critic", "reinforce"])
+@names
 def test_our_agents_leave_the_global_generators_alone(name: str) -> None:
     before, numpy_before = torch.get_rng_state(), np.random.get_state()[1].copy()  # type: ignore[index]  # noqa: NPY002
     build(name).learn(256)
