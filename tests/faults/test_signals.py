@@ -22,13 +22,15 @@ SLOWEST = 5.0
 """Seconds from a signal to the end: an update, the final save and judging, on a busy machine."""
 FIT = ["--table", "table.csv", "--score", "y"]
 COMMANDS: dict[str, Callable[[], None]] = {
-    "train": command("train_agent.py", *"--env SlotRL/PickValue-v0 --timesteps 30000 --width 16".split(), "--out", "r"),
-    "ppo": command("train_agent.py", *"--agent ppo --env SlotRL/PickValue-v0 --timesteps 60000 --out r".split()),
-    "fit": command("pretrain_estimator.py", *FIT, *"--model net --epochs 2000 --patience 2000 --out e".split()),
+    "train": command("train_agent.py", *"--env SlotRL/PickValue-v0 --timesteps 6000 --width 16".split(), "--out", "r"),
+    "ppo": command(
+        "train_agent.py", *"--agent ppo --env SlotRL/PickValue-v0 --timesteps 20000 --width 16 --out r".split()
+    ),
+    "fit": command("pretrain_estimator.py", *FIT, *"--model net --epochs 300 --patience 300 --out e".split()),
     "gp": command("pretrain_estimator.py", *FIT, *"--model gp --out e".split()),
     "compare": command(
         "compare_agents.py",
-        *"--agents gumbel random --env SlotRL/PickValue-v0 --timesteps 5000 --seeds 3 --eval-size 20 --out c".split(),
+        *"--agents gumbel random --env SlotRL/PickValue-v0 --timesteps 2000 --seeds 3 --eval-size 20 --out c".split(),
     ),
     "recommend": command("recommend.py", "run", *"--requests asked.csv --calls 31 --out answers.csv".split()),
     "evaluate": command("evaluate_agent.py", "run", "--serving"),
