@@ -6,6 +6,7 @@ A checkpoint holds all that a training depends on: one that is loaded and contin
 
 from abc import abstractmethod
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import asdict
 from typing import Any, ClassVar
 
@@ -23,7 +24,7 @@ from slot_rl.agents.policy import SlotPolicy, policy_kwargs
 from slot_rl.agents.scale import RunningScale
 from slot_rl.envs import SlotVecEnv
 from slot_rl.envs.vec import BatchedVecEnv
-from slot_rl.problems import IDS, NonFiniteScore, Observation, Problem
+from slot_rl.problems import IDS, BadScore, FaultyEstimator, Observation, Problem
 from slot_rl.saved_state import optimizer_state, restore_optimizer, restore_weights, weights_of
 
 MOST_SKIPPED = 9
@@ -45,7 +46,7 @@ class LearningAgent(Agent, NoParameterFile, BaseAlgorithm):  # type: ignore[misc
     policy: SlotPolicy
     scale: RunningScale
     updates = 0
-    on_bad_score: Callable[[NonFiniteScore], None] | None = None
+    on_bad_score: Callable[[BadScore], None] | None = None
     _told_ahead = 0
     _stopping = False
     _stored_env: Tensor | None = None
@@ -116,19 +117,24 @@ class LearningAgent(Agent, NoParameterFile, BaseAlgorithm):  # type: ignore[misc
     def _goes_on(self, callbacks: BaseCallback) -> bool:
         """Makes one update; returns whether callbacks let the training go on.
 
-        Batches with scores that are not finite are skipped if somebody handles that; the tenth in a row is raised.
+        Batches that the estimator does not score are skipped if somebody handles that; the tenth in a row is raised,
+        and so is the fault of an estimator of no use.
         """
         for _ in range(MOST_SKIPPED):
             played, before = self.num_timesteps, 0 if self.problem is None else self.problem.budget.forwards
             try:
-                return self.iterate(callbacks)
-            except NonFiniteScore as failure:
-                if self.on_bad_score is None:
+                return self._iterate_named(callbacks)
+            except BadScore as failure:
+                if self.on_bad_score is None or isinstance(failure, FaultyEstimator):
                     raise
                 self.on_bad_score(failure)
                 if self.problem is not None:
                     self.num_timesteps = played + self.problem.budget.forwards - before
-        return self.iterate(callbacks)
+        return self._iterate_named(callbacks)
+
+    def _iterate_named(self, callbacks: BaseCallback) -> bool:
+        with nullcontext() if self.problem is None else self.problem.backward_errors_named():
+            return self.iterate(callbacks)
 
     @abstractmethod
     def iterate(self, callbacks: BaseCallback) -> bool:

@@ -26,7 +26,7 @@ from slot_rl.estimators.encoding import TableEncoding
 from slot_rl.estimators.spreadsheet_cells import neutral_frame
 from slot_rl.estimators.table import Table
 from slot_rl.estimators.table_files import TableError
-from slot_rl.io import BundleError, as_written, file_of, read_json, write_atomically, write_json
+from slot_rl.io import BundleError, as_written, file_of, read_json, sha256_of, write_atomically, write_json
 from slot_rl.places import claimed
 from slot_rl.search.next_batch import Candidates, MeasuredRows, next_batch
 from slot_rl.seeding import SEEDS, as_seed, generator_from
@@ -265,8 +265,7 @@ class Campaign:
         entry: StateFile = {"file": name, "rows": len(rows), "sha256": hashlib.sha256(data).hexdigest()}
         listed = None
         if self._candidates is not None:
-            digest = hashlib.sha256((self.folder / CANDIDATES).read_bytes()).hexdigest()
-            listed = {"file": CANDIDATES, "sha256": digest}
+            listed = {"file": CANDIDATES, "sha256": sha256_of(self.folder / CANDIDATES)}
         state = {"encoding": self.encoding.to_json(), "seed": self._seed}
         files = [*self._files, entry]
         write_json(self.folder / STATE, {**state, "candidates": listed, "rounds": files})
@@ -335,7 +334,7 @@ def _unchanged(folder: Path, entry: StateFile) -> Path:
     path = file_of(folder, entry["file"])
     if path is None:
         raise BundleError(f"expected the file {entry['file']!r} of the campaign in {folder}, got no such file")
-    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    digest = sha256_of(path)
     if digest != entry["sha256"]:
         raise BundleError(
             f"expected {path} to have SHA-256 {entry['sha256'][:12]}, got {digest[:12]}: the file was altered"

@@ -186,8 +186,9 @@ class Setup:
         observation, logits = self.observation[rows], self.logits[rows].requires_grad_()
         start = time.perf_counter()
         objective, rules = partial(self.problem.score_selection, observation), self.problem.rules(observation)
-        estimate = selector(logits, objective, generator=self.generator, rules=rules)
-        (gradient,) = torch.autograd.grad(estimate.surrogate.sum(), logits)
+        with self.problem.backward_errors_named():
+            estimate = selector(logits, objective, generator=self.generator, rules=rules)
+            (gradient,) = torch.autograd.grad(estimate.surrogate.sum(), logits)
         seconds = time.perf_counter() - start
         return gradient.unflatten(0, (draws, -1)).double(), estimate.diagnostics["dead"].double(), seconds
 

@@ -2,8 +2,8 @@
 
 import hashlib
 import json
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, fields, replace
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -17,6 +17,8 @@ from slot_rl.estimators.described import ColumnKinds
 from slot_rl.estimators.encoding import TableEncoding
 from slot_rl.estimators.ensemble_kinds import INDEPENDENT, EnsembleMaking
 from slot_rl.estimators.fitting import (
+    Draw,
+    FitProgress,
     TableFit,
     TableRows,
     encode_rows,
@@ -40,6 +42,7 @@ from slot_rl.estimators.store import CARD, context_tensor, load_estimator, load_
 from slot_rl.estimators.table import Table, read_table
 from slot_rl.estimators.table_files import row_number_notice
 from slot_rl.estimators.table_models import RowModel, check_row_model, fit_row_model, score_members, score_rows
+from slot_rl.io import sha256_of
 from slot_rl.places import check_free, claimed
 from slot_rl.plots import plot_fit
 from slot_rl.problems.named import SHIPPED_SLATE, SYNTHETIC, Synthetic
@@ -168,16 +171,17 @@ def pretrain(config: PretrainConfig) -> None:
 
 def _pretrain_into(out: Path, config: PretrainConfig) -> None:
     """Fits into a folder that is claimed and free."""
+    kept = KeptFit(out.with_name(f".{out.name}.fitting"), _key(config))
     for path in (config.table, config.log, config.items, config.requests):
         notice = "" if path is None else row_number_notice(path)
         if notice and (path != config.table or config.features is None):
             say(notice)
     if config.log is not None or config.problem == SHIPPED_SLATE:
         log = None if config.log is None else _slate_files(config, config.log)
-        pretrain_slates(out, log, config.slates, config.seed, config.product_widths or ())
+        pretrain_slates(out, log, config.slates, config.seed, config.product_widths or (), kept)
+        kept.remove()
         return
-    kept = None if config.table is None else KeptFit(out.with_name(f".{out.name}.fitting"), _key(config, config.table))
-    fit = _fit_problem(config) if config.table is None else _fit_table(config, config.table, kept)
+    fit = _fit_problem(config, kept) if config.table is None else _fit_table(config, config.table, kept)
     figures = fit.figures()
     card = {
         "command": command_line(),
@@ -188,8 +192,7 @@ def _pretrain_into(out: Path, config: PretrainConfig) -> None:
     }
     shipped = None if config.problem is None else _shipped_hash(config.problem)
     save_estimator(out, fit.net, card, fit.encoding, fit.contexts, fit.seen)
-    if kept is not None:
-        kept.remove()
+    kept.remove()
     source = config.problem or str(fit.details["table"])
     plot_fit(out / "fit.png", fit.predicted.numpy(), fit.true.numpy(), f"{source}, test R² = {figures['r2']:.3f}")
     _report(out, figures, len(fit.true), shipped)
@@ -232,7 +235,7 @@ def _slate_files(config: PretrainConfig, log: Path) -> SlateFiles:
     return SlateFiles(log, config.items, config.requests, config.score, config.slots, config.categorical)
 
 
-def _fit_problem(config: PretrainConfig) -> Fit:
+def _fit_problem(config: PretrainConfig, kept: KeptFit) -> Fit:
     by_name = {synthetic.shipped: synthetic for synthetic in SYNTHETIC.values()}
     if config.problem not in by_name:
         names = ", ".join([*by_name, SHIPPED_SLATE])
@@ -241,19 +244,19 @@ def _fit_problem(config: PretrainConfig) -> Fit:
     shape, widths = synthetic.shape, config.product_widths
     with seeded_initialisation(config.seed):
         net = EstimatorNet(shape if widths is None else replace(shape, product_widths=widths))
-    draw = _drawer(synthetic, generator_from(config.seed))
+    draw, generator = _drawer(synthetic), generator_from(config.seed)
     with fit_progress(synthetic.fit.steps, "loss") as report:
-        fit_on_truth(net, draw, synthetic.fit, report)
-    vectors, true = draw(TEST_SAMPLES)
+        fit_on_truth(net, draw, synthetic.fit, generator, report, kept)
+    vectors, true = draw(TEST_SAMPLES, generator)
     with torch.no_grad():
         predicted = net(vectors)
     return Fit(net, predicted, true, {"fit": asdict(synthetic.fit), "test_rows": TEST_SAMPLES})
 
 
-def _drawer(synthetic: Synthetic, generator: torch.Generator) -> Callable[[int], tuple[Tensor, Tensor]]:
+def _drawer(synthetic: Synthetic) -> Draw:
     truth = synthetic.truth()
 
-    def draw(batch: int) -> tuple[Tensor, Tensor]:
+    def draw(batch: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         # A choice of different i.i.d. candidates is itself i.i.d., so random configurations need no candidates.
         vectors = torch.randn(batch, synthetic.shape.slots, synthetic.shape.dim, generator=generator)
         return vectors, truth(vectors)
@@ -261,16 +264,18 @@ def _drawer(synthetic: Synthetic, generator: torch.Generator) -> Callable[[int],
     return draw
 
 
-def _key(config: PretrainConfig, table: Path) -> str:
-    """Returns a hash of all that the fit of a table depends on."""
+def _key(config: PretrainConfig) -> str:
+    """Returns a hash of all that a fit depends on, the contents of its files too."""
     asked = {**asdict(replace(config, out=None, force=False)), "versions": versions()}
-    digest = hashlib.sha256(json.dumps(asked, default=str).encode())
-    # A file that is missing is refused where it is read.
-    digest.update(table.read_bytes() if table.is_file() else b"")
-    return digest.hexdigest()
+    described = (Path(text.partition("=")[2]) for text in config.descriptors)
+    for path in (config.table, config.log, config.items, config.requests, *described):
+        # A file that is missing is refused where it is read.
+        if path is not None and path.is_file():
+            asked[str(path)] = sha256_of(path)
+    return hashlib.sha256(json.dumps(asked, default=str).encode()).hexdigest()
 
 
-def _fit_table(config: PretrainConfig, path: Path, kept: KeptFit | None = None) -> Fit:
+def _fit_table(config: PretrainConfig, path: Path, kept: KeptFit) -> Fit:
     if config.score is None:
         raise ValueError("expected --score COLUMN with --table, got none")
     kinds = ColumnKinds.parse(config.numeric, config.levels, config.descriptors, config.categorical)
@@ -289,10 +294,10 @@ def _fit_table(config: PretrainConfig, path: Path, kept: KeptFit | None = None) 
     if model != "nets" and config.making != INDEPENDENT:
         raise ValueError(f"expected no --ensemble {config.making.ensemble} with --model {model}, but with --model nets")
     if model == "auto":
-        choice = _chosen_model(config, rows[seen], encoding, generator)
+        choice = _chosen_model(config, rows[seen], encoding, generator, kept)
         model, details["choice"], errors = choice.model or "net", asdict(choice), dict(choice.errors)
     if model != "net":
-        whole, predicted, spread = _fit_row_model(config, model, rows, encoding, seen, parts[2], generator)
+        whole, predicted, spread = _fit_row_model(config, model, rows, encoding, seen, parts[2], generator, kept)
         made = {} if config.making == INDEPENDENT else asdict(config.making)
         details |= {"model": model, **made, "rows": len(rows)}
         measured = _measured(table, encoding, config.censored, errors.get(model, error_at_top(predicted, test)))
@@ -329,13 +334,13 @@ def _measured(
 
 
 def _chosen_model(
-    config: PretrainConfig, rows: TableRows, encoding: TableEncoding, generator: torch.Generator
+    config: PretrainConfig, rows: TableRows, encoding: TableEncoding, generator: torch.Generator, kept: KeptFit
 ) -> ModelChoice:
     """Compares models on all rows but the test rows, and says which one is chosen and why."""
     _refuse_fit(config)
     fit = EnsembleFit()
     with fit_progress(FOLDS * fit.steps_for(len(rows) - len(rows) // FOLDS), "") as report:
-        choice = choose_model(rows, encoding, fit, generator, lambda step: report(step, None), config.censored)
+        choice = choose_model(rows, encoding, fit, generator, lambda step: report(step, None), config.censored, kept)
     say(f"model: {choice.reason}" if choice.model else f"model: net, because nothing else fits: {choice.reason}")
     return choice
 
@@ -354,6 +359,7 @@ def _fit_row_model(
     seen: Tensor,
     held: Tensor,
     generator: torch.Generator,
+    kept: KeptFit,
 ) -> tuple[RowScorer, Tensor, Spread | None]:
     """Fits a model to the rows but for the test rows, to say how good it is, and then to all rows."""
     check_row_model(model, encoding, len(rows), config.making)
@@ -361,11 +367,17 @@ def _fit_row_model(
     fit, making = EnsembleFit(), config.making
     steps, more = (making.steps(fit, count, NetEnsembleShape.members) for count in (len(seen), len(rows)))
     with fit_progress(steps + more, "") as report:
-        first = fit_row_model(model, rows[seen], encoding, fit, generator, lambda step: report(step, None), making)
-        predicted = score_rows(first, rows[held])
-        whole = fit_row_model(model, rows, encoding, fit, generator, lambda step: report(steps + step, None), making)
+        first, whole = (
+            fit_row_model(model, part, encoding, fit, generator, partial(_report_after, report, before), making, kept)
+            for part, before in ((rows[seen], 0), (rows, steps))
+        )
+    predicted = score_rows(first, rows[held])
     told = model == "nets" and len(held) >= FEWEST_CHOSEN
     return whole, predicted, Spread.of(score_members(first, rows[held]), rows[held].score) if told else None
+
+
+def _report_after(report: FitProgress, before: int, step: int) -> None:
+    report(before + step, None)
 
 
 def _refuse_constant(rows: TableRows, score: str, name: str, path: Path) -> None:

@@ -20,7 +20,7 @@ from slot_rl.evaluation import SEARCHES, Evaluation, Row, judge
 from slot_rl.io import BAD_BATCH, CHECKPOINT, CONFIG, CURVE, SUMMARY, write_atomically, write_json
 from slot_rl.metrics import POLICY_WITH_SEARCH, truth_mark
 from slot_rl.plots import plot_learning_curve
-from slot_rl.problems import BadScore, NonFiniteScore
+from slot_rl.problems import BadScore
 from slot_rl.summary_tables import print_judgement
 from slot_rl.tracking import RunIdentity, Tracker, TrackerWriter, is_figure
 from slot_rl.watching import EvaluationCallback, Report, RunProgress, logged_metrics
@@ -64,7 +64,7 @@ class Training:
         tracker: Where metrics go; it is closed before the summary is written.
         folder: The run folder.
         saving: How often checkpoints are written.
-        on_bad_score: What a batch without a finite score does.
+        on_bad_score: What a batch that the estimator does not score does.
         start: The checkpoint to go on from; None for a fresh training.
         status: How it ends: "finished", "interrupted", "terminated", or "failed".
         skipped: Batches that were left out.
@@ -179,7 +179,7 @@ class Training:
             agent.logger.record(key, nan if value is None else value)
         self.skipped = training["skipped"]
 
-    def _skip(self, failure: NonFiniteScore) -> None:
+    def _skip(self, failure: BadScore) -> None:
         """Counts a batch without an update, and keeps the first one."""
         if not self.skipped:
             batch = save_bad_batch(self.folder, failure)

@@ -13,6 +13,7 @@ from slot_rl.console import console, fit_progress, print_figures, say
 from slot_rl.estimators.columns import Encoded, FileColumns
 from slot_rl.estimators.fitting import r_squared
 from slot_rl.estimators.frames import Integers, read_frame, texts
+from slot_rl.estimators.kept_fit import KeptFit
 from slot_rl.estimators.slate import SlateNet, slate_shape
 from slot_rl.estimators.slate_fitting import (
     SlateData,
@@ -68,7 +69,12 @@ class _Source:
 
 
 def pretrain_slates(
-    out: Path, files: SlateFiles | None, fit: SlateFit, seed: int, product_widths: tuple[int, ...] = ()
+    out: Path,
+    files: SlateFiles | None,
+    fit: SlateFit,
+    seed: int,
+    product_widths: tuple[int, ...] = (),
+    kept: KeptFit | None = None,
 ) -> None:
     """Fits, writes and reports a slate estimator.
 
@@ -78,6 +84,7 @@ def pretrain_slates(
         fit: The settings.
         seed: Seeds weights, split and order.
         product_widths: Widths of the layers of products of an item's numbers; empty for none.
+        kept: Where the state of the fit is kept; one that is there is gone on with.
 
     Raises:
         ValueError: If a file is unusable.
@@ -94,7 +101,7 @@ def pretrain_slates(
     sizes |= {"binary": is_binary(log.score)}
     shape = slate_shape(len(log.slots), source.items.columns, known, source.request_columns, **sizes)
     with fit_progress(fit.passes * ceil(len(train) / fit.batch), "loss") as report:
-        net = fit_slates(shape, source.data, train, fit, seed, generator, report)
+        net = fit_slates(shape, source.data, train, fit, seed, generator, report, kept)
     predicted, true = predict_slates(net, source.data, test), log.score[test]
     figures = _figures(predicted, true, shape.binary)
     made = {"command": command_line(), "seed": seed, "test": figures, "fit": asdict(fit)}

@@ -39,7 +39,8 @@ class RunConfig:
         out: The run's folder; runs/<env>__<agent>__s<seed>__<time> if left out.
         force: Replace the run that is already in --out.
         wandb: Weights & Biases mode; WANDB_MODE if left out, offline without it.
-        on_bad_score: Stop where the estimator answers NaN or infinity, or skip the batch; ten in a row stop.
+        on_bad_score: Stop where the estimator raises an error or answers something of no use (NaN, infinity, too large,
+            a wrong shape), or skip the batch; ten in a row stop.
         objective: What is maximised, where the estimator is an ensemble.
         constraints: What answers are allowed.
         saving: How often checkpoints are written.

@@ -1,6 +1,8 @@
 """A killed or stopped training that is resumed leaves the files of one that was never interrupted."""
 
+import itertools
 import os
+import re
 import shutil
 import signal
 from collections.abc import Callable
@@ -288,20 +290,61 @@ def test_the_command_resumes(tmp_path: Path, script: Command, killed: Callable[[
     assert code == 2 and "expected a run folder" in errors
 
 
-def breaking(vectors: torch.Tensor) -> torch.Tensor:
-    score = pick_value(vectors)
-    return torch.where((vectors > 0.999).any(dim=-1).any(dim=-1), torch.nan, score)
+class RaisingBackward(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, score: torch.Tensor) -> torch.Tensor:
+        return score.clone()
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> Any:
+        raise MemoryError("too large a batch")
 
 
-@pytest.mark.parametrize("name", ["gumbel", "ppo", "learned_critic"])
-def test_bad_batches_can_be_skipped(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    problem = SlotProblem(breaking, 4, 8, 1, lambda shape, g: torch.rand(shape, generator=g), name="breaks")
+def raised(score: torch.Tensor) -> torch.Tensor:
+    raise TimeoutError("no answer")
+
+
+FAULTS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
+    "expected finite": lambda score: score * torch.nan,
+    "got TimeoutError at test_resuming.py:.*: no answer": raised,
+    "expected scores of at most": lambda score: score - 1e30,
+    r"got torch.float32 \(\d+,\)": lambda score: score[1:],
+    "got MemoryError at test_resuming.py:.*: too large a batch": lambda score: RaisingBackward.apply(score),  # type: ignore[no-untyped-call]
+}
+
+
+def breaks(fault: Callable[[torch.Tensor], torch.Tensor]) -> SlotProblem:
+    """Has an estimator with a fault where an item is above .999."""
+
+    def score(vectors: torch.Tensor) -> torch.Tensor:
+        found = pick_value(vectors)
+        return fault(found) if bool((vectors > 0.999).any()) else found
+
+    return SlotProblem(score, 4, 8, 1, lambda shape, g: torch.rand(shape, generator=g), name="breaks")
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [("gumbel", message) for message in FAULTS]
+    + [(name, message) for name in ("ppo", "learned_critic") for message in [*FAULTS][:2]],
+)
+def test_bad_batches_can_be_skipped(
+    name: str, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    problem = breaks(FAULTS[message])
     settings = config(tmp_path / "run", 6_000, on_bad_score="skip")
     summary = train_run(name, settings, options(name, tmp_path), problem)[2]
     assert summary["status"] == "finished" and summary["timesteps"] >= 6_000
     assert 1 <= summary["skipped_batches"] < 60
-    assert "skipped a batch: expected finite" in capsys.readouterr().out
+    assert re.search(f"skipped a batch: .*{message}", capsys.readouterr().out.replace("\n", " "))
     assert (tmp_path / "run" / "bad_batch.safetensors").is_file()
+
+
+def test_an_estimator_of_no_use_is_not_skipped(tmp_path: Path) -> None:
+    calls = itertools.count()
+    problem = SlotProblem(lambda vectors: pick_value(vectors) + (next(calls) > 20), 4, 8, 1)
+    with pytest.raises(ValueError, match="expected the same score for the same row"):
+        train_run("gumbel", config(tmp_path / "run", 60_000, on_bad_score="skip"), options("gumbel", tmp_path), problem)
 
 
 def test_an_estimator_that_is_always_bad_stops(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

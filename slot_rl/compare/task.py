@@ -1,6 +1,5 @@
 """A task of a study: a problem with a label, from the command line or from an entry of a YAML file."""
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import lru_cache
@@ -11,6 +10,7 @@ from typing import Any, cast
 from slot_rl.estimators.pessimism import MemberObjective, Pessimism
 from slot_rl.estimators.trusted import parse_reference
 from slot_rl.evaluation import Evaluation, EvaluationConfig
+from slot_rl.io import sha256_of
 from slot_rl.problems import Problem, Unmeasured, make_problem
 from slot_rl.problems.constraints.written import Entry, contents_of, read_entries, resolved_entries
 from slot_rl.problems.named import (
@@ -192,7 +192,7 @@ def evaluation_on(task: Task, config: EvaluationConfig) -> Evaluation:
 @lru_cache
 def hash_of_file(path: Path) -> str:
     """Returns the SHA-256 of a file's content, read once."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+    return sha256_of(path)
 
 
 def task_of(values: dict[str, Any], trust: bool) -> Task:

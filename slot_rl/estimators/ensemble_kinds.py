@@ -18,6 +18,7 @@ from slot_rl.estimators.blend import Blend
 from slot_rl.estimators.diversity import DIVERSITY, DiversityTerm, TermName, among, to_frozen
 from slot_rl.estimators.drawn_functions import DrawnFunctions
 from slot_rl.estimators.fitting import TableRows
+from slot_rl.estimators.kept_fit import KeptFit
 from slot_rl.estimators.net_ensemble import (
     EnsembleFit,
     NetEnsemble,
@@ -86,13 +87,14 @@ class _Fit:
     settings: EnsembleFit
     generator: torch.Generator
     report: Callable[[int], None]
+    kept: KeptFit | None = None
 
     def fitted(
         self, nets: NetEnsemble, variation: Variation, report: Callable[[int], None] | None = None
     ) -> NetEnsemble:
         rows = self.rows
         data = (rows.features, rows.contexts, rows.score)
-        fit_ensemble(nets, *data, self.settings, self.generator, report or self.report, variation)
+        fit_ensemble(nets, *data, self.settings, self.generator, report or self.report, variation, self.kept)
         return nets
 
     def built(self, members: int | None = None) -> NetEnsemble:
@@ -106,6 +108,7 @@ def make_members(
     fit: EnsembleFit,
     generator: torch.Generator,
     report: Callable[[int], None] = lambda step: None,
+    kept: KeptFit | None = None,
 ) -> MemberScorer:
     """Fits an ensemble to all rows.
 
@@ -116,6 +119,7 @@ def make_members(
         fit: Steps and step size.
         generator: Source of first weights, of the order of the rows and of draws.
         report: Called with the number of each step, of :meth:`EnsembleMaking.steps`.
+        kept: Where the states of the fit are kept; it goes on from those that are there.
 
     Returns:
         One :class:`~slot_rl.estimators.net_ensemble.NetEnsemble`; for `mixed` a blend of it and drawn functions.
@@ -123,7 +127,7 @@ def make_members(
     Raises:
         ValueError: If there are too few steps for snapshots, or too many rows or combinations for drawn functions.
     """
-    return _KINDS[making.ensemble](_Fit(making, shape, rows, fit, generator, report))
+    return _KINDS[making.ensemble](_Fit(making, shape, rows, fit, generator, report, kept))
 
 
 def stacked(parts: list[NetEnsemble]) -> NetEnsemble:
@@ -218,22 +222,27 @@ def _snapshot(fit: _Fit) -> NetEnsemble:
     members, steps = fit.shape.members, fit.settings.steps_for(len(fit.rows))
     if steps < members:
         raise ValueError(f"expected a step at least for each of {members} snapshots, got {steps}")
-    nets, kept = fit.built(members=1), list[NetEnsemble]()
+    nets = fit.built(members=1)
+    taken = stacked([nets] * members).state_dict()
 
     def keep(step: int) -> None:
-        if step * members // steps > (step - 1) * members // steps:
-            kept.append(stacked([nets]))
+        over = step * members // steps
+        if over > (step - 1) * members // steps:
+            for name, value in nets.state_dict().items():
+                (taken[name][over - 1 : over] if value.dim() else taken[name]).copy_(value)
         fit.report(step)
 
-    fit.fitted(nets, Variation(cycles=members), keep)
-    return stacked(kept)
+    fit.fitted(nets, Variation(cycles=members, taken={f"taken.{name}": value for name, value in taken.items()}), keep)
+    snapshots = stacked([nets] * members)
+    snapshots.load_state_dict(taken)
+    return snapshots
 
 
 def _mixed(fit: _Fit) -> Blend:
     """Adds as many functions that are drawn from a Gaussian process as there are networks."""
     rows, shape, nets = fit.rows, fit.shape, _independent(fit)
     columns = rows.features if rows.contexts is None else torch.cat([rows.contexts, rows.features], dim=1)
-    gp = fit_gp(columns, rows.score, shape.sizes, shape.context_sizes, fit.generator)
+    gp = fit_gp(columns, rows.score, shape.sizes, shape.context_sizes, fit.generator, fit.kept)
     return Blend([DrawnFunctions.of(gp, shape.members, fit.generator), nets])
 
 

@@ -4,17 +4,17 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from math import ceil
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 from slot_rl.estimators.encoding import TableEncoding
-from slot_rl.estimators.kept_fit import FitState, KeptFit
+from slot_rl.estimators.kept_fit import KeptFit, KeptLoop, one_cycle
 from slot_rl.estimators.net import EstimatorNet, EstimatorShape
 from slot_rl.estimators.table import Table, read_table, refuse_narrow
-from slot_rl.saved_state import optimizer_state, parts_of, restore_optimizer, restore_weights, weights_of
+from slot_rl.saved_state import weights_of
 from slot_rl.seeding import seeded_initialisation
 
 WEIGHT_AVERAGE_DECAY = 0.995
@@ -23,7 +23,8 @@ EPOCH_ROWS = 131_072
 """Maximum number of rows of an epoch: a pass over a million rows takes minutes."""
 STEPS_BETWEEN_REPORTS = 50
 
-Batch = tuple[Tensor, Tensor]
+Draw = Callable[[int, torch.Generator], tuple[Tensor, Tensor]]
+"""Draws so many vectors ``(batch, slots, dim)`` and their true scores ``(batch,)``."""
 FitProgress = Callable[[int, float | None], None]
 
 
@@ -42,20 +43,30 @@ class TruthFit:
     learning_rate: float = 3e-3
 
 
-def fit_on_truth(net: EstimatorNet, draw: Callable[[int], Batch], fit: TruthFit, report: FitProgress) -> None:
+def fit_on_truth(
+    net: EstimatorNet,
+    draw: Draw,
+    fit: TruthFit,
+    generator: torch.Generator,
+    report: FitProgress,
+    kept: KeptFit | None = None,
+) -> None:
     """Fits a network by squared error on fresh samples, with Adam under a one-cycle schedule.
 
     Args:
         net: The network, changed in place.
-        draw: Draws the given number of vectors ``(batch, slots, dim)`` and their true scores ``(batch,)``.
+        draw: Draws samples.
         fit: Steps, batch size and learning rate.
+        generator: Random generator of the samples.
         report: Called with the step and its loss after each step.
+        kept: Where the state of the fit is kept; one that is there is gone on with.
     """
-    net.scale.fill_(draw(16_384)[1].std())
+    net.scale.fill_(draw(16_384, generator)[1].std())
     optimizer = torch.optim.Adam(net.parameters(), lr=fit.learning_rate)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=fit.learning_rate, total_steps=fit.steps)
-    for step in range(fit.steps):
-        vectors, target = draw(fit.batch_size)
+    loop = KeptLoop(kept, net.state_dict(), generator, optimizer)
+    schedule = one_cycle(optimizer, fit.learning_rate, fit.steps, loop.done)
+    for step in loop.steps(fit.steps):
+        vectors, target = draw(fit.batch_size, generator)
         loss = nn.functional.mse_loss(net(vectors) / net.scale, target / net.scale)
         optimizer.zero_grad()
         loss.backward()
@@ -265,68 +276,71 @@ def fit_on_table(
 
     Returns:
         The epoch whose weights were kept.
+
+    Raises:
+        ValueError: If the weights are not finite after any epoch.
     """
     net.offset.fill_(train.score.mean())
     net.scale.fill_(train.score.std().clamp_min(1e-12))
-    running, steps = _RunningFit(net, fit, generator), fit.steps_per_epoch(len(train))
-    if kept is not None and (found := kept.read()) is not None:
-        running.restore(*found)
-    while running.epoch < fit.epochs and running.epoch - running.best_epoch < fit.patience:
+    running, steps = _RunningFit(net, fit), fit.steps_per_epoch(len(train))
+    for epoch in KeptLoop(kept, running.tensors(), generator, running.optimizer).steps(fit.epochs):
+        if epoch - running.best_epoch >= fit.patience:
+            break
         visited = torch.randperm(len(train), generator=generator)[:EPOCH_ROWS]
-        for step, part in enumerate(visited.split(fit.batch_size), start=running.epoch * steps + 1):
+        for step, part in enumerate(visited.split(fit.batch_size), start=epoch * steps + 1):
             running.step(table_loss(net, train[part], fit.swap_linearity, generator))
             if step % STEPS_BETWEEN_REPORTS == 0:
                 report(step, None)
         error = _validation_error(running.averaged, validation)
-        running.end_epoch(error)
-        report(running.epoch * steps, error)
-        if kept is not None:
-            kept.write(running.state)
-    net.load_state_dict(running.weights)
+        running.end_epoch(epoch + 1, error)
+        report((epoch + 1) * steps, error)
+    if not running.best_epoch:
+        raise ValueError("expected a finite validation error after one of the epochs, got none: lower the step size")
+    net.load_state_dict(running.best)
     return running.best_epoch
 
 
 class _RunningFit:
     """A fit between two of its epochs: the network, the average of its weights, and the best average so far."""
 
-    def __init__(self, net: EstimatorNet, fit: TableFit, generator: torch.Generator) -> None:
-        self._net, self._generator = net, generator
-        self._optimizer = torch.optim.AdamW(net.parameters(), lr=fit.learning_rate, weight_decay=fit.weight_decay)
+    def __init__(self, net: EstimatorNet, fit: TableFit) -> None:
+        self._net = net
+        self.optimizer = torch.optim.AdamW(net.parameters(), lr=fit.learning_rate, weight_decay=fit.weight_decay)
         self._average = AveragedModel(net, avg_fn=_running_average)
-        self.epoch, self.best, self.best_epoch, self.weights = 0, float("inf"), 0, net.state_dict()
+        self.best = {name: value.clone() for name, value in net.state_dict().items()}
+        self._best_error = torch.tensor(float("inf"), dtype=torch.float64)
+        self._best_epoch = torch.tensor(0)
 
     @property
     def averaged(self) -> EstimatorNet:
         """The network with averaged weights."""
         return cast(EstimatorNet, self._average.module)
 
+    @property
+    def best_epoch(self) -> int:
+        """The epoch after which the averaged weights had the lowest validation error."""
+        return int(self._best_epoch)
+
     def step(self, loss: Tensor) -> None:
         """Takes a step down the loss."""
-        self._optimizer.zero_grad()
+        self.optimizer.zero_grad()
         loss.backward()
-        self._optimizer.step()
+        self.optimizer.step()
         self._average.update_parameters(self._net)
 
-    def end_epoch(self, error: float) -> None:
+    def end_epoch(self, epoch: int, error: float) -> None:
         """Keeps the averaged weights if their validation error is the lowest."""
-        self.epoch += 1
-        if error < self.best:
-            self.weights = {name: value.clone() for name, value in self.averaged.state_dict().items()}
-            self.best, self.best_epoch = error, self.epoch
+        if error < self._best_error:
+            for name, value in self.averaged.state_dict().items():
+                self.best[name].copy_(value)
+            self._best_error.fill_(error)
+            self._best_epoch.fill_(epoch)
 
-    def state(self) -> FitState:
-        tensors = weights_of(self._net, "net") | weights_of(self._average, "average")
-        tensors |= optimizer_state(self._optimizer, "optimizer") | {"generator": self._generator.get_state()}
-        tensors |= {f"best.{name}": value for name, value in self.weights.items()}
-        return tensors, {"epoch": self.epoch, "best": self.best, "best_epoch": self.best_epoch}
-
-    def restore(self, tensors: dict[str, Tensor], document: dict[str, Any]) -> None:
-        restore_weights(self._net, tensors, "net")
-        restore_weights(self._average, tensors, "average")
-        restore_optimizer(self._optimizer, tensors, "optimizer")
-        self._generator.set_state(tensors["generator"])
-        self.epoch, self.best, self.best_epoch = document["epoch"], document["best"], document["best_epoch"]
-        self.weights = parts_of(tensors, "best")
+    def tensors(self) -> dict[str, Tensor]:
+        """Returns all tensors that the fit changes."""
+        found = weights_of(self._net, "net") | weights_of(self._average, "average")
+        found |= {f"best.{name}": value for name, value in self.best.items()}
+        return found | {"best_error": self._best_error, "best_epoch": self._best_epoch}
 
 
 def swapped_rows(features: Tensor, sizes: Sequence[int], generator: torch.Generator) -> Tensor:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from slot_rl.estimators.encoding import TableEncoding
 from slot_rl.estimators.fitting import TableRows
+from slot_rl.estimators.kept_fit import KeptFit
 from slot_rl.estimators.net_ensemble import EnsembleFit
 from slot_rl.estimators.seen_rows import error_at_top
 from slot_rl.estimators.table_models import RowModel, check_row_model, fit_row_model, score_rows
@@ -52,6 +53,7 @@ def choose_model(
     generator: torch.Generator,
     report: Callable[[int], None] = lambda step: None,
     censored: bool = False,
+    kept: KeptFit | None = None,
 ) -> ModelChoice:
     """Compares the models of a table in five folds; None stands for one network.
 
@@ -65,6 +67,7 @@ def choose_model(
         generator: Source of folds and first weights.
         report: Called with the number of each step of the networks.
         censored: Whether the table holds low scores only.
+        kept: Where the states of the fits are kept; they go on from those that are there.
     """
     refusal = _refusal(rows, encoding)
     if refusal:
@@ -79,7 +82,7 @@ def choose_model(
         seen = torch.ones(len(rows), dtype=torch.bool).index_fill_(0, held, False)
         part = rows[seen.nonzero().squeeze(1)]
         progress = partial(_report_after, report, fold * fit.steps_for(len(part)))
-        models = {name: fit_row_model(name, part, encoding, fit, generator, progress) for name in FITTED}
+        models = {name: fit_row_model(name, part, encoding, fit, generator, progress, kept=kept) for name in FITTED}
         predicted = {str(name): score_rows(model, rows[held]) for name, model in models.items()}
         predicted["blend"] = (predicted["gp"] + predicted["nets"]) / 2
         for name in CANDIDATES:

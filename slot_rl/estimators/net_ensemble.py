@@ -7,10 +7,10 @@ Lakshminarayanan, Pritzel, Blundell, "Simple and Scalable Predictive Uncertainty
 (2017).
 """
 
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
 from itertools import repeat
-from math import cos, pi, sqrt
+from math import ceil, cos, pi, sqrt
 from typing import Any
 
 import torch
@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from slot_rl.documents import as_declared
 from slot_rl.estimators.fitting import swapped_rows
+from slot_rl.estimators.kept_fit import KeptFit, KeptLoop
 from slot_rl.estimators.net import EMBEDDING_SCALE
 from slot_rl.estimators.row_scorer import MemberScorer, flat_rows
 
@@ -105,11 +106,13 @@ class Variation:
         row_weights: How much each row counts for each member, ``(members, rows)``, 1 on average; None for 1.
         penalty: What is added to the loss of a step; None for nothing.
         cycles: How often the step size falls to zero; it starts anew after each time.
+        taken: Tensors, by name, to which the caller's report takes states of the fit; a kept fit keeps them.
     """
 
     row_weights: Tensor | None = None
     penalty: Callable[[StepRows], Tensor] | None = None
     cycles: int = 1
+    taken: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 NO_VARIATION = Variation()
@@ -194,6 +197,7 @@ def fit_ensemble(
     generator: torch.Generator,
     report: Callable[[int], None] = lambda step: None,
     variation: Variation = NO_VARIATION,
+    kept: KeptFit | None = None,
 ) -> None:
     """Fits all members to all rows at once, with AdamW.
 
@@ -206,6 +210,7 @@ def fit_ensemble(
         generator: Random generator of the order of the rows.
         report: Called with the number of each step.
         variation: What makes the members differ by more than their first weights.
+        kept: Where the state of the fit is kept; one that is there is gone on with.
     """
     ensemble.offset.fill_(score.mean())
     ensemble.spread.fill_(score.std().clamp_min(1e-12))
@@ -213,11 +218,12 @@ def fit_ensemble(
     optimizer = torch.optim.AdamW(
         ensemble.parameters(), lr=fit.learning_rate, weight_decay=fit.weight_decay, fused=True
     )
-    left = torch.zeros(0, dtype=torch.long)
-    for step in range(steps):
-        if len(left) == 0:
-            left = torch.randperm(len(score), generator=generator)
-        part, left = left[: fit.batch_size], left[fit.batch_size :]
+    order, parts = torch.arange(len(score)), ceil(len(score) / fit.batch_size)
+    loop = KeptLoop(kept, {**ensemble.state_dict(), "order": order, **variation.taken}, generator, optimizer)
+    for step in loop.steps(steps):
+        if step % parts == 0:
+            order.copy_(torch.randperm(len(score), generator=generator))
+        part = order[step % parts * fit.batch_size :][: fit.batch_size]
         for group in optimizer.param_groups:
             group["lr"] = fit.learning_rate * (1 + cos(pi * (step * variation.cycles % steps) / steps)) / 2
         given = None if context is None else context[part]

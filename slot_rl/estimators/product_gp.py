@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from slot_rl.estimators.grid_kernel import MOST_GRID_CELLS, GridKernel, grid_cells, solve_kernel, too_many
+from slot_rl.estimators.kept_fit import KeptFit, KeptLoop
 from slot_rl.estimators.row_scorer import RowScorer, flat_rows
 from slot_rl.selectors.categorical import one_hot
 
@@ -227,7 +228,12 @@ def _contracted(rows: Tensor, values: Tensor, sizes: Sequence[int]) -> Tensor:
 
 
 def fit_gp(
-    rows: Tensor, score: Tensor, sizes: Sequence[int], context_sizes: Sequence[int], generator: torch.Generator
+    rows: Tensor,
+    score: Tensor,
+    sizes: Sequence[int],
+    context_sizes: Sequence[int],
+    generator: torch.Generator,
+    kept: KeptFit | None = None,
 ) -> ProductGP:
     """Fits the kernel's numbers to some rows (maximum a posteriori) and the mean to all rows.
 
@@ -237,6 +243,7 @@ def fit_gp(
         sizes: Categories of each feature.
         context_sizes: Categories of each context column; empty without contexts.
         generator: Chooses the rows that the kernel's numbers are fitted to.
+        kept: Where the fit is kept once it is over; one that is there is taken.
 
     Raises:
         ValueError: If there are too many rows for the number of combinations, see :func:`too_many`.
@@ -248,11 +255,12 @@ def fit_gp(
     score = score.double()
     offset, spread = score.mean(), score.std().clamp_min(1e-12)
     standardised = (score - offset) / spread
-    kernel = _fit_kernel(rows, standardised, len(context_sizes), generator)
-    weights = solve_kernel(kernel, rows, standardised.unsqueeze(1), [*context_sizes, *sizes]).squeeze(1)
-    found = {"rows": rows, "weights": weights, "offset": offset, "spread": spread, "constant": kernel.constant}
-    found |= {"scale": kernel.scale, "likeness": kernel.likeness, "additive": kernel.weights, "noise": kernel.noise}
-    gp.load_state_dict(found)
+    for _ in KeptLoop(kept, gp.state_dict(), generator).steps(1):
+        kernel = _fit_kernel(rows, standardised, len(context_sizes), generator)
+        weights = solve_kernel(kernel, rows, standardised.unsqueeze(1), [*context_sizes, *sizes]).squeeze(1)
+        found = {"rows": rows, "weights": weights, "offset": offset, "spread": spread, "constant": kernel.constant}
+        found |= {"scale": kernel.scale, "likeness": kernel.likeness, "additive": kernel.weights, "noise": kernel.noise}
+        gp.load_state_dict(found)
     return gp
 
 

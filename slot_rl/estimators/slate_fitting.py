@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from slot_rl.estimators.columns import UNSEEN, Encoded
 from slot_rl.estimators.fitting import FitProgress
+from slot_rl.estimators.kept_fit import KeptFit, KeptLoop, one_cycle
 from slot_rl.estimators.slate import FORGOTTEN, SlateNet, SlateShape, forgetful
 from slot_rl.estimators.slate_log import SlateLog
 from slot_rl.estimators.units import mean_and_spread
@@ -91,6 +92,7 @@ def fit_slates(
     seed: int,
     generator: torch.Generator,
     report: FitProgress,
+    kept: KeptFit | None = None,
 ) -> SlateNet:
     """Fits a network by squared error, or by cross-entropy where scores are 0 or 1.
 
@@ -102,23 +104,26 @@ def fit_slates(
         seed: Seeds the weights.
         generator: Source of the slates' order, and of what is hidden.
         report: Called with the number of gradient steps and the loss.
+        kept: Where the state of the fit is kept; one that is there is gone on with.
     """
     with seeded_initialisation(seed):
         net = SlateNet(shape)
     _standardise(net, data, train)
     weights = _weights(data.log, train, fit)
     optimizer = torch.optim.AdamW(net.parameters(), lr=fit.step_size, weight_decay=fit.decay)
-    steps = ceil(len(train) / fit.batch)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, fit.step_size, total_steps=fit.passes * steps)
-    for epoch in range(fit.passes):
-        order = torch.randperm(len(train), generator=generator)
-        for step, part in enumerate(order.split(fit.batch), start=epoch * steps + 1):
-            loss = (_losses(net, data, train[part], generator) * weights[part]).mean()
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            schedule.step()
-            report(step, loss.item())
+    order, parts = torch.arange(len(train)), ceil(len(train) / fit.batch)
+    loop = KeptLoop(kept, {**net.state_dict(), "order": order}, generator, optimizer)
+    schedule = one_cycle(optimizer, fit.step_size, fit.passes * parts, loop.done)
+    for step in loop.steps(fit.passes * parts):
+        if step % parts == 0:
+            order.copy_(torch.randperm(len(train), generator=generator))
+        part = order[step % parts * fit.batch :][: fit.batch]
+        loss = (_losses(net, data, train[part], generator) * weights[part]).mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+        report(step + 1, loss.item())
     return net.eval().requires_grad_(False)
 
 

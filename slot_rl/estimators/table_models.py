@@ -11,6 +11,7 @@ from slot_rl.estimators.encoding import TableEncoding
 from slot_rl.estimators.ensemble_kinds import INDEPENDENT, EnsembleMaking, make_members
 from slot_rl.estimators.fitting import TableRows
 from slot_rl.estimators.grid_kernel import too_many
+from slot_rl.estimators.kept_fit import KeptFit
 from slot_rl.estimators.net_ensemble import EnsembleFit, NetEnsembleShape
 from slot_rl.estimators.product_gp import fit_gp
 from slot_rl.estimators.row_scorer import MemberScorer, RowScorer
@@ -49,6 +50,7 @@ def fit_row_model(
     generator: torch.Generator,
     report: StepReport = lambda step: None,
     making: EnsembleMaking = INDEPENDENT,
+    kept: KeptFit | None = None,
 ) -> RowScorer:
     """Fits a model to all rows.
 
@@ -60,15 +62,16 @@ def fit_row_model(
         generator: Source of first weights, of the order of the rows and of the rows that decide the kernel's numbers.
         report: Called with the number of each step of the networks.
         making: How the networks come about.
+        kept: Where the states of the fit are kept; it goes on from those that are there.
     """
     sizes, context_sizes = _sizes(encoding), _context_sizes(encoding)
     parts: list[RowScorer] = []
     if model in ("gp", "blend"):
         columns = rows.features if rows.contexts is None else torch.cat([rows.contexts, rows.features], dim=1)
-        parts.append(fit_gp(columns, rows.score, sizes, context_sizes, generator))
+        parts.append(fit_gp(columns, rows.score, sizes, context_sizes, generator, kept))
     if model in ("nets", "blend"):
         shape = NetEnsembleShape(sizes, context_sizes)
-        parts.append(make_members(making, shape, rows, fit, generator, report))
+        parts.append(make_members(making, shape, rows, fit, generator, report, kept))
     return parts[0] if len(parts) == 1 else Blend(parts)
 
 

@@ -8,6 +8,7 @@ choice is the same number for an agent that learns through the estimator and for
 import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
 from operator import index
@@ -261,11 +262,19 @@ class Problem(ABC):
             Scores ``(batch,)`` and their gradient with respect to the choices' one-hot rows, ``(batch, slots, items)``;
             raises as :meth:`score_selection`.
         """
-        with torch.enable_grad():
-            selection = one_hot(choice, self.items, torch.float32).requires_grad_()
+        return self.score_and_slope_at(observation, one_hot(choice, self.items, torch.float32))
+
+    def score_and_slope_at(self, observation: Observation, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """Scores relaxed rows ``(batch, slots, items)`` together with the slope there; as :meth:`score_and_slope`."""
+        with torch.enable_grad(), self.backward_errors_named():
+            selection = rows.detach().clone().requires_grad_()
             score = self.score_selection(observation, selection)
             (slope,) = torch.autograd.grad(score.sum(), selection)
         return score.detach(), slope
+
+    def backward_errors_named(self) -> AbstractContextManager[None]:
+        """Has an error that the estimator raises in a backward pass become a BadScore, with estimator and batch."""
+        return self._guard.backward_errors_named()
 
     def latent(self, observation: Observation, selection: Tensor) -> Tensor:
         """Returns what the estimator sees in one-hot or relaxed rows before it scores them, differentiably.
@@ -473,19 +482,21 @@ class Problem(ABC):
         if selection.requires_grad and torch.is_grad_enabled():
             if not answer.requires_grad:
                 raise TypeError(f"expected a differentiable estimator for {self.name}, got one that gives no gradient")
-            answer.register_hook(lambda _: self._count_backward(rows))
-            # The hook must not hold the graph that holds the hook: such a circle is never freed.
+            # The hooks must not hold the graph that holds them: such a circle is never freed.
             asked, answered = Asked(self.name, observation, selection.detach()), answer.detach()
+            answer.register_hook(lambda _: self._begin_backward(asked, rows))
             vectors.register_hook(lambda gradient: self._check_gradient(gradient, asked, answered))
         return answer
 
     def _check_gradient(self, gradient: Tensor | None, asked: Asked, answer: Tensor) -> None:
+        self._guard.end_backward()
         if gradient is None:  # the answer of a quantised layer looks as if it had one
             raise TypeError("expected a differentiable estimator, got one with a layer that passes no gradient")
         self._guard.bounded("gradients", asked, answer, largest(gradient, 2))
 
-    def _count_backward(self, rows: int) -> None:
+    def _begin_backward(self, asked: Asked, rows: int) -> None:
         self.budget.backwards += rows
+        self._guard.begin_backward(asked)
 
 
 def check_choice(problem: Problem, observation: Observation, choice: Tensor) -> None:

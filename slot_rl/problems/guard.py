@@ -1,6 +1,7 @@
 """The guard: every answer of an estimator passes here, and one of no use is named before anything learns from it."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -98,6 +99,7 @@ class Guard:
         self.name = estimator_name(estimator)
         self._calls = 0
         self._first: tuple[Call, Observation, Tensor, Tensor, float] | None = None
+        self._differentiated: Asked | None = None
 
     def called(
         self,
@@ -136,9 +138,8 @@ class Guard:
         except (BadScore, NotSoftenable):
             raise
         except Exception as error:  # code of the user may raise anything
-            found = f"{type(error).__name__}{code_place(error)}: {' '.join(str(error).split())}"
-            message = f"expected {what} from {self.name} for {asked.problem}, given {_shapes(given)}, got {found}"
-            raise BadScore(message, asked.observation, asked.rows) from error
+            expected = f"{what} from {self.name} for {asked.problem}, given {_shapes(given)}"
+            raise _raised(expected, asked, error) from error
         changed = [name for name, *part in before if _is_changed(*part)]
         if changed:
             message = f"expected {self.name} for {asked.problem} to leave its input as it is, got {changed[0]} changed"
@@ -153,6 +154,31 @@ class Guard:
             asked.rows,
             answer,
         )
+
+    @contextmanager
+    def backward_errors_named(self) -> Iterator[None]:
+        """Names the estimator and the batch in an error of a backward pass inside.
+
+        Raises:
+            BadScore: If the estimator's part of the backward pass raises an error.
+        """
+        self._differentiated = None
+        try:
+            yield
+        except Exception as error:  # code of the user may raise anything
+            if isinstance(error, BadScore) or (asked := self._differentiated) is None:
+                raise
+            raise _raised(f"a gradient from {self.name} for {asked.problem}", asked, error) from error
+        finally:
+            self._differentiated = None
+
+    def begin_backward(self, asked: Asked) -> None:
+        """Is told that the estimator's part of a backward pass begins."""
+        self._differentiated = asked
+
+    def end_backward(self) -> None:
+        """Is told that it is over."""
+        self._differentiated = None
 
     def bounded(self, what: str, asked: Asked, answer: Tensor, sizes: Tensor) -> Tensor:
         """Returns an answer whose sizes are finite and not too large.
@@ -201,7 +227,7 @@ class Guard:
             self._first = ask, Observation(**parts), row, score, float(scores.detach().abs().max())
         ask, known, row, score, size = self._first
         with torch.no_grad():
-            again = self.called(ask, "scores", Asked(asked.problem, known, row), row)
+            again = self.called(ask, "scores", Asked(asked.problem, known, row), row, by_value=True)
         if not same_scores(score, again, size):
             raise FaultyEstimator(
                 f"expected the same score for the same row from {self.name} for {asked.problem}, got {float(score):g} "
@@ -215,6 +241,11 @@ class Guard:
 def largest(parts: Tensor, dimensions: int) -> Tensor:
     """Returns the size of the largest entry in the last dimensions; NaN if one is."""
     return parts.detach().abs().flatten(-dimensions).amax(dim=-1)
+
+
+def _raised(expected: str, asked: Asked, error: Exception) -> BadScore:
+    found = f"{type(error).__name__}{code_place(error)}: {' '.join(str(error).split())}"
+    return BadScore(f"expected {expected}, got {found}", asked.observation, asked.rows)
 
 
 def _shapes(given: Mapping[str, Tensor | None]) -> str:

@@ -66,20 +66,13 @@ def annealed_rows(problem: Problem, observation: Observation, steps: int) -> Ten
     rows = even = allowed / allowed.sum(dim=-1, keepdim=True)
     scale = torch.full((len(rows), 1, 1), torch.finfo(even.dtype).tiny)
     for step in range(steps):
-        slope = _slope(problem, observation, rows)
+        _, slope = problem.score_and_slope_at(observation, rows)
         centred = slope - (even * slope).sum(dim=-1, keepdim=True)
         scale = (even * centred.square()).sum(dim=(1, 2), keepdim=True).sqrt().maximum(scale)
         temperature = HOT * (COLD / HOT) ** (step / max(1, steps - 1))
         logits = (centred / scale / temperature).masked_fill(~allowed, -torch.inf)
         rows = torch.lerp(rows, logits.softmax(dim=-1), STEP)
     return rows
-
-
-def _slope(problem: Problem, observation: Observation, rows: Tensor) -> Tensor:
-    with torch.enable_grad():
-        rows = rows.clone().requires_grad_()
-        (slope,) = torch.autograd.grad(problem.score_selection(observation, rows).sum(), rows)
-    return slope
 
 
 def no_mixtures(problem: Problem) -> str | None:
@@ -92,7 +85,7 @@ def no_mixtures(problem: Problem) -> str | None:
     observation = problem.sample(1, generator_from(0))
     allowed = allowed_items(problem, observation)
     try:
-        _slope(problem.with_fresh_budget(), observation, allowed / allowed.sum(dim=-1, keepdim=True))
+        problem.with_fresh_budget().score_and_slope_at(observation, allowed / allowed.sum(dim=-1, keepdim=True))
     except (ArithmeticError, RuntimeError, TypeError, ValueError) as error:
         return f"expected an estimator that is differentiable at mixtures for mean-field annealing, got: {error}"
     return None

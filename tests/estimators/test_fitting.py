@@ -311,7 +311,7 @@ def test_a_truth_is_recovered_from_fresh_samples() -> None:
     sizes: list[int] = []
     first: list[Tensor] = []
 
-    def draw(batch: int) -> tuple[Tensor, Tensor]:
+    def draw(batch: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         vectors = torch.randn(batch, 3, 2, generator=generator)
         score = 100 * torch.tanh(vectors.flatten(1) @ weights / 4)
         sizes.append(batch)
@@ -321,12 +321,12 @@ def test_a_truth_is_recovered_from_fresh_samples() -> None:
     with seeded_initialisation(0):
         net = EstimatorNet(EstimatorShape(3, 2, (32, 32)))
     reports = Recorded()
-    fit_on_truth(net, draw, TruthFit(300, 128, 1e-2), reports)
+    fit_on_truth(net, draw, TruthFit(300, 128, 1e-2), generator, reports)
     assert sizes == [16_384] + [128] * 300
     assert torch.equal(net.scale, first[0].std())
     assert reports.steps == list(range(1, 301))
     assert reports.figures[0] > 0.5 > 0.05 > reports.figures[-1]
-    vectors, score = draw(4096)
+    vectors, score = draw(4096, generator)
     with torch.no_grad():
         assert r_squared(net(vectors), score) > 0.97
         # The control: the same network on vectors that are unrelated to these scores.

@@ -111,14 +111,14 @@ def test_a_product_is_learned_that_a_plain_network_misses() -> None:
     def fitted(widths: tuple[int, ...]) -> float:
         generator = generator_from(0)
 
-        def draw(batch: int) -> tuple[Tensor, Tensor]:
+        def draw(batch: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
             vectors = torch.randn(batch, 2, 4, generator=generator)
             return vectors, torch.sin(2 * vectors.prod(dim=-1).sum(dim=-1))
 
         with seeded_initialisation(0):
             net = EstimatorNet(EstimatorShape(2, 4, (32, 32), product_widths=widths))
-        fit_on_truth(net, draw, TruthFit(400, 256, 1e-2), lambda step, loss: None)
-        vectors, true = draw(5_000)
+        fit_on_truth(net, draw, TruthFit(400, 256, 1e-2), generator, lambda step, loss: None)
+        vectors, true = draw(5_000, generator)
         with torch.no_grad():
             return r_squared(net(vectors), true)
 

@@ -125,17 +125,22 @@ def raises_later() -> Score:
     return after(lambda items: raised(KeyError("no such row")))
 
 
+class NoBackward(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, items: Tensor) -> Tensor:
+        return total(items)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Any:
+        raise NotImplementedError("no backward")
+
+
 def backward_raises() -> Score:
-    class Forward(torch.autograd.Function):
-        @staticmethod
-        def forward(ctx: Any, items: Tensor) -> Tensor:
-            return total(items)
+    return lambda items: NoBackward.apply(items)  # type: ignore[no-untyped-call]
 
-        @staticmethod
-        def backward(ctx: Any, *gradients: Tensor) -> Any:
-            raise NotImplementedError("no backward")
 
-    return lambda items: Forward.apply(items)  # type: ignore[no-untyped-call]
+def backward_raises_later() -> Score:
+    return after(lambda items: NoBackward.apply(items))  # type: ignore[no-untyped-call]
 
 
 def noise() -> Score:
@@ -174,6 +179,10 @@ def in_place_by_numpy() -> Score:
         return total(items)
 
     return score
+
+
+def in_place_by_numpy_later() -> Score:
+    return after(in_place_by_numpy())
 
 
 def in_place_later() -> Score:
