@@ -5,7 +5,6 @@ process was killed. It is that of an agent (see ``slot_rl.agents``) with one mor
 besides its agent.
 """
 
-import hashlib
 import shutil
 import time
 from collections.abc import Callable
@@ -21,7 +20,7 @@ from slot_rl.agents.base import MANIFEST, Agent, read_agent
 from slot_rl.console import say
 from slot_rl.documents import as_declared
 from slot_rl.envs import SlotVecEnv
-from slot_rl.io import CHECKPOINT, BundleError, read_json, sync_folder, temporary_name, write_json
+from slot_rl.io import CHECKPOINT, BundleError, read_json, sha256_of, sync_folder, temporary_name, write_json
 from slot_rl.problems import Budget, Problem
 
 TRAINING = "training.json"
@@ -182,7 +181,7 @@ def _newest_first(run: Path) -> list[Path]:
 
 
 def _seal(folder: Path) -> str:
-    return hashlib.sha256((folder / MANIFEST).read_bytes()).hexdigest()
+    return sha256_of(folder / MANIFEST)
 
 
 def _remove(folder: Path) -> None:

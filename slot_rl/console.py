@@ -72,14 +72,17 @@ def fit_progress(total: int, figure: str) -> Iterator[Callable[[int, float | Non
 def print_table(title: str, columns: list[str], rows: list[list[str]]) -> None:
     """Prints a table; the first column is text, the others are figures.
 
-    In a table that is wider than the terminal, texts of several words break into lines.
+    In a table that is wider than the terminal, texts of several words break into lines; where that is not enough,
+    figures of several words do, too.
     """
     title, columns, rows = visible(title), list(map(visible, columns)), [list(map(visible, row)) for row in rows]
-    widths = [max(map(len, cells)) for cells in zip(columns, *rows, strict=True)]
-    breaks = sum(widths) + 3 * len(widths) + 1 > console.width
+    width, *widths = (max(map(len, cells)) for cells in zip(columns, *rows, strict=True))
+    left = console.width - sum(widths) - 3 * (1 + len(widths)) - 1
+    word = max(len(word) for row in (columns, *rows) for word in (row[0].split() or [""]))
+    breaks = word > left
     table = Table(title=title, title_justify="left")
     first, *others = columns
-    table.add_column(first, no_wrap=not breaks)
+    table.add_column(first, no_wrap=width <= left)
     for column in others:
         table.add_column(column.replace(" ", "\n") if breaks else column, justify="right", no_wrap=True)
     for name, *figures in rows:

@@ -172,6 +172,8 @@ def pretrain(config: PretrainConfig) -> None:
 def _pretrain_into(out: Path, config: PretrainConfig) -> None:
     """Fits into a folder that is claimed and free."""
     kept = KeptFit(out.with_name(f".{out.name}.fitting"), _key(config))
+    if kept.read(1) is not None:
+        say(f"goes on with the fit in {kept.folder}")
     for path in (config.table, config.log, config.items, config.requests):
         notice = "" if path is None else row_number_notice(path)
         if notice and (path != config.table or config.features is None):

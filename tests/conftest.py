@@ -1,5 +1,6 @@
 """Shared by all tests: one torch thread, the real landscapes where they are, and scripts run in this process."""
 
+import os
 import runpy
 import signal
 import sys
@@ -15,6 +16,8 @@ ROOT = Path(__file__).resolve().parent.parent
 LANDSCAPES = ROOT.parent / "shared" / "data"
 
 torch.set_num_threads(1)
+# Commands that tests start in processes of their own share two processors with the tests.
+os.environ["OMP_NUM_THREADS"] = "1"
 # What is called the best need not be that good in tests, nor times that exact.
 evaluation.STRONG_CALLS = 200
 serving_curves.ENOUGH_SECONDS = 0.01

@@ -84,7 +84,7 @@ class KeptLoop:
         self.done, self._number, self._written = 0, 0, time.monotonic()
         if kept is not None:
             self._number = kept.next_loop()
-            if (found := kept.read(self._number)) is not None:
+            if (found := kept.read(self._number)) is not None and self._fits(found[0]):
                 self._restore(*found)
 
     def steps(self, total: int) -> Iterator[int]:
@@ -102,6 +102,11 @@ class KeptLoop:
         tensors = {f"tensors.{name}": value for name, value in self._tensors.items()}
         moments = {} if self._optimizer is None else optimizer_state(self._optimizer, "optimizer")
         return tensors | moments | {"generator": self._generator.get_state()}
+
+    def _fits(self, tensors: dict[str, Tensor]) -> bool:
+        """Returns whether a state is of this loop; that of other code may not be."""
+        shapes = {name: value.shape for name, value in parts_of(tensors, "tensors").items()}
+        return shapes == {name: value.shape for name, value in self._tensors.items()}
 
     def _restore(self, tensors: dict[str, Tensor], document: dict[str, Any]) -> None:
         found = parts_of(tensors, "tensors")

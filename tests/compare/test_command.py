@@ -101,7 +101,6 @@ def start(flags: list[str], log: Path) -> subprocess.Popen[bytes]:
             stdout=file,
             stderr=subprocess.STDOUT,
             cwd=ROOT,
-            env=os.environ | {"OMP_NUM_THREADS": "1"},
         )
 
 

@@ -104,7 +104,6 @@ def test_a_killed_workers_run_begins_again(serial: dict[str, Any], tmp_path: Pat
     assert {each.name: contents(each.folder(tmp_path)) for each in RUNS} == serial
 
 
-@pytest.mark.slow
 class Killed(BaseException):
     """Ends a run as a kill does: nothing is written any more."""
 

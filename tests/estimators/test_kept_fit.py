@@ -144,6 +144,12 @@ def test_the_state_of_another_fit_is_left_out(tmp_path: Path) -> None:
     assert equal(on_table(KeptFit(tmp_path, "another")), on_table(None))
 
 
+def test_the_state_of_another_loop_is_left_out(tmp_path: Path) -> None:
+    kill(LOOPS["nets"][0], tmp_path, 4)
+    assert KeptFit(tmp_path, "key").read(1) is not None
+    assert equal(on_table(KeptFit(tmp_path, "key")), on_table(None))
+
+
 def test_a_state_is_written_now_and_then_and_at_the_end(tmp_path: Path) -> None:
     kept = KilledFit(tmp_path, "key", seconds=1_000)
     kept.left = 2
@@ -186,18 +192,20 @@ COMMANDS: dict[str, tuple[Callable[[Path], Sequence[Any]], int]] = {
 def test_the_command_goes_on(name: str, tmp_path: Path, script: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     made, steps = COMMANDS[name]
     monkeypatch.setattr(pretraining, "EnsembleFit", lambda: NETS)
+    monkeypatch.setattr(pretraining, "TEST_SAMPLES", 100)
     monkeypatch.setitem(vars(SYNTHETIC["SlotRL/Slots-v0"]), "fit", TruthFit(9, 16))
     fit = partial(script, ROOT / "scripts" / "pretrain_estimator.py", *made(tmp_path), "--out")
     assert fit(tmp_path / "straight")[0] == 0
-    for after in sorted({1, steps // 2, steps}):
+    for after in (steps // 2, steps):
         monkeypatch.setattr(KilledFit, "left", after)
         monkeypatch.setattr(pretraining, "KeptFit", partial(KilledFit, seconds=0))
         with pytest.raises(Killed):
             fit(tmp_path / "cut")
         assert (tmp_path / ".cut.fitting").is_dir() and not (tmp_path / "cut").exists()
         monkeypatch.setattr(pretraining, "KeptFit", KeptFit)
-        code, _, error = fit(tmp_path / "cut")
+        code, output, error = fit(tmp_path / "cut")
         assert code == 0, error
+        assert "goes on with the fit in" in output
         assert not (tmp_path / ".cut.fitting").exists()
         names = [sorted(path.name for path in (tmp_path / run).glob("weights-*")) for run in ("straight", "cut")]
         assert names[0] == names[1] != []

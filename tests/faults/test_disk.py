@@ -202,7 +202,7 @@ def test_a_folder_that_is_read_only(name: str, home: Path, promise: Promise) -> 
         assert contents(home) == before
         clear += 1
     assert_whole(home)
-    promise(f"{name}: in a read-only folder one line, all as before", f"{clear} of {len(targets)}")
+    promise("commands in a read-only folder: one line, all as before", f"{clear} of {len(targets)}")
     assert clear
 
 

@@ -34,17 +34,19 @@ COMMANDS: dict[str, Callable[[], None]] = {
     ),
     "recommend": command("recommend.py", "run", *"--requests asked.csv --calls 31 --out answers.csv".split()),
     "evaluate": command("evaluate_agent.py", "run", "--serving"),
-    "campaign": command("campaign.py", "--out", "k", *FIT, "--batch", 8),
+    "campaign": command("campaign.py", "--out", "k", "--table", "begun.csv", "--score", "y", "--batch", 8),
 }
 
 
 @pytest.fixture
 def home(tmp_path: Path) -> Path:
     """A folder with a table, an estimator of it, a run, and requests."""
-    with (tmp_path / "table.csv").open("w", newline="") as file:
+    with (tmp_path / "table.csv").open("w+", newline="") as file:
         rows = [(*cells, sum(map(ord, cells)) % 17) for cells in itertools.product("abcd", "efgh", "ijkl", "wxyz")]
         csv.writer(file).writerows([("p", "q", "r", "user", "y"), *rows])
-    (tmp_path / "asked.csv").write_text("user\n" + "w\nx\ny\nz\n" * 50_000)
+        file.seek(0)
+        (tmp_path / "begun.csv").write_text("".join(file.readlines()[::3]))
+    (tmp_path / "asked.csv").write_text("user\n" + "w\nx\ny\nz\n" * 500_000)
     fit = command("pretrain_estimator.py", *FIT, *"--context user --model net --epochs 2 --out est".split())
     small = "--timesteps 500 --eval-size 3 --width 8 --out run --wandb disabled".split()
     train = command("train_agent.py", *"--env SlotRL/Rows-v0 --estimator est".split(), *small)
@@ -65,7 +67,7 @@ def test_signals_at_random_times(name: str, home: Path, promise: Promise, monkey
     whole, dice, ends = time.monotonic() - begun, Random(name), list[tuple[int, bool, float]]()
     for number, sent in itertools.product(range(TRIES), CODES):
         (place := home / f"{name} {number} {sent}").mkdir()
-        for given in ("table.csv", "asked.csv", "est", "run"):
+        for given in ("table.csv", "begun.csv", "asked.csv", "est", "run"):
             (place / given).symlink_to(home / given)
         process = Forked(COMMANDS[name], home / "log", place)
         time.sleep(dice.uniform(0.3, max(0.4, whole)))
