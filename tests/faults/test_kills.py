@@ -43,7 +43,7 @@ def test_killed_at_random_times(name: str, tmp_path: Path, promise: Promise) -> 
     begun = time.monotonic()
     assert Forked(lambda: train(name, tmp_path / "straight"), tmp_path / "log").wait() == 0
     whole, dice = time.monotonic() - begun, Random(name)
-    straight, tried, same, resumed, lost = left_in(tmp_path / "straight"), 0, 0, 0, [0.0]
+    straight, tried, resumed, lost, wrong = left_in(tmp_path / "straight"), 0, 0, [0.0], list[str]()
     for number in range(KILLS):
         out = tmp_path / str(number)
         process = Forked(lambda out=out: train(name, out), tmp_path / "log")  # type: ignore[misc]
@@ -53,6 +53,7 @@ def test_killed_at_random_times(name: str, tmp_path: Path, promise: Promise) -> 
         if not (out / "config.json").exists():
             continue  # killed before anything was there: begun anew, not resumed
         tried += 1
+        killed = sorted(path.name for path in out.iterdir())
         if not (out / "summary.json").exists() or read_json(out / "summary.json")["status"] != "finished":
             resumed += 1
             logged = read_metrics(out / "metrics.jsonl") if (out / "metrics.jsonl").exists() else []
@@ -61,12 +62,14 @@ def test_killed_at_random_times(name: str, tmp_path: Path, promise: Promise) -> 
             lost.append(max((float(point["global_step"] or 0) for point in logged), default=0.0) - saved)
             process = Forked(lambda out=out: resume(out), tmp_path / "log")  # type: ignore[misc]
             assert process.wait() == 0, process.output
-        same += left_in(out) == straight
+        left = left_in(out)
+        wrong += [f"{part} of {out}, killed in {killed}" for part in straight if left[part] != straight[part]]
         assert not [path for path in out.rglob("*") if path.match(STRAY)]
-        shutil.rmtree(out)
+        if not any(str(out) in each for each in wrong):
+            shutil.rmtree(out)
     what = f"{name}: killed at random times and resumed, its files are those of the straight run"
-    promise(what, f"{same} of {tried}, {max(lost):,.0f} calls lost")
-    assert same == tried and resumed > KILLS / 4
+    promise(what, f"{tried - len(wrong)} of {tried}, {max(lost):,.0f} calls lost")
+    assert not wrong and resumed > KILLS / 4, wrong
     assert max(lost) <= INTERVAL + 2 * BATCH
 
 
