@@ -69,12 +69,13 @@ def _holder(lock: Path) -> str:
 
 
 def _clear(place: Path, done: str | None) -> None:
-    for folder, stem in ((place.parent, escape(place.name)), (place, "*")):
-        for stray in folder.glob(f".{stem}{STRAY}") if folder.is_dir() else ():
-            if stray.is_dir() and not stray.is_symlink():
-                shutil.rmtree(stray)
-            else:
-                stray.unlink(missing_ok=True)
+    beside = place.parent.glob(f".{escape(place.name)}{STRAY}") if place.parent.is_dir() else ()
+    # A list, because what is found is removed.
+    for stray in [*beside, *(place.rglob(f".*{STRAY}") if place.is_dir() else ())]:
+        if stray.is_dir() and not stray.is_symlink():
+            shutil.rmtree(stray)
+        else:
+            stray.unlink(missing_ok=True)
     aside = _aside(place)
     if aside.is_dir():
         _settle(place, aside, done)

@@ -94,16 +94,17 @@ def test_unfinished_files_of_killed_commands_are_cleared(tmp_path: Path) -> None
         "with whole_file(pathlib.Path(sys.argv[1])):\n    os.kill(os.getpid(), 9)\n"
     )
     folder = tmp_path / "[out]"
-    folder.mkdir()
+    (folder / "checkpoint").mkdir(parents=True)
     others = (folder / "mine.tmp", folder / ".mine.of-today.tmp", tmp_path / ".other.0123456789abcdef.tmp")
     for other in others:
         other.write_text("not ours")
-    for place in (folder / "weights", folder):
+    for place in (folder / "checkpoint" / "weights", folder / "summary", folder):
         assert subprocess.run([sys.executable, "-c", code, str(place)], check=False).returncode == -signal.SIGKILL
-    assert len(names(folder)) == 3 and len(names(tmp_path)) == 3
+    assert [len(names(each)) for each in (folder / "checkpoint", folder, tmp_path)] == [1, 4, 3]
     with claimed(folder):
         pass
-    assert names(folder) == {"mine.tmp", ".mine.of-today.tmp"} and names(tmp_path) == {"[out]", others[2].name}
+    assert names(folder) == {"checkpoint", "mine.tmp", ".mine.of-today.tmp"} and not names(folder / "checkpoint")
+    assert names(tmp_path) == {"[out]", others[2].name}
 
 
 @pytest.mark.parametrize(("done", "left"), [(True, {DONE}), (False, {EARLIER})])

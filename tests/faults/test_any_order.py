@@ -140,7 +140,7 @@ class Machine(RuleBasedStateMachine):
         summary = self.run / "summary.json"
         if summary.is_file() and read_json(summary)["status"] == "finished" and self.whole:
             assert left_in(self.run) in [self._known(agent, seed) for agent in AGENTS for seed in SEEDS]
-        assert not [path for path in self.home.rglob("*") if path.match(STRAY)]
+        assert not [*self.home.rglob(f".*{STRAY}")]
 
 
 @pytest.mark.slow
