@@ -72,22 +72,30 @@ def fit_progress(total: int, figure: str) -> Iterator[Callable[[int, float | Non
 def print_table(title: str, columns: list[str], rows: list[list[str]]) -> None:
     """Prints a table; the first column is text, the others are figures.
 
-    In a table that is wider than the terminal, texts of several words break into lines; where that is not enough,
-    figures of several words do, too.
+    In a table that is wider than the terminal, headers and texts of several words break into lines; where that is not
+    enough, figures of several words do, too.
     """
     title, columns, rows = visible(title), list(map(visible, columns)), [list(map(visible, row)) for row in rows]
-    width, *widths = (max(map(len, cells)) for cells in zip(columns, *rows, strict=True))
-    left = console.width - sum(widths) - 3 * (1 + len(widths)) - 1
-    word = max(len(word) for row in (columns, *rows) for word in (row[0].split() or [""]))
-    breaks = word > left
+    if breaks := _left_for_text(columns, rows) < max(len(row[0]) for row in (columns, *rows)):
+        columns = [columns[0], *(column.replace(" ", "\n") for column in columns[1:])]
+    if _left_for_text(columns, rows) < max(map(_longest, (columns[0].split(), *(row[0].split() for row in rows)))):
+        rows = [[name, *(figure.replace(" ", "\n") for figure in figures)] for name, *figures in rows]
     table = Table(title=title, title_justify="left")
-    first, *others = columns
-    table.add_column(first, no_wrap=width <= left)
-    for column in others:
-        table.add_column(column.replace(" ", "\n") if breaks else column, justify="right", no_wrap=True)
-    for name, *figures in rows:
-        table.add_row(name, *(figure.replace(" ", "\n") if breaks else figure for figure in figures))
+    for number, column in enumerate(columns):
+        table.add_column(column, justify="right" if number else "left", no_wrap=number > 0 or not breaks)
+    for row in rows:
+        table.add_row(*row)
     console.print(table)
+
+
+def _left_for_text(columns: list[str], rows: list[list[str]]) -> int:
+    """Returns how wide the first column may be beside the others."""
+    widths = [max(_longest(cell.split("\n")) for cell in cells) for cells in zip(columns, *rows, strict=True)][1:]
+    return console.width - sum(widths) - 3 * (1 + len(widths)) - 1
+
+
+def _longest(parts: Sequence[str]) -> int:
+    return max(map(len, parts), default=0)
 
 
 def print_figures(title: str, figures: Mapping[str, str]) -> None:

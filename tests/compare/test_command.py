@@ -16,6 +16,8 @@ from typing import Any
 
 import pytest
 
+from slot_rl.compare import command
+from slot_rl.compare.runner import InProcessLauncher
 from tests.conftest import ROOT, Command
 from tests.helpers.wandb_files import finished_records, history, labels
 
@@ -40,6 +42,12 @@ def flags(tmp_path: Path) -> list[str]:
         *["--agents", *AGENTS, "--env", "SlotRL/PickValue-v0", "--presets", str(folder)],
         *["--timesteps", "1500", "--seeds", "3", "--eval-size", "40", "--out", str(tmp_path / "out")],
     ]
+
+
+@pytest.fixture
+def in_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Has runs done in this process, where a test is not about workers."""
+    monkeypatch.setattr(command, "make_launcher", lambda name, workers: InProcessLauncher())
 
 
 def long_table(out: Path) -> list[dict[str, str]]:
@@ -161,6 +169,7 @@ def test_ctrl_c_keeps_what_is_finished_and_says_so(flags: list[str], tmp_path: P
     assert not list((tmp_path / "out" / "runs").glob(".*"))
 
 
+@pytest.mark.usefixtures("in_process")
 def test_a_study_of_one_agent_has_a_report(tmp_path: Path, script: Command) -> None:
     study, out = tmp_path / "study.yaml", tmp_path / "out"
     study.write_text(
@@ -211,6 +220,7 @@ def test_a_folder_of_something_else_stays_as_it_is(flags: list[str], tmp_path: P
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["thesis.txt"]
 
 
+@pytest.mark.usefixtures("in_process")
 def test_a_failed_run_is_named_and_counts_as_random(flags: list[str], tmp_path: Path, script: Command) -> None:
     compare = partial(script, SCRIPT, *flags, "--wandb", "disabled", "--agents", "guided_search", "random")
     assert compare()[0] == 0
