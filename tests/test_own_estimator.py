@@ -169,6 +169,7 @@ class Interacting(nn.Module):
         return score
 
 
+@pytest.mark.slow
 def test_an_agent_learns_through_a_softened_module() -> None:
     with seeded_initialisation(0):
         module = Interacting()

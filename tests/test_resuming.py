@@ -332,9 +332,9 @@ def test_bad_batches_can_be_skipped(
     name: str, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     problem = breaks(FAULTS[message])
-    settings = config(tmp_path / "run", 6_000, on_bad_score="skip")
+    settings = config(tmp_path / "run", 2_500, on_bad_score="skip")
     summary = train_run(name, settings, options(name, tmp_path), problem)[2]
-    assert summary["status"] == "finished" and summary["timesteps"] >= 6_000
+    assert summary["status"] == "finished" and summary["timesteps"] >= 2_500
     assert 1 <= summary["skipped_batches"] < 60
     assert re.search(f"skipped a batch: .*{message}", capsys.readouterr().out.replace("\n", " "))
     assert (tmp_path / "run" / "bad_batch.safetensors").is_file()

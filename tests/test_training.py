@@ -419,7 +419,11 @@ def test_commands_answer_wrong_input_with_exit_code_2(
 
 
 @pytest.mark.parametrize(
-    ("sent", "code", "status"), [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")]
+    ("sent", "code", "status"),
+    [
+        (signal.SIGINT, 130, "interrupted"),
+        pytest.param(signal.SIGTERM, 143, "terminated", marks=pytest.mark.slow),
+    ],
 )
 def test_a_signal_at_the_command_line_leaves_an_evaluable_run(
     sent: signal.Signals, code: int, status: str, tmp_path: Path, script: Command

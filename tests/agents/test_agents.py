@@ -66,7 +66,8 @@ def mean_score(agent: LearningAgent) -> float:
 
 
 @pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=[pytest.mark.slow] * (name == "learned_critic")) for name in sorted(OPTIONS)]
+    "name",
+    [pytest.param(name, marks=[pytest.mark.slow] * (name in ("learned_critic", "ppo"))) for name in sorted(OPTIONS)],
 )
 def test_agent_learns_and_an_untrained_one_does_not(name: str) -> None:
     # Random choices score -1/3 on average, the best of eight about -0.02.

@@ -100,6 +100,7 @@ def test_it_learns_from_noisy_rewards() -> None:
     assert found(agent, problem) > 0.8
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("memory", "least", "most"), [(400, 0.8, 1.0), (200_000, -1.0, 0.7)])
 def test_a_short_memory_follows_rewards_that_change(memory: int, least: float, most: float) -> None:
     problem = black_box()
@@ -107,7 +108,7 @@ def test_a_short_memory_follows_rewards_that_change(memory: int, least: float, m
     assert least < found(agent, problem) <= most
 
 
-def test_a_black_box_is_whole_criticd_without_a_gradient() -> None:
+def test_a_black_box_is_judged_without_a_gradient() -> None:
     problem = black_box()
     evaluation = Evaluation(problem, EvaluationConfig(eval_size=20))
     agent = LearnedCriticAgent(problem, **QUICK).learn(100)

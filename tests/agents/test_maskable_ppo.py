@@ -215,6 +215,7 @@ def test_it_is_built_from_what_has_a_problem(env: Any, contrib: Any) -> None:
     assert agent.problem is not None and agent.problem.name == SLOTS and agent.num_timesteps == 64
 
 
+@pytest.mark.slow
 def test_it_learns_distinct_values_near_one_half(contrib: Any) -> None:
     problem = SlotProblem(pick_value, 3, 6, 1, unit_uniform, constraints=[Distinct()])
     observation = problem.sample(200, generator_from(1))

@@ -104,6 +104,7 @@ def test_the_gradient_is_the_slopes_at_a_row() -> None:
     assert torch.allclose(found[0], p * (slope - (p * slope).sum(dim=-1, keepdim=True)), atol=1e-5)
 
 
+@pytest.mark.slow
 def test_it_learns_where_a_frozen_policy_does_not() -> None:
     # Measured over seeds 0 to 2: .95 to .97 of the way from random to the best; frozen: about 0.
     problem = multilinear()
@@ -170,6 +171,7 @@ def test_too_few_requests_and_a_single_start_have_no_order(calls: int, starts: i
     assert agent.problem.budget.backwards == agent.num_timesteps
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("ordering")
 def test_ordered_starts_are_better_and_survive_a_checkpoint(tmp_path: Path) -> None:
     # Measured over seeds 0 to 2: the first three starts are .16 to 1.9 better; where a policy is sure, none are.

@@ -61,6 +61,7 @@ def pairs(out: Path) -> Any:
     return json.loads((out / "report" / "results.json").read_text())["figures"]["pairs"]
 
 
+@pytest.mark.usefixtures("in_process")
 def test_a_comparison_leaves_a_report_and_a_dashboard(flags: list[str], tmp_path: Path, script: Command) -> None:
     compare = partial(script, SCRIPT, *flags, "--wandb", "offline")
     code, output, _ = compare("--assert", "guided_search>random")

@@ -129,6 +129,7 @@ def test_a_killed_run_goes_on_from_its_checkpoint(agent: str, serial: dict[str, 
     assert not list(each.folder(tmp_path).glob("checkpoint-*"))
 
 
+@pytest.mark.slow
 def test_a_run_that_kills_every_worker_has_failed(tmp_path: Path) -> None:
     deadly = tmp_path / "deadly.py"
     deadly.write_text(

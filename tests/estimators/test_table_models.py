@@ -23,7 +23,7 @@ def table(tmp_path: Path) -> Path:
     return write_factorial(tmp_path / "small.csv")
 
 
-@pytest.mark.parametrize("model", ["gp", "nets", "blend"])
+@pytest.mark.parametrize("model", ["gp", *(pytest.param(name, marks=pytest.mark.slow) for name in ("nets", "blend"))])
 def test_a_model_is_fitted_and_serves(
     model: str, script: Command, table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
