@@ -368,14 +368,16 @@ def _fit_row_model(
     _refuse_fit(config)
     fit, making = EnsembleFit(), config.making
     steps, more = (making.steps(fit, count, NetEnsembleShape.members) for count in (len(seen), len(rows)))
+    models = []
     with fit_progress(steps + more, "") as report:
-        first, whole = (
-            fit_row_model(model, part, encoding, fit, generator, partial(_report_after, report, before), making, kept)
-            for part, before in ((rows[seen], 0), (rows, steps))
-        )
+        for part, before, after in ((rows[seen], 0, steps), (rows, steps, steps + more)):
+            told = partial(_report_after, report, before)
+            models.append(fit_row_model(model, part, encoding, fit, generator, told, making, kept))
+            report(after, None)  # a Gaussian process tells of no steps
+    first, whole = models
     predicted = score_rows(first, rows[held])
-    told = model == "nets" and len(held) >= FEWEST_CHOSEN
-    return whole, predicted, Spread.of(score_members(first, rows[held]), rows[held].score) if told else None
+    shown = model == "nets" and len(held) >= FEWEST_CHOSEN
+    return whole, predicted, Spread.of(score_members(first, rows[held]), rows[held].score) if shown else None
 
 
 def _report_after(report: FitProgress, before: int, step: int) -> None:

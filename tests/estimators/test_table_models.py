@@ -30,7 +30,7 @@ def test_a_model_is_fitted_and_serves(
     monkeypatch.setattr(pretraining, "EnsembleFit", partial(EnsembleFit, steps=150, learning_rate=1e-2))
     flags = ["--table", table, "--score", "y", "--context", "u", "--model", model]
     code, shown, error = script(SCRIPT, *flags, "--out", tmp_path / "e")
-    assert code == 0 and "written: " in shown, error
+    assert code == 0 and "written: " in shown and "300/300" in shown, error
     stored = load_estimator(tmp_path / "e")
     assert stored.card["model"] == model and stored.card["rows"] == 160
     assert stored.card["test"]["r2"] > 0.9  # additive but for the context's sign; measured: .98 to 1
