@@ -388,7 +388,7 @@ def test_constant_test_rows_leave_a_whole_estimator_or_none(tmp_path: Path) -> N
 
 def test_a_fit_that_diverges_leaves_nothing(table: Path, tmp_path: Path) -> None:
     fit = replace(FAST, learning_rate=1e30)
-    with pytest.raises(ValueError, match="expected finite weights, got NaN or infinity in .*nothing was written"):
+    with pytest.raises(ValueError, match="expected a finite validation error after one of the epochs, got none"):
         pretrain(PretrainConfig(table=table, score="y", out=tmp_path / "o", fit=fit))
     assert not (tmp_path / "o").exists()
 

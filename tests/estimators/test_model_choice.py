@@ -45,7 +45,7 @@ def test_the_score_of_a_choice_by_hand() -> None:
 
 def pretend(monkeypatch: pytest.MonkeyPatch, **errors: Callable[[TableRows], Tensor]) -> None:
     """Lets models predict the truth plus some error."""
-    monkeypatch.setattr(model_choice, "fit_row_model", lambda name, *rest: name)
+    monkeypatch.setattr(model_choice, "fit_row_model", lambda name, *rest, kept: name)
     monkeypatch.setattr(model_choice, "score_rows", lambda name, part: part.score + errors[name](part))
 
 
@@ -81,7 +81,7 @@ def test_errors_that_cancel_speak_for_the_blend(monkeypatch: pytest.MonkeyPatch)
 def test_each_row_is_held_out_once(monkeypatch: pytest.MonkeyPatch) -> None:
     table, fitted, asked = rows(103), [], []
 
-    def fit(name: str, part: TableRows, *rest: Any) -> str:
+    def fit(name: str, part: TableRows, *rest: Any, kept: None) -> str:
         fitted.append(len(part))
         return name
 
