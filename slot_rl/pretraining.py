@@ -3,7 +3,6 @@
 import hashlib
 import json
 from dataclasses import asdict, dataclass, field, fields, replace
-from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -18,9 +17,9 @@ from slot_rl.estimators.encoding import TableEncoding
 from slot_rl.estimators.ensemble_kinds import INDEPENDENT, EnsembleMaking
 from slot_rl.estimators.fitting import (
     Draw,
-    FitProgress,
     TableFit,
     TableRows,
+    counted_from,
     encode_rows,
     fit_on_table,
     fit_on_truth,
@@ -371,17 +370,13 @@ def _fit_row_model(
     models = []
     with fit_progress(steps + more, "") as report:
         for part, before, after in ((rows[seen], 0, steps), (rows, steps, steps + more)):
-            told = partial(_report_after, report, before)
+            told = counted_from(before, lambda step: report(step, None))
             models.append(fit_row_model(model, part, encoding, fit, generator, told, making, kept))
             report(after, None)  # a Gaussian process tells of no steps
     first, whole = models
     predicted = score_rows(first, rows[held])
     shown = model == "nets" and len(held) >= FEWEST_CHOSEN
     return whole, predicted, Spread.of(score_members(first, rows[held]), rows[held].score) if shown else None
-
-
-def _report_after(report: FitProgress, before: int, step: int) -> None:
-    report(before + step, None)
 
 
 def _refuse_constant(rows: TableRows, score: str, name: str, path: Path) -> None:

@@ -41,7 +41,9 @@ def test_the_loop_learns_from_the_registered_environment_alone(tmp_path: Path) -
 @pytest.mark.parametrize("block", PYTHON[1:])
 def test_every_other_block_runs(block: str) -> None:
     with torch.random.fork_rng():
-        exec(compile(block, "block", "exec"), {"__name__": "block"})
+        made = {"__name__": "block"}
+        exec(compile(block, "block", "exec"), made)
+    assert made.keys() > {"__name__", "__builtins__"}
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -17,7 +17,7 @@ from torch import Tensor
 from slot_rl.estimators.blend import Blend
 from slot_rl.estimators.diversity import DIVERSITY, DiversityTerm, TermName, among, to_frozen
 from slot_rl.estimators.drawn_functions import DrawnFunctions
-from slot_rl.estimators.fitting import TableRows
+from slot_rl.estimators.fitting import TableRows, counted_from
 from slot_rl.estimators.kept_fit import KeptFit
 from slot_rl.estimators.net_ensemble import (
     EnsembleFit,
@@ -186,7 +186,7 @@ def _sequential(fit: _Fit) -> NetEnsemble:
     for member in range(fit.shape.members):
         nets, frozen = fit.built(members=1), stacked(parts) if parts else None
         penalty = None if frozen is None else partial(_apart_from, frozen, nets, term, fit.making.weight)
-        fit.fitted(nets, Variation(penalty=penalty), partial(_report_after, fit.report, member * steps))
+        fit.fitted(nets, Variation(penalty=penalty), counted_from(member * steps, fit.report))
         parts.append(nets)
     return stacked(parts)
 
@@ -197,10 +197,6 @@ def _apart_from(frozen: NetEnsemble, nets: NetEnsemble, term: DiversityTerm, wei
         known = replace(seen, hidden=hidden, scores=frozen.read_out(hidden))
         old = _read(term, frozen, known)
     return weight * to_frozen(term.compare, _read(term, nets, seen), old)
-
-
-def _report_after(report: Callable[[int], None], before: int, step: int) -> None:
-    report(before + step)
 
 
 def _term(making: EnsembleMaking) -> DiversityTerm:

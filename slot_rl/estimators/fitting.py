@@ -28,6 +28,11 @@ Draw = Callable[[int, torch.Generator], tuple[Tensor, Tensor]]
 FitProgress = Callable[[int, float | None], None]
 
 
+def counted_from(before: int, report: Callable[[int], None]) -> Callable[[int], None]:
+    """Returns what reports the steps of a fit after so many steps of earlier ones."""
+    return lambda step: report(before + step)
+
+
 @dataclass(frozen=True)
 class TruthFit:
     """Settings for fitting an estimator on fresh samples of a ground truth.
@@ -278,7 +283,7 @@ def fit_on_table(
         The epoch whose weights were kept.
 
     Raises:
-        ValueError: If the weights are not finite after any epoch.
+        ValueError: If the validation error is finite after no epoch.
     """
     net.offset.fill_(train.score.mean())
     net.scale.fill_(train.score.std().clamp_min(1e-12))

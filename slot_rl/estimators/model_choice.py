@@ -6,7 +6,6 @@ their measured scores count: the expected score of its choice among a random fif
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import partial
 from math import sqrt
 from statistics import fmean, stdev
 
@@ -14,7 +13,7 @@ import torch
 from torch import Tensor
 
 from slot_rl.estimators.encoding import TableEncoding
-from slot_rl.estimators.fitting import TableRows
+from slot_rl.estimators.fitting import TableRows, counted_from
 from slot_rl.estimators.kept_fit import KeptFit
 from slot_rl.estimators.net_ensemble import EnsembleFit
 from slot_rl.estimators.seen_rows import error_at_top
@@ -81,7 +80,7 @@ def choose_model(
         held = order[fold::FOLDS]
         seen = torch.ones(len(rows), dtype=torch.bool).index_fill_(0, held, False)
         part = rows[seen.nonzero().squeeze(1)]
-        progress = partial(_report_after, report, fold * fit.steps_for(len(part)))
+        progress = counted_from(fold * fit.steps_for(len(part)), report)
         models = {name: fit_row_model(name, part, encoding, fit, generator, progress, kept=kept) for name in FITTED}
         predicted = {str(name): score_rows(model, rows[held]) for name, model in models.items()}
         predicted["blend"] = (predicted["gp"] + predicted["nets"]) / 2
@@ -89,10 +88,6 @@ def choose_model(
             scores[name].append(score_of_choice(predicted[name], rows[held], float(rows.score.std())))
             unseen[name][held] = predicted[name]
     return _decided(scores, {name: error_at_top(estimates, rows) for name, estimates in unseen.items()})
-
-
-def _report_after(report: Callable[[int], None], before: int, step: int) -> None:
-    report(before + step)
 
 
 def score_of_choice(predicted: Tensor, rows: TableRows, unit: float) -> float:
