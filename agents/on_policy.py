@@ -34,7 +34,7 @@ class OnPolicyAgent(LearningAgent, OnPolicyAlgorithm):  # type: ignore[misc]
     policy: SlotPolicy
 
     def __init__(self, env: Any, options: Any = None, seed: Seed = 0, verbose: int = 0, **changes: Any) -> None:
-        """Builds the agent; arguments and errors as for :class:`OneStepAgent`."""
+        """Builds the agent; arguments and errors as for :class:`slot_rl.agents.one_step.OneStepAgent`."""
         self.options = self.own_options(options, changes)
         self.scale = RunningScale()
         arguments: dict[str, Any] = {
