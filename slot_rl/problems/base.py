@@ -267,7 +267,7 @@ class Problem(ABC):
     def score_and_slope_at(self, observation: Observation, rows: Tensor) -> tuple[Tensor, Tensor]:
         """Scores relaxed rows ``(batch, slots, items)`` together with the slope there; as :meth:`score_and_slope`."""
         with torch.enable_grad(), self.backward_errors_named():
-            selection = rows.detach().clone().requires_grad_()
+            selection = rows.detach().requires_grad_()
             score = self.score_selection(observation, selection)
             (slope,) = torch.autograd.grad(score.sum(), selection)
         return score.detach(), slope
