@@ -16,6 +16,7 @@ from slot_rl.agents.policy import SlotPolicy
 from slot_rl.documents import as_declared
 from slot_rl.io import BundleError, as_written, read_bundle, write_bundle
 from slot_rl.problems import Observation, Problem
+from slot_rl.spelling import unknown
 
 MANIFEST = "manifest.json"
 BUNDLE_KIND = "agent"
@@ -50,8 +51,7 @@ def changed(options: OptionsType, changes: Mapping[str, Any]) -> OptionsType:
         elif name in owner:
             inner.setdefault(owner[name], {})[name] = value
         else:
-            known = ", ".join(sorted({*_names(options), *owner}))
-            raise TypeError(f"expected options among {known}, got {name!r}")
+            raise TypeError(unknown("expected options among", sorted({*_names(options), *owner}), name))
     return replace(options, **own, **{part: replace(parts[part], **values) for part, values in inner.items()})
 
 

@@ -4,8 +4,14 @@ Importing the package registers its environments with Gymnasium and nothing more
 load where they are used.
 """
 
+import signal
+import sys
 from importlib import import_module
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+if Path(sys.argv[0]).stem == "slot-rl":
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C while the command imports: no traceback
 
 from slot_rl.envs.registration import register_envs
 

@@ -17,6 +17,7 @@ from slot_rl.problems.constraints.written import ConstraintFlags
 from slot_rl.problems.named import OWN
 from slot_rl.reevaluation import problem_of_run, summary_of_run
 from slot_rl.seeding import Seed, as_seed
+from slot_rl.spelling import unknown
 from slot_rl.tracking import WandbMode
 from slot_rl.training import RunConfig, train_run
 
@@ -81,7 +82,7 @@ def train(
         ValueError: If the input is bad; then nothing was written.
     """
     if agent not in AGENTS:
-        raise ValueError(f"expected an agent among {', '.join(AGENTS)}, got {agent!r}")
+        raise ValueError(unknown("expected an agent among", AGENTS, agent))
     if not isinstance(problem, Problem | str):
         raise TypeError(f"expected a problem, an id, or path.py:function, got {type(problem).__name__}")
     if isinstance(problem, Problem) and objective is not None:
