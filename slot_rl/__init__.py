@@ -16,6 +16,7 @@ if Path(sys.argv[0]).stem == "slot-rl":
 from slot_rl.envs.registration import register_envs
 
 if TYPE_CHECKING:
+    from slot_rl.example_tables import example
     from slot_rl.problems import Observation, Problem, RowProblem, SlotProblem, make_problem
     from slot_rl.recommending import Recommender
     from slot_rl.runs import TrainedRun, load, train
@@ -28,12 +29,19 @@ __all__ = [
     "RowProblem",
     "SlotProblem",
     "TrainedRun",
+    "example",
     "load",
     "make_problem",
     "train",
 ]
 
-_HOMES = {"train": "runs", "load": "runs", "TrainedRun": "runs", "Recommender": "recommending"}
+_HOMES = {
+    "example": "example_tables",
+    "train": "runs",
+    "load": "runs",
+    "TrainedRun": "runs",
+    "Recommender": "recommending",
+}
 
 register_envs()
 

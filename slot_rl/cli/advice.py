@@ -32,7 +32,7 @@ def advice() -> str:
         [
             "Trains an agent and leaves a run folder. Which --agent?",
             "\n\n".join([*lines, f"One gradient in particular (slot-rl diagnose says which): {gradients}."]),
-            "--preset uses the options that were tuned for the environment as the agent's defaults. --resume RUN goes on "
-            "with a training that was killed or stopped; --resume RUN --help lists its flags.",
+            "--preset uses the options that were tuned for the environment as the agent's defaults. --resume RUN goes "
+            "on with a training that was killed or stopped; --resume RUN --help lists its flags.",
         ]
     )

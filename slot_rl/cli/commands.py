@@ -3,13 +3,14 @@
 import argparse
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import tyro
 
 from slot_rl.cli.parsing import parse
 
-PREFIXES = tyro.conf.OmitArgPrefixes
-POSITIONAL = tyro.conf.PositionalRequiredArgs
+PREFIXES: Any = tyro.conf.OmitArgPrefixes
+POSITIONAL: Any = tyro.conf.PositionalRequiredArgs
 
 
 @dataclass(frozen=True)
@@ -94,6 +95,18 @@ def _campaign(prog: str, arguments: Sequence[str]) -> None:
     run_campaign(parse(CampaignConfig, prog, arguments, PREFIXES))
 
 
+def _export(prog: str, arguments: Sequence[str]) -> None:
+    from slot_rl.exporting import ExportConfig, export
+
+    export(parse(ExportConfig, prog, arguments))
+
+
+def _init(prog: str, arguments: Sequence[str]) -> None:
+    from slot_rl.cli.init import InitConfig, init
+
+    init(parse(InitConfig, prog, arguments))
+
+
 def _dashboard(prog: str, arguments: Sequence[str]) -> None:
     from slot_rl.compare.dashboard import DashboardConfig, publish_dashboard
 
@@ -113,6 +126,7 @@ def _tune(prog: str, arguments: Sequence[str]) -> None:
 
 
 COMMANDS = {
+    "init": Command("writes a commented problem.py and study.yaml to begin with", _init),
     "train": Command("trains an agent and leaves a run folder", _train),
     "recommend": Command("answers a file of requests with a trained run", _recommend),
     "evaluate": Command("judges a trained run again, or draws what more calls for each answer buy", _evaluate),
@@ -120,6 +134,7 @@ COMMANDS = {
     "pretrain": Command("fits an estimator to a table, to logged pages, or to a shipped problem", _pretrain),
     "diagnose": Command("says which gradient suits an estimator", _diagnose),
     "campaign": Command("proposes which rows of a table to measure next, round by round", _campaign),
+    "export": Command("writes a run's policy alone, which answers without the estimator", _export),
     "dashboard": Command("publishes a comparison's dashboard on Weights & Biases", _dashboard),
     "resync": Command("rebuilds the Weights & Biases run of run folders", _resync),
     "tune": Command("tunes the presets of an environment", _tune),

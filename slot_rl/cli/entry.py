@@ -8,6 +8,11 @@ from slot_rl import __version__
 from slot_rl.spelling import unknown
 
 BAD_INPUT = 2
+FIRST_TRY = (
+    "pretrain --table example:suzuki --score yield --context electrophile nucleophile --out estimator",
+    "train --agent expert_iteration --env SlotRL/Rows-v0 --estimator estimator --timesteps 20000 --out run",
+    "recommend run --requests example:suzuki-requests --out answers.csv",
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -66,8 +71,6 @@ def _help() -> str:
             "",
             "slot-rl COMMAND --help lists a command's flags. A first try, which needs no file:",
             "",
-            "  slot-rl pretrain --table example:suzuki --score yield --context electrophile nucleophile --out estimator",
-            "  slot-rl train --agent expert_iteration --env SlotRL/Rows-v0 --estimator estimator --out run",
-            "  slot-rl recommend run --out answers.csv --requests ...",
+            *(f"  slot-rl {line}" for line in FIRST_TRY),
         ]
     )

@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 import tyro
 
+from slot_rl.example_tables import with_examples
 from slot_rl.spelling import nearest, unknown
 
 try:
@@ -28,7 +29,7 @@ def parse(kind: Callable[..., Parsed], prog: str, arguments: Sequence[str], *mar
     Args:
         kind: A dataclass whose fields are the flags.
         prog: The command, as the help names it.
-        arguments: What was typed after it.
+        arguments: What was typed after it; ``example:NAME`` stands for a table that comes with the package.
         markers: Tyro's markers.
         further: Tyro's further arguments.
 
@@ -37,7 +38,8 @@ def parse(kind: Callable[..., Parsed], prog: str, arguments: Sequence[str], *mar
     """
 
     def call(typed: Sequence[str]) -> Parsed:
-        return tyro.cli(kind, prog=prog, args=typed, config=markers, **further)
+        parsed: Parsed = tyro.cli(kind, prog=prog, args=[*map(with_examples, typed)], config=markers, **further)
+        return parsed
 
     def refuse(event: Any) -> None:
         message = _message(event, prog, lambda: _flags(call))

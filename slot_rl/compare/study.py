@@ -260,8 +260,8 @@ def read_study(path: Path, variables: Mapping[str, str], trust: bool = False) ->
         document = _filled(read_yaml(path, "a study"), variables)
         unknown = set(document) - set(STUDY_KEYS)
         if unknown:
-            first = min(map(str, unknown))
-            raise ValueError(f"unknown keys {', '.join(map(str, sorted(unknown)))}{nearest(first, STUDY_KEYS)}")
+            names = sorted(map(str, unknown))
+            raise ValueError(f"unknown keys {', '.join(names)}{nearest(names[0], STUDY_KEYS)}")
         numbers = {"timesteps": int, "failure_threshold": float}
         found: dict[str, Any] = {key: number(document[key]) for key, number in numbers.items() if key in document}
         found["agents"] = [
