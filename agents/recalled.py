@@ -182,7 +182,7 @@ class RecalledProblem(Problem):
         _refuse()
 
 
-def refuse_unknown(problem: Problem | None) -> None:
+def refuse_recalled(problem: Problem | None) -> None:
     """Raises ValueError for a problem whose estimator is not known."""
     if isinstance(problem, RecalledProblem):
         _refuse()

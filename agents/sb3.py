@@ -21,7 +21,7 @@ from slot_rl.agents.base import Agent, problem_of
 from slot_rl.agents.learning_options import LearningOptions
 from slot_rl.agents.no_pickles import NoParameterFile
 from slot_rl.agents.policy import SlotPolicy, policy_kwargs
-from slot_rl.agents.recalled import RecalledProblem, recall, refuse_unknown, remembered
+from slot_rl.agents.recalled import RecalledProblem, recall, refuse_recalled, remembered
 from slot_rl.agents.scale import RunningScale
 from slot_rl.envs import SlotVecEnv
 from slot_rl.envs.episodes import Infeasibility
@@ -151,7 +151,7 @@ class LearningAgent(Agent, NoParameterFile, BaseAlgorithm):  # type: ignore[misc
     def _setup_learn(
         self, total_timesteps: int, callback: MaybeCallback = None, reset_num_timesteps: bool = True, *args: Any
     ) -> tuple[int, BaseCallback]:
-        refuse_unknown(self.problem)
+        refuse_recalled(self.problem)
         if reset_num_timesteps:
             self.updates = self._told_ahead = 0
         elif self._last_obs is None and self._stored_env is not None and (env := self._batched_env()) is not None:

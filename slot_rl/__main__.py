@@ -2,7 +2,7 @@
 
 import sys
 
-from slot_rl.cli.entry import main
+from slot_rl.cli.entry import slot_rl_command
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(slot_rl_command())

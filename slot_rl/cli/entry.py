@@ -7,7 +7,7 @@ from functools import partial
 from slot_rl import __version__
 from slot_rl.spelling import unknown
 
-BAD_INPUT = 2
+UNKNOWN_COMMAND = 2
 FIRST_TRY = (
     "pretrain --table example:suzuki --score yield --context electrophile nucleophile --out estimator",
     "train --agent expert_iteration --env SlotRL/Rows-v0 --estimator estimator --timesteps 20000 --out run",
@@ -15,7 +15,7 @@ FIRST_TRY = (
 )
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def slot_rl_command(arguments: Sequence[str] | None = None) -> int:
     """Runs ``slot-rl COMMAND FLAGS``.
 
     Args:
@@ -35,7 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     if name not in COMMANDS:
         print(f"error: {unknown('expected a command of slot-rl,', COMMANDS, name)}", file=sys.stderr)
-        return BAD_INPUT
+        return UNKNOWN_COMMAND
     return run_command(name, f"slot-rl {name}", rest)
 
 

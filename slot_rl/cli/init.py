@@ -8,8 +8,8 @@ import tyro
 
 from slot_rl.console import say
 
-TEMPLATES = Path(__file__).parent / "templates"
-NAMES = ("problem.py", "study.yaml")
+TEMPLATES = Path(__file__).parent
+WRITTEN = ("problem.py", "study.yaml")
 
 
 @dataclass(frozen=True)
@@ -33,10 +33,10 @@ def init(config: InitConfig) -> None:
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ValueError(f"expected an empty folder, or none yet, got {folder.resolve()}, which holds something")
     folder.mkdir(parents=True, exist_ok=True)
-    for name in NAMES:
+    for name in WRITTEN:
         with (folder / name).open("xb") as file:
             file.write((TEMPLATES / f"{name}.txt").read_bytes())
-    problem, study = (folder / name for name in NAMES)
+    problem, study = (folder / name for name in WRITTEN)
     say(f"written: {problem} and {study}; read them, they run as they are:")
     for command in (
         f"train --problem {problem}:build --trust --agent multistart --timesteps 20000 --out {folder / 'run'}",
