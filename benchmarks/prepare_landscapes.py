@@ -196,8 +196,8 @@ def _descriptors(paths: Sequence[Path], category: str) -> pd.DataFrame:
     alike = numbers.corr().abs()
     chosen: list[str] = []
     for name in map(str, numbers.columns):
-        varies = numbers[name].nunique() > 1 and not name.startswith("vib_")
-        if varies and (alike[name][chosen] < _ALIKE).all():
+        usable = numbers[name].nunique() > 1 and not name.startswith("vib_")
+        if usable and (alike[name][chosen] < _ALIKE).all():
             chosen.append(name)
     return table[["SMILES", *chosen[:_MOST_DESCRIPTORS]]].rename(columns={"SMILES": category})
 
