@@ -18,7 +18,7 @@ PYTHON = re.findall(r"```python\n(.*?)```", TEXT, flags=re.DOTALL)
 COMMANDS = sorted({command.strip() for command in re.findall(r"python (scripts/\w+\.py[^`\n|#]*)", TEXT)})
 SUBCOMMANDS = {
     *"aligner answers env policy selectors pick-value poly quadratics intermediate-loss landscapes slate-log".split(),
-    *"campaigns ensemble gradient-advice held-out-pairs pressure table-models valid-kernels".split(),
+    *"campaigns ensemble gradient-advice held-out-pairs prepare-landscapes pressure table-models valid-kernels".split(),
 }
 
 
