@@ -100,7 +100,7 @@ def test_flags_reach_schedules_and_other_agents(trained: list[Any], monkeypatch:
         ("--timestep 3", "got --timestep; did you mean '--timesteps'?"),
         ("--agent gumble", "got 'gumble'; did you mean 'gumbel'?"),
         ("--env SlotRL/Slot-v0", "got 'SlotRL/Slot-v0'; did you mean 'SlotRL/Slots-v0'?"),
-        ("--wandb onlin", "expected --wandb to be one of offline, disabled, online, got 'onlin'; did you mean"),
+        ("--wandb onlin", "expected --wandb to be one of disabled, offline, online, got 'onlin'; did you mean"),
         ("--timesteps 1e5", "expected --timesteps INT: invalid literal for int() with base 10: '1e5'"),
         ("--timesteps", "expected --timesteps INT, got no value"),
         ("--agent", "expected a value of --agent, got none"),

@@ -62,7 +62,7 @@ def _message(event: Any, prog: str, flags: Callable[[], Sequence[str]]) -> str |
     if kind == "MissingArgs":
         return f"expected {', '.join(_typed(each.arg) for each in event.missing_arguments)} for {prog}, got none"
     if kind == "InvalidChoice":
-        return unknown(f"expected {_name(argument)} to be one of", [each for each in event.choices if each != "None"], event.value)
+        return unknown(f"expected {_name(argument)} to be one of", sorted({*event.choices} - {"None"}), event.value)
     if kind == "InstantiationFailure":
         return str(event.message) if argument is None else f"expected {_typed(argument)}: {event.message}"
     if kind == "BadValue" and event.reason == "too_few_values":

@@ -37,7 +37,9 @@ def test_the_help_lists_every_command(capsys: pytest.CaptureFixture[str]) -> Non
 
 
 def test_the_help_needs_no_torch() -> None:
-    code = "import sys; from slot_rl.cli.entry import slot_rl_command as c; c(['-h']); assert 'torch' not in sys.modules"
+    code = (
+        "import sys; from slot_rl.cli.entry import slot_rl_command as c; c(['-h']); assert 'torch' not in sys.modules"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stderr
 
