@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from slot_rl.example_tables import example
     from slot_rl.problems import Observation, Problem, RowProblem, SlotProblem, make_problem
     from slot_rl.recommending import Recommender
-    from slot_rl.runs import TrainedRun, load, train
+    from slot_rl.runs import TrainedRun, fit_table, load, train
 
 __version__ = "0.1.0"
 __all__ = [
@@ -30,6 +30,7 @@ __all__ = [
     "SlotProblem",
     "TrainedRun",
     "example",
+    "fit_table",
     "load",
     "make_problem",
     "train",
@@ -37,6 +38,7 @@ __all__ = [
 
 _HOMES = {
     "example": "example_tables",
+    "fit_table": "runs",
     "train": "runs",
     "load": "runs",
     "TrainedRun": "runs",
