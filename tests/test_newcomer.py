@@ -17,9 +17,10 @@ import pytest
 from tests.conftest import ROOT
 from tests.test_packaging import SKIPPED, built
 
-COMMANDS = """\
+ROWS = "--env SlotRL/Rows-v0 --estimator estimator --truth example:suzuki"
+COMMANDS = f"""\
 slot-rl pretrain --table example:suzuki --score yield --context electrophile nucleophile --out estimator
-slot-rl train --agent expert_iteration --env SlotRL/Rows-v0 --estimator estimator --truth example:suzuki --timesteps 20000 --out run
+slot-rl train --agent expert_iteration {ROWS} --timesteps 20000 --out run
 slot-rl recommend run --requests example:suzuki-requests --out answers.csv
 slot-rl evaluate run
 slot-rl export run --out policy
