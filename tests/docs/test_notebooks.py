@@ -51,7 +51,10 @@ def test_slots_are_answered_better_than_at_random() -> None:
 
 @pytest.mark.slow
 def test_a_table_leads_to_truly_good_answers() -> None:
-    found = figures(printed("table"))
+    text = printed("table")
+    found = figures(text)
+    assert "ipywidgets" not in text and "\x1b" not in text
+    assert text.count("fitting") == 1  # not a line for each step
     assert found["optimality"] == pytest.approx(1.0, abs=1e-3)
     assert found["true_optimality"] > 0.9
 
