@@ -42,7 +42,7 @@ def options(value: Any) -> Iterator[tuple[str, str, str]]:
         if is_dataclass(default):
             yield from options(default)
         else:
-            yield field.name, f"{default:.6g}" if isinstance(default, float) else str(default), meanings[field.name]
+            yield field.name, f"{default:.4g}" if isinstance(default, float) else str(default), meanings[field.name]
 
 
 def described(kind: type) -> dict[str, str]:

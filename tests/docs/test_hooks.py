@@ -60,7 +60,7 @@ def test_options_have_the_meaning_of_the_nearest_class() -> None:
     assert list(hook("options").options(Derived())) == [
         ("rate", "0.001", "Of the derived class."),
         ("kept", "None", "From the base, on two lines."),
-        ("size", "0.333333", "How large."),
+        ("size", "0.3333", "How large."),
     ]
 
 

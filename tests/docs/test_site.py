@@ -89,7 +89,7 @@ def test_an_agents_page_is_in_the_nav_with_its_defaults(name: str, site: Path) -
     assert shown.keys() == wanted.keys()
     for option, default in wanted.items():
         got = float(shown[option]) if isinstance(default, float) else shown[option]
-        assert got == (pytest.approx(default, rel=1e-5) if isinstance(default, float) else str(default)), option
+        assert got == (pytest.approx(default, rel=1e-3) if isinstance(default, float) else str(default)), option
 
 
 def test_a_reader_loads_nothing_from_elsewhere(site: Path) -> None:
