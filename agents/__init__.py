@@ -135,8 +135,8 @@ def make_agent(name: str, problem: Problem, options: Options | None = None, seed
     return AGENTS[name](problem, options, seed)
 
 
-def load_agent(folder: Path | str, env: Any, **kwargs: Any) -> Agent:
-    """Reads a checkpoint of any agent.
+def load_agent(folder: Path | str, env: Any = None, **kwargs: Any) -> Agent:
+    """Reads a checkpoint of any agent; without an environment, one with a policy answers but cannot learn.
 
     Raises:
         ValueError: If the folder is not a checkpoint, or not one for this environment.

@@ -16,6 +16,7 @@ from slot_rl.agents.policy import SlotPolicy
 from slot_rl.documents import as_declared
 from slot_rl.io import BundleError, as_written, read_bundle, write_bundle
 from slot_rl.problems import Observation, Problem
+from slot_rl.spelling import unknown
 
 MANIFEST = "manifest.json"
 BUNDLE_KIND = "agent"
@@ -50,8 +51,7 @@ def changed(options: OptionsType, changes: Mapping[str, Any]) -> OptionsType:
         elif name in owner:
             inner.setdefault(owner[name], {})[name] = value
         else:
-            known = ", ".join(sorted({*_names(options), *owner}))
-            raise TypeError(f"expected options among {known}, got {name!r}")
+            raise TypeError(unknown("expected options among", sorted({*_names(options), *owner}), name))
     return replace(options, **own, **{part: replace(parts[part], **values) for part, values in inner.items()})
 
 
@@ -224,6 +224,15 @@ class Agent(ABC):
         choice = self.answer(Observation.of(arrays))
         return choice[0] if single else choice
 
+    @classmethod
+    def recalled(cls, tensors: dict[str, Tensor], document: dict[str, Any]) -> Problem:
+        """Returns what a checkpoint knows of its problem, for an agent that is loaded without an environment.
+
+        Raises:
+            ValueError: If the agent asks the estimator for each answer.
+        """
+        raise ValueError(f"expected the environment for {document.get('agent')!r}, which has no policy, got none")
+
     def save(self, path: Any, exclude: Any = None, include: Any = None) -> None:
         """Writes a checkpoint folder of safetensors and JSON, never a pickle.
 
@@ -253,15 +262,15 @@ class Agent(ABC):
 
         Args:
             path: The folder that :meth:`save` wrote.
-            env: An environment like the one it was trained in; the network is built from its spaces.
+            env: An environment like the one it was trained in. With None, an agent with a policy answers requests,
+                but cannot learn.
             defaults: Options whose classes the saved ones have; the agent's own defaults if None.
             kwargs: Further arguments of the agent.
 
         Raises:
-            ValueError: If there is no environment, or the folder is not a checkpoint of this agent and environment.
+            ValueError: If the folder is not a checkpoint of this agent and environment, or there is no environment and
+                the agent needs one to answer.
         """
-        if env is None:
-            raise ValueError("expected the environment that the agent was trained in, got none")
         tensors, document = read_agent(Path(path))
         found = document.get("agent")
         wanted = getattr(cls, "name", None)  # a selector's agent is named by its options
@@ -273,6 +282,8 @@ class Agent(ABC):
             timesteps = as_declared(int, document.get("num_timesteps"), "num_timesteps")
         except ValueError as error:
             raise BundleError(f"expected a checkpoint of {cls.__name__} in {path}: {error}") from error
+        if env is None:
+            env = cls.recalled(tensors, document)
         build: Any = cls  # Stable-Baselines3's own arguments start with a policy class, ours with the environment
         agent: Self = build(env, options, seed=seed, **kwargs)
         if found != agent.name:

@@ -202,6 +202,11 @@ class SequentialPPO(NoFile, NoParameterFile, MaskablePPO):
         self.played = env
         self._silent = self._setup_learn(1)[1]
 
+    def play_in(self, env: SequentialVecEnv) -> None:
+        """Changes the environment, and opens its first requests."""
+        self.set_env(env)
+        self.played, self._last_obs = env, env.reset()
+
     def go_on_from(self, state: Tensor) -> None:
         """Opens the requests that a state of the environment stands for."""
         self.played.restore(state)

@@ -19,6 +19,7 @@ from slot_rl.agents.base import needed_problem
 from slot_rl.agents.learning_options import LearningOptions, refuse_negative
 from slot_rl.agents.on_policy import seeded_shuffles
 from slot_rl.agents.one_step import OneStepAgent, mean_of
+from slot_rl.agents.recalled import RecalledProblem
 from slot_rl.agents.scale import RunningScale
 from slot_rl.envs import SequentialVecEnv, SlotVecEnv
 from slot_rl.problems import Problem, make_problem
@@ -87,7 +88,7 @@ class MaskablePPOAgent(OneStepAgent):
         self.generator, self.scale = generator_from(self.seed), RunningScale()
         with seeded_initialisation(self.seed):
             self._trainer = SequentialPPO(
-                SequentialVecEnv(self.problem, self.options.num_envs, seed=self.seed),
+                self._sequential(self.problem),
                 self.problem,
                 self.options.policy,
                 learning_rate=self.step_size,
@@ -100,6 +101,17 @@ class MaskablePPOAgent(OneStepAgent):
             )
         policy: Any = self._trainer.policy
         self.policy = policy
+
+    def _sequential(self, problem: Problem) -> SequentialVecEnv:
+        # The empty requests of a recalled problem satisfy no constraints; nobody learns from them.
+        played = problem.with_constraints([]) if isinstance(problem, RecalledProblem) else problem
+        return SequentialVecEnv(played, self.options.num_envs, seed=self.seed)
+
+    def set_env(self, env: Any, force_reset: bool = True) -> None:
+        """Changes the environment, also the sequential one that is learned in."""
+        super().set_env(env, force_reset)
+        assert self.problem is not None
+        self._trainer.play_in(self._sequential(self.problem))
 
     def update(self) -> dict[str, float]:
         """Plays a batch of answers and has MaskablePPO learn from them."""

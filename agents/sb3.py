@@ -17,12 +17,14 @@ from stable_baselines3.common.type_aliases import MaybeCallback
 from torch import Tensor
 from typing_extensions import Self
 
-from slot_rl.agents.base import Agent
+from slot_rl.agents.base import Agent, problem_of
 from slot_rl.agents.learning_options import LearningOptions
 from slot_rl.agents.no_pickles import NoParameterFile
 from slot_rl.agents.policy import SlotPolicy, policy_kwargs
+from slot_rl.agents.recalled import RecalledProblem, recall, refuse_recalled, remembered
 from slot_rl.agents.scale import RunningScale
 from slot_rl.envs import SlotVecEnv
+from slot_rl.envs.episodes import Infeasibility
 from slot_rl.envs.vec import BatchedVecEnv
 from slot_rl.problems import IDS, BadScore, FaultyEstimator, Observation, Problem
 from slot_rl.saved_state import optimizer_state, restore_optimizer, restore_weights, weights_of
@@ -82,7 +84,9 @@ class LearningAgent(Agent, NoParameterFile, BaseAlgorithm):  # type: ignore[misc
         """Returns a problem or its id as a batched environment, and an environment as it is."""
         if not isinstance(env, Problem) and env not in IDS:
             return env
-        return SlotVecEnv(env, self.options.num_envs, infeasible="penalise" if self.options.free else "refuse")
+        penalty = 0.0 if self.options.free and isinstance(env, RecalledProblem) else None  # else taken from scores
+        infeasible: Infeasibility = "penalise" if self.options.free else "refuse"
+        return SlotVecEnv(env, self.options.num_envs, infeasible=infeasible, penalty=penalty)
 
     def step_size(self, remaining: float) -> float:
         """Returns Adam's step size when a share ``remaining`` of the training is left."""
@@ -147,6 +151,7 @@ class LearningAgent(Agent, NoParameterFile, BaseAlgorithm):  # type: ignore[misc
     def _setup_learn(
         self, total_timesteps: int, callback: MaybeCallback = None, reset_num_timesteps: bool = True, *args: Any
     ) -> tuple[int, BaseCallback]:
+        refuse_recalled(self.problem)
         if reset_num_timesteps:
             self.updates = self._told_ahead = 0
         elif self._last_obs is None and self._stored_env is not None and (env := self._batched_env()) is not None:
@@ -155,9 +160,18 @@ class LearningAgent(Agent, NoParameterFile, BaseAlgorithm):  # type: ignore[misc
         return super()._setup_learn(total_timesteps, callback, reset_num_timesteps, *args)
 
     def set_env(self, env: Any, force_reset: bool = True) -> None:
-        """Changes the environment; that of a checkpoint is forgotten."""
-        super().set_env(env, force_reset)
-        self._stored_env = None
+        """Changes the environment, or a problem or its id; that of a checkpoint is forgotten."""
+        super().set_env(self.environment(env), force_reset)
+        self.problem, self._stored_env = problem_of(self.env), None
+
+    def predict(
+        self, observation: Any, state: Any = None, episode_start: Any = None, deterministic: bool = False
+    ) -> tuple[Any, Any]:
+        """Answers observations of an environment or of a problem; draws from the policy unless ``deterministic``."""
+        if not isinstance(observation, Observation):
+            return super().predict(observation, state, episode_start, deterministic)
+        choice = self.answer(observation) if deterministic else self.policy.draw(observation, self.policy.generator)
+        return choice.numpy(), None
 
     def generators(self) -> dict[str, torch.Generator]:
         """Returns every generator whose state a continued training needs."""
@@ -175,7 +189,18 @@ class LearningAgent(Agent, NoParameterFile, BaseAlgorithm):  # type: ignore[misc
             tensors["env"] = self._stored_env
         elif (env := self._batched_env()) is not None:
             tensors["env"] = env.state()
-        return tensors, {"scale": asdict(self.scale), "updates": self.updates, "told_ahead": self._told_ahead}
+        known, document = ({}, {}) if self.problem is None else remembered(self.problem)
+        document |= {"scale": asdict(self.scale), "updates": self.updates, "told_ahead": self._told_ahead}
+        return tensors | known, document
+
+    @classmethod
+    def recalled(cls, tensors: dict[str, Tensor], document: dict[str, Any]) -> Problem:
+        """Returns what a checkpoint knows of its problem.
+
+        Raises:
+            BundleError: If it knows too little.
+        """
+        return recall(tensors, document)
 
     def restore(self, tensors: dict[str, Tensor], document: dict[str, Any]) -> None:
         """Takes back what :meth:`state` gave; raises :class:`BundleError` if the weights do not fit.

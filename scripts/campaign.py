@@ -1,4 +1,4 @@
-"""Proposes which rows of a table to measure next, round by round; see --help."""
+"""Proposes which rows to measure next, as ``slot-rl campaign`` does; see --help."""
 
 import signal
 
@@ -6,16 +6,7 @@ signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C while Python imports: no 
 
 import sys
 
-import tyro
-
-from slot_rl.campaign_command import CampaignConfig, run_campaign
-from slot_rl.console import run
-
-
-def main() -> None:
-    """Parses the flags and proposes."""
-    run_campaign(tyro.cli(CampaignConfig, config=(tyro.conf.OmitArgPrefixes,)))
-
+from slot_rl.cli.entry import run_command
 
 if __name__ == "__main__":
-    sys.exit(run(main))
+    sys.exit(run_command("campaign", "campaign.py", sys.argv[1:]))

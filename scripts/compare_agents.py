@@ -1,4 +1,4 @@
-"""Compares agents: ``compare_agents.py --agents gumbel ppo --env SlotRL/Slots-v0 --out DIR``; see --help."""
+"""Compares agents, as ``slot-rl compare`` does; see --help."""
 
 import signal
 
@@ -6,16 +6,7 @@ signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C while Python imports: no 
 
 import sys
 
-import tyro
-
-from slot_rl.compare.command import CompareConfig, run_comparison
-from slot_rl.console import run
-
-
-def main() -> int:
-    """Parses the flags and compares."""
-    return run_comparison(tyro.cli(CompareConfig, description=__doc__, config=(tyro.conf.OmitArgPrefixes,)))
-
+from slot_rl.cli.entry import run_command
 
 if __name__ == "__main__":
-    sys.exit(run(main))
+    sys.exit(run_command("compare", "compare_agents.py", sys.argv[1:]))

@@ -1,4 +1,4 @@
-"""Measures every selector's gradient on a problem and recommends one; see --help."""
+"""Measures every selector's gradient, as ``slot-rl diagnose`` does; see --help."""
 
 import signal
 
@@ -6,16 +6,7 @@ signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C while Python imports: no 
 
 import sys
 
-import tyro
-
-from slot_rl.console import run
-from slot_rl.diagnosis import DiagnosisConfig, diagnose
-
-
-def main() -> None:
-    """Parses the flags and diagnoses."""
-    diagnose(tyro.cli(DiagnosisConfig, config=(tyro.conf.OmitArgPrefixes,)))
-
+from slot_rl.cli.entry import run_command
 
 if __name__ == "__main__":
-    sys.exit(run(main))
+    sys.exit(run_command("diagnose", "diagnose_gradients.py", sys.argv[1:]))

@@ -1,4 +1,4 @@
-"""Loads a trained agent from its run folder and prints how good it is; see --help."""
+"""Judges a trained run, as ``slot-rl evaluate`` does; see --help."""
 
 import signal
 
@@ -6,16 +6,7 @@ signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C while Python imports: no 
 
 import sys
 
-import tyro
-
-from slot_rl.console import run
-from slot_rl.reevaluation import ReevaluationConfig, reevaluate
-
-
-def main() -> None:
-    """Parses the flags and evaluates."""
-    reevaluate(tyro.cli(ReevaluationConfig, config=(tyro.conf.PositionalRequiredArgs,)))
-
+from slot_rl.cli.entry import run_command
 
 if __name__ == "__main__":
-    sys.exit(run(main))
+    sys.exit(run_command("evaluate", "evaluate_agent.py", sys.argv[1:]))

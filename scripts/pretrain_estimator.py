@@ -1,4 +1,4 @@
-"""Fits an estimator on a table or on a synthetic ground truth; see --help."""
+"""Fits an estimator, as ``slot-rl pretrain`` does; see --help."""
 
 import signal
 
@@ -6,17 +6,7 @@ signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C while Python imports: no 
 
 import sys
 
-import tyro
-
-from slot_rl.console import run
-from slot_rl.pretraining import PretrainConfig, pretrain
-
-
-def main() -> None:
-    """Parses the flags and pretrains."""
-    config = tyro.cli(PretrainConfig, config=(tyro.conf.OmitArgPrefixes,))
-    pretrain(config)
-
+from slot_rl.cli.entry import run_command
 
 if __name__ == "__main__":
-    sys.exit(run(main))
+    sys.exit(run_command("pretrain", "pretrain_estimator.py", sys.argv[1:]))

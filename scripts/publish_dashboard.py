@@ -1,4 +1,4 @@
-"""Publishes a comparison's dashboard on Weights & Biases, or writes down what it would publish."""
+"""Publishes a comparison's dashboard, as ``slot-rl dashboard`` does; see --help."""
 
 import signal
 
@@ -6,16 +6,7 @@ signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C while Python imports: no 
 
 import sys
 
-import tyro
-
-from slot_rl.compare.dashboard import DashboardConfig, publish_dashboard
-from slot_rl.console import run
-
-
-def main() -> None:
-    """Parses the flags and publishes."""
-    publish_dashboard(tyro.cli(DashboardConfig, config=(tyro.conf.PositionalRequiredArgs,)))
-
+from slot_rl.cli.entry import run_command
 
 if __name__ == "__main__":
-    sys.exit(run(main))
+    sys.exit(run_command("dashboard", "publish_dashboard.py", sys.argv[1:]))

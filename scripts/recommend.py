@@ -1,4 +1,4 @@
-"""Writes what a trained agent recommends for a file of requests; see --help."""
+"""Answers a file of requests, as ``slot-rl recommend`` does; see --help."""
 
 import signal
 
@@ -6,16 +6,7 @@ signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C while Python imports: no 
 
 import sys
 
-import tyro
-
-from slot_rl.console import run
-from slot_rl.recommending import RecommendConfig, recommend
-
-
-def main() -> None:
-    """Parses the flags and recommends."""
-    recommend(tyro.cli(RecommendConfig))
-
+from slot_rl.cli.entry import run_command
 
 if __name__ == "__main__":
-    sys.exit(run(main))
+    sys.exit(run_command("recommend", "recommend.py", sys.argv[1:]))

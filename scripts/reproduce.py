@@ -20,6 +20,7 @@ from benchmarks.campaigns import CampaignsConfig, measure_campaigns  # noqa: E40
 from benchmarks.gradient_advice import GradientAdviceConfig, measure_gradient_advice  # noqa: E402
 from benchmarks.held_out_pairs import HeldOutPairsConfig, measure_held_out_pairs  # noqa: E402
 from benchmarks.landscapes import LandscapesConfig, reproduce_landscapes  # noqa: E402
+from benchmarks.prepare_landscapes import PrepareLandscapesConfig, prepare_landscapes  # noqa: E402
 from benchmarks.pressure import PressureConfig, measure_pressure  # noqa: E402
 from benchmarks.reproductions.aligner_report import AlignerReportConfig, report_aligner  # noqa: E402
 from benchmarks.reproductions.intermediate_loss_toy import IntermediateLossConfig, reproduce_intermediate_loss  # noqa: E402
@@ -39,6 +40,7 @@ REPRODUCTIONS: dict[str, tuple[type, Callable[[Any], object]]] = {
     "landscapes": (LandscapesConfig, reproduce_landscapes),
     "pick-value": (PickValueConfig, reproduce_pick_value),
     "poly": (PolynomialConfig, reproduce_polynomial),
+    "prepare-landscapes": (PrepareLandscapesConfig, prepare_landscapes),
     "pressure": (PressureConfig, measure_pressure),
     "quadratics": (QuadraticsConfig, reproduce_quadratics),
     "slate-log": (SlateLogConfig, write_slate_log),

@@ -1,4 +1,4 @@
-"""Rebuilds the Weights & Biases run of run folders from their own files; see --help."""
+"""Rebuilds Weights & Biases runs, as ``slot-rl resync`` does; see --help."""
 
 import signal
 
@@ -6,16 +6,7 @@ signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C while Python imports: no 
 
 import sys
 
-import tyro
-
-from slot_rl.console import run
-from slot_rl.resyncing import ResyncConfig, resync
-
-
-def main() -> None:
-    """Parses the flags and rebuilds."""
-    resync(tyro.cli(ResyncConfig, config=(tyro.conf.PositionalRequiredArgs,)))
-
+from slot_rl.cli.entry import run_command
 
 if __name__ == "__main__":
-    sys.exit(run(main))
+    sys.exit(run_command("resync", "resync.py", sys.argv[1:]))

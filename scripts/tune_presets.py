@@ -1,4 +1,4 @@
-"""Tunes an environment's presets: ``tune_presets.py --presets FOLDER --env ID --out DIR``; see --help."""
+"""Tunes presets, as ``slot-rl tune`` does; see --help."""
 
 import signal
 
@@ -6,16 +6,7 @@ signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C while Python imports: no 
 
 import sys
 
-import tyro
-
-from slot_rl.compare.tuning import TuneConfig, tune
-from slot_rl.console import run
-
-
-def main() -> None:
-    """Parses the flags and tunes."""
-    tune(tyro.cli(TuneConfig, description=__doc__, config=(tyro.conf.OmitArgPrefixes,)))
-
+from slot_rl.cli.entry import run_command
 
 if __name__ == "__main__":
-    sys.exit(run(main))
+    sys.exit(run_command("tune", "tune_presets.py", sys.argv[1:]))

@@ -4,15 +4,22 @@ Importing the package registers its environments with Gymnasium and nothing more
 load where they are used.
 """
 
+import signal
+import sys
 from importlib import import_module
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+if Path(sys.argv[0]).stem == "slot-rl":
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C while the command imports: no traceback
 
 from slot_rl.envs.registration import register_envs
 
 if TYPE_CHECKING:
+    from slot_rl.example_tables import example
     from slot_rl.problems import Observation, Problem, RowProblem, SlotProblem, make_problem
     from slot_rl.recommending import Recommender
-    from slot_rl.runs import TrainedRun, load, train
+    from slot_rl.runs import TrainedRun, fit_table, load, train
 
 __version__ = "0.1.0"
 __all__ = [
@@ -22,12 +29,21 @@ __all__ = [
     "RowProblem",
     "SlotProblem",
     "TrainedRun",
+    "example",
+    "fit_table",
     "load",
     "make_problem",
     "train",
 ]
 
-_HOMES = {"train": "runs", "load": "runs", "TrainedRun": "runs", "Recommender": "recommending"}
+_HOMES = {
+    "example": "example_tables",
+    "fit_table": "runs",
+    "train": "runs",
+    "load": "runs",
+    "TrainedRun": "runs",
+    "Recommender": "recommending",
+}
 
 register_envs()
 

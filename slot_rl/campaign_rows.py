@@ -13,6 +13,7 @@ from torch import Tensor
 from slot_rl.estimators.encoding import TableEncoding
 from slot_rl.estimators.table import LARGEST, Table, TextColumn, cell_text, read_table
 from slot_rl.estimators.table_files import TableError, column_names, is_row_number
+from slot_rl.spelling import missing_column
 
 MEAN, SPREAD = "predicted_mean", "predicted_spread"
 """Columns of a proposal, for people: the members' mean and standard deviation. They are never features."""
@@ -120,7 +121,7 @@ def _of_frame(frame: pd.DataFrame, score: str | None, contexts: Sequence[str], f
         if wanted.count(name) > 1:
             raise TableError(f"expected {name!r} as one of score, context or feature, got it more than once")
         if names.count(name) != 1:
-            raise TableError(f"expected a column {name!r} in {GIVEN}, got {', '.join(map(repr, names)) or 'none'}")
+            raise TableError(missing_column(name, names, GIVEN))
     if len(frame) == 0 or not chosen:
         raise TableError(f"expected rows with features in {GIVEN}, got {len(frame)} rows of {len(chosen)} features")
     cells = {name: frame.iloc[:, names.index(name)].tolist() for name in wanted}

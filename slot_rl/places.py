@@ -58,7 +58,8 @@ def claimed(place: Path, done: str | None = None) -> Iterator[None]:
 
 def _write_holder(descriptor: int) -> None:
     os.ftruncate(descriptor, 0)
-    os.pwrite(descriptor, json.dumps({"process": os.getpid(), "host": socket.gethostname()}).encode(), 0)
+    os.lseek(descriptor, 0, os.SEEK_SET)
+    os.write(descriptor, json.dumps({"process": os.getpid(), "host": socket.gethostname()}).encode())
 
 
 def _holder(lock: Path) -> str:

@@ -48,6 +48,7 @@ from slot_rl.problems.named import SHIPPED_SLATE, SYNTHETIC, Synthetic
 from slot_rl.provenance import command_line, versions
 from slot_rl.seeding import generator_from, seeded_initialisation
 from slot_rl.slate_pretraining import SlateFiles, pretrain_slates
+from slot_rl.spelling import unknown
 
 TEST_SAMPLES = 100_000
 _USED_BY_ALL = ("out", "seed", "force")
@@ -239,8 +240,7 @@ def _slate_files(config: PretrainConfig, log: Path) -> SlateFiles:
 def _fit_problem(config: PretrainConfig, kept: KeptFit) -> Fit:
     by_name = {synthetic.shipped: synthetic for synthetic in SYNTHETIC.values()}
     if config.problem not in by_name:
-        names = ", ".join([*by_name, SHIPPED_SLATE])
-        raise ValueError(f"expected --problem to be one of {names}, got {config.problem!r}")
+        raise ValueError(unknown("expected --problem to be one of", (*by_name, SHIPPED_SLATE), config.problem))
     synthetic = by_name[config.problem]
     shape, widths = synthetic.shape, config.product_widths
     with seeded_initialisation(config.seed):

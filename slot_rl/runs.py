@@ -1,22 +1,26 @@
-"""Training and loading from Python: ``slot_rl.train`` and ``slot_rl.load``, the same code as the commands."""
+"""Fitting, training and loading from Python: ``slot_rl.fit_table``, ``train`` and ``load``, the commands' code."""
 
 import operator
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from slot_rl.agents import AGENTS, Agent
 from slot_rl.agents.base import Options, changed
 from slot_rl.checkpoints import agent_of_run
 from slot_rl.estimators.pessimism import Pessimism
+from slot_rl.estimators.table_models import RowModel
 from slot_rl.estimators.trusted import parse_reference
 from slot_rl.evaluation import EvaluationConfig
 from slot_rl.io import read_config
+from slot_rl.pretraining import PretrainConfig, pretrain
 from slot_rl.problems import Problem
 from slot_rl.problems.constraints.written import ConstraintFlags
 from slot_rl.problems.named import OWN
 from slot_rl.reevaluation import problem_of_run, summary_of_run
 from slot_rl.seeding import Seed, as_seed
+from slot_rl.spelling import unknown
 from slot_rl.tracking import WandbMode
 from slot_rl.training import RunConfig, train_run
 
@@ -46,7 +50,7 @@ def train(
     seed: Seed = 0,
     out: Path | str | None = None,
     force: bool = False,
-    estimator: str | None = None,
+    estimator: Path | str | None = None,
     truth: Path | str | None = None,
     trust: bool = False,
     wandb: WandbMode | None = None,
@@ -81,7 +85,7 @@ def train(
         ValueError: If the input is bad; then nothing was written.
     """
     if agent not in AGENTS:
-        raise ValueError(f"expected an agent among {', '.join(AGENTS)}, got {agent!r}")
+        raise ValueError(unknown("expected an agent among", AGENTS, agent))
     if not isinstance(problem, Problem | str):
         raise TypeError(f"expected a problem, an id, or path.py:function, got {type(problem).__name__}")
     if isinstance(problem, Problem) and objective is not None:
@@ -92,7 +96,7 @@ def train(
     run = RunConfig(
         env=RunConfig.env if own else problem if isinstance(problem, str) else OWN,
         problem=own,
-        estimator=estimator,
+        estimator=None if estimator is None else str(estimator),
         truth=None if truth is None else Path(truth),
         trust=trust,
         timesteps=operator.index(timesteps),
@@ -108,6 +112,42 @@ def train(
     found = changed(options or AGENTS[agent].options, changes)
     folder, trained, summary = train_run(agent, run, found, built)
     return TrainedRun(folder, built, trained, summary)
+
+
+def fit_table(
+    table: Path | str,
+    score: str,
+    *,
+    out: Path | str,
+    context: Sequence[str] = (),
+    model: Literal["net", "auto", RowModel] = "net",
+    force: bool = False,
+    **flags: Any,
+) -> Path:
+    """Fits an estimator to a table of measured rows, as ``slot-rl pretrain`` does.
+
+    Args:
+        table: CSV or Parquet file with one configuration a row; :func:`slot_rl.example` has one to try.
+        score: The table's score column, higher is better.
+        out: Folder to write the estimator to.
+        context: Columns that are given, not chosen.
+        model: What is fitted.
+        force: Replace an estimator that is already there.
+        flags: Further fields of :class:`slot_rl.pretraining.PretrainConfig`.
+
+    Returns:
+        The folder, for ``train("SlotRL/Rows-v0", estimator=...)``.
+
+    Raises:
+        TypeError: If a flag is unknown.
+        ValueError: If the table is not usable, or the folder is taken.
+    """
+    pretrain(
+        PretrainConfig(
+            table=Path(table), score=score, out=Path(out), context=tuple(context), model=model, force=force, **flags
+        )
+    )
+    return Path(out)
 
 
 def load(

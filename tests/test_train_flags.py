@@ -1,34 +1,19 @@
-"""The flags of ``train_agent.py``: an agent shows and takes its selector's own, and refuses bad ones in time."""
+"""The flags of ``slot-rl train``: an agent shows and takes its selector's own, and refuses bad ones in time."""
 
-import importlib.util
 import re
-import sys
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
 
 from slot_rl.agents.ppo import PPOOptions
 from slot_rl.agents.selector_agent import AnnealedSelectorOptions, SelectorOptions
-from slot_rl.console import run
+from slot_rl.cli.entry import run_command
 from slot_rl.selectors import RLOO, Gumbel, IntermediateLoss, Selector, StraightThrough
 
-SCRIPT = Path(__file__).resolve().parents[1] / "scripts" / "train_agent.py"
-
 
 @pytest.fixture
-def script() -> ModuleType:
-    """The command as a module: a process of its own takes seconds; test_training.py starts some."""
-    spec = importlib.util.spec_from_file_location("train_agent", SCRIPT)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-@pytest.fixture
-def trained(script: ModuleType, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, Any, Any]]:
+def trained(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, Any, Any]]:
     """What ``train`` would have been called with."""
     calls: list[tuple[str, Any, Any]] = []
 
@@ -36,16 +21,13 @@ def trained(script: ModuleType, monkeypatch: pytest.MonkeyPatch) -> list[tuple[s
         calls.append(arguments)
         return None, None, {"status": "finished"}
 
-    monkeypatch.setattr(script, "train_run", record)
+    monkeypatch.setattr("slot_rl.training.train_run", record)
     return calls
 
 
-def exit_code(script: ModuleType, *arguments: str, monkeypatch: pytest.MonkeyPatch) -> Any:
-    # Wide enough that no message is wrapped.
-    monkeypatch.setenv("COLUMNS", "250")
-    monkeypatch.setattr(sys, "argv", ["train_agent.py", *arguments])
+def exit_code(*arguments: str) -> Any:
     try:
-        return run(script.main)
+        return run_command("train", "slot-rl train", arguments)
     except SystemExit as exit:
         return exit.code
 
@@ -64,10 +46,8 @@ OWN_FLAGS = {
 
 
 @pytest.mark.parametrize("agent", OWN_FLAGS)
-def test_help_lists_the_selectors_own_options(
-    agent: str, script: ModuleType, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    assert exit_code(script, "--agent", agent, "--help", monkeypatch=monkeypatch) == 0
+def test_help_lists_the_selectors_own_options(agent: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert exit_code("--agent", agent, "--help") == 0
     # All flags at once: where the terminal is wide, the help stands in columns.
     shown = flags_in(capsys.readouterr().out)
     assert shown & set().union(*OWN_FLAGS.values()) == OWN_FLAGS[agent]
@@ -86,20 +66,18 @@ def test_help_lists_the_selectors_own_options(
     ],
 )
 def test_flags_reach_the_selector(
-    command: str, selector: Selector, script: ModuleType, trained: list[Any], monkeypatch: pytest.MonkeyPatch
+    command: str, selector: Selector, trained: list[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert exit_code(script, *command.split(), monkeypatch=monkeypatch) == 0
+    assert exit_code(*command.split()) == 0
     ((name, _, options),) = trained
     assert isinstance(options, SelectorOptions)
     assert (name, options.selector) == (selector.name, selector)
 
 
-def test_flags_reach_schedules_and_other_agents(
-    script: ModuleType, trained: list[Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_flags_reach_schedules_and_other_agents(trained: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
     command = "--tau 4 --tau-end 1 --tau-schedule exponential --entropy 0.2 --entropy-schedule constant"
-    assert exit_code(script, *command.split(), monkeypatch=monkeypatch) == 0
-    assert exit_code(script, "--agent", "ppo", "--epochs", "2", monkeypatch=monkeypatch) == 0
+    assert exit_code(*command.split()) == 0
+    assert exit_code("--agent", "ppo", "--epochs", "2") == 0
     (_, _, moving), (_, _, ppo) = trained
     assert isinstance(moving, AnnealedSelectorOptions)
     assert moving.selector_at(0.5) == Gumbel(tau=2.0)
@@ -118,28 +96,35 @@ def test_flags_reach_schedules_and_other_agents(
         ),
         ("--agent gumbel --tau-schedule linear", "expected an end for the linear schedule, got none"),
         ("--agent gumbel --tau-end 0 --tau-schedule cosine", "expected tau > 0, got 0.0"),
-        ("--agent rloo --tau 1", "Unrecognized options: --tau"),
+        ("--agent rloo --tau 1", "expected flags of slot-rl train --agent rloo (--help lists them), got --tau"),
+        ("--timestep 3", "got --timestep; did you mean '--timesteps'?"),
+        ("--agent gumble", "got 'gumble'; did you mean 'gumbel'?"),
+        ("--env SlotRL/Slot-v0", "got 'SlotRL/Slot-v0'; did you mean 'SlotRL/Slots-v0'?"),
+        ("--wandb onlin", "expected --wandb to be one of disabled, offline, online, got 'onlin'; did you mean"),
+        ("--timesteps 1e5", "expected --timesteps INT: invalid literal for int() with base 10: '1e5'"),
+        ("--timesteps", "expected --timesteps INT, got no value"),
+        ("--agent", "expected a value of --agent, got none"),
+        ("run", "expected no further word after the flags of slot-rl train --agent gumbel, got run"),
     ],
 )
 def test_bad_flags_exit_with_2_and_leave_no_folder(
     command: str,
     message: str,
-    script: ModuleType,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert exit_code(script, *command.split(), monkeypatch=monkeypatch) == 2
+    assert exit_code(*command.split()) == 2
     assert capsys.readouterr().err.count(message) == 1
     assert not any(tmp_path.iterdir())
 
 
 def test_a_problem_too_large_leaves_no_folder(
-    script: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     command = "--agent exact --limit 4095 --env SlotRL/PickValue-v0 --wandb disabled --eval-size 2"
-    assert exit_code(script, *command.split(), monkeypatch=monkeypatch) == 2
+    assert exit_code(*command.split()) == 2
     assert capsys.readouterr().err == "error: expected at most 4,095 configurations to enumerate, got 8^4\n"
     assert not any(tmp_path.iterdir())

@@ -22,6 +22,7 @@ from slot_rl.problems import Problem
 from slot_rl.problems.constraints.written import ConstraintFlags
 from slot_rl.problems.named import OWN
 from slot_rl.provenance import provenance
+from slot_rl.spelling import unknown
 from slot_rl.tracking import WandbMode, check_tensorboard, run_group, wandb_mode, wandb_project
 
 UNESTABLISHED = 1
@@ -134,7 +135,7 @@ def _chosen(flag: str, labels: Sequence[str], entries: Sequence[Any]) -> list[An
     known = [entry.label for entry in entries]
     for label in labels:
         if label not in known:
-            raise ValueError(f"expected {flag} to be of {', '.join(known)}, got {label!r}")
+            raise ValueError(unknown(f"expected {flag} to be of", known, label))
     return [entry for entry in entries if not labels or entry.label in labels]
 
 

@@ -24,6 +24,7 @@ from slot_rl.evaluation import EvaluationConfig
 from slot_rl.io import SUMMARY, read_json
 from slot_rl.problems.named import short_name
 from slot_rl.provenance import versions
+from slot_rl.spelling import nearest
 from slot_rl.tracking import WandbMode
 
 RUNS, FAILURE, PARTIAL = "runs", "failure.json", ".partial"
@@ -196,7 +197,7 @@ class Study:
         if unknown or len(set(names)) < max(1, len(names)):
             raise ValueError(
                 f"expected --agents to name some of {', '.join(sorted(AGENTS))}, each once, "
-                f"got {', '.join(unknown or names) or 'none'}"
+                f"got {', '.join(unknown or names) or 'none'}{nearest(unknown[0], AGENTS) if unknown else ''}"
             )
 
     def runs(self, tracking: Tracking) -> list[Run]:
@@ -259,7 +260,8 @@ def read_study(path: Path, variables: Mapping[str, str], trust: bool = False) ->
         document = _filled(read_yaml(path, "a study"), variables)
         unknown = set(document) - set(STUDY_KEYS)
         if unknown:
-            raise ValueError(f"unknown keys {', '.join(map(str, sorted(unknown)))}")
+            names = sorted(map(str, unknown))
+            raise ValueError(f"unknown keys {', '.join(names)}{nearest(names[0], STUDY_KEYS)}")
         numbers = {"timesteps": int, "failure_threshold": float}
         found: dict[str, Any] = {key: number(document[key]) for key, number in numbers.items() if key in document}
         found["agents"] = [

@@ -14,6 +14,7 @@ from slot_rl.documents import as_declared
 from slot_rl.estimators.frames import is_numeric, need_columns, numbers, texts
 from slot_rl.estimators.table import refuse_narrow
 from slot_rl.estimators.table_files import TableError, is_row_number
+from slot_rl.spelling import nearest
 
 UNSEEN = 0
 """The index of a category that the fit has not seen; its column is then as good as left out."""
@@ -146,7 +147,10 @@ def id_column(frame: pd.DataFrame, names: Sequence[str], path: Path) -> str:
     for name in names:
         if name in frame.columns:
             return name
-    raise TableError(f"expected a column {' or '.join(map(repr, names))} in {path}, got {', '.join(frame.columns)}")
+    raise TableError(
+        f"expected a column {' or '.join(map(repr, names))} in {path}, got {', '.join(frame.columns)}"
+        f"{nearest(names[0], frame.columns)}"
+    )
 
 
 def check_ids(ids: Sequence[str], name: str, path: Path) -> None:

@@ -18,6 +18,7 @@ import pyarrow.parquet
 
 from slot_rl.estimators.table import LARGEST, cell_text, remark_on
 from slot_rl.estimators.table_files import TableError, stream_cells, unreadable
+from slot_rl.spelling import missing_column
 
 SUFFIXES = (".csv", ".parquet", ".jsonl")
 FRAME_ROWS = 8_192
@@ -98,7 +99,7 @@ def need_columns(frame: pd.DataFrame, columns: Iterable[str], path: Path) -> Non
     """Raises TableError if a column is missing; the path is for the message."""
     for column in columns:
         if column not in frame.columns:
-            raise TableError(f"expected a column {column!r} in {path}, got {', '.join(map(repr, frame.columns))}")
+            raise TableError(missing_column(column, frame.columns, path))
 
 
 def texts(cells: "pd.Series[Any]") -> list[str]:

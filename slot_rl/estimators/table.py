@@ -29,6 +29,7 @@ from slot_rl.estimators.table_files import (
     read_columns,
     refuse_doubled,
 )
+from slot_rl.spelling import missing_column
 
 IDENTIFIER_SHARE = 0.5
 IDENTIFIER_LEAST = 100
@@ -167,7 +168,7 @@ def _check_wanted(path: Path, names: Sequence[str], wanted: Sequence[str], score
     asked = [*wanted, *([] if score is None else [score])]
     for name in asked:
         if name not in names:
-            raise TableError(f"expected a column {name!r} in {path}, got {', '.join(map(repr, names))}")
+            raise TableError(missing_column(name, names, path))
         if asked.count(name) > 1:
             raise TableError(f"expected {name!r} as one of score, context or feature, got it more than once")
 

@@ -41,6 +41,7 @@ from slot_rl.problems.slates import SlateProblem
 from slot_rl.problems.slots import SlotProblem
 from slot_rl.problems.truth_table import TruthTable
 from slot_rl.problems.truths import PairwiseTruth, SaturatingTruth, pick_value
+from slot_rl.spelling import unknown
 
 ROWS, OWN = "SlotRL/Rows-v0", "SlotRL/Own-v0"
 SLATE, SLATES = "SlotRL/Slate-v0", "SlotRL/Slates-v0"
@@ -164,7 +165,7 @@ def make_problem(
     if problem is None and parse_reference(env_id) is not None:
         env_id, problem = OWN, env_id
     if env_id not in IDS:
-        raise ValueError(f"expected one of {', '.join(IDS)}, or path.py:function, got {env_id!r}")
+        raise ValueError(unknown("expected path.py:function, or one of", IDS, env_id))
     if env_id != OWN:
         _refuse(env_id, problem=problem)
     check_unmeasured(unmeasured, truth)

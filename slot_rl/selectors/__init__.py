@@ -22,6 +22,7 @@ from slot_rl.selectors.rloo import RLOO
 from slot_rl.selectors.screened_expectation import ScreenedExpectation
 from slot_rl.selectors.softmax import Softmax
 from slot_rl.selectors.straight_through import StraightThrough
+from slot_rl.spelling import unknown
 
 __all__ = [
     "BernoulliDraw",
@@ -88,13 +89,13 @@ def make(name: str, **options: Any) -> Selector:
             raise TypeError(f"expected no options for 'zgr', reinmax at tau = 1, got {', '.join(options)}")
         return SELECTORS["reinmax"]()
     if name not in SELECTORS:
-        raise ValueError(f"expected one of {', '.join(NAMES)} or zgr, got {name!r}")
+        raise ValueError(unknown("expected one of", (*NAMES, "zgr"), name))
     kind = SELECTORS[name]
     hints = get_type_hints(kind)
     types = {field.name: hints[field.name] for field in fields(kind)}  # type: ignore[arg-type]
     for key, value in options.items():
         if key not in types:
-            raise TypeError(f"expected options of {name!r} among {', '.join(types) or 'none'}, got {key!r}")
+            raise TypeError(unknown(f"expected options of {name!r} among", types or ("none",), key))
         _check_type(f"{name}'s {key}", types[key], value)
     return kind(**options)
 

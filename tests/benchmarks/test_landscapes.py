@@ -42,7 +42,7 @@ tasks:
 @pytest.fixture
 def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with a full factorial of three features in two contexts, the only landscape that is known."""
-    for user in ("table_models", "pressure"):  # they look landscapes up when they are imported
+    for user in ("table_models", "pressure", "prepare_landscapes"):  # they look landscapes up when they are imported
         import_module(f"benchmarks.{user}")
     monkeypatch.setattr(landscapes, "LANDSCAPES", {"tiny": TINY})
     monkeypatch.setattr(landscapes, "STUDY", tmp_path / "study.yaml")

@@ -109,6 +109,27 @@ def constraints_of(entries: Sequence[Entry | Constraint], trust: bool = False) -
     return [entry if isinstance(entry, Constraint) else _built(entry, trust) for entry in entries]
 
 
+def as_entry(constraint: Constraint) -> dict[str, Any] | None:
+    """Returns the entry that says a constraint; None for one that a file or numbers of the items say."""
+    if isinstance(constraint, Distinct):
+        return {"distinct": True if constraint.slots is None else list(constraint.slots)}
+    if isinstance(constraint, Fixed):
+        return {"fixed": dict(constraint.items)}
+    if isinstance(constraint, AtMost | AtLeast) and isinstance(constraint.of, str | Mapping):
+        of = constraint.of if isinstance(constraint.of, str) else dict(constraint.of)
+        quota = {"count": constraint.count, "of": of, "value": constraint.value}
+        return {"at_most" if isinstance(constraint, AtMost) else "at_least": quota}
+    if isinstance(constraint, NotTogether):
+        pairs = ((_written(first), _written(second)) for first, second in constraint.pairs)
+        return {"not_together": [list(pair) for pair in pairs]}
+    return None
+
+
+def _written(place: Any) -> Any:
+    """Returns an item, or one slot with its item, as an entry says it; see :func:`_place`."""
+    return {place[0]: place[1]} if isinstance(place, tuple) else place
+
+
 def moved_entries(entries: Sequence[Entry], feasible: str | None) -> list[Entry]:
     """Returns entries whose file of allowed answers lies elsewhere, with the hash that it must have.
 
