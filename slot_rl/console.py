@@ -22,9 +22,11 @@ BAD_INPUT = 2
 EXIT_CODES = {"finished": 0, "interrupted": 130, "terminated": 143}
 """By how a command ended: well, after Ctrl-C (SIGINT), after SIGTERM."""
 
+# A notebook is written to like a file: rich's bars there would need ipywidgets, and warn where it is missing.
+_TERMINAL = False if "ipykernel" in sys.modules else None
 # Text from data is never read as markup.
-console = Console(highlight=False, markup=False, emoji=False)
-_errors = Console(stderr=True, highlight=False, soft_wrap=True, markup=False, emoji=False)
+console = Console(highlight=False, markup=False, emoji=False, force_jupyter=False, force_terminal=_TERMINAL)
+_errors = Console(stderr=True, highlight=False, soft_wrap=True, markup=False, emoji=False, force_jupyter=False)
 
 
 def visible(text: str) -> str:

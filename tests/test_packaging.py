@@ -10,13 +10,16 @@ import shutil
 import subprocess
 import sys
 import zipfile
+from email import message_from_bytes
 from importlib.metadata import requires, version
 from pathlib import Path
 
 import pytest
+import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+import slot_rl
 from slot_rl.envs import SlotsEnv, SlotsVectorEnv, SlotVecEnv
 
 if sys.version_info >= (3, 11):
@@ -99,6 +102,31 @@ def test_a_wheel_holds_every_module_and_the_shipped_estimators(wheel: Path) -> N
 
 def test_a_wheel_is_built_without_a_warning_about_its_packages(wheel_and_output: tuple[Path, str]) -> None:
     assert "is absent from the `packages` configuration" not in wheel_and_output[1]
+
+
+def test_the_version_stands_in_one_place(wheel: Path) -> None:
+    with zipfile.ZipFile(wheel) as archive:
+        (name,) = (name for name in archive.namelist() if name.endswith(".dist-info/METADATA"))
+        described = message_from_bytes(archive.read(name))
+    assert described["Version"] == version("slot_rl") == slot_rl.__version__
+    for file in ("pyproject.toml", "CITATION.cff"):
+        assert slot_rl.__version__ not in (ROOT / file).read_text(encoding="utf-8")
+    assert f"## [{slot_rl.__version__}]" in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+
+
+def test_a_wheel_says_where_it_comes_from(wheel: Path) -> None:
+    with zipfile.ZipFile(wheel) as archive:
+        (name,) = (name for name in archive.namelist() if name.endswith(".dist-info/METADATA"))
+        described = message_from_bytes(archive.read(name))
+    urls = dict(url.split(", ") for url in described.get_all("Project-URL", []))
+    assert urls.keys() == {"Homepage", "Documentation", "Changelog", "Issues"}
+    assert all(url.startswith("https://") for url in urls.values())
+    assert described["Author"] == "The slot_rl authors"
+    assert described["Author"] in (ROOT / "LICENSE").read_text(encoding="utf-8")
+    pythons = [line.split(":: ")[-1] for line in described.get_all("Classifier", []) if "Python :: 3." in line]
+    workflow = yaml.safe_load((ROOT / ".github" / "workflows" / "tests.yml").read_text(encoding="utf-8"))
+    assert pythons == workflow["jobs"]["tests"]["strategy"]["matrix"]["python"]
+    assert described["Requires-Python"] == f">={pythons[0]}"
 
 
 def test_a_wheel_works_on_its_own(wheel: Path, tmp_path: Path) -> None:

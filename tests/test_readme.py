@@ -13,7 +13,8 @@ from slot_rl.selectors import NAMES
 from tests.conftest import ROOT, Command
 from tests.helpers.commands import exit_code
 
-PAGES = {page: page.read_text(encoding="utf-8") for page in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))}
+SOURCES = (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")))
+PAGES = {page: page.read_text(encoding="utf-8") for page in SOURCES}
 TEXT = "\n".join(PAGES.values())
 PYTHON = re.findall(r"```python\n(.*?)```", TEXT, flags=re.DOTALL)
 WORDS = "init train compare pretrain recommend evaluate diagnose campaign dashboard resync tune export"
@@ -70,7 +71,7 @@ def test_the_readme_is_short() -> None:
     assert len(PAGES[ROOT / "README.md"].split()) <= MOST_WORDS
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_links_and_pictures_exist(page: Path) -> None:
     targets = [target for target in re.findall(r"\]\(([^)#\s]+)\)", PAGES[page]) if "://" not in target]
     missing = [target for target in targets if not (page.parent / target).exists()]

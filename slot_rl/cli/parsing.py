@@ -11,16 +11,17 @@ import tyro
 from slot_rl.example_tables import with_examples
 from slot_rl.spelling import nearest, unknown
 
+Parsed = TypeVar("Parsed")
+
+
+def _left_to_tyro(hook: Callable[[Any], None]) -> AbstractContextManager[None]:
+    return nullcontext()
+
+
 try:
     from tyro._errors import on_parse_error
 except ImportError:  # an earlier or a later tyro: its errors are shown in its own style
-
-    def on_parse_error(hook: Callable[[Any], None]) -> AbstractContextManager[None]:  # type: ignore[misc]
-        """Leaves errors to tyro."""
-        return nullcontext()
-
-
-Parsed = TypeVar("Parsed")
+    on_parse_error = _left_to_tyro  # type: ignore[assignment]
 
 
 def parse(kind: Callable[..., Parsed], prog: str, arguments: Sequence[str], *markers: Any, **further: Any) -> Parsed:

@@ -398,3 +398,4 @@ BUILDERS: dict[str, Callable[[Arguments], Problem]] = {
 }
 """What builds each problem, by its id."""
 IDS = tuple(BUILDERS)
+"""The id of each problem, which is that of its one-step environment."""

@@ -18,6 +18,7 @@ from slot_rl.search.base import ScoreChoice, SearchResult, best_of, is_allowed
 from slot_rl.search.constant import constant_choice, search_constant
 
 MOST_CONFIGURATIONS = 200_000
+"""More configurations than this are not enumerated."""
 _CHUNK = 65_536
 
 

@@ -68,7 +68,9 @@ SELECTORS: dict[str, type[Selector]] = {
         Rebar,
     )
 }
+"""The class of each selector, by its name."""
 NAMES = tuple(SELECTORS)
+"""The names of all selectors."""
 
 
 def make(name: str, **options: Any) -> Selector:
