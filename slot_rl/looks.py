@@ -21,6 +21,8 @@ GREYS = 2
 MARKERS = "os^Dv<>PX*phd"
 DASHES: tuple[Any, ...] = ("-", (0, (4, 1.5)), (0, (1, 1.2)), (0, (6, 1.5, 1, 1.5)), (0, (6, 1.5, 1, 1.5, 1, 1.5)))
 
+VARIANTS = (len(DASHES) - 1) * (len(MARKERS) - 1)
+
 CHOSEN = (
     "gumbel multistart ppo reinforce expert_iteration learned_critic a2c aligned reproduction maskable_ppo "
     "straight_through random best_constant",
@@ -64,7 +66,7 @@ def look_of(name: str) -> Look:
 
 
 def variant(look: Look, number: int) -> Look:
-    """Returns a look of the same colour; numbers below 44 give looks that differ from it and from each other."""
+    """Returns a look of the same colour; numbers below :data:`VARIANTS` give as many looks."""
     others = [
         (dash, marker) for marker, dash in product(MARKERS, DASHES) if dash != look.dash and marker != look.marker
     ]
@@ -72,13 +74,14 @@ def variant(look: Look, number: int) -> Look:
 
 
 def looks_of(names: Iterable[str]) -> dict[str, Look]:
-    """Returns the looks of names in one picture, no two alike: of two with one look, the later one gets a variant."""
+    """Returns the looks of names in one picture: of two with one colour and dash, the later one gets a variant."""
     found: dict[str, Look] = {}
     for name in dict.fromkeys(names):
-        look, number = look_of(name), 0
-        while (look.colour, look.dash) in {(other.colour, other.dash) for other in found.values()} and number < 44:
-            look, number = variant(look_of(name), number), number + 1
-        found[name] = look
+        plain, taken = look_of(name), list(found.values())
+        looks = [plain, *(variant(plain, number) for number in range(VARIANTS))]
+        lines = [look for look in looks if all(look.line != other.line for other in taken)]
+        free = lines or [look for look in looks if look not in taken]
+        found[name] = free[0] if free else plain
     return found
 
 

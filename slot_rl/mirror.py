@@ -17,11 +17,13 @@ from queue import SimpleQueue
 from threading import Thread
 from typing import IO, Any
 
+from slot_rl.wandb_labels import VARIABLES
+
 MIRROR_SECONDS = 7.0
 """Seconds that the end of a run waits for its mirror, so that it costs ten at most."""
 _START = "import sys; sys.path[:] = sys.argv[1:]; from slot_rl.mirror_process import main; main()"
-_LEFT_OUT = ("WANDB_SERVICE", "WANDB_RESUME")
-"""Variables of a run of the caller's own that must not take hold of this one."""
+_LEFT_OUT = (*VARIABLES, "WANDB_SERVICE", "WANDB_RESUME")
+"""Variables that labels hold already, and those of a run of the caller's own, which must not take hold of this one."""
 
 
 class Mirror:

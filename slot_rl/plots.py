@@ -28,7 +28,7 @@ DISTANCE = "distance to the best (1 - optimality), smaller is better"
 SMALLER = "distance to the best\n(1 - optimality), smaller is better"
 """Labels of an axis of distances; the second stands beside an axis whose height it would exceed in one line."""
 STEPS = [step * 10.0**power for power in range(-3, 4) for step in (1, 2, 5)]
-MOST_STEPS = 7
+MOST_TICKS = 7
 
 
 def plain_text(text: str) -> str:
@@ -55,7 +55,7 @@ def scale_distances(axes: Axes, which: Literal["x", "y"]) -> None:
     (axes.set_xscale if which == "x" else axes.set_yscale)("log")
     (axes.set_xlim if which == "x" else axes.set_ylim)(low / pad, high * pad)
     ticks = [step for step in STEPS if low <= step <= high]
-    if len(ticks) > MOST_STEPS:
+    if len(ticks) > MOST_TICKS:
         ticks = [step for step in ticks if f"{step:e}".startswith("1")]
     axis = axes.xaxis if which == "x" else axes.yaxis
     axis.set_major_locator(FixedLocator(ticks))
@@ -102,8 +102,10 @@ def plot_learning_curve(
         looks: How each name is drawn.
     """
     figure, axes = pyplot.subplots(figsize=(7.6, 4.2), layout="constrained")
-    for name, values in curves.items():
-        axes.plot(budget, distances(values), markersize=4, label=plain_text(name), **looks[name].marked)
+    for i, (name, values) in enumerate(curves.items()):
+        # Hollow, so that a curve behind one with the same values is seen.
+        marks: dict[str, Any] = {"markersize": 4 + 4 * i, "fillstyle": "none" if i else "full"}
+        axes.plot(budget, distances(values), label=plain_text(name), **marks, **looks[name].marked)
     for name, value in levels.items():
         axes.axhline(float(distances(value)), linewidth=1.1, label=plain_text(name), **looks[name].line)
     axes.set(xlabel="estimator calls in training", ylabel=SMALLER, title=plain_text(title))
@@ -166,10 +168,13 @@ def plot_curves(path: Path, panels: Sequence[Panel], along: str = "", looks: Map
 
 
 def _draw_panel(axes: Axes, panel: Panel, looks: Mapping[str, Look]) -> None:
+    size = 4
     for name, (abscissas, ordinates) in panel.curves.items():
-        # A curve of a single point is not hidden by those that begin there.
-        size = 4 if len(abscissas) > 1 else 7
-        look = {**looks[name].marked, "markersize": size, "zorder": 2 + size} if panel.marked else looks[name].line
+        look = {**looks[name].marked, "markersize": 4} if panel.marked else looks[name].line
+        if panel.marked and len(abscissas) == 1:
+            # Hollow and ever larger: neither hides another, nor do curves that begin there.
+            size += 4
+            look |= {"markersize": size, "fillstyle": "none", "zorder": 10}
         axes.plot(abscissas, distances(ordinates) if panel.nearness else ordinates, linewidth=1.2, **look)
     axes.set(title=plain_text(panel.title), xlabel=plain_text(panel.along), ylabel=plain_text(panel.value))
     axes.set_yscale("log" if panel.log else "linear")
@@ -226,17 +231,16 @@ def plot_bias_and_variance(path: Path, panels: Mapping[str, Sequence[Point]]) ->
     looks = looks_of(point.name for points in panels.values() for point in points)
     for axes, (title, points) in zip(grid.flat, panels.items(), strict=False):
         least = [_edge([point.bias for point in points]), _edge([point.variance for point in points])]
-        for point in points:
+        for point in sorted(points, key=lambda each: -each.cost):  # no small marker under a large one
             place = max(point.variance, least[1]), max(point.bias, least[0])
             look = looks[point.name]
             axes.scatter(*place, s=40 + 60 * np.log2(point.cost), color=look.colour, marker=look.marker, alpha=0.7)
         axes.axhline(least[0], color="black", linewidth=0.6, linestyle=":")
-        axes.annotate("unbiased", (0.01, least[0]), xycoords=("axes fraction", "data"), fontsize="x-small", va="bottom")
         axes.set(xscale="log", yscale="log", title=plain_text(title))
         axes.margins(x=0.1, y=0.1)
         axes.grid(alpha=0.25)
     figure.supxlabel("variance / |true gradient|²", fontsize="medium")
-    figure.supylabel("squared bias / |true gradient|²", fontsize="medium")
+    figure.supylabel("squared bias / |true gradient|² (dotted line: unbiased)", fontsize="medium")
     handles = [
         Line2D([], [], linestyle="", marker=look.marker, color=look.colour, label=plain_text(name))
         for name, look in looks.items()

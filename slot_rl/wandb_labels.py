@@ -10,6 +10,7 @@ from slot_rl.documents import as_declared
 PROJECT = "slot_rl"
 RUN_LABELS = "labels"
 """The key of a run's config that holds its :class:`WandbLabels`."""
+VARIABLES = ("WANDB_PROJECT", "WANDB_ENTITY", "WANDB_NAME", "WANDB_TAGS", "WANDB_RUN_GROUP")
 LONGEST_TAG = 64
 NO_PROJECT, NO_GROUP = "/\\#?%:", "=<>"
 """Letters that Weights & Biases refuses in a project's name, and that a dashboard cannot filter a group by."""

@@ -49,7 +49,7 @@ def standings(found: Conclusions, task: str) -> list[str]:
     pairs = ranked_pairs(found, task)
     against_first = pairs[pairs["first"].isin(pairs["first"].head(1))]
     behind = [_standing(pair) for pair in against_first.to_dict("records")]
-    return [BEST if all(each == WORSE for each in behind) else LEADS, *behind]
+    return [BEST if behind and all(each == WORSE for each in behind) else LEADS, *behind]
 
 
 def advice(found: Conclusions, task: str) -> str:

@@ -28,7 +28,7 @@ FOR_A_REQUEST = {
 }
 SIZE = (4.4, 3.7)
 WIDEST_LINEAR = 20.0
-CONSTANT: dict[str, Any] = {"color": look_of("best_constant").colour, "linestyle": ":"}
+CONSTANT_LINE: dict[str, Any] = {"color": look_of("best_constant").colour, "linestyle": ":"}
 
 Panels: TypeAlias = list[tuple[Axes, pd.DataFrame]]
 """The axes of each task with the rows that are drawn there."""
@@ -99,13 +99,13 @@ def draw_seed_strip(path: Path, runs: pd.DataFrame, agents: Sequence[str] = ()) 
             axes.scatter(distances(run["optimality"]), place, zorder=3, **look)
         constants = drawn["best_constant_optimality"].dropna()
         if len(constants):
-            axes.axvline(float(distances(constants.median())), linewidth=1.2, **CONSTANT)
+            axes.axvline(float(distances(constants.median())), linewidth=1.2, **CONSTANT_LINE)
         scale_distances(axes, "x")
     figure.supxlabel(DISTANCE, fontsize="medium")
     handles = [
         Line2D([], [], linestyle="", marker="o", markersize=5, color="tab:gray", label="run"),
         Line2D([], [], linestyle="", marker="x", markersize=5, color="black", label="failed run"),
-        Line2D([], [], label="best constant", linewidth=1.2, **CONSTANT),
+        Line2D([], [], label="best constant", linewidth=1.2, **CONSTANT_LINE),
     ]
     figure.legend(handles=handles, loc="outside upper right", ncols=3, frameon=False)
     return _save(figure, path)

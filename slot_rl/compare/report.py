@@ -113,9 +113,8 @@ def print_ranking(found: Conclusions) -> None:
         table = ranking_table(found, task)
         if task != OVERALL:
             shown = table.frame[[name for name in table.frame.columns if name in AT_THE_TERMINAL]]
-            print_table(
-                f"{table.caption}; in brackets: seeds that would tell", list(shown.columns), shown.to_numpy().tolist()
-            )
+            brackets = "; in brackets: seeds that would tell" * any("(" in each for each in shown["verdict"])
+            print_table(table.caption + brackets, list(shown.columns), shown.to_numpy().tolist())
         say(table.sentence)
     for line in _notes(found):
         say(line)

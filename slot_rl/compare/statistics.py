@@ -203,7 +203,10 @@ def _summary(agent: str, rows: pd.DataFrame, threshold: float, resamples: int, s
 
 def _ended(interval: Columns, highest: float) -> Columns:
     """Ends an interval at 1, the best, or at the highest run where the best known answer was surpassed."""
-    return {key: min(value, max(1.0, highest)) if key.endswith("_high") else value for key, value in interval.items()}
+    return {
+        key: min(value, max(1.0, highest, interval[key.removesuffix("_high")])) if key.endswith("_high") else value
+        for key, value in interval.items()
+    }
 
 
 def _means(figures: pd.DataFrame) -> Columns:

@@ -78,12 +78,15 @@ def test_a_comparison_leaves_a_report_and_a_dashboard(flags: list[str], tmp_path
     assert code == 1 and "random>guided_search@PickValue-v0: not established: worse" in again
     assert "9 of 9 runs are there already" in again
     assert {path: path.stat().st_mtime_ns for path in out.glob("runs/*/summary.json")} == before
-    assert tables(again) == tables(output)
+    assert len(tables(output)) == 1 + len(AGENTS) and tables(again) == tables(output)
+    (advised,) = [line for line in output.splitlines() if line.startswith("PickValue-v0: use ")]
+    assert advised.startswith("PickValue-v0: use guided_search") and advised in page.replace("&gt;", ">")
     check_dashboards(out)
 
 
 def tables(output: str) -> list[str]:
-    return [line for line in output.splitlines() if line.startswith("|")]
+    """Returns the rows of the one ranking."""
+    return [line for line in output.splitlines() if line.startswith(("│", "┃")) and line.strip("│┃ ")[0].isalpha()]
 
 
 def check_dashboards(out: Path) -> None:
@@ -180,7 +183,7 @@ def test_a_study_of_one_agent_has_a_report(tmp_path: Path, script: Command) -> N
     flags = ("--study", study, "--eval-size", 20, "--wandb", "disabled", "--workers", 1, "--out", out)
     code, shown, errors = script(SCRIPT, *flags, "--agents", "few")
     assert code == 0, errors
-    assert (out / "report.html").is_file() and "| few" in shown
+    assert (out / "report.html").is_file() and "PickValue-v0: use few, because no other agent was compared." in shown
     assert {row["agent"] for row in long_table(out)} == {"few"}
     code, _, errors = script(SCRIPT, *flags, "--agents", "nobody")
     assert code == 2 and "expected --agents to be of random, few, got 'nobody'" in errors
