@@ -30,7 +30,7 @@ from slot_rl.wandb_labels import NO_FLAGS, WandbFlags
 
 REPORT, PAGE, TEMPLATE = "report", "report.html", "report.html.j2"
 
-SHOWN, DRAWN = 100, 130
+SHOWN, DRAWN = 90, 130
 """Pixels of the page, and of a picture's file, for each inch of a picture."""
 AT_THE_TERMINAL = ("agent", "verdict", "IQM", "95 %", "+31 calls", "calls each")
 """The columns of the ranking that fit into 80 characters."""
