@@ -122,6 +122,7 @@ def test_the_callers_own_run_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyP
 def test_the_group_holds_the_budget() -> None:
     groups = {RunIdentity("SlotRL/Slots-v0", "gumbel", 0, budget, "t", "0.1.0").group for budget in (1000, 2000)}
     assert groups == {"Slots-v0@1000", "Slots-v0@2000"}
+    assert replace(IDENTITY, task="Slots-v0").group == IDENTITY.group  # of a comparison, whose task has this label
 
 
 def test_a_task_replaces_the_env_in_group_and_name() -> None:

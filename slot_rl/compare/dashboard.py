@@ -102,18 +102,18 @@ def publish_dashboard(config: DashboardConfig) -> None:
             sent), or Weights & Biases refuses.
     """
     comparison = read_comparison(config.folder)
-    project = config.project or comparison.project
+    project, entity = config.project or comparison.project, config.entity or comparison.entity
     # Built before the login is asked for, so that bad input shows first.
-    workspaces, report = build_dashboard(comparison, config.entity or "", project)
+    workspaces, report = build_dashboard(comparison, entity or "", project)
     if config.dry_run:
         out = config.out or config.folder / SPECIFICATION
         check_out(out, force=True, suffixes=(".json",), inputs=(config.folder / COMPARISON,))
         parts = {"workspaces": list(map(_uploaded, workspaces)), "report": _uploaded(report)}
-        write_json(out, {"entity": config.entity, "project": project, **parts})
+        write_json(out, {"entity": entity, "project": project, **parts})
         say(f"specification: {out}")
     else:
         _check_login()
-        _save(comparison, config.entity or comparison.entity or _own_entity(), project)
+        _save(comparison, entity or _own_entity(), project)
     _print_sync(config, comparison)
 
 

@@ -106,6 +106,42 @@ def check_dashboards(out: Path) -> None:
     assert (group, job_type) == ("comparison__out", "comparison")
 
 
+@pytest.mark.usefixtures("in_process")
+def test_a_comparison_says_it_all_to_wandb(tmp_path: Path, script: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    study, out = tmp_path / "study.yaml", tmp_path / "out"
+    env = "env: SlotRL/PickValue-v0"
+    study.write_text(
+        f"agents: {{random: }}\ntasks: [{{{env}, name: a}}, {{{env}, name: b, timesteps: 120}}]\ntimesteps: 100\nseeds: 3\n"
+    )
+    monkeypatch.setenv("WANDB_RUN_GROUP", "variable")
+    monkeypatch.setenv("WANDB_ENTITY", "them")
+    flags = [
+        "--wandb",
+        "offline",
+        "--wandb-project",
+        "p",
+        "--wandb-name",
+        "mine",
+        "--wandb-tags",
+        "x",
+        "--wandb-group",
+        "g",
+    ]
+    code, _, errors = script(SCRIPT, "--study", study, "--eval-size", 4, "--out", out, *flags)
+    assert code == 0, errors
+    document = json.loads((out / "comparison.json").read_text())
+    assert (document["wandb_project"], document["wandb_entity"]) == ("p", "them")
+    assert [task["group"] for task in document["tasks"]] == ["g__a", "g__b"]
+    found = {}
+    for folder in [*(out / "runs").iterdir(), out / "comparison"]:
+        records = finished_records(folder)
+        (run,) = (record.run for record in records if record.WhichOneof("record_type") == "run")
+        assert (run.project, run.entity, run.tags[-1]) == ("p", "them", "x")
+        assert run.git.commit == (document["git"] or {"commit": ""})["commit"]
+        found[run.display_name] = run.run_group
+    assert len(found) == 7 and found["mine"] == "g" and sorted(found.values()) == ["g", *["g__a"] * 3, *["g__b"] * 3]
+
+
 def start(flags: list[str], log: Path) -> subprocess.Popen[bytes]:
     with open(log, "wb") as file:
         return subprocess.Popen(

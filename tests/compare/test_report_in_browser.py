@@ -133,7 +133,7 @@ def test_a_report_is_shown_in_silence(browser: Browser, page: Callable[..., Path
 
 
 def test_a_comparison_needs_no_bar_at_1280_pixels(browser: Browser, tmp_path: Path) -> None:
-    figures = {"searched_optimality": 0.9876, "cpu_seconds": 123.4, "estimator_backwards": 100_000.0}
+    figures: dict[str, Any] = {"searched_optimality": 0.9876, "cpu_seconds": 123.4, "estimator_backwards": 100_000.0}
     figures |= {"true_optimality": -0.5, "gap": -0.123, "measured_share": 0.5, "best_constant_optimality": 0.25}
     agents = ["screened_expectation", "expert_iteration", "exhaustive_search", *(f"agent_{i}" for i in range(9))]
     rows = [
