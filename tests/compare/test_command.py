@@ -110,9 +110,8 @@ def check_dashboards(out: Path) -> None:
 def test_a_comparison_says_it_all_to_wandb(tmp_path: Path, script: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     study, out = tmp_path / "study.yaml", tmp_path / "out"
     env = "env: SlotRL/PickValue-v0"
-    study.write_text(
-        f"agents: {{random: }}\ntasks: [{{{env}, name: a}}, {{{env}, name: b, timesteps: 120}}]\ntimesteps: 100\nseeds: 3\n"
-    )
+    tasks = f"[{{{env}, name: a}}, {{{env}, name: b, timesteps: 120}}]"
+    study.write_text(f"agents: {{random: }}\ntasks: {tasks}\ntimesteps: 100\nseeds: 3\n")
     monkeypatch.setenv("WANDB_RUN_GROUP", "variable")
     monkeypatch.setenv("WANDB_ENTITY", "them")
     flags = [
