@@ -27,6 +27,8 @@ NEAREST = 1e-3
 DISTANCE = "distance to the best (1 - optimality), smaller is better"
 SMALLER = "distance to the best\n(1 - optimality), smaller is better"
 """Labels of an axis of distances; the second stands beside an axis whose height it would exceed in one line."""
+HOLLOW: dict[str, Any] = {"markersize": 6, "fillstyle": "none", "markeredgewidth": 1.4}
+"""Markers of a line, so that several points in one place are all seen."""
 STEPS = [step * 10.0**power for power in range(-3, 4) for step in (1, 2, 5)]
 MOST_TICKS = 7
 
@@ -50,7 +52,7 @@ def scale_distances(axes: Axes, which: Literal["x", "y"]) -> None:
     """
     interval = axes.dataLim.intervalx if which == "x" else axes.dataLim.intervaly
     low = max((step for step in STEPS if step <= interval[0] * (1 + 1e-9)), default=STEPS[0])
-    high = min((step for step in STEPS if step >= interval[1] * (1 - 1e-9) and step > low), default=STEPS[-1])
+    high = min((step for step in STEPS if step >= interval[1] * (1 - 1e-9) and step > low), default=interval[1])
     pad = (high / low) ** 0.05
     (axes.set_xscale if which == "x" else axes.set_yscale)("log")
     (axes.set_xlim if which == "x" else axes.set_ylim)(low / pad, high * pad)
@@ -159,7 +161,7 @@ def plot_curves(path: Path, panels: Sequence[Panel], along: str = "", looks: Map
     figure.supxlabel(plain_text(along), fontsize="medium")
     marked = any(panel.marked for panel in panels)
     handles = [
-        Line2D([], [], label=plain_text(name), **(looks[name].marked if marked else looks[name].line), markersize=4)
+        Line2D([], [], label=plain_text(name), **(looks[name].marked | HOLLOW if marked else looks[name].line))
         for name in names
     ]
     figure.legend(handles=handles, loc="outside right upper", frameon=False, fontsize="small", handlelength=3.2)
@@ -168,13 +170,13 @@ def plot_curves(path: Path, panels: Sequence[Panel], along: str = "", looks: Map
 
 
 def _draw_panel(axes: Axes, panel: Panel, looks: Mapping[str, Look]) -> None:
-    size = 4
+    size = 6
     for name, (abscissas, ordinates) in panel.curves.items():
-        look = {**looks[name].marked, "markersize": 4} if panel.marked else looks[name].line
+        look = looks[name].marked | HOLLOW if panel.marked else looks[name].line
         if panel.marked and len(abscissas) == 1:
-            # Hollow and ever larger: neither hides another, nor do curves that begin there.
+            # Ever larger: none hides another, nor do curves that begin there.
             size += 4
-            look |= {"markersize": size, "fillstyle": "none", "zorder": 10}
+            look |= {"markersize": size, "zorder": 10}
         axes.plot(abscissas, distances(ordinates) if panel.nearness else ordinates, linewidth=1.2, **look)
     axes.set(title=plain_text(panel.title), xlabel=plain_text(panel.along), ylabel=plain_text(panel.value))
     axes.set_yscale("log" if panel.log else "linear")

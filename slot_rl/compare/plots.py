@@ -18,7 +18,7 @@ from matplotlib.lines import Line2D
 
 from slot_rl.compare.curves import Along, learning_bands, profiles, serving_medians
 from slot_rl.looks import Look, look_of, looks_of
-from slot_rl.plots import DISTANCE, SMALLER, distances, plain_text, scale_distances
+from slot_rl.plots import DISTANCE, HOLLOW, SMALLER, distances, plain_text, scale_distances
 from slot_rl.serving_curves import LARGE_BATCH
 
 ALONG = {"calls": "estimator calls in training, thousands", "seconds": "processor seconds of training"}
@@ -160,7 +160,7 @@ def _bands(bands: pd.DataFrame, agents: Sequence[str], marked: bool) -> tuple[Fi
     for axes, drawn in panels:
         for agent, band in drawn.groupby("agent", sort=False):
             look = looks[str(agent)]
-            line = look.marked | {"markersize": 5} if marked else look.line | {"drawstyle": "steps-post"}
+            line = look.marked | HOLLOW if marked else look.line | {"drawstyle": "steps-post"}
             # Agents have markers at different places, so that overlapping lines can be told apart.
             dense = "low" in band and len(band) > 1
             every = (0.02 + 0.017 * (shown.index(str(agent)) % 10), 0.17) if dense else None
@@ -233,7 +233,7 @@ def _name_axes(panels: Sequence[Axes], abscissas: str, ordinates: str) -> None:
 
 
 def _legend(figure: Figure, shown: Sequence[str], looks: Seen, marked: bool = True) -> None:
-    lines = {agent: looks[agent].marked | {"markersize": 5} if marked else looks[agent].line for agent in shown}
+    lines = {agent: looks[agent].marked | HOLLOW if marked else looks[agent].line for agent in shown}
     handles = [Line2D([], [], label=plain_text(agent), linewidth=1.6, **line) for agent, line in lines.items()]
     figure.legend(handles=handles, loc="outside right upper", frameon=False, handlelength=3.2)
 
