@@ -55,7 +55,7 @@ def tracked(folder: Path, place: str, fault: str, patch: pytest.MonkeyPatch) -> 
     (package / "__init__.py").write_text(STUB.format(place=place, fault=fault))
     patch.syspath_prepend(package.parent)
     began = time.monotonic()
-    with Tracker(folder, IDENTITY, {}, "offline") as tracker:
+    with Tracker(folder, IDENTITY.labels, {}, "offline") as tracker:
         for step in range(5):
             tracker.log(step, {"a": 1.0})
         tracker.finish({"score": 1.0})
