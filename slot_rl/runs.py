@@ -63,7 +63,7 @@ def train(
     options: Options | None = None,
     **changes: Any,
 ) -> TrainedRun:
-    """Trains an agent and leaves a run folder, as ``train_agent.py`` does.
+    """Trains an agent and leaves a run folder, as ``slot-rl train`` does.
 
     Args:
         problem: A problem, an environment's id, or ``path.py:function`` of your own problem.

@@ -171,7 +171,7 @@ class Tracker:
     def _warn(self, failure: str | None) -> None:
         if failure is not None and not self._lost:
             self._lost = True
-            command = f"python scripts/resync.py {shlex.quote(str(self._home))}"
+            command = f"slot-rl resync {shlex.quote(str(self._home))}"
             say(f"warning: the run is not mirrored on Weights & Biases ({failure}); `{command}` makes up for it")
 
 

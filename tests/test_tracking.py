@@ -76,7 +76,7 @@ def test_a_mirror_that_is_killed_is_one_warning(tmp_path: Path, capsys: pytest.C
     assert len(read_metrics(tmp_path / "metrics.jsonl")) == 20
     said = capsys.readouterr().out
     assert said.count("\n") == 1 and "(its process ended with -9)" in said
-    assert f"`python scripts/resync.py '{tmp_path}/final name'`" in said
+    assert f"`slot-rl resync '{tmp_path}/final name'`" in said
 
 
 def test_a_mirror_ends_with_a_killed_training(tmp_path: Path) -> None:

@@ -165,7 +165,7 @@ def compare_problems(
     out: Path | str,
     **settings: Any,
 ) -> Conclusions:
-    """Compares agents on problems, as ``compare_agents.py`` does; ``slot_rl.compare`` is this function.
+    """Compares agents on problems, as ``slot-rl compare`` does; ``slot_rl.compare`` is this function.
 
     Args:
         problems: What to compare on, perhaps by label: built problems, or tasks as at the command line (an id,

@@ -75,7 +75,7 @@ def test_a_refusal_anywhere_is_one_warning(
             seconds = tracked(folder, place, 'raise Error("not\\n today")', patch)
         warning = (
             f"warning: the run is not mirrored on Weights & Biases (Error: not today); "
-            f"`python scripts/resync.py {folder}` makes up for it\n"
+            f"`slot-rl resync {folder}` makes up for it\n"
         )
         held += capsys.readouterr().out == warning and seconds < MOST_SECONDS
     promise("W&B refuses: one warning, metrics complete", f"{held} of {len(PLACES)}")
