@@ -21,7 +21,7 @@ class BestSeenAgent(ReferenceAgent):
         super().__init__(env, options, seed, **changes)
         if self.problem.best_seen(self.problem.sample(1, generator_from(0))) is None:
             raise ValueError(
-                f"expected an estimator that pretrain_estimator.py --table fitted for {self.name!r}, which keeps the "
+                f"expected an estimator that slot-rl pretrain --table fitted for {self.name!r}, which keeps the "
                 f"best measured rows, got one of {self.problem.name} without them"
             )
 

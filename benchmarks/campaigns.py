@@ -26,6 +26,7 @@ from slot_rl.estimators.grid_kernel import grid_cells
 from slot_rl.estimators.mixed_members import MemberFit, fit_members
 from slot_rl.estimators.product_gp import fit_gp
 from slot_rl.io import read_json, write_json
+from slot_rl.looks import looks_of
 from slot_rl.places import check_continued
 from slot_rl.plots import Panel, plot_curves
 from slot_rl.provenance import provenance
@@ -214,7 +215,7 @@ def measure_campaigns(config: CampaignsConfig) -> None:
     for name, (_, table) in config.tables.items():
         curves = {each: [found[name, seed, each] for seed in seeds] for each in config.proposers}
         panels.append(_report(name, table, curves))
-    plot_curves(config.out / PICTURE, panels, "rows measured")
+    plot_curves(config.out / PICTURE, panels, "rows measured", looks_of(config.proposers))
     say(f"figures and picture: {config.out}")
 
 

@@ -1,4 +1,4 @@
-"""Whether the advice of ``diagnose_gradients.py`` is good: its ranking beside what long trainings reach.
+"""Whether the advice of ``slot-rl diagnose`` is good: its ranking beside what long trainings reach.
 
 On each problem, selectors are ranked by the short race of the diagnosis, and, as a control, by the error of their
 gradients at equal cost, which was the advice before there was a race. Then every selector's agent trains for long, from

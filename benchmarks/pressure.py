@@ -60,7 +60,7 @@ PRESSED: dict[str, Landscape] = {
 class PressureConfig:
     """Estimated and true scores of best-of-k by every kind of ensemble and objective; a minute for each subset.
 
-    Fits are shorter than those of pretrain_estimator.py, since fifteen ensembles are fitted to each subset.
+    Fits are shorter than those of slot-rl pretrain, since fifteen ensembles are fitted to each subset.
 
     Attributes:
         data: Folder with the measured landscapes.

@@ -1,4 +1,4 @@
-"""The log of the simulated user of ``SlotRL/Slate-v0`` as files, in the format of ``pretrain_estimator.py --log``."""
+"""The log of the simulated user of ``SlotRL/Slate-v0`` as files, in the format of ``slot-rl pretrain --log``."""
 
 from dataclasses import dataclass
 from pathlib import Path

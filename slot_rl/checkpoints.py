@@ -139,7 +139,7 @@ def agent_of_run(run: Path, problem: Problem, fallback: bool = False) -> Agent:
         if found is None:
             raise
         if not fallback:
-            hint = f"--fallback takes {found.folder.name}, train_agent.py --resume goes on with the training"
+            hint = f"--fallback takes {found.folder.name}, slot-rl train --resume goes on with the training"
             raise BundleError(f"{error}; {hint}") from error
         say(f"{error}; took {found.folder}")
         return load_agent(found.folder, env)

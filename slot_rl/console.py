@@ -7,6 +7,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from math import isnan
 from typing import Any
 from unicodedata import category
 
@@ -103,6 +104,14 @@ def _longest(parts: Sequence[str]) -> int:
 def print_figures(title: str, figures: Mapping[str, str]) -> None:
     """Prints named figures as a table of two columns."""
     print_table(title, ["", "value"], [[name, value] for name, value in figures.items()])
+
+
+def share(value: float) -> str:
+    """Returns a share with three decimals, without the zero before the point; nothing for NaN."""
+    if isnan(value):
+        return ""
+    text = f"{value:.3f}"
+    return text.replace("0.", ".", 1) if text.startswith(("0.", "-0.")) else text
 
 
 def markdown(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:

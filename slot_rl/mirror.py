@@ -17,11 +17,13 @@ from queue import SimpleQueue
 from threading import Thread
 from typing import IO, Any
 
+from slot_rl.wandb_labels import VARIABLES
+
 MIRROR_SECONDS = 7.0
 """Seconds that the end of a run waits for its mirror, so that it costs ten at most."""
 _START = "import sys; sys.path[:] = sys.argv[1:]; from slot_rl.mirror_process import main; main()"
-_LEFT_OUT = ("WANDB_SERVICE", "WANDB_RESUME")
-"""Variables of a run of the caller's own that must not take hold of this one."""
+_LEFT_OUT = (*VARIABLES, "WANDB_SERVICE", "WANDB_RESUME")
+"""Variables that labels hold already, and those of a run of the caller's own, which must not take hold of this one."""
 
 
 class Mirror:
@@ -34,7 +36,6 @@ class Mirror:
     def __init__(
         self,
         folder: Path,
-        project: str,
         labels: Mapping[str, Any],
         config: Mapping[str, Any],
         mode: str,
@@ -47,9 +48,8 @@ class Mirror:
 
         Args:
             folder: Where the run's files go, as ``<folder>/wandb``; must exist.
-            project: The project.
-            labels: Name, group, job_type and tags, by which the run is found.
-            config: JSON-ready values to show with the run.
+            labels: Project, entity, name, group, job_type and tags, by which the run is found.
+            config: JSON-ready values to show with the run; ``git`` holds the commit.
             mode: ``"offline"`` or ``"online"``.
             axis: The key that all others are drawn over.
             variables: Environment variables to set for W&B.
@@ -58,9 +58,9 @@ class Mirror:
         self._orders: SimpleQueue[str | None] = SimpleQueue()
         self._process: subprocess.Popen[str] | None = None
         environment = {name: value for name, value in os.environ.items() if name not in _LEFT_OUT}
-        start = {"folder": str(folder), "axis": axis, "labels": labels, "config": config}
+        start = {"folder": str(folder), "axis": axis, "labels": labels, "config": config, "mode": mode}
         # WANDB_RUN_ID would give every run the same one.
-        self.send({**start, "project": project, "mode": mode, "id": _run_id(folder)})
+        self.send({**start, "commit": (config.get("git") or {}).get("commit"), "id": _run_id(folder)})
         self._thread = Thread(target=self._feed, args=({**environment, **(variables or {})},), daemon=True)
         self._thread.start()
 

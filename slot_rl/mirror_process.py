@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from queue import SimpleQueue
 from threading import Thread
-from typing import Any
+from typing import Any, Literal
 
 Orders = SimpleQueue[dict[str, Any]]
 
@@ -54,19 +54,31 @@ def _perform(orders: Orders) -> None:
                 return
 
 
-def _start(folder: str, axis: str | None, labels: Mapping[str, Any], config: Mapping[str, Any], **settings: Any) -> Any:
+def _start(
+    folder: str,
+    axis: str | None,
+    labels: Mapping[str, Any],
+    config: Mapping[str, Any],
+    mode: Literal["offline", "online"],
+    commit: str | None,
+    id: str,
+) -> Any:
     import wandb
 
     run = wandb.init(
-        dir=folder,
-        **labels,
-        config=dict(config),
-        **settings,
-        settings=wandb.Settings(silent=True, console="off", disable_git=True, x_disable_stats=True),
+        dir=folder, **labels, config=dict(config), mode=mode, id=id, settings=wandb.Settings(**_settings(mode, commit))
     )
     if axis is not None:
         run.define_metric("*", step_metric=axis)
     return run
+
+
+def _settings(mode: str, commit: str | None) -> dict[str, Any]:
+    """Returns wandb's settings: the commit without a patch of files, and, online, system metrics of what trains."""
+    settings: dict[str, Any] = {"silent": True, "console": "off", "disable_git": True, "x_stats_pid": os.getppid()}
+    if commit is not None and not {"WANDB_GIT_COMMIT", "WANDB_DISABLE_GIT"} & os.environ.keys():
+        settings["git_commit"] = commit
+    return settings if mode == "online" else {**settings, "x_disable_stats": True}
 
 
 def _table(frame: Mapping[str, Any]) -> Any:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import matplotlib
 import numpy as np
@@ -12,16 +12,57 @@ import numpy.typing as npt
 matplotlib.use("Agg")  # No window may open.
 
 from matplotlib import pyplot
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.ticker import FixedLocator, NullLocator
+
+from slot_rl.looks import Look, looks_in_order, looks_of
 
 Numbers = npt.NDArray[np.floating]
 Curve = tuple[Sequence[float], Sequence[float]]
+
+NEAREST = 1e-3
+"""The smallest distance to the best that is drawn; the fourth decimal of an optimality is noise."""
+DISTANCE = "distance to the best (1 - optimality), smaller is better"
+SMALLER = "distance to the best\n(1 - optimality), smaller is better"
+"""Labels of an axis of distances; the second stands beside an axis whose height it would exceed in one line."""
+HOLLOW: dict[str, Any] = {"markersize": 6, "fillstyle": "none", "markeredgewidth": 1.4}
+"""Markers of a line, so that several points in one place are all seen."""
+STEPS = [step * 10.0**power for power in range(-3, 4) for step in (1, 2, 5)]
+MOST_TICKS = 7
 
 
 def plain_text(text: str) -> str:
     """Returns a text that matplotlib does not read as a formula."""
     return text.replace("$", r"\$")
+
+
+def distances(optimality: npt.ArrayLike) -> Numbers:
+    """Returns ``1 - optimality`` as it is drawn, of any shape: at least :data:`NEAREST`; NaN stays."""
+    drawn: Numbers = np.maximum(1 - np.asarray(optimality, float), NEAREST)
+    return drawn
+
+
+def scale_distances(axes: Axes, which: Literal["x", "y"]) -> None:
+    """Makes an axis of distances to the best logarithmic, once everything is drawn.
+
+    It ends at round numbers beyond all that is drawn, so that no marker lies on the edge. The last tick of an axis that
+    reaches :data:`NEAREST` says that smaller distances, and none, are drawn there.
+    """
+    interval = axes.dataLim.intervalx if which == "x" else axes.dataLim.intervaly
+    low = max((step for step in STEPS if step <= interval[0] * (1 + 1e-9)), default=STEPS[0])
+    high = min((step for step in STEPS if step >= interval[1] * (1 - 1e-9) and step > low), default=interval[1])
+    pad = (high / low) ** 0.05
+    (axes.set_xscale if which == "x" else axes.set_yscale)("log")
+    (axes.set_xlim if which == "x" else axes.set_ylim)(low / pad, high * pad)
+    ticks = [step for step in STEPS if low <= step <= high]
+    if len(ticks) > MOST_TICKS:
+        ticks = [step for step in ticks if f"{step:e}".startswith("1")]
+    axis = axes.xaxis if which == "x" else axes.yaxis
+    axis.set_major_locator(FixedLocator(ticks))
+    axis.set_minor_locator(NullLocator())
+    axis.set_major_formatter(lambda at, _: f"≤ {at:g}" if at <= NEAREST else f"{at:g}")
 
 
 def plot_fit(path: Path, predicted: Numbers, true: Numbers, title: str) -> None:
@@ -45,32 +86,34 @@ def plot_fit(path: Path, predicted: Numbers, true: Numbers, title: str) -> None:
 
 
 def plot_learning_curve(
-    path: Path, budget: Sequence[float], curves: Mapping[str, Sequence[float]], levels: Mapping[str, float], title: str
+    path: Path,
+    budget: Sequence[float],
+    curves: Mapping[str, Sequence[float]],
+    levels: Mapping[str, float],
+    title: str,
+    looks: Mapping[str, Look],
 ) -> None:
-    """Draws curves over the budget, with horizontal lines for what they compete with.
+    """Draws the distance to the best over the budget, with horizontal lines for what an agent competes with.
 
     Args:
         path: The PNG file.
         budget: Estimator calls at each point.
-        curves: Values at each point, by name; NaN leaves a gap.
-        levels: Competitors' values, by name.
+        curves: Optimality at each point, by name; NaN leaves a gap.
+        levels: Competitors' optimality, by name.
         title: Says which agent ran where.
+        looks: How each name is drawn.
     """
-    figure, axes = pyplot.subplots(figsize=(7, 4.2), layout="constrained")
-    for name, values in curves.items():
-        axes.plot(budget, values, marker=".", markersize=4, label=plain_text(name))
-    for i, (name, value) in enumerate(levels.items()):
-        axes.axhline(
-            value,
-            color=f"C{len(curves) + i}",
-            linewidth=1.1,
-            linestyle=["--", ":", "-."][i % 3],
-            label=plain_text(name),
-        )
-    axes.set(xlabel="estimator calls in training", ylabel="optimality (0 random, 1 best)", title=plain_text(title))
+    figure, axes = pyplot.subplots(figsize=(7.6, 4.2), layout="constrained")
+    for i, (name, values) in enumerate(curves.items()):
+        # Hollow, so that a curve behind one with the same values is seen.
+        marks: dict[str, Any] = {"markersize": 4 + 4 * i, "fillstyle": "none" if i else "full"}
+        axes.plot(budget, distances(values), label=plain_text(name), **marks, **looks[name].marked)
+    for name, value in levels.items():
+        axes.axhline(float(distances(value)), linewidth=1.1, label=plain_text(name), **looks[name].line)
+    axes.set(xlabel="estimator calls in training", ylabel=SMALLER, title=plain_text(title))
+    scale_distances(axes, "y")
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
-    axes.set_ylim(min(-0.05, *(float(np.nanmin(values)) for values in curves.values())), None)
-    axes.legend(frameon=False, fontsize="small", loc="center left", bbox_to_anchor=(1.0, 0.5))
+    axes.legend(frameon=False, fontsize="small", loc="center left", bbox_to_anchor=(1.0, 0.5), handlelength=3.2)
     axes.grid(alpha=0.25)
     figure.savefig(path, dpi=130)
     pyplot.close(figure)
@@ -83,8 +126,9 @@ class Panel:
     Attributes:
         title: Says what is drawn.
         value: Label of the ordinates.
-        curves: Abscissas and ordinates, by name; a name has one colour in all panels.
+        curves: Abscissas and ordinates, by name; a name has one look in all panels.
         log: Whether the ordinates are drawn on a logarithmic scale.
+        nearness: Whether the ordinates are optimality, drawn as distances to the best.
         along: Label of its own abscissas, where panels differ.
         log_along: Whether the abscissas are drawn on a logarithmic scale; with a point at 0, from 1 on.
         marked: Whether points are marked, so that a curve of a single one is seen.
@@ -94,42 +138,58 @@ class Panel:
     value: str
     curves: Mapping[str, Curve]
     log: bool = False
+    nearness: bool = False
     along: str = ""
     log_along: bool = False
     marked: bool = False
 
 
-def plot_curves(path: Path, panels: Sequence[Panel], along: str = "") -> None:
+def plot_curves(path: Path, panels: Sequence[Panel], along: str = "", looks: Mapping[str, Look] | None = None) -> None:
     """Draws named curves, two panels a row, with one legend.
 
     Args:
         path: The PNG file.
         panels: The panels.
         along: Label of the abscissas, where panels have none of their own.
+        looks: How each name is drawn; agents need those of :func:`slot_rl.looks.looks_of`. By their order if None.
     """
     figure, grid = _grid(len(panels))
     names = list(dict.fromkeys(name for panel in panels for name in panel.curves))
+    looks = looks_in_order(names) if looks is None else looks
     for axes, panel in zip(grid.flat, panels, strict=False):
-        for name, (abscissas, ordinates) in panel.curves.items():
-            # A curve of a single point is not hidden by those that begin there.
-            size = 3.5 if len(abscissas) > 1 else 6
-            marker = {"marker": "o", "markersize": size, "zorder": 2 + size} if panel.marked else {}
-            axes.plot(abscissas, ordinates, linewidth=1.2, **marker, **_line(names.index(name)))
-        axes.set(title=plain_text(panel.title), xlabel=plain_text(panel.along), ylabel=plain_text(panel.value))
-        axes.set_yscale("log" if panel.log else "linear")
-        every = [at for abscissas, _ in panel.curves.values() for at in abscissas]
-        if panel.log_along and min(every) > 0:
-            axes.set_xscale("log")
-        elif panel.log_along:
-            axes.set_xscale("symlog", linthresh=1)
-            axes.set_xlim(-0.15, 1.5 * max(every))
-        axes.xaxis.set_major_formatter(lambda number, _: f"{number:,.0f}")
-        axes.grid(alpha=0.25)
+        _draw_panel(axes, panel, looks)
     figure.supxlabel(plain_text(along), fontsize="medium")
-    handles = [Line2D([], [], label=plain_text(name), **_line(i)) for i, name in enumerate(names)]
-    figure.legend(handles=handles, loc="outside right upper", frameon=False, fontsize="small")
+    marked = any(panel.marked for panel in panels)
+    handles = [
+        Line2D([], [], label=plain_text(name), **(looks[name].marked | HOLLOW if marked else looks[name].line))
+        for name in names
+    ]
+    figure.legend(handles=handles, loc="outside right upper", frameon=False, fontsize="small", handlelength=3.2)
     figure.savefig(path, dpi=130)
     pyplot.close(figure)
+
+
+def _draw_panel(axes: Axes, panel: Panel, looks: Mapping[str, Look]) -> None:
+    size = 6
+    for name, (abscissas, ordinates) in panel.curves.items():
+        look = looks[name].marked | HOLLOW if panel.marked else looks[name].line
+        if panel.marked and len(abscissas) == 1:
+            # Ever larger: none hides another, nor do curves that begin there.
+            size += 4
+            look |= {"markersize": size, "zorder": 10}
+        axes.plot(abscissas, distances(ordinates) if panel.nearness else ordinates, linewidth=1.2, **look)
+    axes.set(title=plain_text(panel.title), xlabel=plain_text(panel.along), ylabel=plain_text(panel.value))
+    axes.set_yscale("log" if panel.log else "linear")
+    if panel.nearness:
+        scale_distances(axes, "y")
+    every = [at for abscissas, _ in panel.curves.values() for at in abscissas]
+    if panel.log_along and min(every) > 0:
+        axes.set_xscale("log")
+    elif panel.log_along:
+        axes.set_xscale("symlog", linthresh=1)
+        axes.set_xlim(-0.15, 1.5 * max(every))
+    axes.xaxis.set_major_formatter(lambda number, _: f"{number:,.0f}")
+    axes.grid(alpha=0.25)
 
 
 def _grid(panels: int) -> tuple[Figure, Any]:
@@ -142,11 +202,6 @@ def _grid(panels: int) -> tuple[Figure, Any]:
     for axes in grid.flat[panels:]:
         axes.set_axis_off()
     return figure, grid
-
-
-def _line(i: int) -> dict[str, Any]:
-    # Ten colours, then the same dashed: no name may look like another.
-    return {"color": f"C{i % 10}", "linestyle": ["-", "--", ":"][i // 10 % 3]}
 
 
 @dataclass(frozen=True)
@@ -171,28 +226,26 @@ def plot_bias_and_variance(path: Path, panels: Mapping[str, Sequence[Point]]) ->
 
     Args:
         path: The PNG file.
-        panels: For each panel's title, its points; a name has one colour in all panels. A bias or variance of 0 is
-            drawn on the panel's edge.
+        panels: For each panel's title, its points; a selector looks as its agent does. A bias or variance of 0 is drawn
+            on a dotted line a decade below all others.
     """
     figure, grid = _grid(len(panels))
-    names = list(dict.fromkeys(point.name for points in panels.values() for point in points))
+    looks = looks_of(point.name for points in panels.values() for point in points)
     for axes, (title, points) in zip(grid.flat, panels.items(), strict=False):
         least = [_edge([point.bias for point in points]), _edge([point.variance for point in points])]
-        for point in points:
-            i = names.index(point.name)
+        for point in sorted(points, key=lambda each: -each.cost):  # no small marker under a large one
             place = max(point.variance, least[1]), max(point.bias, least[0])
-            area = 40 + 60 * np.log2(point.cost)
-            axes.scatter(*place, s=area, color=f"C{i % 10}", marker="os^"[i // 10 % 3], alpha=0.7, linewidths=0)
+            look = looks[point.name]
+            axes.scatter(*place, s=40 + 60 * np.log2(point.cost), color=look.colour, marker=look.marker, alpha=0.7)
         axes.axhline(least[0], color="black", linewidth=0.6, linestyle=":")
-        axes.annotate("unbiased", (0.01, least[0]), xycoords=("axes fraction", "data"), fontsize="x-small", va="bottom")
         axes.set(xscale="log", yscale="log", title=plain_text(title))
         axes.margins(x=0.1, y=0.1)
         axes.grid(alpha=0.25)
     figure.supxlabel("variance / |true gradient|²", fontsize="medium")
-    figure.supylabel("squared bias / |true gradient|²", fontsize="medium")
+    figure.supylabel("squared bias / |true gradient|² (dotted line: unbiased)", fontsize="medium")
     handles = [
-        Line2D([], [], linestyle="", marker="os^"[i // 10 % 3], color=f"C{i % 10}", label=plain_text(name))
-        for i, name in enumerate(names)
+        Line2D([], [], linestyle="", marker=look.marker, color=look.colour, label=plain_text(name))
+        for name, look in looks.items()
     ]
     figure.legend(handles=handles, loc="outside right upper", frameon=False, fontsize="small")
     figure.savefig(path, dpi=130)

@@ -1,6 +1,6 @@
 """Going on with a training that was killed or stopped, from its newest checkpoint, to the same end bit for bit."""
 
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +13,13 @@ from slot_rl.checkpoints import WEIGHTS, CheckpointConfig, newest_checkpoint
 from slot_rl.console import console, say
 from slot_rl.documents import as_declared
 from slot_rl.evaluation import Evaluation, EvaluationConfig
-from slot_rl.io import CONFIG, SUMMARY, as_written, read_config, read_json
+from slot_rl.io import CONFIG, SUMMARY, as_written, read_config, read_json, write_json
 from slot_rl.places import claimed, unmoved
 from slot_rl.problems import Problem
 from slot_rl.reevaluation import MovedSources
 from slot_rl.run_training import OnBadScore, Training, report_run, train_with_progress
-from slot_rl.tracking import RunIdentity, Tracker, WandbMode, wandb_mode
+from slot_rl.tracking import TENSORBOARD, RunIdentity, Tracker, WandbMode, wandb_mode
+from slot_rl.wandb_labels import RUN_LABELS, WandbFlags, labels_of_run
 
 
 @dataclass(frozen=True)
@@ -29,11 +30,13 @@ class ResumeConfig(MovedSources):
         resume: The run's folder.
         wandb: Weights & Biases mode; WANDB_MODE if left out, offline without it.
         saving: How often checkpoints are written.
+        labels: What changes of the run on Weights & Biases; variables change nothing that it began with.
     """
 
     resume: Path
     wandb: WandbMode | None = None
     saving: CheckpointConfig = field(default_factory=CheckpointConfig)
+    labels: WandbFlags = field(default_factory=WandbFlags)
 
 
 class RunBegun(TypedDict):
@@ -85,5 +88,11 @@ def _training(config: ResumeConfig, document: dict[str, Any], problem: Problem, 
     agent = make_agent(identity.agent, problem, options, seed) if start is None else load_agent(start.folder, problem)
     with console.status("measuring the competitors"):
         evaluation = Evaluation(problem, known["evaluation"])
-    tracker = Tracker(folder, identity, document, mode, lines=0 if start is None else start.training["metrics_lines"])
+    began = labels_of_run(document, str(folder)) if RUN_LABELS in document else identity.labels
+    labels = config.labels.over(began)
+    if labels != began:
+        document = {**document, RUN_LABELS: asdict(labels)}
+        write_json(folder / CONFIG, document)
+    lines = 0 if start is None else start.training["metrics_lines"]
+    tracker = Tracker(folder, labels, document, mode, (folder / TENSORBOARD).is_dir(), lines)
     return Training(agent, identity, evaluation, tracker, folder, config.saving, known["on_bad_score"], start)

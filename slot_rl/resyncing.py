@@ -1,8 +1,10 @@
 """Filling the Weights & Biases run of a run folder again, from the folder's own files."""
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Annotated
 
+import tyro
 from rich.text import Text
 
 from slot_rl.checkpoints import WEIGHTS
@@ -11,7 +13,8 @@ from slot_rl.io import SUMMARY, read_config, read_json
 from slot_rl.metrics_file import METRICS_FILE, read_metrics
 from slot_rl.mirror import Mirror
 from slot_rl.places import claimed
-from slot_rl.tracking import AXIS, RUN_LABELS, WandbMode, wandb_mode, wandb_project
+from slot_rl.tracking import AXIS, WandbMode, wandb_mode
+from slot_rl.wandb_labels import WandbFlags, labels_of_run
 
 
 @dataclass(frozen=True)
@@ -23,10 +26,12 @@ class ResyncConfig:
     Attributes:
         runs: Folders of runs, those of a comparison (OUT/runs/*) included.
         wandb: Weights & Biases mode, offline or online; WANDB_MODE if left out, offline without it.
+        labels: What changes of the runs; variables change nothing that they began with.
     """
 
     runs: tuple[Path, ...]
     wandb: WandbMode | None = None
+    labels: Annotated[WandbFlags, tyro.conf.OmitArgPrefixes] = field(default_factory=WandbFlags)
 
     def __post_init__(self) -> None:
         """Refuses to do nothing."""
@@ -46,20 +51,18 @@ def resync(config: ResyncConfig) -> None:
         raise ValueError("expected the mode offline or online, got disabled")
     for run in config.runs:
         with claimed(run, WEIGHTS), console.status(Text(visible(f"Weights & Biases: {run}"))):
-            points = _resync_one(run, mode)
+            points = _resync_one(run, mode, config.labels)
         say(f"{run}: {points:,} log points on Weights & Biases, {mode}")
 
 
-def _resync_one(run: Path, mode: WandbMode) -> int:
+def _resync_one(run: Path, mode: WandbMode, flags: WandbFlags) -> int:
     config = read_config(run)
-    labels = config.get(RUN_LABELS)
-    if not isinstance(labels, dict):
-        raise ValueError(f"expected the config of a run in {run} with {RUN_LABELS}, got one of an earlier version")
+    began = labels_of_run(config, str(run))
     if not (run / METRICS_FILE).is_file():
         raise ValueError(f"expected log points in {run}, got no {METRICS_FILE}")
     points = read_metrics(run / METRICS_FILE)
     summary = read_json(run / SUMMARY) if (run / SUMMARY).is_file() else {"status": "failed"}
-    mirror = Mirror(run, wandb_project(), labels, config, mode, AXIS)
+    mirror = Mirror(run, asdict(flags.over(began)), config, mode, AXIS)
     for point in points:
         mirror.send({"point": point})
     failure = mirror.finish(summary, int(summary["status"] == "failed"), patience=None)

@@ -18,6 +18,7 @@ from slot_rl.checkpoints import Checkpoint, CheckpointCallback, CheckpointConfig
 from slot_rl.console import once_at, progress_bar, say
 from slot_rl.evaluation import SEARCHES, Evaluation, Row, judge
 from slot_rl.io import BAD_BATCH, CHECKPOINT, CONFIG, CURVE, SUMMARY, write_atomically, write_json
+from slot_rl.looks import look_of, looks_of, variant
 from slot_rl.metrics import POLICY_WITH_SEARCH, truth_mark
 from slot_rl.plots import plot_learning_curve
 from slot_rl.problems import BadScore
@@ -255,6 +256,13 @@ def _plot(
     }
     drawn = {name: values for name, values in curves.items() if any(value is not None for value in values)}
     known = {name: [nan if value is None else value for value in values] for name, values in drawn.items()}
-    levels = {row.name: value for row in competitors if row.name in IN_PLOT and (value := row.figures["optimality"])}
+    levels = {
+        row.name: value
+        for row in competitors
+        if row.name in IN_PLOT and (value := row.figures["optimality"]) is not None
+    }
     title = f"{identity.agent} on {identity.env}, seed {identity.seed}"
-    plot_learning_curve(folder / CURVE, calls, known, levels, title)
+    # The agent's colour for all that is the agent's.
+    own = look_of(identity.agent)
+    mine = {name: variant(own, 7 * i) if i else own for i, name in enumerate([*curves, POLICY_WITH_SEARCH])}
+    plot_learning_curve(folder / CURVE, calls, known, levels, title, looks_of(levels) | mine)

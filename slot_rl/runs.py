@@ -23,6 +23,7 @@ from slot_rl.seeding import Seed, as_seed
 from slot_rl.spelling import unknown
 from slot_rl.tracking import WandbMode
 from slot_rl.training import RunConfig, train_run
+from slot_rl.wandb_labels import WandbFlags
 
 
 @dataclass(frozen=True)
@@ -54,13 +55,15 @@ def train(
     truth: Path | str | None = None,
     trust: bool = False,
     wandb: WandbMode | None = None,
+    tensorboard: bool = False,
+    labels: WandbFlags | None = None,
     objective: Pessimism | None = None,
     constraints: ConstraintFlags | None = None,
     evaluation: EvaluationConfig | None = None,
     options: Options | None = None,
     **changes: Any,
 ) -> TrainedRun:
-    """Trains an agent and leaves a run folder, as ``train_agent.py`` does.
+    """Trains an agent and leaves a run folder, as ``slot-rl train`` does.
 
     Args:
         problem: A problem, an environment's id, or ``path.py:function`` of your own problem.
@@ -73,6 +76,8 @@ def train(
         truth: Table with the true scores, with an id.
         trust: Whether a ``path.py`` may be executed.
         wandb: Weights & Biases mode.
+        tensorboard: Also write TensorBoard's files (extra [tensorboard]).
+        labels: Where the run goes on Weights & Biases, and what it is found by.
         objective: What is maximised where the estimator is an ensemble, with an id; the members' mean if None.
         constraints: What answers are allowed, as the flags say it, with an id or ``path.py:function``; a built problem
             has its own (``problem.with_constraints``).
@@ -104,6 +109,8 @@ def train(
         out=None if out is None else Path(out),
         force=force,
         wandb=wandb,
+        tensorboard=tensorboard,
+        labels=labels or WandbFlags(),
         objective=objective or Pessimism(),
         constraints=constraints or ConstraintFlags(),
         evaluation=evaluation or EvaluationConfig(),

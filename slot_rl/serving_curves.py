@@ -26,7 +26,8 @@ from slot_rl.agents.searches import SearchOptions
 from slot_rl.agents.serving import Mode, Serving, serve
 from slot_rl.console import print_table, say
 from slot_rl.evaluation import Evaluation
-from slot_rl.plots import Panel, plot_curves
+from slot_rl.looks import Look, look_of, variant
+from slot_rl.plots import SMALLER, Panel, plot_curves
 from slot_rl.problems import Observation, Problem
 from slot_rl.seeding import generator_from
 
@@ -52,8 +53,6 @@ LARGE_BATCH = 256
 MOST_REPEATS, ENOUGH_SECONDS = 11, 0.2
 AS_GOOD = 1e-6
 """Optimality that rounding may take: an answer that is worse by less is as good."""
-NEAREST = 1e-3
-"""The smallest distance to the best that is drawn: the requests are too few to tell smaller ones apart."""
 BREAK_EVEN_TITLE = "cost of an estimator call, in microseconds, at which the policy is cheaper (calls of the search)"
 """What :meth:`BreakEven.cell` holds."""
 
@@ -284,21 +283,37 @@ def report_serving(agent: Agent, evaluation: Evaluation, seed: int, title: str, 
         {name: [(each.calls, each) for each in times] for name, times in taken.items()},
         lambda each: f"{microseconds(each.seconds)} ({microseconds(each.own_seconds)})",
     )
-    plot_serving(picture, title, curves, taken, len(many))
+    plot_serving(picture, title, curves, taken, len(many), way_looks(agent.name, ways))
 
 
 def plot_serving(
-    path: Path, title: str, curves: Mapping[str, ServingCurve], taken: Mapping[str, Sequence[Timing]], batch: int
+    path: Path,
+    title: str,
+    curves: Mapping[str, ServingCurve],
+    taken: Mapping[str, Sequence[Timing]],
+    batch: int,
+    looks: Mapping[str, Look],
 ) -> None:
     """Draws the distance to the best against calls and against seconds, all on logarithmic scales."""
-    distances = {name: [max(1 - value, NEAREST) for _, value in curve] for name, curve in curves.items()}
-    calls = {name: ([float(at) for at, _ in curve], distances[name]) for name, curve in curves.items()}
-    seconds = {name: ([1e6 * each.seconds for each in taken[name]], distances[name]) for name in curves}
-    label = "distance to the best (1 - optimality)"
-    by_calls = Panel(title, label, calls, True, "estimator calls for each request", log_along=True, marked=True)
+    optimality = {name: [value for _, value in curve] for name, curve in curves.items()}
+    calls = {name: ([float(at) for at, _ in curve], optimality[name]) for name, curve in curves.items()}
+    seconds = {name: ([1e6 * each.seconds for each in taken[name]], optimality[name]) for name in curves}
+    shown = {"nearness": True, "log_along": True, "marked": True}
+    by_calls = Panel(title, SMALLER, calls, along="estimator calls for each request", **shown)
     along = f"microseconds for each request, batch of {batch}"
-    by_seconds = Panel("the same by time", "", seconds, True, along, log_along=True, marked=True)
-    plot_curves(path, [by_calls, by_seconds])
+    by_seconds = Panel("the same by time", "", seconds, along=along, **shown)
+    plot_curves(path, [by_calls, by_seconds], looks=looks)
+
+
+def way_looks(agent: str, ways: Iterable[str]) -> dict[str, Look]:
+    """Returns how ways of answering are drawn: a policy's in its agent's colour, a search as it is everywhere.
+
+    The way that comparisons show, starts and swaps, has the agent's own look.
+    """
+    shown, own = next(iter(WITH_CALLS.values()))[0], look_of(agent)
+    policys = [*PASSES.values(), *(title for title, _ in WITH_CALLS.values())]
+    variants = {name: own if name == shown else variant(own, 7 * i) for i, name in enumerate(policys)}
+    return {name: look_of(name) for name in ways} | variants
 
 
 def often(observation: Observation) -> Observation:

@@ -16,37 +16,18 @@ from slot_rl.console import say
 from slot_rl.metrics_file import METRICS_FILE, MetricsFile, read_metrics
 from slot_rl.mirror import Mirror
 from slot_rl.problems.named import short_name
+from slot_rl.wandb_labels import WandbLabels
 
-PROJECT = "slot_rl"
 TENSORBOARD = "tensorboard"
 AXIS = "global_step"
 """The first key of every log point."""
-RUN_LABELS = "labels"
-"""The key of a run's config that holds its :class:`WandbLabels`."""
 WandbMode = Literal["offline", "online", "disabled"]
 
 
-@dataclass(frozen=True)
-class WandbLabels:
-    """What Weights & Biases finds and groups a run by.
-
-    Attributes:
-        name: The run's name.
-        group: Runs that belong together.
-        job_type: What the run does: an agent's name, or ``"comparison"``.
-        tags: Further words to filter by.
-    """
-
-    name: str
-    group: str
-    job_type: str
-    tags: tuple[str, ...]
-
-
 def run_group(problem: str, timesteps: int) -> str:
-    """Returns the group of every run on a problem, an environment's id or a task's label, with a budget.
+    """Returns the group of every run on a problem, an environment's short name or a task's label, with a budget.
 
-    Runs of unequal budgets must not be averaged.
+    A training and a comparison of the same environment have the same. Runs of unequal budgets must not be averaged.
     """
     return f"{problem}@{timesteps}"
 
@@ -82,17 +63,12 @@ class RunIdentity:
     @property
     def group(self) -> str:
         """``env@budget``, or ``task@budget``, see :func:`run_group`."""
-        return run_group(self.task or self.env, self.timesteps)
+        return run_group(self.task or short_name(self.env), self.timesteps)
 
     @property
     def labels(self) -> WandbLabels:
-        """What Weights & Biases shows of it."""
+        """What Weights & Biases shows of it, if nobody says otherwise."""
         return WandbLabels(self.name, self.group, self.agent, (self.agent, self.version))
-
-
-def wandb_project() -> str:
-    """Returns the project by the variable WANDB_PROJECT, else ``slot_rl``."""
-    return os.environ.get("WANDB_PROJECT") or PROJECT
 
 
 def wandb_mode(flag: WandbMode | None) -> WandbMode:
@@ -114,7 +90,7 @@ class Tracker:
     def __init__(
         self,
         folder: Path,
-        identity: RunIdentity,
+        labels: WandbLabels,
         config: Mapping[str, Any],
         mode: WandbMode,
         tensorboard: bool = False,
@@ -125,7 +101,7 @@ class Tracker:
 
         Args:
             folder: The run folder; must exist.
-            identity: Names and groups of the run.
+            labels: What Weights & Biases finds the run by.
             config: JSON-ready values to show with the run.
             mode: Whether Weights & Biases writes to disk, sends, or stays away.
             tensorboard: Also write event files into ``<folder>/tensorboard``.
@@ -142,12 +118,17 @@ class Tracker:
         writer = _event_writer_class() if tensorboard else None
         with ExitStack() as opened:
             self._file = opened.enter_context(closing(MetricsFile(folder / METRICS_FILE, lines)))
-            self._events = None if writer is None else opened.enter_context(writer(str(folder / TENSORBOARD)))
+            points = read_metrics(folder / METRICS_FILE)
+            # Points behind those that are kept, of the run before, are no part of this one.
+            purge = {"purge_step": int(points[-1][AXIS]) + 1} if points else {}
+            self._events = None
+            if writer is not None:
+                self._events = opened.enter_context(writer(str(folder / TENSORBOARD), **purge))
             self._files = opened.pop_all()
         self._mirror: Mirror | None = None
         if mode != "disabled":
-            self._mirror = Mirror(folder, wandb_project(), asdict(identity.labels), config, mode, AXIS)
-            for point in read_metrics(folder / METRICS_FILE):
+            self._mirror = Mirror(folder, asdict(labels), config, mode, AXIS)
+            for point in points:
                 self._mirror.send({"point": point})
 
     @property
@@ -190,7 +171,7 @@ class Tracker:
     def _warn(self, failure: str | None) -> None:
         if failure is not None and not self._lost:
             self._lost = True
-            command = f"python scripts/resync.py {shlex.quote(str(self._home))}"
+            command = f"slot-rl resync {shlex.quote(str(self._home))}"
             say(f"warning: the run is not mirrored on Weights & Biases ({failure}); `{command}` makes up for it")
 
 

@@ -17,10 +17,11 @@ from slot_rl.places import check_free, claimed, fresh_folder
 from slot_rl.problems import Problem, Unmeasured, make_problem
 from slot_rl.problems.constraints.written import ConstraintFlags
 from slot_rl.problems.named import own_env, sources
-from slot_rl.provenance import command_line, versions
+from slot_rl.provenance import command_line, git_state, versions
 from slot_rl.run_training import OnBadScore, Training, report_run, train_with_progress
 from slot_rl.seeding import as_seed
-from slot_rl.tracking import RUN_LABELS, RunIdentity, Tracker, WandbMode, wandb_mode
+from slot_rl.tracking import RunIdentity, Tracker, WandbMode, check_tensorboard, wandb_mode
+from slot_rl.wandb_labels import RUN_LABELS, WandbFlags, WandbLabels
 
 
 @dataclass(frozen=True)
@@ -39,12 +40,14 @@ class RunConfig:
         out: The run's folder; runs/<env>__<agent>__s<seed>__<time> if left out.
         force: Replace the run that is already in --out.
         wandb: Weights & Biases mode; WANDB_MODE if left out, offline without it.
+        tensorboard: Also write TensorBoard's files (extra [tensorboard]).
         on_bad_score: Stop where the estimator raises an error or answers something of no use (NaN, infinity, too large,
             a wrong shape), or skip the batch; ten in a row stop.
         objective: What is maximised, where the estimator is an ensemble.
         constraints: What answers are allowed.
         saving: How often checkpoints are written.
         evaluation: The requests to judge on.
+        labels: Where the run goes on Weights & Biases, and what it is found by.
     """
 
     env: str = "SlotRL/Slots-v0"
@@ -58,11 +61,13 @@ class RunConfig:
     out: Path | None = None
     force: bool = False
     wandb: WandbMode | None = None
+    tensorboard: bool = False
     on_bad_score: OnBadScore = "stop"
     objective: Pessimism = field(default_factory=Pessimism)
     constraints: ConstraintFlags = field(default_factory=ConstraintFlags)
     saving: CheckpointConfig = field(default_factory=CheckpointConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    labels: WandbFlags = field(default_factory=WandbFlags)
 
     def __post_init__(self) -> None:
         """Refuses an empty training and a seed that no generator takes; an own problem has its own env."""
@@ -113,8 +118,11 @@ def train_run(
             the batch is in the run folder.
     """
     mode = wandb_mode(run.wandb)
+    if run.tensorboard:
+        check_tensorboard()
     stamp = time.strftime("%Y%m%d-%H%M%S")
     identity = RunIdentity(run.env, agent_name, run.seed, run.timesteps, stamp, __version__)
+    labels = run.labels.with_variables().over(identity.labels)
     folder = run.out or Path("runs", identity.name)
     with claimed(folder, WEIGHTS):
         check_free(folder, run.force, CONFIG, f"--force replaces it, --resume {folder} goes on with an unfinished run")
@@ -125,10 +133,10 @@ def train_run(
             say(evaluation.remark)
         agent = make_agent(agent_name, problem, options, run.seed)
         agent.check_timesteps(run.timesteps)
-        config = _config_document(identity, run, options)
+        config = _config_document(identity, labels, run, options)
         with fresh_folder(folder, WEIGHTS) as begun:
             write_json(folder / CONFIG, config)
-            tracker = Tracker(folder, identity, config, mode)
+            tracker = Tracker(folder, labels, config, mode, run.tensorboard)
             begun()
             training = Training(agent, identity, evaluation, tracker, folder, run.saving, run.on_bad_score)
             summary, rows = train_with_progress(training)
@@ -136,12 +144,12 @@ def train_run(
     return folder, agent, summary
 
 
-def _config_document(identity: RunIdentity, run: RunConfig, options: Options) -> dict[str, Any]:
+def _config_document(identity: RunIdentity, labels: WandbLabels, run: RunConfig, options: Options) -> dict[str, Any]:
     return {
         "command": command_line(),
         "agent": identity.agent,
         "began": identity.suffix,
-        RUN_LABELS: asdict(identity.labels),
+        RUN_LABELS: asdict(labels),
         "budget": run.timesteps,
         "seed": run.seed,
         **sources(run.env, run.estimator, run.truth, run.problem, run.constraints),
@@ -151,4 +159,5 @@ def _config_document(identity: RunIdentity, run: RunConfig, options: Options) ->
         "options": to_json(options),
         "on_bad_score": run.on_bad_score,
         "versions": versions(),
+        "git": git_state(),
     }

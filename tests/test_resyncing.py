@@ -36,7 +36,8 @@ def test_a_run_is_rebuilt_from_its_folder(tmp_path: Path, script: Command) -> No
         assert output == f"{run}: 1 log points on Weights & Biases, offline\n"
         records = finished_records(run)
         config, points = read_config(run), read_metrics(run / "metrics.jsonl")
-        assert dict(zip(("name", "group", "job_type", "tags"), labels(records), strict=True)) == config["labels"]
+        found = dict(zip(("name", "group", "job_type", "tags"), labels(records), strict=True))
+        assert {**found, "project": "slot_rl", "entity": None} == config["labels"]
         assert [{key: row[key] for key in points[0]} for row in history(records)] == points
         (started,) = (record.run for record in records if record.WhichOneof("record_type") == "run")
         sent = {item.key: json.loads(item.value_json) for item in started.config.update}

@@ -15,6 +15,7 @@ from slot_rl.agents import AGENTS, AgentKind, GuidedSearchAgent, GumbelAgent
 from slot_rl.envs import SlotVecEnv
 from slot_rl.estimators import EstimatorNet, EstimatorShape
 from slot_rl.evaluation import Evaluation, EvaluationConfig
+from slot_rl.looks import looks_of
 from slot_rl.problems import Observation, Problem, RowProblem
 from slot_rl.seeding import seeded_initialisation
 from slot_rl.serving_curves import (
@@ -203,11 +204,11 @@ def test_panels_by_calls_and_by_seconds(tmp_path: Path, monkeypatch: pytest.Monk
     curves = {"pass": [(0, 0.9)], "search": CURVE, "best": [(400, 1.01)]}
     taken = {"pass": [Timing(0, 2e-4, 2e-4, 0)], "search": RIVAL, "best": [Timing(400, 4e-3, 0.0, 400)]}
     taken["search"] = [each._replace(seconds=each.calls * 1e-5) for each in RIVAL]
-    plot_serving(tmp_path / "serving.png", "who", curves, taken, 256)
+    plot_serving(tmp_path / "serving.png", "who", curves, taken, 256, looks_of(curves))
     by_calls, by_seconds = drawn
     assert [(axes.get_xscale(), axes.get_yscale()) for axes in drawn] == [("symlog", "log"), ("log", "log")]
     assert "calls" in by_calls.get_xlabel() and by_seconds.get_xlabel() == "microseconds for each request, batch of 256"
-    assert by_calls.get_ylabel() == "distance to the best (1 - optimality)"
+    assert by_calls.get_ylabel() == "distance to the best\n(1 - optimality), smaller is better"
     points = [[line.get_xydata().tolist() for line in axes.lines] for axes in drawn]  # type: ignore[union-attr]
     assert points[0] == [[[0, pytest.approx(0.1)]], [[1, 0.8], [4, 0.4], [16, pytest.approx(0.1)]], [[400, 0.001]]]
     assert [at for at, _ in points[1][1]] == pytest.approx([10, 40, 160]) and points[1][0][0][0] == pytest.approx(200)

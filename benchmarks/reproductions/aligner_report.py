@@ -146,7 +146,7 @@ def measure_table(table: MeasuredTable, config: AlignerReportConfig, on_end: Cal
 
 def _problem(seen: TableRows, encoding: TableEncoding, seed: int, generator: torch.Generator) -> RowProblem:
     """Fits an estimator on the seen rows; a ninth of them decides when to stop."""
-    # Less patience than pretrain_estimator.py, to save time.
+    # Less patience than slot-rl pretrain, to save time.
     fit = TableFit(patience=15)
     net = network_for(encoding, fit, seed)
     validation, training = torch.arange(len(seen)).tensor_split([len(seen) // 9])

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.reproductions.results import Place, mean_of_last, run_each, write_results
+from slot_rl.looks import looks_of
 from slot_rl.plots import Panel, plot_curves
 from slot_rl.seeding import generator_from
 from slot_rl.selectors import Gumbel, IntermediateLoss, Selector
@@ -74,7 +75,13 @@ def reproduce_intermediate_loss(config: IntermediateLossConfig) -> None:
     table = ("learning a distribution from single draws", ["", "least", "last", "published"], rows)
     panels = _curve_panels(curves, config.steps)
     figures = {"curves": curves, "mean_zero": mean_zero}
-    write_results(folder, config, table, figures, lambda path: plot_curves(path, panels, "steps of one draw"))
+    write_results(
+        folder,
+        config,
+        table,
+        figures,
+        lambda path: plot_curves(path, panels, "steps of one draw", looks_of(TOY_METHODS)),
+    )
 
 
 def _curve_panels(curves: dict[str, list[float]], steps: int) -> list[Panel]:

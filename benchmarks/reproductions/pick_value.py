@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.reproductions.results import Place, mean_of_last, run_each, write_results
+from slot_rl.looks import looks_of
 from slot_rl.networks import PointerNetwork, PointerSize
 from slot_rl.plots import Panel, plot_curves
 from slot_rl.problems import Observation, Problem, make_problem
@@ -94,7 +95,13 @@ def reproduce_pick_value(config: PickValueConfig) -> None:
     table = ("pick the value nearest to one half", ["", "share", "theirs", "spread", "at last"], rows)
     figures = {kind: {name: vars(one) for name, one in by.items()} for kind, by in found.items()}
     panels = _panels(found)
-    write_results(folder, config, table, figures, lambda path: plot_curves(path, panels, "steps of 256 requests"))
+    write_results(
+        folder,
+        config,
+        table,
+        figures,
+        lambda path: plot_curves(path, panels, "steps of 256 requests", looks_of(PICK_METHODS)),
+    )
 
 
 def learn(kind: PolicyKind, method: str, steps: int, seed: int, on_point: Callable[[], None]) -> Learned:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.reproductions.results import Place, run_each, write_results
+from slot_rl.looks import looks_of
 from slot_rl.plots import Panel, plot_curves
 from slot_rl.seeding import generator_from
 from slot_rl.selectors import Gumbel, GumbelRao, ReinMax, Selector, StraightThrough
@@ -66,7 +67,9 @@ def reproduce_polynomial(config: PolynomialConfig) -> None:
     ]
     table = (f"polynomial programming, loss of epoch {config.epochs}", ["", "ours", "published", "lowest"], rows)
     label = f"epochs of {STEPS_PER_EPOCH} steps"
-    write_results(folder, config, table, figures, lambda path: plot_curves(path, panels, label))
+    write_results(
+        folder, config, table, figures, lambda path: plot_curves(path, panels, label, looks_of(POLYNOMIAL_METHODS))
+    )
 
 
 def values() -> Tensor:

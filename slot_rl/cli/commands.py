@@ -28,7 +28,7 @@ class Command:
 
 def _train(prog: str, arguments: Sequence[str]) -> int:
     from slot_rl.agents import AGENTS
-    from slot_rl.cli.advice import advice
+    from slot_rl.cli.guide import guide
     from slot_rl.compare.presets import read_presets
     from slot_rl.console import EXIT_CODES
     from slot_rl.resuming import ResumeConfig, resume_run
@@ -54,7 +54,7 @@ def _train(prog: str, arguments: Sequence[str]) -> int:
         ["--env", chosen.env, *rest],
         PREFIXES,
         default=TrainFlags(RunConfig(), options),
-        description=advice(),
+        description=guide(),
     )
     return EXIT_CODES[train_run(chosen.agent, flags.run, flags.agent)[2]["status"]]
 

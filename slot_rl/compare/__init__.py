@@ -1,7 +1,7 @@
 """Comparing agents at equal budget: plan the runs, launch them, conclude what can be concluded, show it.
 
 The module can be called: ``slot_rl.compare(problem, ["gumbel", "ppo"], out="comparison")`` does what
-``compare_agents.py`` does; see :func:`slot_rl.compare.command.compare_problems`.
+``slot-rl compare`` does; see :func:`slot_rl.compare.command.compare_problems`.
 """
 
 import sys

@@ -23,7 +23,8 @@ from slot_rl.problems.constraints.written import ConstraintFlags
 from slot_rl.problems.named import OWN
 from slot_rl.provenance import provenance
 from slot_rl.spelling import unknown
-from slot_rl.tracking import WandbMode, check_tensorboard, run_group, wandb_mode, wandb_project
+from slot_rl.tracking import WandbMode, check_tensorboard, run_group, wandb_mode
+from slot_rl.wandb_labels import PROJECT, WandbFlags
 
 UNESTABLISHED = 1
 Labelled = TypeVar("Labelled")
@@ -57,6 +58,7 @@ class CompareConfig:
         trust: Execute the Python files that tasks name as estimators, with all your rights.
         constraints: What answers are allowed, in every task.
         evaluation: The requests to judge on.
+        labels: Where the runs go on Weights & Biases, and what they are found by.
     """
 
     out: Path
@@ -79,6 +81,7 @@ class CompareConfig:
     trust: bool = False
     constraints: ConstraintFlags = field(default_factory=ConstraintFlags)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    labels: WandbFlags = field(default_factory=WandbFlags)
 
     def resolved(self, tasks: Sequence[Task] = ()) -> Study:
         """Returns the study that the flags and the file describe.
@@ -162,7 +165,7 @@ def compare_problems(
     out: Path | str,
     **settings: Any,
 ) -> Conclusions:
-    """Compares agents on problems, as ``compare_agents.py`` does; ``slot_rl.compare`` is this function.
+    """Compares agents on problems, as ``slot-rl compare`` does; ``slot_rl.compare`` is this function.
 
     Args:
         problems: What to compare on, perhaps by label: built problems, or tasks as at the command line (an id,
@@ -202,27 +205,29 @@ def _compared(config: CompareConfig, study: Study, launcher: Launcher) -> Conclu
     mode = wandb_mode(config.wandb)
     if config.tensorboard:
         check_tensorboard()
-    runs = study.runs(Tracking(mode, config.tensorboard))
+    flags = config.labels.with_variables()
+    document = _document(config, study, flags)
+    groups = {task["label"]: task["group"] for task in document["tasks"]}
+    runs = study.runs(Tracking(mode, config.tensorboard, labels=flags, groups=groups, git=document["git"]))
     with opened(config.out):
-        document = _document(config, study)
         write_json(config.out / COMPARISON, document)
         do_runs(runs, config.out, launcher, config.retry_failed)
         found = conclude(read_results(runs, config.out), study.failure_threshold)
-        publish_report(config.out, found, document, mode)
+        publish_report(config.out, found, document, mode, flags)
     sync = sync_command(config.out)
     if sync is not None:
         say(f"to send it to Weights & Biases: {sync}")
     return found
 
 
-def _document(config: CompareConfig, study: Study) -> dict[str, Any]:
+def _document(config: CompareConfig, study: Study, flags: WandbFlags) -> dict[str, Any]:
     budgets = {task.label: task.timesteps or study.timesteps for task in study.tasks}
     tasks = [
         {
             "label": task.label,
             "env": task.env,
             "timesteps": budgets[task.label],
-            "group": run_group(task.label, budgets[task.label]),
+            "group": _group(flags, task.label, budgets),
             "unmeasured": None if task.truth is None else task.unmeasured,
         }
         for task in study.tasks
@@ -230,6 +235,14 @@ def _document(config: CompareConfig, study: Study) -> dict[str, Any]:
     names = {
         "agents": [agent.label for agent in study.agents],
         "seeds": list(study.seeds),
-        "wandb_project": wandb_project(),
+        "wandb_project": flags.wandb_project or PROJECT,
+        "wandb_entity": flags.wandb_entity,
     }
     return {**provenance(config), "tasks": tasks, **names}
+
+
+def _group(flags: WandbFlags, label: str, budgets: Mapping[str, int]) -> str:
+    """Returns the group of a task's runs on Weights & Biases; runs of two tasks must not be averaged."""
+    if flags.wandb_group is None:
+        return run_group(label, budgets[label])
+    return flags.wandb_group if len(budgets) == 1 else f"{flags.wandb_group}__{label}"

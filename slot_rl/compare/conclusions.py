@@ -53,6 +53,11 @@ class Conclusions:
         """The agents in the order of the runs."""
         return list(self.results.runs["agent"].unique())
 
+    @property
+    def ranked(self) -> list[str]:
+        """The agents, the highest IQM over all tasks first."""
+        return self.summaries.loc[self.summaries["task"] == self.tasks[-1], "agent"].tolist()
+
 
 def conclude(results: Results, threshold: float) -> Conclusions:
     """Draws the conclusions; a run with an optimality below the threshold counts as a failure.

@@ -43,7 +43,8 @@ class DashboardConfig:
 
     Attributes:
         folder: The comparison's folder.
-        entity: The owner of the project; WANDB_ENTITY if left out, and without it the user who is logged in.
+        entity: The owner of the project; the comparison's own if left out, without it WANDB_ENTITY, and without it the
+            user who is logged in.
         project: The project; the comparison's own if left out.
         dry_run: Send nothing, and write what would be sent to a file; needs no login.
         out: The file of a dry run; dashboard.json in the comparison's folder if left out.
@@ -90,6 +91,7 @@ class ComparisonDocument:
     project: str
     command: str
     published: Published | None = None
+    entity: str | None = None
 
 
 def publish_dashboard(config: DashboardConfig) -> None:
@@ -100,18 +102,18 @@ def publish_dashboard(config: DashboardConfig) -> None:
             sent), or Weights & Biases refuses.
     """
     comparison = read_comparison(config.folder)
-    project = config.project or comparison.project
+    project, entity = config.project or comparison.project, config.entity or comparison.entity
     # Built before the login is asked for, so that bad input shows first.
-    workspaces, report = build_dashboard(comparison, config.entity or "", project)
+    workspaces, report = build_dashboard(comparison, entity or "", project)
     if config.dry_run:
         out = config.out or config.folder / SPECIFICATION
         check_out(out, force=True, suffixes=(".json",), inputs=(config.folder / COMPARISON,))
         parts = {"workspaces": list(map(_uploaded, workspaces)), "report": _uploaded(report)}
-        write_json(out, {"entity": config.entity, "project": project, **parts})
+        write_json(out, {"entity": entity, "project": project, **parts})
         say(f"specification: {out}")
     else:
         _check_login()
-        _save(comparison, config.entity or _own_entity(), project)
+        _save(comparison, entity or _own_entity(), project)
     _print_sync(config, comparison)
 
 
@@ -125,7 +127,11 @@ def read_comparison(folder: Path) -> ComparisonDocument:
     if not path.is_file():
         raise ValueError(f"expected the folder of a comparison with {COMPARISON}, got {folder} without one")
     document, published = read_json(path), read_published(folder)
-    names = {"project": "wandb_project", **{name: name for name in ("tasks", "agents", "seeds", "command")}}
+    names = {
+        "project": "wandb_project",
+        "entity": "wandb_entity",
+        **{name: name for name in ("tasks", "agents", "seeds", "command")},
+    }
     shown = {name: document[key] for name, key in names.items() if key in document}
     found = as_declared(ComparisonDocument, shown, f"the comparison in {path}")
     if not (found.tasks and found.agents and found.seeds):

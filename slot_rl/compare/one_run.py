@@ -2,7 +2,7 @@
 
 import shutil
 import traceback
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from slot_rl import __version__
@@ -17,7 +17,8 @@ from slot_rl.io import CONFIG, write_json
 from slot_rl.provenance import versions
 from slot_rl.run_training import Training
 from slot_rl.serving_curves import Way, large_batch, policy_ways, search_way, serving_curve, serving_times
-from slot_rl.tracking import RUN_LABELS, RunIdentity, Tracker
+from slot_rl.tracking import RunIdentity, Tracker
+from slot_rl.wandb_labels import RUN_LABELS
 from slot_rl.watching import Report, RunProgress
 
 SERVING_FILE, TIMES_FILE = "serving.json", "serving_times.json"
@@ -76,8 +77,11 @@ def _perform(run: Run, folder: Path, report: Report, start: Checkpoint | None) -
     report(RunProgress(0, "preparing"))
     task = run.task
     identity = RunIdentity(task.env, run.agent, run.seed, run.timesteps, run.digest, __version__, task.label)
-    known = {"options": run.options, **task.places(), "versions": versions(), RUN_LABELS: asdict(identity.labels)}
-    config = {**run.document, **known}
+    # One name for all runs would tell none from another.
+    said = replace(run.tracking.labels, wandb_name=None, wandb_group=run.tracking.groups.get(task.label))
+    labels = said.over(identity.labels)
+    known = {"options": run.options, **task.places(), "versions": versions(), RUN_LABELS: asdict(labels)}
+    config = {**run.document, **known, "git": run.tracking.git}
     write_json(folder / CONFIG, config)
     evaluation = evaluation_on(task, run.evaluation)
     options = options_from_json(run.options, AGENTS[run.kind].options)
@@ -85,7 +89,7 @@ def _perform(run: Run, folder: Path, report: Report, start: Checkpoint | None) -
     agent = make_agent(run.kind, problem, options, run.seed) if start is None else load_agent(start.folder, problem)
     lines = 0 if start is None else start.training["metrics_lines"]
     home = folder.with_name(run.name)
-    tracker = Tracker(folder, identity, config, run.tracking.wandb, run.tracking.tensorboard, lines, home)
+    tracker = Tracker(folder, labels, config, run.tracking.wandb, run.tracking.tensorboard, lines, home)
     training = Training(agent, identity, evaluation, tracker, folder, run.tracking.saving, start=start)
     summary, _ = training.train_and_judge(report)
     if summary["status"] != "finished":

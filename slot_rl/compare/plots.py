@@ -4,10 +4,10 @@ Every function takes the file, a frame with a column ``task``, and all agents of
 each agent its look. Agents that are only in the frame come last. Each function returns the figure that it saved.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from textwrap import fill
-from typing import Any, Literal, TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import pandas as pd
@@ -15,20 +15,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FixedLocator, NullLocator
 
 from slot_rl.compare.curves import Along, learning_bands, profiles, serving_medians
-from slot_rl.compare.statistics import Floats
-from slot_rl.plots import plain_text
+from slot_rl.looks import Look, look_of, looks_of
+from slot_rl.plots import DISTANCE, HOLLOW, SMALLER, distances, plain_text, scale_distances
 from slot_rl.serving_curves import LARGE_BATCH
 
-COLOURS = "#3f90da #ffa90e #bd1f01 #94a4a2 #832db6 #a96b59 #e76300 #b9ac70 #717581 #92dadd".split()
-"""Petroff's ten colours (arXiv:2107.02270), which colour-blind readers can tell apart."""
-
-MARKERS = "os^Dv<>PX*"
-DASHES: tuple[Any, ...] = ("-", (0, (4, 1.5)), (0, (1, 1.2)))
-OPTIMALITY = "optimality (0 random, 1 best; stretched towards 1)"
-UPRIGHT = "optimality, stretched towards 1"
 ALONG = {"calls": "estimator calls in training, thousands", "seconds": "processor seconds of training"}
 FOR_A_REQUEST = {
     "calls": "estimator calls for each request",
@@ -36,28 +28,12 @@ FOR_A_REQUEST = {
 }
 SIZE = (4.4, 3.7)
 WIDEST_LINEAR = 20.0
-NEAR_BEST = 0.01
-"""Shortfall from 1 below which an axis of optimality is straight; beyond it is logarithmic in the shortfall."""
-TICKS = (-10, -3, -1, 0, 0.5, 0.8, 0.9, 0.95, 0.98, 1)
+CONSTANT_LINE: dict[str, Any] = {"color": look_of("best_constant").colour, "linestyle": ":"}
 
 Panels: TypeAlias = list[tuple[Axes, pd.DataFrame]]
 """The axes of each task with the rows that are drawn there."""
-Look: TypeAlias = dict[str, Any]
-"""Matplotlib's settings of an agent's line and markers."""
-
-
-def looks_of(agents: Iterable[str]) -> dict[str, Look]:
-    """Returns each agent's look: ten colours with a marker each, then the same with other dashes and markers."""
-    return {
-        agent: {
-            "color": COLOURS[i % 10],
-            "linestyle": DASHES[i // 10 % 3],
-            "marker": MARKERS[(i + 3 * (i // 10)) % 10],
-            "linewidth": 1.6,
-            "markersize": 5,
-        }
-        for i, agent in enumerate(dict.fromkeys(agents))
-    }
+Seen: TypeAlias = dict[str, Look]
+"""How each agent is drawn."""
 
 
 def draw_learning_curves(path: Path, curves: pd.DataFrame, along: Along, agents: Sequence[str] = ()) -> Figure:
@@ -65,7 +41,7 @@ def draw_learning_curves(path: Path, curves: pd.DataFrame, along: Along, agents:
 
     Seconds are on a logarithmic scale if they span more than twentyfold.
     """
-    bands = learning_bands(curves, along)
+    bands = _distant(learning_bands(curves, along))
     positive = bands.loc[bands["at"] > 0, "at"]
     logarithmic = along == "seconds" and positive.max() > WIDEST_LINEAR * positive.min()
     if logarithmic:
@@ -74,32 +50,36 @@ def draw_learning_curves(path: Path, curves: pd.DataFrame, along: Along, agents:
     for axes in panels:
         axes.set_xscale("log" if logarithmic else "linear")
         axes.xaxis.set_major_formatter((lambda at, _: _plain(at / 1000)) if along == "calls" else _plain)
-        _stretch(axes, "y")
-    _name_axes(panels, ALONG[along], f"IQM of {UPRIGHT}")
+        scale_distances(axes, "y")
+    _name_axes(panels, ALONG[along], f"IQM of the {SMALLER}")
     return _save(figure, path)
 
 
 def draw_performance_profile(path: Path, runs: pd.DataFrame, agents: Sequence[str] = ()) -> Figure:
-    """Draws for each agent the share of runs above tau, failed ones included, with its 95 % band."""
-    figure, panels = _bands(profiles(runs), agents, marked=False)
+    """Draws for each agent the share of runs nearer to the best, failed ones included, with its 95 % band."""
+    shares = profiles(runs)
+    # Beyond the best run every share is 0.
+    shares = shares[shares["at"] <= shares["task"].map(runs.groupby("task")["optimality"].max())]
+    figure, panels = _bands(shares.assign(at=distances(shares["at"])), agents, marked=False)
     for axes in panels:
         axes.set_ylim(-0.03, 1.03)
-        _stretch(axes, "x")
-        axes.margins(x=0)
-    _name_axes(panels, f"τ, {OPTIMALITY}", "share of runs with optimality above τ")
+        scale_distances(axes, "x")
+    _name_axes(panels, DISTANCE, "share of runs that are nearer to the best")
     return _save(figure, path)
 
 
 def draw_interval_chart(path: Path, summaries: pd.DataFrame, agents: Sequence[str] = ()) -> Figure:
-    """Draws each agent's interval (columns iqm_low, iqm_high) as a bar, with a stroke at the IQM (iqm)."""
+    """Draws each agent's interval (columns iqm_low, iqm_high) as a line, with its marker at the IQM (iqm)."""
     figure, panels, places, looks = _rows(summaries, agents)
     for axes, drawn in panels:
         for row in drawn.to_dict("records"):
-            place, width = places[row["agent"]], row["iqm_high"] - row["iqm_low"]
-            colour = looks[row["agent"]]["color"]  # Of the edge too, so that a bar without width is seen.
-            axes.barh(place, width, left=row["iqm_low"], height=0.6, color=colour, edgecolor=colour, alpha=0.75)
-            axes.plot([row["iqm"]] * 2, [place - 0.3, place + 0.3], color="black", linewidth=1.6)
-    figure.supxlabel(f"{OPTIMALITY}, IQM over seeds with its 95 % interval", fontsize="medium")
+            place, look = places[row["agent"]], looks[row["agent"]]
+            axes.plot(
+                distances([row["iqm_low"], row["iqm_high"]]), [place] * 2, color=look.colour, linewidth=5, alpha=0.5
+            )
+            axes.plot(distances([row["iqm"]]), [place], color=look.colour, marker=look.marker, markersize=7)
+        scale_distances(axes, "x")
+    figure.supxlabel(DISTANCE, fontsize="medium")
     return _save(figure, path)
 
 
@@ -115,16 +95,17 @@ def draw_seed_strip(path: Path, runs: pd.DataFrame, agents: Sequence[str] = ()) 
             place = places[run["agent"]] + 0.6 * ((seeds.index(run["seed"]) + 0.5) / len(seeds) - 0.5)
             look: dict[str, Any] = {"s": 30, "color": "black", "marker": "x", "linewidths": 1.3}
             if pd.isna(run["failure"]):
-                look = {"s": 22, "color": looks[run["agent"]]["color"], "edgecolors": "white", "linewidths": 0.4}
-            axes.scatter(run["optimality"], place, zorder=3, **look)
+                look = {"s": 22, "color": looks[run["agent"]].colour, "edgecolors": "white", "linewidths": 0.4}
+            axes.scatter(distances(run["optimality"]), place, zorder=3, **look)
         constants = drawn["best_constant_optimality"].dropna()
         if len(constants):
-            axes.axvline(constants.median(), color="black", linestyle=":", linewidth=1.2)
-    figure.supxlabel(OPTIMALITY, fontsize="medium")
+            axes.axvline(float(distances(constants.median())), linewidth=1.2, **CONSTANT_LINE)
+        scale_distances(axes, "x")
+    figure.supxlabel(DISTANCE, fontsize="medium")
     handles = [
         Line2D([], [], linestyle="", marker="o", markersize=5, color="tab:gray", label="run"),
         Line2D([], [], linestyle="", marker="x", markersize=5, color="black", label="failed run"),
-        Line2D([], [], linestyle=":", color="black", label="best constant"),
+        Line2D([], [], label="best constant", linewidth=1.2, **CONSTANT_LINE),
     ]
     figure.legend(handles=handles, loc="outside upper right", ncols=3, frameon=False)
     return _save(figure, path)
@@ -146,38 +127,29 @@ def draw_improvement_matrix(path: Path, pairs: pd.DataFrame, agents: Sequence[st
 
 
 def draw_serving(path: Path, serving: pd.DataFrame, agents: Sequence[str] = (), along: Along = "calls") -> Figure:
-    """Draws the median over seeds of optimality against estimator calls for a request, or against its seconds.
+    """Draws the median over seeds of the distance to the best, against estimator calls for a request or its seconds.
 
     Calls are 0, then logarithmic from 1; seconds are microseconds on a logarithmic scale.
     """
     medians = serving_medians(serving).dropna(subset=along)
     places = medians["calls"] if along == "calls" else 1e6 * medians["seconds"]
-    figure, panels = _bands(medians.assign(at=places, value=medians["optimality"]), agents, marked=True)
+    figure, panels = _bands(medians.assign(at=places, value=distances(medians["optimality"])), agents, marked=True)
     for axes in panels:
         if along == "calls":
             axes.set_xscale("symlog", linthresh=1)
             axes.set_xlim(left=-0.15)
         else:
             axes.set_xscale("log")
-        _stretch(axes, "y")
+            axes.margins(x=0.08)
+        scale_distances(axes, "y")
         axes.xaxis.set_major_formatter(_plain)
-    _name_axes(panels, FOR_A_REQUEST[along], f"median {UPRIGHT}")
+    _name_axes(panels, FOR_A_REQUEST[along], f"median {SMALLER}")
     return _save(figure, path)
 
 
-def _stretch(axes: Axes, which: Literal["x", "y"]) -> None:
-    """Stretches an axis of optimality towards 1, because agents lie close to 1 and random choices far from it."""
-    scale: Any = axes.set_xscale if which == "x" else axes.set_yscale
-    scale("function", functions=(_nearness, lambda at: 1 - NEAR_BEST * np.sinh(-at)))
-    axis = axes.xaxis if which == "x" else axes.yaxis
-    axis.set_major_locator(FixedLocator(TICKS))
-    axis.set_minor_locator(NullLocator())
-    axis.set_major_formatter(_plain)
-    axes.autoscale(axis=which)
-
-
-def _nearness(optimality: Floats) -> Floats:
-    return -np.arcsinh((1 - optimality) / NEAR_BEST)
+def _distant(bands: pd.DataFrame) -> pd.DataFrame:
+    """Returns bands of optimality as bands of the distance to the best, whose lower end is the higher optimality."""
+    return bands.assign(value=distances(bands["value"]), low=distances(bands["high"]), high=distances(bands["low"]))
 
 
 def _bands(bands: pd.DataFrame, agents: Sequence[str], marked: bool) -> tuple[Figure, list[Axes]]:
@@ -188,28 +160,26 @@ def _bands(bands: pd.DataFrame, agents: Sequence[str], marked: bool) -> tuple[Fi
     for axes, drawn in panels:
         for agent, band in drawn.groupby("agent", sort=False):
             look = looks[str(agent)]
-            line = look if marked else look | {"marker": "", "drawstyle": "steps-post"}
+            line = look.marked | HOLLOW if marked else look.line | {"drawstyle": "steps-post"}
             # Agents have markers at different places, so that overlapping lines can be told apart.
             dense = "low" in band and len(band) > 1
             every = (0.02 + 0.017 * (shown.index(str(agent)) % 10), 0.17) if dense else None
             if "low" in band:
-                area: dict[str, Any] = {"color": look["color"], "step": None if marked else "post"}
+                area: dict[str, Any] = {"color": look.colour, "step": None if marked else "post"}
                 axes.fill_between(band["at"], band["low"], band["high"], alpha=0.13, linewidth=0, **area)
-            axes.plot(band["at"], band["value"], markevery=every, **line)
+            axes.plot(band["at"], band["value"], markevery=every, linewidth=1.6, **line)
     _legend(figure, shown, looks, marked)
     return figure, [axes for axes, _ in panels]
 
 
-def _rows(drawn: pd.DataFrame, agents: Sequence[str]) -> tuple[Figure, Panels, dict[str, int], dict[str, Look]]:
+def _rows(drawn: pd.DataFrame, agents: Sequence[str]) -> tuple[Figure, Panels, dict[str, int], Seen]:
     """Returns a figure with a row for each agent, its panels, and each agent's row and look."""
     rows = _shown(drawn["agent"], agents)
     figure, panels = _panels(drawn, (2.9, 1.1 + 0.34 * len(rows)), _inches(rows), columns=4, sharey=True)
     for axes, _ in panels:
         axes.set(yticks=range(len(rows)), yticklabels=map(plain_text, rows), ylim=(len(rows) - 0.5, -0.5))
-        _stretch(axes, "x")
         axes.tick_params(axis="y", length=0)
         axes.grid(visible=False, axis="y")
-        axes.use_sticky_edges = False
         for row in range(1, len(rows)):
             axes.axhline(row - 0.5, color="0.9", linewidth=0.8, zorder=0)
     return figure, panels, {agent: i for i, agent in enumerate(rows)}, looks_of([*agents, *rows])
@@ -262,9 +232,9 @@ def _name_axes(panels: Sequence[Axes], abscissas: str, ordinates: str) -> None:
         axes.set(xlabel=abscissas if i + 2 >= len(panels) else "", ylabel=ordinates if i % 2 == 0 else "")
 
 
-def _legend(figure: Figure, shown: Sequence[str], looks: Mapping[str, Look], marked: bool = True) -> None:
-    plain = {} if marked else {"marker": ""}
-    handles = [Line2D([], [], label=plain_text(agent), **(looks[agent] | plain)) for agent in shown]
+def _legend(figure: Figure, shown: Sequence[str], looks: Seen, marked: bool = True) -> None:
+    lines = {agent: looks[agent].marked | HOLLOW if marked else looks[agent].line for agent in shown}
+    handles = [Line2D([], [], label=plain_text(agent), linewidth=1.6, **line) for agent, line in lines.items()]
     figure.legend(handles=handles, loc="outside right upper", frameon=False, handlelength=3.2)
 
 

@@ -7,7 +7,7 @@ as an agent's label. The page's content security policy also forbids scripts and
 import shutil
 import time
 from base64 import b64encode
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,27 +18,33 @@ from jinja2 import Environment, PackageLoader
 
 from slot_rl.compare import plots
 from slot_rl.compare.conclusions import Conclusions
-from slot_rl.compare.differences import Claim, verdict_on
+from slot_rl.compare.differences import OVERALL, Claim, verdict_on
 from slot_rl.compare.statistics import RUN_KEY
-from slot_rl.compare.tables import GLOSSARY, ReportTable, ranked_pairs, report_tables
+from slot_rl.compare.tables import AGENTS, GLOSSARY, ReportTable, ranking_table, report_tables
 from slot_rl.compare.wandb import FOLDER, track_comparison
-from slot_rl.console import say
+from slot_rl.console import print_table, say
 from slot_rl.estimators.spreadsheet_cells import neutral_frame
 from slot_rl.io import write_atomically, write_json
 from slot_rl.tracking import WandbMode
+from slot_rl.wandb_labels import NO_FLAGS, WandbFlags
 
 REPORT, PAGE, TEMPLATE = "report", "report.html", "report.html.j2"
 
+SHOWN, DRAWN = 90, 130
+"""Pixels of the page, and of a picture's file, for each inch of a picture."""
+AT_THE_TERMINAL = ("agent", "verdict", "IQM", "95 %", "+31 calls", "calls each")
+"""The columns of the ranking that fit into 80 characters."""
+
 CAPTIONS = {
-    "intervals": "Optimality of each agent: interquartile mean over seeds with its 95 % interval.",
+    "intervals": "Distance of each agent to the best: interquartile mean over seeds with its 95 % interval.",
     "learning_calls": "Learning curves over estimator calls, of runs that ended well: interquartile mean over seeds, "
     "95 % bootstrap band.",
     "learning_seconds": "Learning curves over processor seconds of training, without the evaluations.",
-    "serving": "Optimality against estimator calls for each request: starts and swaps of a policy, and searches from "
-    "random starts. Medians over seeds.",
+    "serving": "Distance to the best against estimator calls for each request: starts and swaps of a policy, and "
+    "searches from random starts. Medians over seeds.",
     "serving_seconds": "The same against the processor's microseconds for each request, the estimator's among them.",
     "seeds": "Every run is a dot, or a cross if it failed. The dotted line is the best constant answer.",
-    "profile": "Share of runs above each optimality.",
+    "profile": "Share of runs that are nearer to the best than each distance.",
     "improvement": "Probability that a run of the row's agent beats a run of the column's agent.",
 }
 """The captions of the pictures, by file name without suffix."""
@@ -56,26 +62,38 @@ class Picture:
         """The file in base64."""
         return b64encode(self.path.read_bytes()).decode("ascii")
 
+    @property
+    def width(self) -> int:
+        """The width at which it is shown, the same for an inch of every picture; 0 for a file without a PNG's head."""
+        return int.from_bytes(self.path.read_bytes()[16:20], "big") * SHOWN // DRAWN
+
+    @property
+    def name(self) -> str:
+        """What it is called where it is not shown."""
+        return self.path.stem.replace("_", " ")
+
 
 @dataclass(frozen=True)
 class Section:
-    """A section of the page: a heading, then paragraphs, then tables, then pictures."""
+    """A section of the page: a heading, then paragraphs, tables, pictures, and remarks."""
 
     heading: str
     paragraphs: Sequence[str] = ()
     tables: Sequence[ReportTable] = ()
     pictures: Sequence[Picture] = ()
+    remarks: Sequence[str] = ()
 
 
-def publish_report(out: Path, found: Conclusions, document: Mapping[str, Any], mode: WandbMode) -> None:
-    """Prints the tables; writes ``report.html`` and its parts in ``report/``; tracks both on W&B."""
+def publish_report(
+    out: Path, found: Conclusions, document: Mapping[str, Any], mode: WandbMode, flags: WandbFlags = NO_FLAGS
+) -> None:
+    """Prints the ranking; writes ``report.html`` and its parts in ``report/``; tracks both on W&B."""
     folder = out / REPORT
     folder.mkdir(exist_ok=True)
     pictures = draw_pictures(folder, found)
     tables = report_tables(found)
-    for line in [*_lines(report_tables(found, leader_alone=True)), *GLOSSARY, *_notes(found)]:
-        say(line)
-    write_atomically(folder / "tables.md", "\n".join([*_lines(tables), *GLOSSARY, ""]).encode())
+    print_ranking(found)
+    write_atomically(folder / "tables.md", "\n".join(_lines(tables)).encode())
     shown = {table.key: table.frame for table in tables}
     for name, frame in {"runs": found.results.runs, **shown}.items():
         write_atomically(folder / f"{name}.csv", neutral_frame(frame).to_csv(index=False).encode())
@@ -83,8 +101,23 @@ def publish_report(out: Path, found: Conclusions, document: Mapping[str, Any], m
     write_page(out / PAGE, "Agents compared", _sections(found, document, tables, pictures))
     # An earlier call's tracked tables and pictures are out of date.
     shutil.rmtree(out / FOLDER, ignore_errors=True)
-    track_comparison(out, time.strftime("%Y%m%d-%H%M%S"), document, shown, [each.path for each in pictures], mode)
+    track_comparison(
+        out, time.strftime("%Y%m%d-%H%M%S"), document, shown, [each.path for each in pictures], mode, flags
+    )
     say(f"report: {out / PAGE}")
+
+
+def print_ranking(found: Conclusions) -> None:
+    """Prints a ranking for each task with a sentence that says which agent to use, and what a reader must know."""
+    for task in found.tasks:
+        table = ranking_table(found, task)
+        if task != OVERALL:
+            shown = table.frame[[name for name in table.frame.columns if name in AT_THE_TERMINAL]]
+            brackets = "; in brackets: seeds that would tell" * any("(" in each for each in shown["verdict"])
+            print_table(table.caption + brackets, list(shown.columns), shown.to_numpy().tolist())
+        say(table.sentence)
+    for line in _notes(found):
+        say(line)
 
 
 def print_claims(claims: Sequence[Claim], found: Conclusions) -> bool:
@@ -97,7 +130,7 @@ def print_claims(claims: Sequence[Claim], found: Conclusions) -> bool:
 
 def draw_pictures(folder: Path, found: Conclusions) -> list[Picture]:
     """Draws every picture that there are figures for."""
-    results, agents = found.results, found.agents
+    results, agents = found.results, found.ranked
     pictures = {name: Picture(folder / f"{name}.png", caption) for name, caption in CAPTIONS.items()}
     files = {name: picture.path for name, picture in pictures.items()}
     plots.draw_interval_chart(files["intervals"], found.summaries, agents)
@@ -124,7 +157,22 @@ def write_page(path: Path, title: str, sections: Sequence[Section]) -> None:
 
 
 def _lines(tables: Sequence[ReportTable]) -> list[str]:
-    return [line for table in tables for line in table.lines()]
+    lines = []
+    for section in _by_section(tables):
+        lines += [f"# {section.heading}", "", *(part for note in section.paragraphs for part in (note, ""))]
+        lines += [line for table in section.tables for line in table.lines()]
+        lines += [*section.remarks, ""]
+    return lines
+
+
+def _by_section(tables: Sequence[ReportTable]) -> list[Section]:
+    """Returns the tables by section, each with what its tables have in common to read before them."""
+    sections = []
+    for heading in dict.fromkeys(table.section for table in tables):
+        those = [table for table in tables if table.section == heading]
+        notes = list(dict.fromkeys(table.note for table in those))
+        sections.append(Section(heading, notes, those, remarks=GLOSSARY if heading == AGENTS else ()))
+    return sections
 
 
 def _notes(found: Conclusions) -> list[str]:
@@ -141,35 +189,14 @@ def _notes(found: Conclusions) -> list[str]:
 def _sections(
     found: Conclusions, document: Mapping[str, Any], tables: Sequence[ReportTable], pictures: Sequence[Picture]
 ) -> list[Section]:
-    first = [*_notes(found), f"Made by: {document['command']}", *_leaders(found)]
-    agents, *others = (
-        Section(heading, tables=[table for table in tables if table.section == heading])
-        for heading in dict.fromkeys(table.section for table in tables)
-    )
+    ranking, *others = _by_section(tables)
+    made = Section("How it was made", [f"Made by: {document['command']}"])
     return [
-        Section("What can be concluded", paragraphs=first),
-        replace(agents, paragraphs=GLOSSARY),
+        replace(ranking, paragraphs=(), remarks=[*_notes(found), *ranking.paragraphs]),
         Section("Pictures", pictures=pictures),
         *others,
+        made,
     ]
-
-
-def _leaders(found: Conclusions) -> Iterator[str]:
-    """Says for each task which agent leads, which agents it beats, and what policies gain at equal calls."""
-    for task in found.tasks if len(found.agents) > 1 else ():
-        leader = found.summaries[found.summaries["task"] == task].iloc[0]
-        pairs = ranked_pairs(found, task).query("first == @leader.agent")
-        beaten = ", ".join(pairs.loc[pairs["verdict"] == "better", "second"])
-        unsure = pairs[pairs["verdict"] != "better"]
-        others = ", ".join(unsure["second"] + " (" + unsure["verdict"] + ")")
-        yield (
-            f"{task}: {leader['agent']} leads, with {leader['calls_per_context']:.0f} estimator calls for each answer. "
-            f"It is better than {beaten or 'no agent for certain'}{f'; against {others}' if others else ''}."
-        )
-        equal = found.at_equal_calls[found.at_equal_calls["task"] == task]
-        if len(equal):
-            verdicts = equal["first"] + " against " + equal["second"] + ": " + equal["verdict"]
-            yield f"{task}, at equal calls: {'; '.join(verdicts)}."
 
 
 def _figures(found: Conclusions) -> dict[str, Any]:

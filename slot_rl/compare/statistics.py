@@ -192,12 +192,20 @@ def _summary(agent: str, rows: pd.DataFrame, threshold: float, resamples: int, s
         "tasks": len(strata),
         "runs": len(rows),
         "failed": int(failed.sum()),
-        **_trimmed_mean("iqm", strata, drawn, TRIMMED),
-        **_trimmed_mean("mean", strata, drawn, 0.0),
+        **_ended(_trimmed_mean("iqm", strata, drawn, TRIMMED), optimality.max()),
+        **_ended(_trimmed_mean("mean", strata, drawn, 0.0), optimality.max()),
         "worst": optimality.min(),
         "failure_rate": (failed | (optimality < threshold)).mean(),
         "optimality_gap": 1 - optimality.clip(upper=1).mean(),
         **_means(rows[figures].astype(float)),
+    }
+
+
+def _ended(interval: Columns, highest: float) -> Columns:
+    """Ends an interval at 1, the best, or at the highest run where the best known answer was surpassed."""
+    return {
+        key: min(value, max(1.0, highest, interval[key.removesuffix("_high")])) if key.endswith("_high") else value
+        for key, value in interval.items()
     }
 
 

@@ -26,6 +26,7 @@ from slot_rl.problems.named import short_name
 from slot_rl.provenance import versions
 from slot_rl.spelling import nearest
 from slot_rl.tracking import WandbMode
+from slot_rl.wandb_labels import WandbFlags
 
 RUNS, FAILURE, PARTIAL = "runs", "failure.json", ".partial"
 SHAPELESS = ("python", "wandb")
@@ -46,11 +47,17 @@ class Tracking:
         wandb: Weights & Biases mode.
         tensorboard: Whether TensorBoard's files are written as well.
         saving: How often checkpoints are written, from which a run goes on whose worker was killed.
+        labels: What the user says of the runs on Weights & Biases, variables included.
+        groups: The group of each task's runs there, by the task's label; one of our own if left out.
+        git: The commit of the working folder.
     """
 
     wandb: WandbMode = "offline"
     tensorboard: bool = False
     saving: CheckpointConfig = CheckpointConfig()
+    labels: WandbFlags = WandbFlags()
+    groups: Mapping[str, str] = field(default_factory=dict)
+    git: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True)

@@ -1,53 +1,108 @@
 """The tables of a comparison: frames of display strings, the same on screen, in files, on the page and on W&B."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import isinf, isnan, nan
 
 import numpy as np
 import pandas as pd
 
+from slot_rl.compare.advice import STANDINGS, advice, ranked_pairs, standings
 from slot_rl.compare.conclusions import TARGET, Conclusions
 from slot_rl.compare.curves import call_break_evens
-from slot_rl.compare.differences import OVERALL, TURNED
-from slot_rl.console import markdown
+from slot_rl.compare.differences import OVERALL
+from slot_rl.console import markdown, share
+from slot_rl.looks import looks_of
 from slot_rl.metrics import GUIDED_CALLS, METRICS, NOT_MEASURED, Metric, truth_mark
 from slot_rl.serving_curves import BREAK_EVEN_TITLE, LARGE_BATCH, microseconds
 
 MEASURED = METRICS["measured_share"]
 OVER_SEEDS = [metric for metric in METRICS.values() if metric.over_seeds]
+RANKING, AGENTS = "Which agent to use", "Agents"
+"""The headings of the first section, and of that whose columns the glossary explains."""
 GLOSSARY = [f"{metric.label}: {metric.meaning}." for metric in OVER_SEEDS]
 """What the columns of :func:`agents_table` are that hold means over seeds."""
 
 
 @dataclass(frozen=True)
+class Mark:
+    """How the page marks a row: the agent's colour, and what the verdict amounts to, in one word."""
+
+    colour: str
+    tone: str
+
+
+@dataclass(frozen=True)
 class ReportTable:
-    """A table of the report: its name in files and on W&B, its section's heading, a caption, and the cells as shown."""
+    """A table of the report.
+
+    Attributes:
+        key: Its name in files and on W&B.
+        section: The heading of its section.
+        caption: What it is about, in a few words.
+        frame: The cells as shown.
+        note: How to read all tables of the section; stands there once.
+        marks: A mark for each row; none if empty.
+        sentence: What follows from it.
+    """
 
     key: str
     section: str
     caption: str
     frame: pd.DataFrame
+    note: str = ""
+    marks: Sequence[Mark] = ()
+    sentence: str = ""
 
     def __post_init__(self) -> None:
         """Refuses a frame without columns, or with two columns of one name."""
         if self.frame.columns.empty or not self.frame.columns.is_unique:
             raise ValueError(f"expected columns with names of their own, got {list(self.frame.columns)}")
 
+    @property
+    def rows(self) -> list[list[str]]:
+        """The cells row by row."""
+        return [list(map(str, row)) for row in self.frame.to_numpy()]
+
     def lines(self) -> list[str]:
-        """Returns the caption and the table in Markdown."""
-        return [self.caption, "", *markdown(list(self.frame.columns), self.frame.to_numpy().tolist()), ""]
+        """Returns the caption, the table in Markdown, and the sentence."""
+        sentence = [self.sentence, ""] if self.sentence else []
+        return [self.caption, "", *markdown(list(self.frame.columns), self.rows), "", *sentence]
 
 
-def report_tables(found: Conclusions, leader_alone: bool = False) -> list[ReportTable]:
-    """Returns every table that has a row; ``leader_alone`` leaves out pairs without the agent with the highest IQM."""
-    by_task = [
-        table
-        for task in found.tasks
-        for table in (agents_table(found, task), pairs_table(found, task, leader_alone), equal_calls_table(found, task))
-    ]
+def report_tables(found: Conclusions) -> list[ReportTable]:
+    """Returns every table that has a row, section by section."""
+    kinds = (ranking_table, agents_table, pairs_table, equal_calls_table)
+    by_task = [kind(found, task) for kind in kinds for task in found.tasks]
     tables = [*by_task, speed_table(found), break_even_table(found), *call_cost_tables(found)]
     return [table for table in tables if len(table.frame)]
+
+
+def ranking_table(found: Conclusions, task: str) -> ReportTable:
+    """Returns the agents of a task, the highest IQM first, with a verdict on each and what it costs."""
+    rows = found.summaries[found.summaries["task"] == task]
+    verdicts, looks = standings(found, task), looks_of(found.ranked)
+    shown = [METRICS[key] for key in ("searched_optimality", "calls_per_context", "hit_rate", "true_optimality")]
+    mark = _truth_mark(found, task)
+    figures = {metric.label + mark * metric.of_truth: _means(rows, metric) for metric in shown}
+    frame = pd.DataFrame(
+        {
+            "agent": rows["agent"],
+            "verdict": verdicts,
+            "IQM": rows["iqm"].map(share),
+            "95 %": _intervals(rows, "iqm", share),
+            **{label: cells for label, cells in figures.items() if any(cells)},
+            "seconds": rows["cpu_seconds"].map("{:,.1f}".format),
+        }
+    )
+    marks = [
+        Mark(looks[agent].colour, verdict.partition(" ")[0])
+        for agent, verdict in zip(rows["agent"], verdicts, strict=True)
+    ]
+    note = f"IQM: the interquartile mean over seeds of the optimality (0 random, 1 best). {STANDINGS}."
+    return ReportTable(
+        _key("ranking", task), RANKING, f"{task}: {_runs(rows)}", frame, note, marks, advice(found, task)
+    )
 
 
 def agents_table(found: Conclusions, task: str) -> ReportTable:
@@ -70,30 +125,32 @@ def agents_table(found: Conclusions, task: str) -> ReportTable:
             **{metric.label + mark * metric.of_truth: _means(rows, metric) for metric in shown},
         }
     )
-    return ReportTable(_key("agents", task), "Agents", _agents_caption(found, task, rows), frame)
-
-
-def pairs_table(found: Conclusions, task: str, leader_alone: bool = False) -> ReportTable:
-    """Returns which agent of each pair is better on a task; arguments as in :func:`report_tables`."""
-    pairs = ranked_pairs(found, task)
-    if leader_alone:
-        pairs = pairs[pairs["first"].isin(pairs["first"].head(1))]
-    caption = (
-        f"{task}: paired differences of optimality on the same seeds, with t intervals. P(improvement): probability "
-        "that a run of the first agent beats a run of the second. p is adjusted by Holm's procedure over every pair "
-        "and task of this report. Agents may differ in estimator calls for an answer: see the table at equal calls."
+    note = (
+        "Optimality of the estimated score (0 random, 1 best). failed: share of runs that failed or stayed below the "
+        f"failure threshold {share(found.threshold)}. gap to 1: mean shortfall. The other columns are means over seeds."
     )
-    return ReportTable(_key("pairs", task), "Which agent is better", caption, _pairs_frame(pairs))
+    return ReportTable(_key("agents", task), AGENTS, _agents_caption(task, rows), frame, note)
+
+
+def pairs_table(found: Conclusions, task: str) -> ReportTable:
+    """Returns which agent of each pair is better on a task."""
+    note = (
+        "Paired differences of optimality on the same seeds, with t intervals. P(improvement): probability "
+        "that a run of the first agent beats a run of the second. p is adjusted by Holm's procedure over every pair "
+        "and task of this report. Agents may differ in estimator calls for an answer: see the tables at equal calls."
+    )
+    frame = _pairs_frame(ranked_pairs(found, task))
+    return ReportTable(_key("pairs", task), "Which agent is better", task, frame, note)
 
 
 def equal_calls_table(found: Conclusions, task: str) -> ReportTable:
     """Returns how each policy's starts and swaps compare with searches of as many calls."""
     pairs = found.at_equal_calls[found.at_equal_calls["task"] == task]
-    caption = (
-        f"{task}, at {GUIDED_CALLS} estimator calls each: a policy's starts and swaps of the best one against searches "
-        "from random starts."
+    note = (
+        f"{GUIDED_CALLS} estimator calls for each answer: a policy's starts and swaps of the best one against searches "
+        "from random starts. The columns are those of the section before."
     )
-    return ReportTable(_key("equal_calls", task), "At equal calls", caption, _pairs_frame(pairs))
+    return ReportTable(_key("equal_calls", task), "At equal calls", task, _pairs_frame(pairs), note)
 
 
 def speed_table(found: Conclusions) -> ReportTable:
@@ -111,13 +168,13 @@ def speed_table(found: Conclusions) -> ReportTable:
             "never": [f"{never} of {seeds}" for never, seeds in zip(calls["never"], calls["seeds"], strict=True)],
         }
     )
-    caption = (
+    note = (
         f"Estimator calls and seconds of training after which an agent was first as good as {TARGET} at its end, "
         f"divided by what {TARGET} took: medians over seeds, 95 % bootstrap intervals. Above 1, the agent took more. "
         "The agent may get worse again later. A failed run never reaches the goal. "
         f"Seeds on which {TARGET} failed are left out."
     )
-    return ReportTable("speed", "How soon", caption, frame)
+    return ReportTable("speed", "How soon", f"divided by what {TARGET} took", frame, note)
 
 
 def break_even_table(found: Conclusions) -> ReportTable:
@@ -134,11 +191,11 @@ def break_even_table(found: Conclusions) -> ReportTable:
             "contexts": contexts.where(measured, "at most " + contexts).where(ever, "never"),
         }
     )
-    caption = (
+    note = (
         "Number of contexts from which on a policy, with its training, costs fewer estimator calls than the best "
         "search with answers as good. Calls: of the policy for each answer. Medians over the seeds that ended well."
     )
-    return ReportTable("break_evens", "When training pays", caption, frame)
+    return ReportTable("break_evens", "When training pays", "contexts from which on a policy is cheaper", frame, note)
 
 
 def call_cost_tables(found: Conclusions) -> list[ReportTable]:
@@ -154,58 +211,29 @@ def call_cost_tables(found: Conclusions) -> list[ReportTable]:
         frame = cells.pivot(index=["answer", "optimality", "us"], columns="search", values="cell")
         frame = frame.loc[pd.MultiIndex.from_frame(cells[["answer", "optimality", "us"]].drop_duplicates())]
         measured = found.results.serving.query("task == @task")["call_seconds"].median()
-        caption = (
-            f"{task}: {BREAK_EVEN_TITLE}; us: processor microseconds of the answer, the estimator's among them, in a "
-            f"batch of {LARGE_BATCH}. Here a call with its backward costs {microseconds(measured)} us. Medians over "
-            "the seeds that ended well. Training is not counted."
+        note = (
+            f"{BREAK_EVEN_TITLE.capitalize()}. us: processor microseconds of the answer, the estimator's among them, "
+            f"in a batch of {LARGE_BATCH}. Medians over the seeds that ended well. Training is not counted."
         )
-        tables.append(
-            ReportTable(_key("call_cost", str(task)), "Where an answer is cheaper", caption, frame.reset_index())
-        )
+        caption = f"{task}: here a call with its backward costs {microseconds(measured)} us"
+        key = _key("call_cost", str(task))
+        tables.append(ReportTable(key, "Where an answer is cheaper", caption, frame.reset_index(), note))
     return tables
 
 
-def ranked_pairs(found: Conclusions, task: str) -> pd.DataFrame:
-    """Returns the pairs on a task, each from the side of the agent with the higher IQM, the best agents first."""
-    order = found.summaries.loc[found.summaries["task"] == task, "agent"].tolist()
-    pairs = found.pairs[found.pairs["task"] == task]
-    behind = pairs["first"].map(order.index) > pairs["second"].map(order.index)
-    turned = pairs.assign(
-        first=pairs["second"],
-        second=pairs["first"],
-        difference=-pairs["difference"],
-        difference_low=-pairs["difference_high"],
-        difference_high=-pairs["difference_low"],
-        improvement=1 - pairs["improvement"],
-        improvement_low=1 - pairs["improvement_high"],
-        improvement_high=1 - pairs["improvement_low"],
-        verdict=pairs["verdict"].replace(TURNED),
-    )
-    return pairs.where(~behind, turned).sort_values(["first", "second"], key=lambda names: names.map(order.index))
-
-
-def share(value: float) -> str:
-    """Returns a share with three decimals, without the zero before the point; nothing for NaN."""
-    if isnan(value):
-        return ""
-    text = f"{value:.3f}"
-    return text.replace("0.", ".", 1) if text.startswith(("0.", "-0.")) else text
-
-
-def _agents_caption(found: Conclusions, task: str, rows: pd.DataFrame) -> str:
+def _agents_caption(task: str, rows: pd.DataFrame) -> str:
     methods = "; ".join(pd.unique(rows[["iqm_method", "mean_method"]].to_numpy().ravel()))
-    runs = " to ".join(map(str, sorted(rows["runs"].unique())))
     references = {
         "best_constant_optimality": "The best constant answer has {}.",
         "best_seen_true_optimality": "The best measured rows have a true optimality of {}.",
     }
     known = {text: share(rows.get(key, pd.Series([nan])).iloc[0]) for key, text in references.items()}
     reachable = "".join(" " + text.format(value) for text, value in known.items() if value)
-    return (
-        f"{task}: optimality of the estimated score (0 random, 1 best), {runs} runs each. Intervals: {methods}. "
-        f"failed: share of runs that failed or stayed below the failure threshold {share(found.threshold)}. "
-        f"gap to 1: mean shortfall. The other columns are means over seeds.{reachable}"
-    )
+    return f"{task}: {_runs(rows)}. Intervals: {methods}.{reachable}"
+
+
+def _runs(rows: pd.DataFrame) -> str:
+    return f"{' to '.join(map(str, sorted(rows['runs'].unique())))} runs each"
 
 
 def _truth_mark(found: Conclusions, task: str) -> str:
@@ -235,12 +263,12 @@ def _pairs_frame(pairs: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(
         {
             "pair": pairs["first"] + " - " + pairs["second"],
+            "verdict": pairs["verdict"],
             "difference": pairs["difference"].map(_small),
             "difference, 95 %": _intervals(pairs, "difference", _small),
             "P(improvement)": pairs["improvement"].map("{:.2f}".format),
             "P, 95 %": _intervals(pairs, "improvement", "{:.2f}".format),
             "p (Holm)": pairs["adjusted_p"].map("{:.2g}".format),
-            "verdict": pairs["verdict"],
         }
     )
 

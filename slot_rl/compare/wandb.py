@@ -16,7 +16,8 @@ from slot_rl.console import say
 from slot_rl.documents import as_declared
 from slot_rl.io import read_json, write_json
 from slot_rl.mirror import Mirror
-from slot_rl.tracking import WandbLabels, WandbMode, wandb_project
+from slot_rl.tracking import WandbMode
+from slot_rl.wandb_labels import NO_FLAGS, WandbFlags, WandbLabels
 
 JOB_TYPE = "comparison"
 FOLDER, PUBLISHED, STAGED = "comparison", "published.json", "staged"
@@ -40,6 +41,7 @@ def track_comparison(
     tables: Mapping[str, pd.DataFrame],
     pictures: Sequence[Path],
     mode: WandbMode,
+    flags: WandbFlags = NO_FLAGS,
 ) -> None:
     """Logs one run with a comparison's tables and pictures; its files go to ``<out>/comparison``.
 
@@ -54,6 +56,7 @@ def track_comparison(
         tables: Tables by name, logged as ``tables/<name>``.
         pictures: PNG files, logged as ``pictures/<file name without suffix>``.
         mode: The mode of Weights & Biases.
+        flags: What the user says of the run, variables included.
 
     Raises:
         ValueError: If a picture is no PNG file, or two have one name; then nothing was written.
@@ -64,10 +67,10 @@ def track_comparison(
     folder = out / FOLDER
     folder.mkdir(exist_ok=True)
     group = f"{JOB_TYPE}__{out.resolve().name}"
-    labels = WandbLabels(f"{group}__{time}", group, JOB_TYPE, (JOB_TYPE, __version__))
+    labels = flags.over(WandbLabels(f"{group}__{time}", group, JOB_TYPE, (JOB_TYPE, __version__)))
     # wandb's copies of tables stay with the run; the default place is the home directory.
     staged = {"WANDB_DATA_DIR": str((folder / STAGED).resolve())}
-    mirror = Mirror(folder, wandb_project(), asdict(labels), config, mode, variables=staged)
+    mirror = Mirror(folder, asdict(labels), config, mode, variables=staged)
     shown = {f"tables/{name}": _split(table) for name, table in tables.items()}
     drawn = {_picture_key(path): str(path) for path in pictures}
     mirror.send({"tables": shown, "pictures": drawn})

@@ -63,7 +63,7 @@ class Pessimism:
             return model
         if not isinstance(model, MemberScorer):
             raise ValueError(
-                f"expected an estimator with members for pessimism {self.pessimism} (pretrain_estimator.py --model "
+                f"expected an estimator with members for pessimism {self.pessimism} (slot-rl pretrain --model "
                 f"nets or blend), got {type(model).__name__} without"
             )
         return Pessimistic(model, self)

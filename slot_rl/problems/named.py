@@ -299,7 +299,7 @@ def _rows(asked: Arguments) -> RowProblem:
     _refuse(asked.env_id, fewest_items=asked.fewest_items)
     estimator, truth = asked.estimator, asked.truth
     if estimator is None:
-        raise ValueError(f"expected estimator=FOLDER for {ROWS} (written by pretrain_estimator.py), got none")
+        raise ValueError(f"expected estimator=FOLDER for {ROWS} (written by slot-rl pretrain), got none")
     reference = parse_reference(estimator)
     if reference is None:
         stored = load_estimator(Path(estimator))
@@ -351,7 +351,7 @@ def _slate(asked: Arguments) -> SlotProblem:
 def _slates(asked: Arguments) -> SlateProblem:
     _refuse(asked.env_id, truth=asked.truth, fewest_items=asked.fewest_items)
     if asked.estimator is None:
-        raise ValueError(f"expected estimator=FOLDER for {SLATES} (pretrain_estimator.py --log), got none")
+        raise ValueError(f"expected estimator=FOLDER for {SLATES} (slot-rl pretrain --log), got none")
     return SlateProblem(load_slates(Path(asked.estimator)), SLATES)
 
 

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from slot_rl.agents import AGENTS
-from slot_rl.cli.advice import ADVICE, advice
 from slot_rl.cli.commands import COMMANDS
 from slot_rl.cli.entry import FIRST_TRY
+from slot_rl.cli.guide import GUIDE, guide
 from tests.conftest import ROOT, Command
 from tests.helpers.commands import exit_code
 
@@ -78,9 +78,9 @@ def test_a_missing_flag_is_named(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_every_agent_is_advised_on_once() -> None:
-    named = [name for names in ADVICE.values() for name in names]
+    named = [name for names in GUIDE.values() for name in names]
     assert len(named) == len(set(named)) and set(named) <= set(AGENTS)
-    text = advice()
+    text = guide()
     assert all(len(re.findall(rf"(?<!\w){name}(?!\w)", text)) == 1 for name in AGENTS)
 
 

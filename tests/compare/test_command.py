@@ -78,12 +78,15 @@ def test_a_comparison_leaves_a_report_and_a_dashboard(flags: list[str], tmp_path
     assert code == 1 and "random>guided_search@PickValue-v0: not established: worse" in again
     assert "9 of 9 runs are there already" in again
     assert {path: path.stat().st_mtime_ns for path in out.glob("runs/*/summary.json")} == before
-    assert tables(again) == tables(output)
+    assert len(tables(output)) == 1 + len(AGENTS) and tables(again) == tables(output)
+    (advised,) = [line for line in output.splitlines() if line.startswith("PickValue-v0: use ")]
+    assert advised.startswith("PickValue-v0: use guided_search") and advised in page.replace("&gt;", ">")
     check_dashboards(out)
 
 
 def tables(output: str) -> list[str]:
-    return [line for line in output.splitlines() if line.startswith("|")]
+    """Returns the rows of the one ranking."""
+    return [line for line in output.splitlines() if line.startswith(("│", "┃")) and line.strip("│┃ ")[0].isalpha()]
 
 
 def check_dashboards(out: Path) -> None:
@@ -101,6 +104,41 @@ def check_dashboards(out: Path) -> None:
     assert found == {("PickValue-v0@1500", agent, seed) for agent in AGENTS for seed in (100, 101, 102)}
     _, group, job_type, _ = labels(finished_records(out / "comparison"))
     assert (group, job_type) == ("comparison__out", "comparison")
+
+
+@pytest.mark.usefixtures("in_process")
+def test_a_comparison_says_it_all_to_wandb(tmp_path: Path, script: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    study, out = tmp_path / "study.yaml", tmp_path / "out"
+    env = "env: SlotRL/PickValue-v0"
+    tasks = f"[{{{env}, name: a}}, {{{env}, name: b, timesteps: 120}}]"
+    study.write_text(f"agents: {{random: }}\ntasks: {tasks}\ntimesteps: 100\nseeds: 3\n")
+    monkeypatch.setenv("WANDB_RUN_GROUP", "variable")
+    monkeypatch.setenv("WANDB_ENTITY", "them")
+    flags = [
+        "--wandb",
+        "offline",
+        "--wandb-project",
+        "p",
+        "--wandb-name",
+        "mine",
+        "--wandb-tags",
+        "x",
+        "--wandb-group",
+        "g",
+    ]
+    code, _, errors = script(SCRIPT, "--study", study, "--eval-size", 4, "--out", out, *flags)
+    assert code == 0, errors
+    document = json.loads((out / "comparison.json").read_text())
+    assert (document["wandb_project"], document["wandb_entity"]) == ("p", "them")
+    assert [task["group"] for task in document["tasks"]] == ["g__a", "g__b"]
+    found = {}
+    for folder in [*(out / "runs").iterdir(), out / "comparison"]:
+        records = finished_records(folder)
+        (run,) = (record.run for record in records if record.WhichOneof("record_type") == "run")
+        assert (run.project, run.entity, run.tags[-1]) == ("p", "them", "x")
+        assert run.git.commit == (document["git"] or {"commit": ""})["commit"]
+        found[run.display_name] = run.run_group
+    assert len(found) == 7 and found["mine"] == "g" and sorted(found.values()) == ["g", *["g__a"] * 3, *["g__b"] * 3]
 
 
 def start(flags: list[str], log: Path) -> subprocess.Popen[bytes]:
@@ -180,7 +218,7 @@ def test_a_study_of_one_agent_has_a_report(tmp_path: Path, script: Command) -> N
     flags = ("--study", study, "--eval-size", 20, "--wandb", "disabled", "--workers", 1, "--out", out)
     code, shown, errors = script(SCRIPT, *flags, "--agents", "few")
     assert code == 0, errors
-    assert (out / "report.html").is_file() and "| few" in shown
+    assert (out / "report.html").is_file() and "PickValue-v0: use few, because no other agent was compared." in shown
     assert {row["agent"] for row in long_table(out)} == {"few"}
     code, _, errors = script(SCRIPT, *flags, "--agents", "nobody")
     assert code == 2 and "expected --agents to be of random, few, got 'nobody'" in errors

@@ -279,5 +279,5 @@ def test_the_table_of_the_cost_of_a_call() -> None:
         ["gumbel, 0 calls", ".700", "10", "any (31)"],
         ["gumbel, 4 calls", ".900", "22", "unreached (31)"],
     ]
-    assert "Here a call with its backward costs 4 us" in one.caption
+    assert "here a call with its backward costs 4 us" in one.caption
     assert call_cost_tables(conclude(three_agents(), 0.5)) == []

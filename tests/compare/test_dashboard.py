@@ -186,6 +186,12 @@ def test_saving_uploads_what_a_dry_run_writes(script: Command, folder: Path, mon
         assert without_ids(json.loads(sent["spec"])) == without_ids(part["spec"])
 
 
+def test_the_comparison_says_whose_project_it_is(script: Command, folder: Path) -> None:
+    assert specification(script, folder)["entity"] is None
+    altered(folder, wandb_entity="them", wandb_project="theirs")
+    assert [specification(script, folder)[key] for key in ("entity", "project")] == ["them", "theirs"]
+
+
 def test_nothing_is_sent_without_a_login(script: Command, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse() -> None:
         raise AssertionError("asked the server")

@@ -20,8 +20,9 @@ from slot_rl.compare.plots import (
     draw_performance_profile,
     draw_seed_strip,
     draw_serving,
-    looks_of,
 )
+from slot_rl.looks import look_of, looks_of
+from slot_rl.plots import NEAREST, distances
 from tests.helpers.made_up import CURVES, SERVING, made_run
 
 AGENTS = [f"agent_{i} with a long label" for i in range(12)]
@@ -110,16 +111,15 @@ def test_pictures_have_a_panel_a_task_and_nothing_is_cut(name: str, tmp_path: Pa
 
 def test_one_look_an_agent_and_no_two_alike(tmp_path: Path) -> None:
     looks = looks_of(AGENTS * 2)
-    assert list(looks) == AGENTS and len(set(map(str, looks.values()))) == 12
-    assert len({look["color"] for look in looks.values()}) == 10
-    assert len({(look["color"], str(look["linestyle"])) for look in looks.values()}) == 12
+    assert list(looks) == AGENTS and len({(look.colour, str(look.dash)) for look in looks.values()}) == 12
     some = draw_learning_curves(tmp_path / "picture.png", learning([AGENTS[1], AGENTS[11]]), "calls", AGENTS)
     lone = draw_serving(tmp_path / "picture.png", serving(["unheard_of", AGENTS[11]]), AGENTS)
     assert legend(lone) == [AGENTS[11], "unheard_of"]
     first, theirs = panels(some)[0].lines
     same = panels(lone)[0].lines[1]
-    assert same.get_color() == theirs.get_color() == looks[AGENTS[11]]["color"] == first.get_color()
-    assert same.get_linestyle() == theirs.get_linestyle() == "--" != first.get_linestyle()
+    assert same.get_color() == theirs.get_color() == look_of(AGENTS[11]).colour
+    assert same.get_marker() == theirs.get_marker() == look_of(AGENTS[11]).marker
+    assert (first.get_color(), first.get_marker()) != (same.get_color(), same.get_marker())
     with pytest.raises(ValueError, match="expected at least one task"):
         draw_serving(tmp_path / "picture.png", serving([]))
 
@@ -131,7 +131,7 @@ def test_learning_curves_are_the_bands(tmp_path: Path) -> None:
     lines = list(chain.from_iterable(axes.lines for axes in panels(figure)))
     assert len(lines) == len(bands) == 6
     for band, line in zip(bands, lines, strict=True):
-        np.testing.assert_array_equal(line.get_xydata(), band[["at", "value"]])
+        np.testing.assert_array_equal(line.get_xydata(), band.assign(value=distances(band["value"]))[["at", "value"]])
     assert all(len(axes.collections) == 3 for axes in panels(figure))
     axes = panels(figure)[0]
     assert axes.xaxis.get_major_formatter()(100_000, 0) == "100"
@@ -156,27 +156,44 @@ def test_seconds_that_span_far_are_logarithmic(tmp_path: Path) -> None:
     assert np.asarray(axes.lines[0].get_xdata(), float).min() > 0
 
 
+def test_a_band_of_optimality_is_one_of_distance(tmp_path: Path) -> None:
+    rows = [("task", "a", seed, at, at, value) for seed, value in enumerate((0.2, 0.4)) for at in (1.0, 2.0)]
+    (axes,) = panels(draw_learning_curves(tmp_path / "picture.png", pd.DataFrame(rows, columns=CURVES), "calls"))
+    heights = np.asarray(axes.collections[0].get_paths()[0].vertices)[:, 1]
+    assert (heights.min(), heights.max()) == (pytest.approx(0.6), pytest.approx(0.8))  # .4 and .2
+    assert axes.get_yscale() == "log" and "smaller is better" in axes.get_ylabel()
+
+
 def test_a_strip_has_a_dot_a_run(tmp_path: Path) -> None:
     figure = draw_seed_strip(tmp_path / "picture.png", outcomes())
     for axes, constant in zip(panels(figure), (0.4, None), strict=True):
         places = np.concatenate([np.asarray(dots.get_offsets()) for dots in axes.collections])
         found = sorted((round(float(y)), round(float(x), 9)) for x, y in places)
-        assert found == sorted((i, round(i / 20 + seed / 50, 9)) for i in range(12) for seed in range(3))
+        assert found == sorted((i, round(1 - i / 20 - seed / 50, 9)) for i in range(12) for seed in range(3))
         black = [dots for dots in axes.collections if np.asarray(dots.get_facecolor())[0, :3].sum() == 0]
-        assert len(black) == 1 and np.asarray(black[0].get_offsets())[0, 0] == pytest.approx(1 / 20 + 2 / 50)
+        assert len(black) == 1 and np.asarray(black[0].get_offsets())[0, 0] == pytest.approx(1 - 1 / 20 - 2 / 50)
         dotted = [line.get_xdata()[0] for line in axes.lines if line.get_linestyle() == ":"]  # type: ignore[index]
-        assert dotted == ([] if constant is None else [constant])
+        assert dotted == ([] if constant is None else [1 - constant])
     assert legend(figure) == ["run", "failed run", "best constant"]
 
 
-def test_an_interval_is_a_bar_with_a_stroke(tmp_path: Path) -> None:
-    chart = [("one", "a", 0.5, 0.25, 0.75), ("one", "b", 0.5, 0.5, 0.5), ("two", "b", 1, 0, 2)]
+def test_an_interval_is_a_line_with_a_marker(tmp_path: Path) -> None:
+    chart = [("one", "a", 0.5, 0.25, 0.75), ("one", "b", 0.9, 0.9, 0.9), ("two", "b", 1, 0, 1)]
     figure = draw_interval_chart(tmp_path / "picture.png", pd.DataFrame(chart, columns=IQM), agents=["b", "a"])
     one, two = panels(figure)
-    bars = {(bar.get_x(), bar.get_width(), round(bar.get_y() + 0.3)) for bar in one.patches}  # type: ignore[attr-defined]
-    assert bars == {(0.25, 0.5, 1), (0.5, 0.0, 0)}
+    (_, *drawn), (_, span, _) = one.lines, two.lines  # after the line between the rows
+    spans, dots = drawn[0::2], drawn[1::2]
+    assert [np.asarray(line.get_xydata()).tolist() for line in spans] == [
+        [[0.75, 1], [0.25, 1]],
+        [[pytest.approx(0.1), 0], [pytest.approx(0.1), 0]],
+    ]
+    assert [line.get_marker() for line in dots] == [look_of(name).marker for name in "ab"]
     assert [text.get_text() for text in one.get_yticklabels()] == ["b", "a"]
-    assert len(two.patches) == 1 and one.get_ylim() == two.get_ylim() == (1.5, -0.5)
+    # An interval that ends at the best ends at the nearest distance that is drawn, whose tick says so.
+    assert np.asarray(span.get_xdata()).tolist() == [1, NEAREST]
+    ticks = two.xaxis.get_major_locator().tick_values(0, 1)
+    assert two.xaxis.get_major_formatter()(ticks[0], 0) == "≤ 0.001" and ticks[-1] == 1
+    assert two.get_xlim()[0] < NEAREST and two.get_xlim()[1] > 1  # no marker on the edge
 
 
 def test_a_profile_begins_with_all_runs_and_ends_with_none(tmp_path: Path) -> None:
@@ -204,8 +221,8 @@ def test_serving_is_the_median_with_a_place_for_no_call(tmp_path: Path) -> None:
     curves = curves.assign(optimality=curves["optimality"].where(~last, [0.4] * (len(curves) - 1) + [0.5]))
     (axes,) = panels(draw_serving(tmp_path / "picture.png", curves))
     search, policy = axes.lines
-    np.testing.assert_allclose(np.asarray(search.get_xydata(), float), [[2, 0.2], [64, 1.3], [810, 0.9]])
-    np.testing.assert_allclose(np.asarray(policy.get_xydata(), float), [[0, 0.1], [2, 0.2]])
+    np.testing.assert_allclose(np.asarray(search.get_xydata(), float), [[2, 0.8], [64, NEAREST], [810, 0.1]])
+    np.testing.assert_allclose(np.asarray(policy.get_xydata(), float), [[0, 0.9], [2, 0.8]])
     assert axes.get_xscale() == "symlog" and axes.get_xlim()[0] < 0
     assert size(tmp_path / "picture.png")[0] > 600
 
@@ -217,7 +234,7 @@ def test_serving_by_time_is_in_microseconds(tmp_path: Path) -> None:
     search, policy = axes.lines
     # Seed 1 has the median: twice 10 us for each call and one more.
     np.testing.assert_allclose(np.asarray(policy.get_xdata(), float), [20, 60, 1_300, 16_220])
-    np.testing.assert_allclose(np.asarray(search.get_xydata(), float)[0], [60, 0.2])
+    np.testing.assert_allclose(np.asarray(search.get_xydata(), float)[0], [60, 0.8])
     assert axes.get_xscale() == "log" and axes.get_xlabel().startswith("processor microseconds for each request")
     with pytest.raises(ValueError, match="expected at least one task"):
         draw_serving(tmp_path / "picture.png", serving(), along="seconds")  # not measured

@@ -15,6 +15,7 @@ from slot_rl.compare.conclusions import conclude
 from slot_rl.compare.differences import Claim
 from slot_rl.compare.report import Picture, Section, draw_pictures, print_claims, publish_report, write_page
 from slot_rl.compare.tables import ReportTable
+from slot_rl.looks import look_of
 from tests.helpers.made_up import three_agents
 
 EVIL = """<script>alert("1 & 2")</script>'"""
@@ -60,14 +61,15 @@ def test_everything_is_escaped(tmp_path: Path, picture: Path) -> None:
     page = written(tmp_path, section, title=EVIL)
     tags = Tags(page)
     assert "<script" not in page and not tags.of("script")
-    # Title twice, heading twice, paragraph, table's heading, two cells, two captions.
+    # Title twice, heading twice, paragraph, table's heading, two cells, two captions, one of each.
     assert tags.text.count(EVIL) == 10
-    assert [image["alt"] for image in tags.of("img")] == [EVIL]
-    assert [part["aria-label"] for part in tags.of("div")] == [EVIL, EVIL]
+    assert [image["alt"] for image in tags.of("img")] == ["picture"]
+    labels = [part["aria-labelledby"] for part in tags.of("div") if part["class"] == "scroll"]
+    assert labels == [caption["id"] for caption in tags.of("figcaption")] and len(set(labels)) == 2
 
 
 def test_everything_is_inside_the_page(tmp_path: Path, picture: Path) -> None:
-    pictures = [Picture(picture, "first"), Picture(picture, "second")]
+    pictures = [Picture(picture, "Left."), Picture(picture, "Right.")]
     sections = Section("One", ["Words."], pictures=pictures), Section("Two", tables=[table(["a"], ["1"])])
     page = written(tmp_path, *sections)
     assert not re.search(r"https?:|//[a-z]|@import|url\(", page)
@@ -75,7 +77,7 @@ def test_everything_is_inside_the_page(tmp_path: Path, picture: Path) -> None:
     for image in tags.of("img"):
         kind, _, data = str(image["src"]).partition(",")
         assert kind == "data:image/png;base64" and b64decode(data) == picture.read_bytes()
-    assert [image["alt"] for image in tags.of("img")] == ["first", "second"]
+    assert (tags.text.count("Left."), tags.text.count("Right.")) == (1, 1)
     assert [link["href"] for link in tags.of("link")] == ["data:,"]
     targets = {f"#{heading['id']}" for heading in tags.of("h2")}
     assert {link["href"] for link in tags.of("a")} == targets and len(targets) == 2
@@ -85,7 +87,7 @@ def test_everything_is_inside_the_page(tmp_path: Path, picture: Path) -> None:
 def test_a_table_has_its_cells_in_order(tmp_path: Path) -> None:
     section = Section("", tables=[table(["agent", "mean"], ["ppo", "0.5"], ["gumbel", "0.9"])])
     page = written(tmp_path, section)
-    cells = re.findall(r"<t[hd]\b[^>]*>([^<]*)", page.partition("<table>")[2])
+    cells = re.findall(r"<t[hd]\b[^>]*>([^<]*)", page.partition("<table")[2])
     assert cells == ["agent", "mean", "ppo", "0.5", "gumbel", "0.9"]
     assert "Caption" in page
 
@@ -123,14 +125,21 @@ def test_the_order_of_results_changes_nothing(tmp_path: Path, capsys: pytest.Cap
     assert len(figures["runs"]) == 24 and len(figures["pairs"]) == 9
 
 
-def test_the_page_begins_with_who_leads(tmp_path: Path) -> None:
+def test_the_page_begins_with_a_coloured_ranking(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     publish_report(tmp_path, conclude(three_agents(), 0.6), {"command": "made up"}, "disabled")
-    tags = Tags((tmp_path / "report.html").read_text())
-    assert "one: search leads, with 31 estimator calls for each answer. It is better than gumbel, ppo." in tags.text
-    assert "two, at equal calls: ppo + 31 calls against search: worse; gumbel + 31 calls against" in tags.text
-    assert "hit rate: share of requests" in tags.text
+    page = (tmp_path / "report.html").read_text()
+    tags, sentence = Tags(page), "one: use gumbel + 31 calls, because at 31 calls for each answer it is better"
+    first = page.partition("<table")[2].partition("</table>")[0]
+    assert re.findall(r'<th scope="col"[^>]*>([^<]*)', first)[:2] == ["agent", "verdict"]
+    colours = [f"background: {look_of(agent).colour}" for agent in ("search", "gumbel", "ppo")]
+    assert [part["style"] for part in tags.of("span")][:3] == colours
+    assert re.findall(r'class="verdict (\w+)"', first) == ["best", "worse", "worse"]
+    assert page.index(sentence) < page.index("<table") and page.count(sentence) == 1
+    assert tags.text.count("hit rate: share of requests") == tags.text.count("Paired differences") == 1
     assert tags.text.count("Which agent is better") == 2 and tags.text.count("When training pays") == 0
     assert pd.read_csv(tmp_path / "report" / "agents_one.csv")["agent"].tolist() == ["search", "gumbel", "ppo"]
+    shown = capsys.readouterr().out
+    assert shown.count("┏") == 2 and [shown.count(f"\n{task}: use ") for task in ("one", "two", "all")] == [1, 1, 1]
 
 
 def test_panels_are_in_the_order_of_tasks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

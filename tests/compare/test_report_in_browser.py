@@ -16,9 +16,11 @@ from urllib.request import ProxyHandler, Request, build_opener
 import pandas as pd
 import pytest
 
+from slot_rl.compare.conclusions import conclude
 from slot_rl.compare.plots import draw_interval_chart
-from slot_rl.compare.report import Picture, Section, write_page
+from slot_rl.compare.report import Picture, Section, publish_report, write_page
 from slot_rl.compare.tables import ReportTable
+from tests.helpers.made_up import made_run, results
 
 pytestmark = pytest.mark.slow
 
@@ -31,6 +33,7 @@ return {
   pictures: [...document.images].map(one => one.complete && one.naturalWidth > 0 && seen(one)),
   rows: [...document.querySelectorAll("table")].map(
     one => seen(one) ? [...one.tBodies].flatMap(body => [...body.rows]).filter(seen).length : 0),
+  scrolled: [...document.querySelectorAll(".scroll")].filter(one => one.scrollWidth > one.clientWidth).length,
   overflows: document.documentElement.scrollWidth > document.documentElement.clientWidth,
 };
 """
@@ -124,8 +127,26 @@ def page(tmp_path: Path, picture: Path) -> Callable[..., Path]:
 def test_a_report_is_shown_in_silence(browser: Browser, page: Callable[..., Path], width: int) -> None:
     browser.resize(width, 900)
     found = browser.open(page())
+    assert found.pop("scrolled") > 0  # tables that are wider than the page have a bar of their own
     assert found == {"pictures": [True, True], "rows": [2, 2], "console": [], "overflows": False}
     assert faults(browser, page()) == []
+
+
+def test_a_comparison_needs_no_bar_at_1280_pixels(browser: Browser, tmp_path: Path) -> None:
+    figures: dict[str, Any] = {"searched_optimality": 0.9876, "cpu_seconds": 123.4, "estimator_backwards": 100_000.0}
+    figures |= {"true_optimality": -0.5, "gap": -0.123, "measured_share": 0.5, "best_constant_optimality": 0.25}
+    agents = ["screened_expectation", "expert_iteration", "exhaustive_search", *(f"agent_{i}" for i in range(9))]
+    rows = [
+        made_run(task, agent, seed, -1.5 + 0.1 * i + 0.3 * (seed * i % 4), estimator_forwards=100_000.0, **figures)
+        for task in ("Slots-v0", "Rows-v0 a-table-of-reactions")
+        for i, agent in enumerate(agents)
+        for seed in range(4)
+    ]
+    publish_report(tmp_path, conclude(results(rows), 0.6), {"command": "made up"}, "disabled")
+    browser.resize(1280, 900)
+    found = browser.open(tmp_path / "report.html")
+    assert (found["overflows"], found["scrolled"], found["console"]) == (False, 0, [])
+    assert all(found["pictures"]) and len(found["rows"]) == 3 * 3
 
 
 def test_a_broken_picture_is_noticed(browser: Browser, page: Callable[..., Path], tmp_path: Path) -> None:

@@ -13,10 +13,11 @@ from slot_rl.compare.tables import (
     break_even_table,
     equal_calls_table,
     pairs_table,
+    ranking_table,
     report_tables,
-    share,
     speed_table,
 )
+from slot_rl.console import share
 from tests.helpers.made_up import three_agents
 
 
@@ -31,8 +32,15 @@ def test_agents_are_ranked_by_iqm(found: Conclusions) -> None:
     row = table.frame.iloc[2]
     assert (row["IQM"], row["mean"], row["worst"], row["failed"]) == (".515", ".515", ".500", "100%")
     assert (row["gap to 1"], row["hit rate"], row["calls"], row["seconds"]) == (".485", ".500", "1,000", "2.0")
-    assert "best constant answer has .250" in table.caption and "failure threshold .600" in table.caption
+    assert "best constant answer has .250" in table.caption and "failure threshold .600" in table.note
     assert agents_table(found, "all").frame["agent"].tolist() == ["search", "gumbel", "ppo"]
+
+
+def test_the_ranking_has_the_verdict_second(found: Conclusions) -> None:
+    table = ranking_table(found, "one")
+    assert list(table.frame.columns)[:4] == ["agent", "verdict", "IQM", "95 %"]
+    assert table.rows[1] == ["gumbel", "worse", ".716", ".644 to .788", ".953", "0", ".500", "2.0"]
+    assert [mark.tone for mark in table.marks] == ["best", "worse", "worse"]
 
 
 def with_truth(**figures: dict[str, float]) -> Conclusions:
@@ -73,8 +81,7 @@ def test_pairs_are_seen_from_the_better_agent(found: Conclusions) -> None:
     # Differences of .2, .202, .2, .202 on the four seeds.
     assert frame["difference"].tolist()[-1] == ".201"
     assert frame["verdict"].tolist() == ["better"] * 3
-    leaders = pairs_table(found, "one", leader_alone=True).frame
-    assert leaders["pair"].tolist() == ["search - gumbel", "search - ppo"]
+    assert list(frame.columns)[:2] == ["pair", "verdict"]
 
 
 def test_equal_calls_are_of_search_from_policies(found: Conclusions) -> None:
@@ -117,8 +124,8 @@ def test_break_evens_say_what_is_a_bound(found: Conclusions) -> None:
 
 def test_only_tables_with_rows_are_shown(found: Conclusions) -> None:
     keys = [table.key for table in report_tables(found)]
-    kinds = ("agents", "pairs", "equal_calls")
-    assert keys == [*(f"{kind}_{task}" for task in ("one", "two", "all") for kind in kinds), "speed"]
+    kinds = ("ranking", "agents", "pairs", "equal_calls")
+    assert keys == [*(f"{kind}_{task}" for kind in kinds for task in ("one", "two", "all")), "speed"]
 
 
 @pytest.mark.parametrize(

@@ -33,6 +33,7 @@ from slot_rl.estimators.frames import read_frame
 from slot_rl.estimators.table import read_table
 from slot_rl.evaluation import EvaluationConfig
 from slot_rl.io import BundleError, read_config, read_json, write_json
+from slot_rl.looks import looks_of
 from slot_rl.metrics_file import read_metrics
 from slot_rl.pretraining import PretrainConfig, pretrain
 from slot_rl.problems.candidate_file import CandidateRequests
@@ -212,7 +213,7 @@ def test_names_from_data_are_text_in_pictures(tmp_path: Path, monkeypatch: pytes
     numbers = np.arange(3.0)
     for text in MARKUP:
         plots.plot_fit(tmp_path / "a.png", numbers, numbers, text)
-        plots.plot_learning_curve(tmp_path / "a.png", [0, 1], {text: [0, 1]}, {text: 0.5}, text)
+        plots.plot_learning_curve(tmp_path / "a.png", [0, 1], {text: [0, 1]}, {text: 0.5}, text, looks_of([text]))
     assert formulas == []
     figure = Figure()
     figure.text(0, 0, "$x$")

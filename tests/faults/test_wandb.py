@@ -55,7 +55,7 @@ def tracked(folder: Path, place: str, fault: str, patch: pytest.MonkeyPatch) -> 
     (package / "__init__.py").write_text(STUB.format(place=place, fault=fault))
     patch.syspath_prepend(package.parent)
     began = time.monotonic()
-    with Tracker(folder, IDENTITY, {}, "offline") as tracker:
+    with Tracker(folder, IDENTITY.labels, {}, "offline") as tracker:
         for step in range(5):
             tracker.log(step, {"a": 1.0})
         tracker.finish({"score": 1.0})
@@ -75,7 +75,7 @@ def test_a_refusal_anywhere_is_one_warning(
             seconds = tracked(folder, place, 'raise Error("not\\n today")', patch)
         warning = (
             f"warning: the run is not mirrored on Weights & Biases (Error: not today); "
-            f"`python scripts/resync.py {folder}` makes up for it\n"
+            f"`slot-rl resync {folder}` makes up for it\n"
         )
         held += capsys.readouterr().out == warning and seconds < MOST_SECONDS
     promise("W&B refuses: one warning, metrics complete", f"{held} of {len(PLACES)}")

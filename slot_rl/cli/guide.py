@@ -2,7 +2,7 @@
 
 from slot_rl.agents import AGENTS
 
-ADVICE: dict[str, tuple[str, ...]] = {
+GUIDE: dict[str, tuple[str, ...]] = {
     "The same requests again and again, as in tables": ("expert_iteration",),
     "Every request is new": ("multistart", "gumbel"),
     "Rewards alone, no gradient": ("learned_critic", "ppo", "reinforce", "a2c"),
@@ -23,10 +23,10 @@ ADVICE: dict[str, tuple[str, ...]] = {
 """Agents by what they are for, the first one first; all others are single gradients."""
 
 
-def advice() -> str:
+def guide() -> str:
     """Returns the description of the command that trains."""
-    named = {name for names in ADVICE.values() for name in names}
-    lines = [f"{what}: {', '.join(names)}." for what, names in ADVICE.items()]
+    named = {name for names in GUIDE.values() for name in names}
+    lines = [f"{what}: {', '.join(names)}." for what, names in GUIDE.items()]
     gradients = ", ".join(name for name in AGENTS if name not in named)
     return "\n\n".join(
         [
