@@ -22,7 +22,7 @@ pytest.importorskip("mkdocs")
 
 PACKAGES = tuple(f"slot_rl{name}" for name in ("", *".agents .envs .estimators .problems .search .selectors".split()))
 REPOSITORY = "https://github.com/slot-rl/slot_rl/blob/main/"
-KNOWN_HOSTS = {"arxiv.org", "doi.org", "github.com", "keepachangelog.com", "semver.org", "slot-rl.github.io", "wandb.ai"}
+KNOWN_HOSTS = set("arxiv.org doi.org github.com keepachangelog.com semver.org slot-rl.github.io wandb.ai".split())
 SOURCES = (*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "docs").rglob("*.ipynb"))
 
 
