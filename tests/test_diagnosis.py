@@ -46,7 +46,7 @@ from tests.conftest import Command
 
 SCRIPT = Path(__file__).resolve().parents[1] / "scripts" / "diagnose_gradients.py"
 PNG = b"\x89PNG\r\n\x1a\n"
-KEYS = {"command", "config", "versions", "recommendation", "race", "true_gradient", "selectors"}
+KEYS = {"command", "config", "versions", "git", "recommendation", "race", "true_gradient", "selectors"}
 
 
 def cubic(vectors: Tensor) -> Tensor:

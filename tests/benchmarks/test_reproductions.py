@@ -324,7 +324,7 @@ def test_a_reproduction_writes_figures_that_depend_on_the_seed(name: str, small:
     first = results(tmp_path / "first")
     assert {path.name for path in (tmp_path / "first").iterdir()} == {"results.json", "picture.png"}
     assert (tmp_path / "first" / "picture.png").read_bytes().startswith(PNG)
-    assert set(first) == {"command", "config", "versions", "figures"}
+    assert set(first) == {"command", "config", "versions", "git", "figures"}
     assert first["config"]["place"] == {"out": str(tmp_path / "first"), "force": False}
     assert shape(first["figures"]) == SHAPES[name]
     assert results(tmp_path / "second")["figures"] == first["figures"]
