@@ -63,4 +63,4 @@ def test_ten_minutes_without_the_repository(tmp_path: Path) -> None:
     pages = list(csv.DictReader((folder / "pages.csv").open()))
     assert [row["request"] for row in pages] == ["u1", "u1", "u2", "u2"]
     assert all(row[f"slot_{number}"].startswith("creative-") for row in pages for number in range(1, 5))
-    assert (folder / "comparison/report/report.html").is_file()
+    assert (folder / "comparison/report.html").is_file()

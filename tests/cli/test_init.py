@@ -46,4 +46,4 @@ def test_what_init_says_can_be_typed(tmp_path: Path, monkeypatch: pytest.MonkeyP
     common = ["--trust", "--wandb", "disabled", "--eval-size", 8, "--timesteps", 512]
     assert exit_code("train", "--problem", "mine/problem.py:build", *common, "--out", "run") == 0
     assert exit_code("compare", "--study", "mine/study.yaml", *common, "--seeds", 3, "--out", "comparison") == 0
-    assert (tmp_path / "comparison/report/report.html").is_file()
+    assert (tmp_path / "comparison/report.html").is_file()
