@@ -9,8 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import tyro
-
+from slot_rl.cli.parsing import parse_one_of
 from slot_rl.console import run
 
 # The benchmarks are a folder of the repository and are not installed with the package.
@@ -21,27 +20,19 @@ from benchmarks.ensemble_speed import EnsembleBenchmark, benchmark_ensemble  # n
 from benchmarks.policy_speed import PolicyBenchmark, benchmark_policy  # noqa: E402
 from benchmarks.speed import EnvBenchmark, SelectorBenchmark, benchmark_env, benchmark_selectors  # noqa: E402
 
+BENCHMARKS: dict[str, tuple[type, Callable[[Any], object]]] = {
+    "answers": (AnswerBenchmark, benchmark_answers),
+    "ensemble": (EnsembleBenchmark, benchmark_ensemble),
+    "env": (EnvBenchmark, benchmark_env),
+    "policy": (PolicyBenchmark, benchmark_policy),
+    "selectors": (SelectorBenchmark, benchmark_selectors),
+}
+
 
 def main() -> None:
     """Parses the flags and measures."""
-    kinds: dict[str, Callable[..., Any]] = {
-        "answers": AnswerBenchmark,
-        "ensemble": EnsembleBenchmark,
-        "env": EnvBenchmark,
-        "policy": PolicyBenchmark,
-        "selectors": SelectorBenchmark,
-    }
-    config = tyro.extras.subcommand_cli_from_dict(kinds, description=__doc__)
-    if isinstance(config, AnswerBenchmark):
-        benchmark_answers(config)
-    elif isinstance(config, EnsembleBenchmark):
-        benchmark_ensemble(config)
-    elif isinstance(config, EnvBenchmark):
-        benchmark_env(config)
-    elif isinstance(config, PolicyBenchmark):
-        benchmark_policy(config)
-    else:
-        benchmark_selectors(config)
+    config = parse_one_of({name: kind for name, (kind, _) in BENCHMARKS.items()}, "benchmark.py", sys.argv[1:])
+    dict(BENCHMARKS.values())[type(config)](config)
 
 
 if __name__ == "__main__":

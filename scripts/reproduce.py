@@ -9,8 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import tyro
-
+from slot_rl.cli.commands import PREFIXES
+from slot_rl.cli.parsing import parse_one_of
 from slot_rl.console import run
 
 # The benchmarks are a folder of the repository and are not installed with the package.
@@ -51,8 +51,8 @@ REPRODUCTIONS: dict[str, tuple[type, Callable[[Any], object]]] = {
 
 def main() -> None:
     """Parses the flags and reproduces."""
-    kinds: dict[str, Callable[..., Any]] = {name: kind for name, (kind, _) in REPRODUCTIONS.items()}
-    config: Any = tyro.extras.subcommand_cli_from_dict(kinds, description=__doc__, config=(tyro.conf.OmitArgPrefixes,))
+    kinds = {name: kind for name, (kind, _) in REPRODUCTIONS.items()}
+    config = parse_one_of(kinds, "reproduce.py", sys.argv[1:], PREFIXES)
     dict(REPRODUCTIONS.values())[type(config)](config)
 
 

@@ -2,7 +2,7 @@
 
 import io
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext, redirect_stdout, suppress
 from typing import Any, TypeVar
 
@@ -49,6 +49,24 @@ def parse(kind: Callable[..., Parsed], prog: str, arguments: Sequence[str], *mar
 
     with on_parse_error(refuse):
         return call(arguments)
+
+
+def parse_one_of(kinds: Mapping[str, type[Any]], prog: str, arguments: Sequence[str], *markers: Any) -> Any:
+    """Returns the flags of one of several commands, which is named first; arguments as of :func:`parse`.
+
+    Raises:
+        SystemExit: After the list of commands, which ``--help`` and no word at all show.
+        ValueError: If the command is unknown, or as :func:`parse` says.
+    """
+    name, *rest = arguments or ["--help"]
+    if name in ("--help", "-h"):
+        width = max(map(len, kinds))
+        lines = [f"  {each.ljust(width)}  {(kind.__doc__ or '').splitlines()[0]}" for each, kind in kinds.items()]
+        print("\n".join([f"usage: {prog} NAME [FLAGS]", "", *lines, "", f"{prog} NAME --help lists its flags."]))
+        raise SystemExit(0)
+    if name not in kinds:
+        raise ValueError(unknown(f"expected a name after {prog},", kinds, name))
+    return parse(kinds[name], f"{prog} {name}", rest, *markers)
 
 
 def _message(event: Any, prog: str, flags: Callable[[], Sequence[str]]) -> str | None:
