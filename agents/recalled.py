@@ -38,6 +38,7 @@ class Recalled:
         same_items: Whether an item's number means the same item in every slot.
         fixed: Whether it means the same in every request.
         labels: Categories of the items' attributes that constraints speak of.
+        environments: Environments that the agent played in at once.
     """
 
     name: str
@@ -50,9 +51,10 @@ class Recalled:
     same_items: bool
     fixed: bool
     labels: dict[str, tuple[str, ...]]
+    environments: int
 
 
-def remembered(problem: Problem) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def remembered(problem: Problem, environments: int) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Returns what a checkpoint keeps of a problem: tensors by name, and JSON-ready values."""
     if isinstance(problem, RecalledProblem):
         return problem.state()
@@ -72,6 +74,7 @@ def remembered(problem: Problem) -> tuple[dict[str, Tensor], dict[str, Any]]:
         space.same_items,
         space.fixed,
         dict(space.labels),
+        environments,
     )
     return RecalledProblem(recalled, problem.catalogue, space.fixed_labels).state()
 
@@ -102,6 +105,11 @@ class RecalledProblem(Problem):
         padding = torch.arange(self.items) < torch.tensor(self.sizes).unsqueeze(-1)
         self._padding = None if bool(padding.all()) else padding
         self._constrain(constraints_of(recalled.constraints or ()))
+
+    @property
+    def environments(self) -> int:
+        """Environments that the agent played in at once."""
+        return self._recalled.environments
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Returns tensors by name, and JSON-ready values."""

@@ -84,9 +84,12 @@ class LearningAgent(Agent, NoParameterFile, BaseAlgorithm):  # type: ignore[misc
         """Returns a problem or its id as a batched environment, and an environment as it is."""
         if not isinstance(env, Problem) and env not in IDS:
             return env
-        penalty = 0.0 if self.options.free and isinstance(env, RecalledProblem) else None  # else taken from scores
         infeasible: Infeasibility = "penalise" if self.options.free else "refuse"
-        return SlotVecEnv(env, self.options.num_envs, infeasible=infeasible, penalty=penalty)
+        if isinstance(env, RecalledProblem):
+            # A penalty is taken from scores otherwise.
+            penalty = 0.0 if self.options.free else None
+            return SlotVecEnv(env, env.environments, infeasible=infeasible, penalty=penalty)
+        return SlotVecEnv(env, self.options.num_envs, infeasible=infeasible)
 
     def step_size(self, remaining: float) -> float:
         """Returns Adam's step size when a share ``remaining`` of the training is left."""
@@ -160,8 +163,17 @@ class LearningAgent(Agent, NoParameterFile, BaseAlgorithm):  # type: ignore[misc
         return super()._setup_learn(total_timesteps, callback, reset_num_timesteps, *args)
 
     def set_env(self, env: Any, force_reset: bool = True) -> None:
-        """Changes the environment, or a problem or its id; that of a checkpoint is forgotten."""
-        super().set_env(self.environment(env), force_reset)
+        """Changes the environment, or a problem or its id; that of a checkpoint is forgotten.
+
+        Raises:
+            ValueError: If it has another number of environments, or other spaces.
+        """
+        env = self._wrap_env(self.environment(env), self.verbose)
+        if env.num_envs != self.n_envs:
+            raise ValueError(
+                f"expected {self.n_envs} environments at once, got {env.num_envs}: load(path, env) takes any"
+            )
+        super().set_env(env, force_reset)
         self.problem, self._stored_env = problem_of(self.env), None
 
     def predict(
@@ -189,7 +201,7 @@ class LearningAgent(Agent, NoParameterFile, BaseAlgorithm):  # type: ignore[misc
             tensors["env"] = self._stored_env
         elif (env := self._batched_env()) is not None:
             tensors["env"] = env.state()
-        known, document = ({}, {}) if self.problem is None else remembered(self.problem)
+        known, document = ({}, {}) if self.problem is None else remembered(self.problem, self.n_envs)
         document |= {"scale": asdict(self.scale), "updates": self.updates, "told_ahead": self._told_ahead}
         return tensors | known, document
 

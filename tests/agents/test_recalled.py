@@ -115,6 +115,15 @@ def test_observations_of_environments_and_of_problems(tmp_path: Path) -> None:
     assert (single == choice[0]).all()
 
 
+def test_another_number_of_environments_is_refused(tmp_path: Path) -> None:
+    GumbelAgent(SlotVecEnv("SlotRL/PickValue-v0", 4)).save(tmp_path)
+    agent = GumbelAgent.load(tmp_path)
+    with pytest.raises(ValueError, match="expected 4 environments at once, got 8: load"):
+        agent.set_env(SlotVecEnv("SlotRL/PickValue-v0", 8))
+    agent.set_env(SlotVecEnv("SlotRL/PickValue-v0", 4))
+    assert agent.learn(100).num_timesteps >= 100
+
+
 def test_what_a_checkpoint_cannot_say_is_refused(tmp_path: Path) -> None:
     problem = row_problem().with_constraints([Feasible(lambda rows: rows[:, 0] == 0)])
     GumbelAgent(problem).save(tmp_path / "computed")
