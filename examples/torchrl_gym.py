@@ -50,7 +50,7 @@ def open_items(logits: Tensor, mask: Tensor) -> torch.distributions.Distribution
 
 def network(outputs: int) -> nn.Module:
     """Returns a small network that takes an observation of any shape."""
-    return nn.Sequential(nn.LazyLinear(128), nn.Tanh(), nn.Linear(128, 128), nn.Tanh(), nn.Linear(128, outputs))
+    return nn.Sequential(nn.LazyLinear(128), nn.ReLU(), nn.Linear(128, outputs))
 
 
 class Flat(nn.Module):
@@ -88,7 +88,7 @@ def main() -> None:
     loss_of.make_value_estimator(gamma=1.0)
     first = env.rollout(8, actor)  # gives the networks their sizes
     critic(first)
-    optimizer = torch.optim.Adam(loss_of.parameters(), lr=5e-3)
+    optimizer = torch.optim.Adam(loss_of.parameters(), lr=1e-2)
 
     def scores(data: Any) -> Tensor:
         return data["next", "reward"][data["next", "done"]]

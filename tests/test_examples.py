@@ -56,11 +56,11 @@ CASES = [
     light("sb3_maskable_ppo.py", "--timesteps 10240", "sb3_contrib", SLOTS, 0.08),
     light("cleanrl_ppo.py", "--timesteps 30720", "torch", SLOTS, 0.1),
     heavy("sb3_trpo.py", "--timesteps 1280", "sb3_contrib", PICK_VALUE, -0.2),
-    heavy("torchrl_gym.py", "--form id --frames 16384", "torchrl", PICK_VALUE, -0.31),
-    heavy("torchrl_gym.py", "--form object --frames 32768", "torchrl", PICK_VALUE, -0.3),
-    heavy("torchrl_gym.py", "--form masked --frames 8192", "torchrl", SLOTS, 0.05),
-    heavy("rllib_ppo.py", "--iterations 10", RLLIB, PICK_VALUE, -0.3),
-    heavy("rllib_ppo.py", "--masked --iterations 10", RLLIB, SLOTS, 0.1),
+    heavy("torchrl_gym.py", "--form id --frames 16384", "torchrl", PICK_VALUE, -0.25),
+    heavy("torchrl_gym.py", "--form object --frames 16384", "torchrl", PICK_VALUE, -0.25),
+    heavy("torchrl_gym.py", "--form masked --frames 8192", "torchrl", SLOTS, 0.08),
+    heavy("rllib_ppo.py", "--iterations 8", RLLIB, PICK_VALUE, -0.2),
+    heavy("rllib_ppo.py", "--masked --iterations 8", RLLIB, SLOTS, 0.15),
 ]
 
 
