@@ -7,6 +7,7 @@ It uses nothing of slot_rl but the registered id. No item may stand in two slots
 """
 
 import argparse
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
@@ -50,8 +51,8 @@ def main() -> None:
     torch.manual_seed(args.seed)
     torch.set_num_threads(1)
 
-    made = {"num_envs": ENVS, "vectorization_mode": "vector_entry_point", "constraints": [Distinct()]}
-    envs = gym.make_vec("slot_rl:SlotRL/SlotsSequential-v0", **made)
+    made: dict[str, Any] = {"num_envs": ENVS, "vectorization_mode": "vector_entry_point", "constraints": [Distinct()]}
+    envs: Any = gym.make_vec("slot_rl:SlotRL/SlotsSequential-v0", **made)
     items, slots = envs.single_action_space.n, len(envs.single_observation_space["answer"].nvec)
 
     def rows(observation: dict[str, np.ndarray]) -> Tensor:

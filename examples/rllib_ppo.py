@@ -7,6 +7,7 @@ MaskInObservation gives its masked module what it reads. It needs `pip install "
 """
 
 import argparse
+import logging
 from typing import Any
 
 import gymnasium as gym
@@ -21,7 +22,14 @@ from ray.tune.registry import register_env
 from slot_rl.envs import MaskInObservation
 from slot_rl.problems.constraints import Distinct
 
-SETTINGS = {"train_batch_size": 2_048, "minibatch_size": 256, "num_epochs": 8, "lr": 1e-2, "gamma": 1.0, "lambda_": 1.0}
+SETTINGS: dict[str, Any] = {
+    "train_batch_size": 2_048,
+    "minibatch_size": 256,
+    "num_epochs": 8,
+    "lr": 1e-2,
+    "gamma": 1.0,
+    "lambda_": 1.0,
+}
 MODEL = {"fcnet_hiddens": [128], "fcnet_activation": "relu", "vf_share_layers": False}
 
 
@@ -53,9 +61,9 @@ def main() -> None:
     flags.add_argument("--seed", type=int, default=0)
     args = flags.parse_args()
 
-    ray.init(num_cpus=1, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    ray.init(num_cpus=1, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
     config = (
-        PPOConfig()
+        PPOConfig()  # type: ignore[no-untyped-call]
         .training(use_kl_loss=False, **SETTINGS)
         .learners(num_learners=0)
         .debugging(seed=args.seed, log_level="ERROR")
@@ -66,10 +74,10 @@ def main() -> None:
         module = RLModuleSpec(module_class=ActionMaskingTorchRLModule, model_config=MODEL)
         config = config.environment("masked").env_runners(**runners).rl_module(rl_module_spec=module)
     else:
-        flat = {"env_to_module_connector": lambda env, spaces, device: FlattenObservations()}
+        flat: dict[str, Any] = {"env_to_module_connector": lambda env, spaces, device: FlattenObservations()}
         config = config.environment("slot_rl:SlotRL/PickValue-v0").env_runners(**runners, **flat)
         config = config.rl_module(model_config=MODEL)
-    algorithm = config.build_algo()
+    algorithm: Any = config.build_algo()
     for _ in range(args.iterations):
         reward = algorithm.train()["env_runners"]["episode_return_mean"]
     algorithm.stop()

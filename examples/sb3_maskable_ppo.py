@@ -22,7 +22,7 @@ ID = "SlotRL/SlotsSequential-v0"
 
 def play(env: SequentialVecEnv, choose: Callable[[Any, npt.NDArray[np.bool_]], npt.NDArray[Any]]) -> tuple[float, int]:
     """Answers one request in each environment; returns the mean score, and how many answers name an item twice."""
-    observation = env.reset()
+    observation: Any = env.reset()
     for _ in range(env.problem.slots):
         observation, rewards, _, infos = env.step(choose(observation, env.action_masks()))
     answers = [info["terminal_observation"]["answer"] for info in infos]

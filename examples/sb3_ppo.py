@@ -25,6 +25,7 @@ def main() -> None:
     args = flags.parse_args()
 
     env = SlotVecEnv(ID, num_envs=256, seed=args.seed)
+    model: PPO | A2C
     if args.algorithm == "ppo":
         model = PPO(SlotPolicy, env, n_steps=2, batch_size=256, n_epochs=4, learning_rate=3e-3, seed=args.seed)
     else:

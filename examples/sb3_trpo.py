@@ -7,6 +7,7 @@ TRPO differentiates the divergence of two policies twice, so its updates cost fa
 """
 
 import argparse
+from typing import Any
 
 import numpy as np
 from sb3_contrib import TRPO
@@ -25,7 +26,7 @@ def main() -> None:
     args = flags.parse_args()
 
     env = SlotVecEnv(ID, num_envs=256, seed=args.seed)
-    steps = {"target_kl": 0.1, "cg_max_steps": 8, "n_critic_updates": 4, "learning_rate": 3e-3}
+    steps: dict[str, Any] = {"target_kl": 0.1, "cg_max_steps": 8, "n_critic_updates": 4, "learning_rate": 3e-3}
     model = TRPO(SlotPolicy, env, n_steps=1, batch_size=256, seed=args.seed, **steps)
     model.learn(args.timesteps)
 

@@ -45,7 +45,8 @@ def slots_at_once(logits: Tensor) -> torch.distributions.Distribution:
 
 def open_items(logits: Tensor, mask: Tensor) -> torch.distributions.Distribution:
     """Returns the next slot's item among the open ones."""
-    return MaskedCategorical(logits=logits, mask=mask.bool())
+    items: torch.distributions.Distribution = MaskedCategorical(logits=logits, mask=mask.bool())
+    return items
 
 
 def network(outputs: int) -> nn.Module:
@@ -63,7 +64,8 @@ class Flat(nn.Module):
 
     def forward(self, observation: Tensor) -> Tensor:
         """Returns the outputs ``(..., outputs)``."""
-        return self.inner(observation.flatten(-self.flat))
+        outputs: Tensor = self.inner(observation.flatten(-self.flat))
+        return outputs
 
 
 def main() -> None:
@@ -91,7 +93,8 @@ def main() -> None:
     optimizer = torch.optim.Adam(loss_of.parameters(), lr=1e-2)
 
     def scores(data: Any) -> Tensor:
-        return data["next", "reward"][data["next", "done"]]
+        found: Tensor = data["next", "reward"][data["next", "done"]]
+        return found
 
     earned = []
     batches = {"frames_per_batch": FRAMES, "total_frames": args.frames, "auto_register_policy_transforms": False}
