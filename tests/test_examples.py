@@ -74,8 +74,8 @@ def test_an_example_learns(name: str, flags: str, random: float, least: float) -
 @pytest.mark.slow
 def test_two_processes_learn_and_keep_the_same_weights() -> None:
     launcher = "-m torch.distributed.run --standalone --nproc_per_node 2".split()
-    learned, _, said = rewards(*launcher, str(EXAMPLES / "torchrun_gloo.py"), "--iterations", "150")
-    assert learned > -0.28 > PICK_VALUE
+    learned, _, said = rewards(*launcher, str(EXAMPLES / "torchrun_gloo.py"), "--iterations", "300")
+    assert learned > -0.23 > PICK_VALUE
     assert "2 processes agree" in said
 
 
