@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain, count
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from gymnasium import spaces
@@ -21,6 +21,9 @@ from stable_baselines3.common.distributions import Distribution
 from stable_baselines3.common.policies import ActorCriticPolicy, BasePolicy
 from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from torch import Tensor, nn
+from torch.distributions import Distribution as TorchDistribution
+from torch.distributions import register_kl
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from slot_rl.agents.no_pickles import NoFile
 from slot_rl.networks import PointerNetwork, PointerSize, Request, Thought
@@ -80,6 +83,7 @@ class SlotDistribution(Distribution):
         """Sets the masked logits."""
         self._logits = self._conditional = logits
         self._choice = None
+        self.distribution = _Divergent(self)
         return self
 
     def log_prob(self, actions: Tensor) -> Tensor:
@@ -91,6 +95,20 @@ class SlotDistribution(Distribution):
         if self._rules is not None and self._choice is None:
             self.sample()
         return entropy_of(self._conditional)
+
+    def divergence(self, other: "SlotDistribution") -> Tensor:
+        """Returns the Kullback-Leibler divergence of another distribution from this one in nats, ``(batch,)``.
+
+        Under rules it is that of each slot given the slots before it, along the same choice as :meth:`entropy`.
+        """
+        if self._rules is not None and self._choice is None:
+            self.sample()
+        theirs = other._logits if self._choice is None else other._given(self._choice)
+        masked = self._conditional == -torch.inf
+        log_p, log_q = (
+            torch.log_softmax(logits, dim=-1).masked_fill(masked, 0.0) for logits in (self._conditional, theirs)
+        )
+        return (log_p.exp() * (log_p - log_q)).sum(dim=(-1, -2))
 
     def sample(self) -> Tensor:
         """Draws a choice, ``(batch, slots)``; an item with masked logits, or that is not allowed, is never drawn."""
@@ -120,6 +138,21 @@ class SlotDistribution(Distribution):
         """Draws a choice from masked logits and returns it with its log-probability."""
         actions = self.actions_from_params(logits)
         return actions, self.log_prob(actions)
+
+
+class _Divergent(TorchDistribution):
+    """What Stable-Baselines3's ``kl_divergence`` asks of a distribution, as TRPO does."""
+
+    arg_constraints: ClassVar[dict[str, Any]] = {}
+
+    def __init__(self, choices: SlotDistribution) -> None:
+        super().__init__()
+        self.choices = choices
+
+
+@register_kl(_Divergent, _Divergent)  # type: ignore[untyped-decorator]
+def _divergence(p: _Divergent, q: _Divergent) -> Tensor:
+    return p.choices.divergence(q.choices)
 
 
 @dataclass(frozen=True)
@@ -322,8 +355,11 @@ class SlotPolicy(NoFile, ActorCriticPolicy):
         return values, distribution.log_prob(actions), distribution.entropy()
 
     def get_distribution(self, obs: PyTorchObs) -> SlotDistribution:
-        """Returns the distribution over choices."""
-        return self.act_and_value(obs)[0]
+        """Returns the distribution over choices; it can be differentiated twice, as TRPO does."""
+        if not torch.is_grad_enabled():
+            return self.act_and_value(obs)[0]
+        with sdpa_kernel(SDPBackend.MATH):  # the faster attention has no second derivative
+            return self.act_and_value(obs)[0]
 
     def predict_values(self, obs: PyTorchObs) -> Tensor:
         """Returns the values, ``(batch, 1)``."""

@@ -9,6 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from slot_rl.envs.mask_in_observation import MaskInObservation
     from slot_rl.envs.sequential import SequentialEnv
     from slot_rl.envs.sequential_vec import SequentialVecEnv
     from slot_rl.envs.sequential_vector import SequentialVectorEnv
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from slot_rl.envs.vector import SlotsVectorEnv
 
 __all__ = [
+    "MaskInObservation",
     "SequentialEnv",
     "SequentialVecEnv",
     "SequentialVectorEnv",
@@ -26,6 +28,7 @@ __all__ = [
 ]
 
 _HOMES = {
+    "MaskInObservation": "mask_in_observation",
     "SequentialEnv": "sequential",
     "SequentialVecEnv": "sequential_vec",
     "SequentialVectorEnv": "sequential_vector",

@@ -48,7 +48,10 @@ def _space(part: ObservationPart) -> spaces.Space[Any]:
     if part.kind == "numbers":
         # Not a MultiDiscrete: Stable-Baselines3 takes no table of them.
         return spaces.Box(0, np.broadcast_to(np.array(part.sizes) - 1, part.shape), part.shape, np.int64)
-    return spaces.MultiBinary(part.shape) if part.kind == "boolean" else spaces.MultiDiscrete(list(part.sizes))
+    if part.kind == "boolean":
+        # Not a MultiBinary: TorchRL takes no table of them.
+        return spaces.Box(0, 1, part.shape, np.int8)
+    return spaces.MultiDiscrete(list(part.sizes))
 
 
 # Quoted: the class takes no type argument in gymnasium before 1.4.
@@ -61,7 +64,7 @@ def to_arrays(observation: Observation) -> Arrays:
     """Returns an observation's parts as arrays; they share memory with its tensors."""
     arrays: Arrays = {name: part.numpy() for name, part in observation.tensors().items()}
     if "mask" in arrays:
-        arrays["mask"] = arrays["mask"].view(np.int8)  # gymnasium's MultiBinary holds int8
+        arrays["mask"] = arrays["mask"].view(np.int8)
     return arrays
 
 

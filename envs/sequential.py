@@ -5,9 +5,9 @@ from typing import Any
 import numpy as np
 from gymnasium import spaces
 
-from slot_rl.envs.episodes import Arrays, Infeasibility, as_problem
+from slot_rl.envs.episodes import Arrays, Infeasibility
 from slot_rl.envs.single import BatchOfOne, first_of
-from slot_rl.envs.slot_by_slot import Shaping, SlotBySlot, sequential_space
+from slot_rl.envs.slot_by_slot import Shaping, SlotBySlot, as_sequential_problem, sequential_space
 from slot_rl.problems import Problem
 
 
@@ -31,7 +31,7 @@ class SequentialEnv(BatchOfOne[np.int64]):
         """Builds the environment.
 
         Args:
-            problem: A problem, or a problem's id.
+            problem: A problem, or the id of a problem or of its sequential environment.
             render_mode: None; there is nothing to render.
             infeasible: What becomes of an item that is not open: "refuse", or "penalise", which ends the episode.
             penalty: The reward then; as in :class:`slot_rl.envs.SlotsEnv`.
@@ -41,7 +41,7 @@ class SequentialEnv(BatchOfOne[np.int64]):
         Raises:
             ValueError: If the problem cannot be built from the arguments.
         """
-        problem = as_problem(problem, options)
+        problem = as_sequential_problem(problem, options)
         self._episodes = SlotBySlot(problem, 1, infeasible, penalty, shaping=shaping)
         super().__init__(self._episodes, sequential_space(problem), spaces.Discrete(problem.items), render_mode)
 

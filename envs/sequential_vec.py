@@ -7,8 +7,8 @@ import numpy.typing as npt
 from gymnasium import spaces
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvStepReturn
 
-from slot_rl.envs.episodes import Arrays, Infeasibility, as_problem
-from slot_rl.envs.slot_by_slot import Shaping, SlotBySlot, Step, sequential_space
+from slot_rl.envs.episodes import Arrays, Infeasibility
+from slot_rl.envs.slot_by_slot import Shaping, SlotBySlot, Step, as_sequential_problem, sequential_space
 from slot_rl.envs.vec import EPISODES_KEPT, BatchedVecEnv
 from slot_rl.problems import Problem
 
@@ -33,7 +33,7 @@ class SequentialVecEnv(BatchedVecEnv):
         """Builds the environment.
 
         Args:
-            problem: A problem, or a problem's id.
+            problem: A problem, or the id of a problem or of its sequential environment.
             num_envs: Requests at a time.
             seed: Seeds the requests; :meth:`seed` does so later.
             infeasible: As in :class:`slot_rl.envs.SequentialEnv`.
@@ -44,7 +44,7 @@ class SequentialVecEnv(BatchedVecEnv):
         Raises:
             ValueError: If the problem cannot be built from the arguments.
         """
-        problem = as_problem(problem, options)
+        problem = as_sequential_problem(problem, options)
         self._episodes = SlotBySlot(problem, num_envs, infeasible, penalty, shaping=shaping)
         self._episodes.seed(np.random.default_rng(seed))
         super().__init__(self._episodes, sequential_space(problem), spaces.Discrete(problem.items))

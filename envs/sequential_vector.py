@@ -6,8 +6,8 @@ import numpy as np
 import numpy.typing as npt
 from gymnasium import spaces
 
-from slot_rl.envs.episodes import Arrays, Infeasibility, as_problem
-from slot_rl.envs.slot_by_slot import Shaping, SlotBySlot, sequential_space
+from slot_rl.envs.episodes import Arrays, Infeasibility
+from slot_rl.envs.slot_by_slot import Shaping, SlotBySlot, as_sequential_problem, sequential_space
 from slot_rl.envs.vector import BatchedVectorEnv
 from slot_rl.problems import Problem
 
@@ -31,7 +31,7 @@ class SequentialVectorEnv(BatchedVectorEnv):
         """Builds the environment.
 
         Args:
-            problem: A problem, or a problem's id.
+            problem: A problem, or the id of a problem or of its sequential environment.
             num_envs: Requests at a time.
             render_mode: None; there is nothing to render.
             infeasible: As in :class:`slot_rl.envs.SequentialEnv`.
@@ -42,7 +42,7 @@ class SequentialVectorEnv(BatchedVectorEnv):
         Raises:
             ValueError: If the problem cannot be built from the arguments.
         """
-        problem = as_problem(problem, options)
+        problem = as_sequential_problem(problem, options)
         self._episodes = SlotBySlot(problem, num_envs, infeasible, penalty, shaping=shaping)
         super().__init__(self._episodes, sequential_space(problem), spaces.Discrete(problem.items), render_mode)
 

@@ -21,7 +21,8 @@ import torch
 from gymnasium import spaces
 from torch import Tensor
 
-from slot_rl.envs.episodes import Arrays, Episodes, integers, observation_space, to_arrays
+from slot_rl.envs.episodes import Arrays, Episodes, as_problem, integers, observation_space, to_arrays
+from slot_rl.envs.registration import SEQUENTIAL_IDS
 from slot_rl.problems import Observation, Problem
 from slot_rl.search import allowed_items
 from slot_rl.selectors.rules import OPEN
@@ -37,6 +38,12 @@ def sequential_space(problem: Problem) -> spaces.Dict:
     parts = observation_space(problem).spaces
     answer = spaces.MultiDiscrete([problem.items + 1] * problem.slots)
     return spaces.Dict({**parts, "answer": answer, "slot": spaces.Discrete(problem.slots + 1)})
+
+
+def as_sequential_problem(problem: Problem | str, options: Mapping[str, Any]) -> Problem:
+    """Returns a problem as :func:`as_problem` does, also from the id of its sequential environment."""
+    ids = {sequential: problem_id for problem_id, sequential in SEQUENTIAL_IDS.items()}
+    return as_problem(ids.get(problem, problem) if isinstance(problem, str) else problem, options)
 
 
 @dataclass(frozen=True)

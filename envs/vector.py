@@ -27,6 +27,7 @@ class BatchedVectorEnv(VectorEnv[Arrays, npt.NDArray[np.int64], npt.NDArray[Any]
     ) -> None:
         """Takes the episodes, and the spaces of a single one."""
         self.problem, self.num_envs, self.render_mode = episodes.problem, episodes.size, render_mode
+        self.autoreset_mode = self.metadata["autoreset_mode"]  # TorchRL asks for it here, as gymnasium's own have it
         self._batch = episodes
         self._batch.seed(self.np_random)
         self.single_observation_space, self.single_action_space = observations, actions

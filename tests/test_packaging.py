@@ -18,6 +18,7 @@ import pytest
 import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+from packaging.version import Version
 
 import slot_rl
 from slot_rl.envs import SlotsEnv, SlotsVectorEnv, SlotVecEnv
@@ -230,8 +231,8 @@ def closure(name: str, extras: set[str]) -> set[str]:
     return set(asked)
 
 
-def pins() -> dict[str, Requirement]:
-    lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
+def pins(name: str = "constraints.txt") -> dict[str, Requirement]:
+    lines = (ROOT / name).read_text(encoding="utf-8").splitlines()
     found = [Requirement(line) for line in lines if line.strip() and not line.startswith("#")]
     assert len({canonicalize_name(pin.name) for pin in found}) == len(found)
     return {canonicalize_name(pin.name): pin for pin in found}
@@ -253,6 +254,22 @@ def test_the_pins_are_what_the_tests_run_on() -> None:
     installed = {name: version(name) for name in closure("slot_rl", {"dev"}) & set(pinned)}
     assert len(installed) > 50
     assert {n: v for n, v in installed.items() if not pinned[n].specifier.contains(v, prereleases=True)} == {}
+
+
+def test_the_lowest_versions_that_are_tried_are_those_allowed() -> None:
+    """Not of torch: the Makefile says which one is tried."""
+    configuration = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    asked = [*configuration["dependencies"], *configuration["optional-dependencies"]["contrib"]]
+    allowed = {
+        canonicalize_name(each.name): Version(one.version)
+        for each in map(Requirement, asked)
+        for one in each.specifier
+        if one.operator == ">="
+    }
+    assert len(allowed) == len(asked) == 18
+    del allowed[canonicalize_name("torch")]
+    tried = pins("constraints-lowest.txt")
+    assert {name: Version(str(tried[name].specifier)[2:]) for name in allowed if name in tried} == allowed
 
 
 def test_torch_is_pinned_where_it_was_tried() -> None:

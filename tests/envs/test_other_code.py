@@ -5,7 +5,6 @@ The items must be distinct. Each learner finishes a thousand answers or so, and 
 
 from typing import Any
 
-import gymnasium as gym
 import numpy as np
 import numpy.typing as npt
 import pytest
@@ -13,7 +12,7 @@ import torch
 from gymnasium import spaces
 from torch import Tensor, nn
 
-from slot_rl.envs import SequentialEnv, SequentialVecEnv, SequentialVectorEnv
+from slot_rl.envs import MaskInObservation, SequentialEnv, SequentialVecEnv, SequentialVectorEnv, SlotsVectorEnv
 from slot_rl.problems.constraints import Distinct
 from slot_rl.seeding import seeded_initialisation
 from tests.helpers.limited import distinct_slots
@@ -144,31 +143,34 @@ def test_torchrls_gym_env_draws_under_the_mask() -> None:
     assert (rollout["next", "reward"].flatten() != 0).tolist() == done.tolist()
 
 
-class MaskInObservation(gym.Wrapper[dict[str, Any], np.int64, dict[str, Any], np.int64]):
-    """What RLlib's example of a masked module reads: the mask and the flat observation."""
+class Recorded(MaskInObservation):
+    """Keeps the answers that are complete, as items plus 1."""
 
     finished: list[list[int]] = []
 
     def __init__(self, config: Any = None) -> None:
         super().__init__(SequentialEnv(distinct_slots()))
-        flat = spaces.Box(-np.inf, np.inf, (spaces.flatdim(self.env.observation_space),), np.float32)
-        self.observation_space = spaces.Dict({"action_mask": spaces.Box(0, 1, (8,), np.float32), "observations": flat})
-
-    def reset(
-        self, *, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[dict[str, Any], dict[str, Any]]:
-        observation, info = self.env.reset(seed=seed, options=options)
-        return self._flat(observation, info), info
+        self.answer: list[int] = []
 
     def step(self, action: np.int64) -> tuple[dict[str, Any], Any, bool, bool, dict[str, Any]]:
-        observation, reward, terminated, truncated, info = self.env.step(action)
-        if terminated:
-            self.finished.append(observation["answer"].tolist())
-        return self._flat(observation, info), reward, terminated, truncated, info
+        found = super().step(action)
+        self.answer.append(int(action) + 1)
+        if found[2]:
+            self.finished.append(self.answer)
+            self.answer = []
+        return found
 
-    def _flat(self, observation: dict[str, Any], info: dict[str, Any]) -> dict[str, Any]:
-        rows = np.asarray(spaces.flatten(self.env.observation_space, observation), np.float32)
-        return {"action_mask": info["action_mask"].astype(np.float32), "observations": rows}
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("face", [SlotsVectorEnv, SequentialVectorEnv])
+def test_torchrl_takes_a_batch_whose_requests_have_masks(face: Any) -> None:
+    envs = pytest.importorskip("torchrl.envs")
+    batch = face("SlotRL/Slots-v0", 3, fewest_items=5, infeasible="penalise")
+    env = envs.GymWrapper(batch, categorical_action_encoding=True)
+    rollout = env.rollout(8, break_when_any_done=False)
+    assert rollout["next", "mask"].shape == (3, 8, 4, 8) and rollout["mask"].sum(dim=-1).min() >= 5
+    assert (rollout["next", "reward"].squeeze(-1) != 0).tolist() == rollout["next", "done"].squeeze(-1).tolist()
 
 
 @pytest.mark.slow
@@ -182,19 +184,19 @@ def test_rllibs_ppo_with_its_masked_module_runs() -> None:
     module = modules.RLModuleSpec(module_class=masked, model_config={"fcnet_hiddens": [32]})
     config = (
         ppo.PPOConfig()
-        .environment(MaskInObservation)
+        .environment(Recorded)
         .env_runners(num_env_runners=0)
         .learners(num_learners=0)
         .training(train_batch_size=256, minibatch_size=128, num_epochs=1, gamma=1.0)
         .rl_module(rl_module_spec=module)
         .debugging(seed=0)
     )
-    MaskInObservation.finished.clear()
+    Recorded.finished.clear()
     try:
         algorithm = config.build_algo()
         returns = [algorithm.train()["env_runners"]["episode_return_mean"] for _ in range(2)]
         algorithm.stop()
     finally:
         ray.shutdown()
-    assert len(MaskInObservation.finished) == 128 and repeats(np.array(MaskInObservation.finished)) == 0
+    assert len(Recorded.finished) == 128 and repeats(np.array(Recorded.finished)) == 0
     assert np.isfinite(returns).all()

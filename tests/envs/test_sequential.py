@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from stable_baselines3.common.env_checker import check_env as sb3_check_env
 
-from slot_rl.envs import SequentialEnv
+from slot_rl.envs import SequentialEnv, SequentialVecEnv, SequentialVectorEnv, SlotsEnv
 from slot_rl.envs.episodes import to_arrays
 from slot_rl.envs.registration import ENV_IDS, SEQUENTIAL_IDS
 from slot_rl.envs.slot_by_slot import OpenItems, SlotBySlot
@@ -320,3 +320,18 @@ def test_consecutive_observations_share_no_memory() -> None:
     masks = [env.action_masks(), env.action_masks()]
     masks[0][:] = False
     assert masks[1].any() and env.action_masks().any()
+
+
+@pytest.mark.parametrize("face", [SequentialEnv, SequentialVecEnv, SequentialVectorEnv])
+def test_a_face_takes_the_problems_id_and_its_own(face: Any) -> None:
+    by_problem, by_own = face("SlotRL/PickValue-v0"), face("SlotRL/PickValueSequential-v0")
+    assert by_own.observation_space == by_problem.observation_space and by_own.problem.slots == 4
+    with pytest.raises(ValueError, match="got 'SlotRL/OtherSequential-v0'"):
+        face("SlotRL/OtherSequential-v0")
+
+
+def test_a_mask_is_a_table_of_int8_that_torchrl_takes() -> None:
+    env = SlotsEnv("SlotRL/Slots-v0", fewest_items=5)
+    space = env.observation_space["mask"]  # type: ignore[index]
+    assert isinstance(space, gym.spaces.Box) and space.dtype == np.int8 and space.shape == (4, 8)
+    assert space.contains(env.reset(seed=0)[0]["mask"])

@@ -69,8 +69,8 @@ def test_gymnasiums_checker_passes(env_id: str, options: dict[str, Any], estimat
     check_env(env)
 
 
-# A set of vectors is neither an image nor one vector, whatever its shape; SB3 recommends to flatten it.
-@pytest.mark.filterwarnings("ignore:Your observation candidates has an unconventional shape:UserWarning")
+# A set of vectors, or its mask, is neither an image nor one vector, whatever its shape; SB3 recommends to flatten it.
+@pytest.mark.filterwarnings("ignore:Your observation (candidates|mask) has an unconventional shape:UserWarning")
 @pytest.mark.parametrize(("env_id", "options"), CASES)
 def test_stable_baselines3s_checker_passes(env_id: str, options: dict[str, Any], estimator_of_rows: Path) -> None:
     env = made(env_id, options, estimator_of_rows)

@@ -41,7 +41,7 @@ def first_items(problem: Problem, count: int) -> np.typing.NDArray[np.int64]:
 
 def test_the_environment_says_that_it_resets_within_the_step() -> None:
     env = SlotsVectorEnv(SLOTS, 2)
-    assert env.metadata["autoreset_mode"] is AutoresetMode.SAME_STEP
+    assert env.metadata["autoreset_mode"] is env.autoreset_mode is AutoresetMode.SAME_STEP
     assert gym.make_vec(SLOTS, num_envs=2).metadata["autoreset_mode"] is AutoresetMode.SAME_STEP
 
 
