@@ -110,9 +110,9 @@ def main() -> None:
             loss.backward()
             optimizer.step()
     last = earned[-max(1, len(earned) // 5) :]
-    chance = float(
-        scores(environment(args.form).rollout(2_048 // max(1, env.numel()), break_when_any_done=False)).mean()
-    )
+    fresh = environment(args.form)
+    fresh.set_seed(args.seed)
+    chance = float(scores(fresh.rollout(2_048 // max(1, env.numel()), break_when_any_done=False)).mean())
     print(f"torchrl {args.form}: mean reward {sum(last) / len(last):.3f}, where random choices get {chance:.3f}")
 
 
