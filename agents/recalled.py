@@ -4,6 +4,7 @@ An agent that is loaded without an environment stands in a :class:`RecalledProbl
 candidates, and the constraints. Its estimator is not known, so it cannot learn.
 """
 
+import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any, NoReturn
@@ -34,7 +35,7 @@ class Recalled:
         pool: Length of the vectors of a known pool; None if there is none.
         constraints: The constraints as entries; None if they have no written form.
         slot_names: Names of the slots; None where they have only numbers.
-        item_names: Names of each slot's items; None where they have only numbers.
+        item_names: Names of each slot's items, once if they are the same; None where they have only numbers.
         same_items: Whether an item's number means the same item in every slot.
         fixed: Whether it means the same in every request.
         labels: Categories of the items' attributes that constraints speak of.
@@ -63,20 +64,23 @@ def remembered(problem: Problem, environments: int) -> tuple[dict[str, Tensor], 
     entries = [as_entry(each) for each in held]
     known = [entry for entry in entries if entry is not None]
     named = bool(held)  # names are of use to constraints alone
+    names = space.item_names if named else None
+    # As text, a slot's number would mean the slot of that name.
+    numbered = named and any(name.isdigit() for name in space.slot_names or ())
     recalled = Recalled(
         problem.name,
         problem.observation_parts(),
         problem.sizes,
         None if problem.pool is None else problem.pool.shape[-1],
-        tuple(known) if len(known) == len(entries) else None,
+        tuple(known) if len(known) == len(entries) and not numbered else None,
         space.slot_names if named else None,
-        space.item_names if named else None,
+        names if names is None or len(set(names)) > 1 else names[:1],
         space.same_items,
         space.fixed,
         dict(space.labels),
         environments,
     )
-    return RecalledProblem(recalled, problem.catalogue, space.fixed_labels).state()
+    return _kept(recalled, problem.catalogue, space.fixed_labels)
 
 
 def recall(tensors: Mapping[str, Tensor], document: Mapping[str, Any]) -> "RecalledProblem":
@@ -113,8 +117,7 @@ class RecalledProblem(Problem):
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Returns tensors by name, and JSON-ready values."""
-        tensors = {_CATALOGUE: self._catalogue, _LABELS: self._fixed_labels}
-        return {name: each for name, each in tensors.items() if each is not None}, {"problem": asdict(self._recalled)}
+        return _kept(self._recalled, self._catalogue, self._fixed_labels)
 
     @property
     def catalogue(self) -> Tensor | None:
@@ -132,11 +135,11 @@ class RecalledProblem(Problem):
 
     def item_space(self) -> ItemSpace:
         """Returns what constraints speak of."""
-        known = self._recalled
+        known, names = self._recalled, self._recalled.item_names
         return replace(
             super().item_space(),
             slot_names=known.slot_names,
-            item_names=known.item_names,
+            item_names=names * self.slots if names is not None and len(names) == 1 else names,
             same_items=known.same_items,
             fixed=known.fixed,
             attributes=tuple(known.labels),
@@ -188,6 +191,15 @@ class RecalledProblem(Problem):
 
     def _ask_truth(self, truth: Score, observation: Observation, choice: Tensor) -> Tensor:
         _refuse()
+
+
+def _kept(
+    recalled: Recalled, catalogue: Tensor | None, labels: Tensor | None
+) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    tensors = {_CATALOGUE: catalogue, _LABELS: labels}
+    # Sizes and names may be numbers of numpy's.
+    document = json.loads(json.dumps(asdict(recalled), default=lambda number: number.item()))
+    return {name: each for name, each in tensors.items() if each is not None}, {"problem": document}
 
 
 def refuse_recalled(problem: Problem | None) -> None:

@@ -1,26 +1,30 @@
 """Agents without an environment: they answer as before, cannot learn, and learn on in an environment that they get."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 from slot_rl.agents import AGENTS, GumbelAgent, MultistartAgent, load_agent
 from slot_rl.agents.sb3 import LearningAgent
 from slot_rl.envs import SlotVecEnv
-from slot_rl.problems import Observation, Problem, SlotProblem, make_problem
+from slot_rl.estimators import EstimatorNet, EstimatorShape
+from slot_rl.problems import Observation, Problem, RowProblem, SlotProblem, make_problem
 from slot_rl.problems.constraints import AtLeast, AtMost, Constraint, Distinct, Feasible, Fixed, NotTogether
 from slot_rl.problems.constraints.written import as_entry, constraints_of
 from slot_rl.search import is_allowed
 from slot_rl.seeding import generator_from
 from tests.helpers.limited import KINDS, pages
-from tests.helpers.logged_table import row_problem
+from tests.helpers.logged_table import ENCODING, row_problem
 from tests.helpers.options import POLICY_AGENTS
 from tests.helpers.small_agents import tiny
 
 LEARNING = [name for name in POLICY_AGENTS if name not in ("reproduction", "aligned")]
+NUMBERED: Any = {np.int64(2): np.int64(4)}
 UNKNOWN = "expected an environment whose estimator is known, got an agent that was loaded without one"
 
 
@@ -79,6 +83,7 @@ def test_an_environment_lets_it_learn_on(name: str, tmp_path: Path) -> None:
         row_problem(),
         row_problem().with_constraints([Fixed({"b": "p"}), AtMost(1, {"a": ["k", "l"], "c": ["s"]})]),
         pages(),
+        pool_problem(AtMost(1, "shop", np.str_("b")), Fixed(NUMBERED), Distinct()),
         KINDS["constrained rows"](),
     ],
     ids=lambda problem: f"{problem.name}, {problem.constraints}",
@@ -129,6 +134,11 @@ def test_what_a_checkpoint_cannot_say_is_refused(tmp_path: Path) -> None:
     GumbelAgent(problem).save(tmp_path / "computed")
     with pytest.raises(ValueError, match="expected the environment of rows, whose constraints list or compute"):
         GumbelAgent.load(tmp_path / "computed")
+    encoding = replace(ENCODING, features={"0": tuple("klmn"), "2": tuple("opqr"), "1": tuple("stu")})
+    numbers = RowProblem(EstimatorNet(EstimatorShape(3, 4, (8,), (4, 4, 3), (3,))), [[0]], encoding=encoding)
+    GumbelAgent(numbers.with_constraints([Fixed({1: 0})])).save(tmp_path / "numbers")
+    with pytest.raises(ValueError, match="expected the environment of rows, whose constraints"):
+        GumbelAgent.load(tmp_path / "numbers")
     AGENTS["guided_search"](problem).save(tmp_path / "search")
     with pytest.raises(ValueError, match="expected the environment for 'guided_search', which has no policy, got none"):
         load_agent(tmp_path / "search")

@@ -110,13 +110,16 @@ def constraints_of(entries: Sequence[Entry | Constraint], trust: bool = False) -
 
 
 def as_entry(constraint: Constraint) -> dict[str, Any] | None:
-    """Returns the entry that says a constraint; None for one that a file or numbers of the items say."""
+    """Returns the entry that says a constraint; None for one that a file or numbers of the items say.
+
+    As in every file, a slot's number stands as text: where a slot has a number for its name, it means the name.
+    """
     if isinstance(constraint, Distinct):
         return {"distinct": True if constraint.slots is None else list(constraint.slots)}
     if isinstance(constraint, Fixed):
-        return {"fixed": dict(constraint.items)}
+        return {"fixed": {str(slot): item for slot, item in constraint.items.items()}}
     if isinstance(constraint, AtMost | AtLeast) and isinstance(constraint.of, str | Mapping):
-        of = constraint.of if isinstance(constraint.of, str) else dict(constraint.of)
+        of = constraint.of if isinstance(constraint.of, str) else {str(slot): of for slot, of in constraint.of.items()}
         quota = {"count": constraint.count, "of": of, "value": constraint.value}
         return {"at_most" if isinstance(constraint, AtMost) else "at_least": quota}
     if isinstance(constraint, NotTogether):
@@ -127,7 +130,7 @@ def as_entry(constraint: Constraint) -> dict[str, Any] | None:
 
 def _written(place: Any) -> Any:
     """Returns an item, or one slot with its item, as an entry says it; see :func:`_place`."""
-    return {place[0]: place[1]} if isinstance(place, tuple) else place
+    return {str(place[0]): place[1]} if isinstance(place, tuple) else place
 
 
 def moved_entries(entries: Sequence[Entry], feasible: str | None) -> list[Entry]:
