@@ -14,7 +14,7 @@ def nearest(name: object, known: Iterable[str]) -> str:
 def missing_column(name: str, columns: Iterable[object], path: object) -> str:
     """Returns the message for a column that a file does not have."""
     names = list(map(str, columns))
-    return f"expected a column {name!r} in {path}, got {', '.join(map(repr, names))}{nearest(name, names)}"
+    return f"expected a column {name!r} in {path}, got {', '.join(map(repr, names)) or 'none'}{nearest(name, names)}"
 
 
 def unknown(expected: str, known: Iterable[str], name: object) -> str:

@@ -121,7 +121,7 @@ def test_as_an_agent_it_looks_rows_up_without_a_call(home: Path) -> None:
     best = make_agent("best_seen", rows).learn(100)
     assert best.choose(Observation(context=torch.tensor([[1], [0]]))).tolist() == [[0, 1], [1, 2]]
     assert rows.budget.forwards == 0
-    with pytest.raises(ValueError, match="expected an estimator that pretrain_estimator.py --table fitted"):
+    with pytest.raises(ValueError, match="expected an estimator that slot-rl pretrain --table fitted"):
         make_agent("best_seen", make_problem("SlotRL/PickValue-v0"))
 
 

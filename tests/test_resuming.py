@@ -247,7 +247,7 @@ def test_an_unfinished_run_answers_from_its_newest_checkpoint(
         train_run("gumbel", config(out, env="SlotRL/PickValue-v0"), options("gumbel", tmp_path))
     newest = sorted(out.glob("checkpoint-*"))[-1].name
     for evaluate in (lambda: reevaluate(ReevaluationConfig(out)), lambda: load(out)):
-        with pytest.raises(ValueError, match=f"--fallback takes {newest}, train_agent.py --resume goes on|that ended"):
+        with pytest.raises(ValueError, match=f"--fallback takes {newest}, slot-rl train --resume goes on|that ended"):
             evaluate()
     assert reevaluate(ReevaluationConfig(out, fallback=True))["status"] == "unfinished"
     assert f"took {out / newest}" in capsys.readouterr().out

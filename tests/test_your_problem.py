@@ -16,15 +16,16 @@ from slot_rl.io import read_json
 from slot_rl.problems import Problem, SlotProblem
 from slot_rl.problems.named import OWN
 from tests.conftest import ROOT, Command
+from tests.helpers.commands import exit_code
 
 PAGE = (ROOT / "docs" / "your_problem.md").read_text(encoding="utf-8").split("## Logged pages")[0]
 NETWORK, MINE, PYTHON = re.findall(r"```py\n(.*?)```", PAGE, flags=re.DOTALL)
-COMMANDS = [shlex.split(line.removeprefix("python ")) for line in re.findall(r"^python .*", PAGE, flags=re.MULTILINE)]
+COMMANDS = [shlex.split(line) for line in re.findall(r"^slot-rl .*", PAGE, flags=re.MULTILINE)]
+(BENCHMARK,) = re.findall(r"^python (scripts/.*)", PAGE, flags=re.MULTILINE)
 SHORT = {
-    "train_agent.py": ["--timesteps", "600", "--batch-size", "64", "--eval-size", "6", "--wandb", "disabled"],
-    "compare_agents.py": ["--timesteps", "600", "--eval-size", "6", "--wandb", "disabled", "--workers", "1"],
-    "diagnose_gradients.py": ["--requests", "2", "--draws", "4", "--reference-draws", "4", "--race-calls", "0"],
-    "benchmark.py": ["--batch", "64", "--repeats", "1", "--seconds", "0.01"],
+    "train": ["--timesteps", "600", "--batch-size", "64", "--eval-size", "6", "--wandb", "disabled"],
+    "compare": ["--timesteps", "600", "--eval-size", "6", "--wandb", "disabled", "--workers", "1"],
+    "diagnose": ["--requests", "2", "--draws", "4", "--reference-draws", "4", "--race-calls", "0"],
 }
 USERS = [
     {"request": f"u{i}", **{f"context_{j + 1}": (i - j) / 8 for j in range(16)}, "country": "FR"} for i in range(5)
@@ -46,10 +47,9 @@ def inside(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(home)
 
 
-def trained(script: Command) -> None:
+def trained() -> None:
     if not Path("run/summary.json").is_file():
-        path, *flags = COMMANDS[0]
-        assert script(ROOT / path, *flags, *SHORT["train_agent.py"])[0] == 0
+        assert exit_code(*COMMANDS[0][1:], *SHORT["train"]) == 0
 
 
 def test_the_users_file_has_at_most_twelve_lines() -> None:
@@ -58,24 +58,32 @@ def test_the_users_file_has_at_most_twelve_lines() -> None:
 
 def a_command(command: list[str]) -> Any:
     """The page's Python compares the same agents through the same code, so the command's comparison is a slow test."""
-    name = Path(command[0]).stem
-    return pytest.param(command, id=name, marks=[pytest.mark.slow] if name == "compare_agents" else [])
+    return pytest.param(command, id=command[1], marks=[pytest.mark.slow] if command[1] == "compare" else [])
 
 
 @pytest.mark.parametrize("command", list(map(a_command, COMMANDS)))
-def test_every_command_of_the_page_runs(command: list[str], script: Command) -> None:
-    trained(script)
-    path, *flags = command
-    again = ["--force"] if Path(path).stem in ("train_agent", "recommend") else []
-    code, shown, errors = script(ROOT / path, *flags, *SHORT.get(Path(path).name, []), *again)
+def test_every_command_of_the_page_runs(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    trained()
+    _, name, *flags = command
+    again = ["--force"] if name in ("train", "recommend") else []
+    capsys.readouterr()
+    code = exit_code(name, *flags, *SHORT.get(name, []), *again)
+    shown, errors = capsys.readouterr()
     assert (code, errors) == (0, ""), errors
     assert shown
 
 
-def test_answers_keep_the_columns_and_name_creatives(script: Command) -> None:
-    trained(script)
+def test_the_benchmark_of_the_page_runs(script: Command) -> None:
+    path, *flags = shlex.split(BENCHMARK)
+    code, shown, errors = script(ROOT / path, *flags, *"--batch 64 --repeats 1 --seconds 0.01".split())
+    assert (code, errors) == (0, ""), errors
+    assert shown
+
+
+def test_answers_keep_the_columns_and_name_creatives() -> None:
+    trained()
     flags = ["run", "--trust", "--requests", "users.csv", "--out", "named.csv", "--force", "--top", "3"]
-    assert script(ROOT / "scripts" / "recommend.py", *flags)[0] == 0
+    assert exit_code("recommend", *flags) == 0
     found = pd.read_csv("named.csv")
     slots = [f"slot_{i + 1}" for i in range(6)]
     assert list(found.columns) == [*USERS[0], *slots, "estimated_score", "rank"]
@@ -87,7 +95,7 @@ def test_answers_keep_the_columns_and_name_creatives(script: Command) -> None:
 
 
 def test_the_run_remembers_file_function_and_hash(script: Command, home: Path) -> None:
-    trained(script)
+    trained()
     config = read_json(Path("run/config.json"))
     assert (config["env"], config["problem"]) == (OWN, f"{home / 'mine.py'}:build")
     assert len(config["problem_sha256"]) == 64
@@ -143,8 +151,9 @@ def test_a_problem_built_in_python_is_trained_and_loaded(tmp_path: Path) -> None
 def test_what_is_no_problem_is_refused(problem: Any, tmp_path: Path) -> None:
     with pytest.raises(TypeError, match="expected a problem, an id, or path.py:function, got"):
         slot_rl.train(problem, out=tmp_path / "run")
+    compare: Any = slot_rl.compare
     with pytest.raises(TypeError, match="expected a problem, a task, or several, got"):
-        slot_rl.compare(problem, ["gumbel", "random"], out=tmp_path / "compared")
+        compare(problem, ["gumbel", "random"], out=tmp_path / "compared")
     assert not list(tmp_path.iterdir())
 
 

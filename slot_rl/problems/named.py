@@ -165,7 +165,7 @@ def make_problem(
     if problem is None and parse_reference(env_id) is not None:
         env_id, problem = OWN, env_id
     if env_id not in IDS:
-        raise ValueError(unknown("expected path.py:function, or one of", IDS, env_id))
+        raise ValueError(unknown("expected one of", (*IDS, "or path.py:function"), env_id))
     if env_id != OWN:
         _refuse(env_id, problem=problem)
     check_unmeasured(unmeasured, truth)

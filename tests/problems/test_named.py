@@ -138,7 +138,7 @@ def test_a_python_file_is_hashed_and_not_executed(tmp_path: Path, monkeypatch: p
         (
             "SlotRL/Rows-v0",
             {},
-            "expected estimator=FOLDER for SlotRL/Rows-v0 (written by pretrain_estimator.py), got none",
+            "expected estimator=FOLDER for SlotRL/Rows-v0 (written by slot-rl pretrain), got none",
         ),
         ("SlotRL/Rows-v0", {"estimator": "x", "fewest_items": 2}, "expected no fewest_items for SlotRL/Rows-v0, got 2"),
         ("SlotRL/Slots-v0", {"truth": "t.csv"}, "expected no truth for SlotRL/Slots-v0, got 't.csv'"),

@@ -100,7 +100,9 @@ def test_zgr_is_reinmax_at_one_and_takes_no_options() -> None:
 
 @pytest.mark.parametrize("name", ["", "Gumbel", "gumbel-rao", "reinmax ", "base", "zgr2"])
 def test_an_unknown_name_is_refused_with_those_that_there_are(name: str) -> None:
-    with pytest.raises(ValueError, match=f"^expected one of exact, softmax, .*, rebar or zgr, got '{name}'$"):
+    like = {"Gumbel": "gumbel", "gumbel-rao": "gumbel_rao", "reinmax ": "reinmax", "zgr2": "zgr"}.get(name)
+    meant = rf"; did you mean '{like}'\?" if like else ""
+    with pytest.raises(ValueError, match=f"^expected one of exact, softmax, .*, rebar, zgr, got '{name}'{meant}$"):
         make(name)
 
 
