@@ -187,6 +187,8 @@ def _indexed(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     if isinstance(args[0], SoftIndex):
         return _moved(func, args, kwargs)
     table, index = args
+    if isinstance(index, tuple) and len(index) == 1:  # what torch 2.8 makes of a single index
+        (index,) = index
     return _read(index, table) if isinstance(index, SoftIndex) else _refuse("a tensor indexed by them and more")
 
 
