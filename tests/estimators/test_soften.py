@@ -107,6 +107,7 @@ LAYOUTS: dict[str, Callable[[], Scorer]] = {
         lambda self, index: F.one_hot(index + 2, CATEGORIES + 3).to(self.dtype), FEATURES * (CATEGORIES + 3)
     ),
     "weight[index]": lambda: Scorer(lambda self, index: self.table.weight[index], table=table()),
+    "weight[index,]": lambda: Scorer(lambda self, index: self.table.weight[(index,)], table=table()),
     "index_select": lambda: Scorer(
         lambda self, index: self.table.weight.index_select(0, index.reshape(-1)).view(*index.shape, -1), table=table()
     ),
