@@ -275,7 +275,7 @@ def read_study(path: Path, variables: Mapping[str, str], trust: bool = False) ->
             StudyAgent(label, (entry or {}).get("agent", label), (entry or {}).get("options", {}))
             for label, entry in document["agents"].items()
         ]
-        found["tasks"] = [task_of(dict(task), trust) for task in document["tasks"]]
+        found["tasks"] = [task_of(dict(task), trust, path.parent) for task in document["tasks"]]
         first = int(document.get("first_seed", DEFAULT_SEEDS.start))
         found["seeds"] = range(first, first + int(document.get("seeds", len(DEFAULT_SEEDS))))
         serving = document.get("serving", {})

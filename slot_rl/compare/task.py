@@ -195,8 +195,18 @@ def hash_of_file(path: Path) -> str:
     return sha256_of(path)
 
 
-def task_of(values: dict[str, Any], trust: bool) -> Task:
-    """Builds a task from a study's entry; raises ValueError as :func:`make_task` does, and KeyError without an env."""
+FILES = ("problem", "estimator", "truth", "logged", "constraints")
+"""Keys of a task whose values are files or folders, perhaps with a function."""
+
+
+def task_of(values: dict[str, Any], trust: bool, folder: Path = Path()) -> Task:
+    """Builds a task from a study's entry; raises ValueError as :func:`make_task` does, and KeyError without an env.
+
+    Args:
+        values: The entry.
+        trust: Whether a ``path.py`` may be executed.
+        folder: The study's, in which its files are looked for first, and then where the command was called.
+    """
     if "problem" in values:
         values.setdefault("env", OWN)
     env, timesteps = str(values.pop("env")), values.pop("timesteps", None)
@@ -204,5 +214,12 @@ def task_of(values: dict[str, Any], trust: bool) -> Task:
     # A list of entries, or the name of a file with one.
     listed = isinstance(values.get("constraints"), list)
     entries = resolved_entries(values.pop("constraints")) if listed else []
-    texts = {key: str(value) for key, value in values.items()}
+    texts = {key: _beside(folder, str(value)) if key in FILES else str(value) for key, value in values.items()}
     return make_task(env, texts, budget, trust, {"env": env, **values}, entries)
+
+
+def _beside(folder: Path, text: str) -> str:
+    """Returns a file's name with a folder, if the folder has such a file; it may have a function behind it."""
+    reference = parse_reference(text)
+    path = Path(text) if reference is None else reference.path
+    return str(folder / text) if not path.is_absolute() and (folder / path).exists() else text

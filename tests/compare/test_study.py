@@ -156,6 +156,24 @@ def test_a_task_of_the_users_own_needs_no_id(tmp_path: Path) -> None:
     assert task.problem == f"{tmp_path / 'mine.py'}:build"
 
 
+def test_files_of_a_study_stand_beside_it_or_where_it_is_called(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    beside, here = tmp_path / "beside", tmp_path / "here"
+    for folder in (beside, here):
+        folder.mkdir()
+        (folder / "mine.py").write_text("")
+    (here / "table.csv").write_text("a,y\n1,2\n")
+    study = beside / "study.yaml"
+    study.write_text(
+        "agents: {gumbel: }\ntasks:\n  - {problem: 'mine.py:build'}\n"
+        "  - {env: SlotRL/Rows-v0, estimator: e, truth: table.csv, name: b}\n"
+    )
+    monkeypatch.chdir(here)
+    own, rows = read_study(study, {}, trust=True)["tasks"]
+    assert (own.problem, rows.truth) == (f"{beside / 'mine.py'}:build", here / "table.csv")
+
+
 def test_a_studys_runs_have_their_options_and_budgets(tmp_path: Path) -> None:
     path = tmp_path / "study.yaml"
     path.write_text(
