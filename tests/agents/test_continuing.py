@@ -152,8 +152,9 @@ def test_each_field_of_a_checkpoint_is_needed(tmp_path: Path) -> None:
                 same = False
             if not same:
                 needed.add(part)
-    # A prior is compared with the training's, and the ranking is decided at the very end.
-    assert known - needed == {"prior", "ranking"}
+    # A prior is compared with the training's, the ranking is decided at the very end, and what is known of the problem
+    # is for agents without an environment.
+    assert known - needed == {"prior", "problem", "ranking"}
 
 
 def test_options_survive_as_json() -> None:
