@@ -57,10 +57,10 @@ def test_ten_minutes_without_the_repository(tmp_path: Path) -> None:
     (folder / "users.csv").write_text(users)
     for command in COMMANDS.splitlines():
         timed(command, folder, environment)
-    answers = list(csv.DictReader((folder / "answers.csv").open()))
+    answers = list(csv.DictReader((folder / "answers.csv").read_text().splitlines()))
     assert [row["request"] for row in answers] == [f"r{number + 1}" for number in range(12)]
     assert all(row["ligand"] and row["base"] and row["solvent"] for row in answers)
-    pages = list(csv.DictReader((folder / "pages.csv").open()))
+    pages = list(csv.DictReader((folder / "pages.csv").read_text().splitlines()))
     assert [row["request"] for row in pages] == ["u1", "u1", "u2", "u2"]
     assert all(row[f"slot_{number}"].startswith("creative-") for row in pages for number in range(1, 5))
     assert (folder / "comparison/report.html").is_file()
