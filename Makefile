@@ -7,7 +7,7 @@ BIN := .venv/bin
 CONSTRAINTS ?= --constraint constraints.txt
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check $(CONSTRAINTS)
 
-# Of torch, the lowest version that can be installed; see constraints-lowest.txt.
+# torch 2.8.0 is the lowest that is allowed; from PyPI it comes with gigabytes (constraints-lowest.txt).
 LOWEST_TORCH ?= 2.13.0
 # constraints.txt, with the lines of another file in place of its own.
 WITH = awk -F== 'NR == FNR {named[$$1]} NR == FNR || !($$1 in named)' - constraints.txt

@@ -127,6 +127,7 @@ class LearnedCriticAgent(OneStepAgent):
 
     name = "learned_critic"
     default_options = LearnedCriticOptions()
+    answers_from = OneStepAgent.answers_from | {"critic"}
     options: LearnedCriticOptions
 
     def _setup_model(self) -> None:

@@ -108,6 +108,7 @@ class MultistartAgent(OneStepAgent):
 
     name = "multistart"
     default_options = MultistartOptions()
+    answers_from = OneStepAgent.answers_from | {"critic"}
     options: MultistartOptions
     problem: Problem
 

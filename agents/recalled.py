@@ -7,6 +7,7 @@ candidates, and the constraints. Its estimator is not known, so it cannot learn.
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any, NoReturn
 
 import torch
@@ -94,7 +95,7 @@ def recall(tensors: Mapping[str, Tensor], document: Mapping[str, Any]) -> "Recal
     found = as_declared(Recalled, document["problem"], "problem")
     if found.constraints is None:
         raise BundleError(
-            f"expected the environment of {found.name}, whose constraints list or compute what is allowed, got none"
+            f"expected the environment of {found.name}, whose constraints a checkpoint cannot write down, got none"
         )
     return RecalledProblem(found, tensors.get(_CATALOGUE), tensors.get(_LABELS))
 
@@ -182,6 +183,14 @@ class RecalledProblem(Problem):
         if observation.candidates is not None:
             return selection @ observation.candidates
         return torch.einsum("...sn,snd->...sd", selection, self.candidates(observation))
+
+    def with_estimator(self, estimator: Score) -> Problem:
+        """Refuses: what an estimator would be asked about is not known."""
+        _refuse()
+
+    def read_logged(self, path: Path) -> tuple[Observation, Tensor]:
+        """Refuses: names of columns and categories are not known."""
+        _refuse()
 
     def _scored(self, call: Score, observation: Observation, rows: Tensor, vectors: Tensor) -> Tensor:
         _refuse()

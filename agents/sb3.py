@@ -37,6 +37,7 @@ class LearningAgent(Agent, NoParameterFile, BaseAlgorithm):  # type: ignore[misc
     """An agent whose answer is one pass of its policy.
 
     Attributes:
+        answers_from: What of a checkpoint answers depend on, by the first part of its tensors' names.
         policy: The policy.
         scale: Running statistics of the scores.
         updates: Updates since the training began.
@@ -44,6 +45,7 @@ class LearningAgent(Agent, NoParameterFile, BaseAlgorithm):  # type: ignore[misc
     """
 
     default_options: ClassVar[LearningOptions]
+    answers_from: ClassVar[frozenset[str]] = frozenset({"policy", "problem"})
     options: LearningOptions
     policy: SlotPolicy
     scale: RunningScale

@@ -42,6 +42,51 @@ class Network(nn.Module):
         return torch.distributions.Categorical(logits=logits), self.critic(rows).squeeze(-1)
 
 
+def rows(observation: dict[str, np.ndarray], items: int) -> Tensor:
+    """Returns each request with its answer so far as one row."""
+    answer, slot = torch.tensor(observation["answer"]), torch.tensor(observation["slot"])
+    parts = torch.tensor(observation["candidates"]), nn.functional.one_hot(answer, items + 1)
+    return torch.cat([*(part.flatten(1) for part in parts), nn.functional.one_hot(slot, answer.shape[1] + 1)], dim=1)
+
+
+def random_reward(envs: Any, masks: np.ndarray, steps: int = 64) -> float:
+    """Plays random open items; returns the mean reward of an answer."""
+    rewards = []
+    for _ in range(steps):
+        items = torch.multinomial(torch.tensor(masks, dtype=torch.float32), 1).squeeze(1)
+        _, reward, ended, _, infos = envs.step(items.numpy())
+        masks, rewards = infos["action_mask"], [*rewards, *reward[ended]]
+    return float(np.mean(rewards))
+
+
+def returns_of(reward: Tensor, ended: Tensor) -> Tensor:
+    """Returns what is earned from each step ``(steps, envs)`` on; episodes are whole, so nothing is bootstrapped."""
+    returns, following = torch.zeros_like(reward), torch.zeros(reward.shape[1])
+    for step in reversed(range(len(reward))):
+        following = reward[step] + following * ~ended[step]
+        returns[step] = following
+    return returns
+
+
+def update(network: Network, optimizer: torch.optim.Optimizer, kept: list[tuple[Tensor, ...]]) -> float:
+    """Makes one update of PPO; returns the mean reward of an answer."""
+    seen, masks, action, before, value, reward, ended = (torch.stack(part) for part in zip(*kept, strict=True))
+    returns = returns_of(reward, ended)
+    advantage = returns - value
+    advantage = (advantage - advantage.mean()) / advantage.std()
+    for _ in range(EPOCHS):
+        draws, now = network(seen, masks)
+        ratio = (draws.log_prob(action) - before).exp()
+        policy_loss = -torch.min(advantage * ratio, advantage * ratio.clamp(1 - CLIP, 1 + CLIP)).mean()
+        value_loss = (now - returns).square().mean()
+        loss = policy_loss + VALUE_SHARE * value_loss - ENTROPY_SHARE * draws.entropy().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(network.parameters(), 0.5)
+        optimizer.step()
+    return float(reward[ended].mean())
+
+
 def main() -> None:
     """Trains; says what the last tenth of the training earned."""
     flags = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -53,53 +98,26 @@ def main() -> None:
 
     made: dict[str, Any] = {"num_envs": ENVS, "vectorization_mode": "vector_entry_point", "constraints": [Distinct()]}
     envs: Any = gym.make_vec("slot_rl:SlotRL/SlotsSequential-v0", **made)
-    items, slots = envs.single_action_space.n, len(envs.single_observation_space["answer"].nvec)
-
-    def rows(observation: dict[str, np.ndarray]) -> Tensor:
-        numbers = torch.tensor(observation["candidates"]).flatten(1)
-        answer = nn.functional.one_hot(torch.tensor(observation["answer"]), items + 1).flatten(1)
-        return torch.cat([numbers, answer, nn.functional.one_hot(torch.tensor(observation["slot"]), slots + 1)], dim=1)
-
+    items = envs.single_action_space.n
     observation, infos = envs.reset(seed=args.seed)
-    chance = []
-    for _ in range(64):
-        items_at_random = torch.multinomial(torch.tensor(infos["action_mask"], dtype=torch.float32), 1).squeeze(1)
-        observation, reward, ended, _, infos = envs.step(items_at_random.numpy())
-        chance += reward[ended].tolist()
-
-    network = Network(rows(observation).shape[1], items)
+    network = Network(rows(observation, items).shape[1], items)
     optimizer = torch.optim.Adam(network.parameters(), lr=2e-3, eps=1e-5)
     earned = []
     for _ in range(args.timesteps // (ENVS * STEPS)):
         kept = []
         for _ in range(STEPS):
-            seen, masks = rows(observation), torch.tensor(infos["action_mask"], dtype=torch.bool)
+            seen, masks = rows(observation, items), torch.tensor(infos["action_mask"], dtype=torch.bool)
             with torch.no_grad():
                 draws, value = network(seen, masks)
                 action = draws.sample()
             observation, reward, ended, _, infos = envs.step(action.numpy())
-            kept.append((seen, masks, action, draws.log_prob(action), value, torch.tensor(reward), torch.tensor(ended)))
-        seen, masks, action, before, value, reward, ended = (torch.stack(part) for part in zip(*kept, strict=True))
-        earned.append(float(reward[ended].mean()))
-
-        # All environments end their episodes together, and STEPS holds whole episodes: nothing is bootstrapped.
-        returns, following = torch.zeros_like(value), torch.zeros(ENVS)
-        for step in reversed(range(STEPS)):
-            following = reward[step].float() + following * ~ended[step]
-            returns[step] = following
-        advantage = (returns - value - (returns - value).mean()) / (returns - value).std()
-        for _ in range(EPOCHS):
-            draws, now = network(seen, masks)
-            ratio = (draws.log_prob(action) - before).exp()
-            policy_loss = -torch.min(advantage * ratio, advantage * ratio.clamp(1 - CLIP, 1 + CLIP)).mean()
-            value_loss = (now - returns).square().mean()
-            loss = policy_loss + VALUE_SHARE * value_loss - ENTROPY_SHARE * draws.entropy().mean()
-            optimizer.zero_grad()
-            loss.backward()
-            nn.utils.clip_grad_norm_(network.parameters(), 0.5)
-            optimizer.step()
+            numbers = torch.tensor(reward, dtype=torch.float32), torch.tensor(ended)
+            kept.append((seen, masks, action, draws.log_prob(action), value, *numbers))
+        earned.append(update(network, optimizer, kept))
+    _, infos = envs.reset(seed=args.seed + 1)
+    chance = random_reward(envs, infos["action_mask"])
     last = np.mean(earned[-max(1, len(earned) // 10) :])
-    print(f"cleanrl_ppo: mean reward {last:.3f}, where random choices get {np.mean(chance):.3f}")
+    print(f"cleanrl_ppo: mean reward {last:.3f}, where random choices get {chance:.3f}")
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-if Path(sys.argv[0]).stem == "slot-rl":
+if any(Path(program).stem == "slot-rl" for program in sys.argv[:1]):  # an embedded Python has no arguments
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C while the command imports: no traceback
 
 from slot_rl.envs.registration import register_envs

@@ -7,16 +7,11 @@ from typing import Annotated, Any
 import tyro
 from torch import Tensor
 
-from slot_rl.agents import load_agent
+from slot_rl.agents import LearningAgent, load_agent
 from slot_rl.agents.base import BUNDLE_KIND, MANIFEST, read_agent
 from slot_rl.console import print_figures, say
 from slot_rl.io import CHECKPOINT, read_config, write_bundle
 from slot_rl.places import check_free, claimed, fresh_folder
-
-OF_TRAINING = frozenset(
-    "optimizer critic_optimizer generator env memory replay requests logged_request logged_row".split()
-)
-"""States of a training, by the first part of their names."""
 
 
 @dataclass(frozen=True)
@@ -45,9 +40,12 @@ def export(config: ExportConfig) -> None:
     """
     read_config(config.run)  # a folder that is no run has a message of its own
     tensors, document = read_agent(config.run / CHECKPOINT)
-    load_agent(config.run / CHECKPOINT)  # refused before anything is written
-    kept = {name: part for name, part in tensors.items() if name.split(".")[0] not in OF_TRAINING}
-    said = {name: value for name, value in document.items() if name not in OF_TRAINING | {"kind", "files"}}
+    agent = load_agent(config.run / CHECKPOINT)  # refused before anything is written
+    assert isinstance(agent, LearningAgent)  # others need an environment
+    of_training = {name.split(".")[0] for name in tensors} - agent.answers_from
+    kept = {name: part for name, part in tensors.items() if name.split(".")[0] not in of_training}
+    # A memory has its length in the document.
+    said = {name: value for name, value in document.items() if name not in of_training | {"kind", "files"}}
     with claimed(config.out):
         check_free(config.out, config.force, MANIFEST)
         with fresh_folder(config.out, MANIFEST):

@@ -1,6 +1,7 @@
 """The tables that come with the package: whole, with a card, and found by their names at every door."""
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
@@ -15,8 +16,8 @@ def read(path: Path) -> pd.DataFrame:
     return pd.read_csv(path, dtype=str, keep_default_na=False)
 
 
-def test_the_table_is_that_of_its_source(landscape: "object") -> None:
-    table, source = read(slot_rl.example("suzuki")), read(landscape("suzuki.csv"))  # type: ignore[operator]
+def test_the_table_is_that_of_its_source(landscape: Callable[[str], Path]) -> None:
+    table, source = read(slot_rl.example("suzuki")), read(landscape("suzuki.csv"))
     card = (FOLDER / "suzuki.md").read_text(encoding="utf-8")
     named = re.findall(r"^\| (\w+) \| ([^|]+) \| `([^`]+)` \|$", card, flags=re.MULTILINE)
     assert len(named) == 4 + 3 + 11 + 7 + 4

@@ -51,11 +51,11 @@ def light(name: str, flags: str, module: str, random: float, least: float) -> ob
 
 
 CASES = [
-    light("sb3_ppo.py", "--algorithm ppo --timesteps 5120", "stable_baselines3", PICK_VALUE, -0.1),
-    light("sb3_ppo.py", "--algorithm a2c --timesteps 10240", "stable_baselines3", PICK_VALUE, -0.1),
+    light("sb3_algorithms.py", "--algorithm ppo --timesteps 5120", "stable_baselines3", PICK_VALUE, -0.1),
+    light("sb3_algorithms.py", "--algorithm a2c --timesteps 10240", "stable_baselines3", PICK_VALUE, -0.1),
     light("sb3_maskable_ppo.py", "--timesteps 10240", "sb3_contrib", SLOTS, 0.08),
     light("cleanrl_ppo.py", "--timesteps 30720", "torch", SLOTS, 0.1),
-    heavy("sb3_trpo.py", "--timesteps 1280", "sb3_contrib", PICK_VALUE, -0.2),
+    heavy("sb3_algorithms.py", "--algorithm trpo --timesteps 1280", "sb3_contrib", PICK_VALUE, -0.2),
     heavy("torchrl_gym.py", "--form id --frames 16384", "torchrl", PICK_VALUE, -0.25),
     heavy("torchrl_gym.py", "--form object --frames 16384", "torchrl", PICK_VALUE, -0.25),
     heavy("torchrl_gym.py", "--form masked --frames 8192", "torchrl", SLOTS, 0.08),

@@ -7,6 +7,7 @@ import torch
 
 import slot_rl
 from slot_rl.agents import load_agent
+from slot_rl.agents.base import read_agent
 from slot_rl.seeding import generator_from
 from tests.helpers.commands import exit_code
 from tests.helpers.small_agents import tiny
@@ -27,6 +28,7 @@ def test_a_policy_alone_answers_as_its_run_does(agent: str, tmp_path: Path) -> N
     assert torch.equal(load_agent(tmp_path / "policy").choose(requests), run.agent.choose(requests))
     sizes = [sum(file.stat().st_size for file in (tmp_path / each).iterdir()) for each in ("policy", "run/checkpoint")]
     assert sizes[0] < sizes[1]
+    assert {name.split(".")[0] for name in read_agent(tmp_path / "policy")[0]} <= {"policy", "problem", "critic"}
     assert not {path.suffix for path in (tmp_path / "policy").iterdir()} - {".safetensors", ".json"}
 
 

@@ -5,6 +5,8 @@ from collections.abc import Sequence
 from functools import partial
 
 from slot_rl import __version__
+from slot_rl.cli.commands import COMMANDS
+from slot_rl.cli.parsing import listed
 from slot_rl.spelling import unknown
 
 UNKNOWN_COMMAND = 2
@@ -28,8 +30,6 @@ def slot_rl_command(arguments: Sequence[str] | None = None) -> int:
     if name == "--version":
         print(__version__)
         return 0
-    from slot_rl.cli.commands import COMMANDS
-
     if name in ("--help", "-h"):
         print(_help())
         return 0
@@ -50,24 +50,19 @@ def run_command(name: str, prog: str, arguments: Sequence[str]) -> int:
     Returns:
         The exit code; see :func:`slot_rl.console.run`.
     """
-    from slot_rl.cli.commands import COMMANDS
-    from slot_rl.console import run
+    from slot_rl.console import run  # loads torch, which --help needs not
 
     return run(partial(COMMANDS[name].call, prog, arguments))
 
 
 def _help() -> str:
-    from slot_rl.cli.commands import COMMANDS
-
-    width = max(map(len, COMMANDS))
-    lines = [f"  {name.ljust(width)}  {command.summary}" for name, command in COMMANDS.items()]
     return "\n".join(
         [
             "usage: slot-rl COMMAND [FLAGS]",
             "",
             "Trains policies that name a high-scoring configuration of a frozen estimator in one forward pass.",
             "",
-            *lines,
+            *listed({name: command.summary for name, command in COMMANDS.items()}),
             "",
             "slot-rl COMMAND --help lists a command's flags. A first try, which needs no file:",
             "",

@@ -51,6 +51,12 @@ def parse(kind: Callable[..., Parsed], prog: str, arguments: Sequence[str], *mar
         return call(arguments)
 
 
+def listed(summaries: Mapping[str, str]) -> list[str]:
+    """Returns a line for each command: its name and what it is for."""
+    width = max(map(len, summaries))
+    return [f"  {name.ljust(width)}  {summary}" for name, summary in summaries.items()]
+
+
 def parse_one_of(kinds: Mapping[str, type[Any]], prog: str, arguments: Sequence[str], *markers: Any) -> Any:
     """Returns the flags of one of several commands, which is named first; arguments as of :func:`parse`.
 
@@ -60,8 +66,7 @@ def parse_one_of(kinds: Mapping[str, type[Any]], prog: str, arguments: Sequence[
     """
     name, *rest = arguments or ["--help"]
     if name in ("--help", "-h"):
-        width = max(map(len, kinds))
-        lines = [f"  {each.ljust(width)}  {(kind.__doc__ or '').splitlines()[0]}" for each, kind in kinds.items()]
+        lines = listed({each: (kind.__doc__ or "").splitlines()[0] for each, kind in kinds.items()})
         print("\n".join([f"usage: {prog} NAME [FLAGS]", "", *lines, "", f"{prog} NAME --help lists its flags."]))
         raise SystemExit(0)
     if name not in kinds:

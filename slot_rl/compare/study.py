@@ -26,7 +26,7 @@ from slot_rl.problems.named import short_name
 from slot_rl.provenance import versions
 from slot_rl.spelling import nearest
 from slot_rl.tracking import WandbMode
-from slot_rl.wandb_labels import WandbFlags
+from slot_rl.wandb_labels import NO_FLAGS, WandbFlags
 
 RUNS, FAILURE, PARTIAL = "runs", "failure.json", ".partial"
 SHAPELESS = ("python", "wandb")
@@ -55,7 +55,7 @@ class Tracking:
     wandb: WandbMode = "offline"
     tensorboard: bool = False
     saving: CheckpointConfig = CheckpointConfig()
-    labels: WandbFlags = WandbFlags()
+    labels: WandbFlags = NO_FLAGS
     groups: Mapping[str, str] = field(default_factory=dict)
     git: dict[str, Any] | None = None
 

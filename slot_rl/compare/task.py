@@ -213,9 +213,19 @@ def task_of(values: dict[str, Any], trust: bool, folder: Path = Path()) -> Task:
     budget = None if timesteps is None else int(timesteps)
     # A list of entries, or the name of a file with one.
     listed = isinstance(values.get("constraints"), list)
-    entries = resolved_entries(values.pop("constraints")) if listed else []
+    entries = resolved_entries(_beside_too(folder, values.pop("constraints"))) if listed else []
     texts = {key: _beside(folder, str(value)) if key in FILES else str(value) for key, value in values.items()}
     return make_task(env, texts, budget, trust, {"env": env, **values}, entries)
+
+
+def _beside_too(folder: Path, entries: list[Any]) -> list[Any]:
+    """Returns constraints as entries whose file is looked for as those of a task are."""
+    return [
+        {**entry, "feasible": _beside(folder, entry["feasible"])}
+        if isinstance(entry, Mapping) and isinstance(entry.get("feasible"), str)
+        else entry
+        for entry in entries
+    ]
 
 
 def _beside(folder: Path, text: str) -> str:

@@ -44,6 +44,12 @@ def test_the_help_needs_no_torch() -> None:
     assert done.returncode == 0, done.stderr
 
 
+def test_an_embedded_python_has_no_arguments() -> None:
+    code = "import sys; sys.argv = []; import slot_rl"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+
+
 def test_a_command_that_is_not_known(capsys: pytest.CaptureFixture[str]) -> None:
     assert exit_code("trian") == 2
     assert capsys.readouterr().err.endswith("got 'trian'; did you mean 'train'?\n")

@@ -170,7 +170,11 @@ def test_files_of_a_study_stand_beside_it_or_where_it_is_called(
         "  - {env: SlotRL/Rows-v0, estimator: e, truth: table.csv, name: b}\n"
     )
     monkeypatch.chdir(here)
-    own, rows = read_study(study, {}, trust=True)["tasks"]
+    (beside / "valid.csv").write_text("a\n1\n")
+    listed = "  - {env: SlotRL/PickValue-v0, constraints: [{feasible: valid.csv}], name: c}\n"
+    study.write_text(study.read_text() + listed)
+    own, rows, limited = read_study(study, {}, trust=True)["tasks"]
+    assert limited.constraints[0]["feasible"]["file"] == str(beside / "valid.csv")
     assert (own.problem, rows.truth) == (f"{beside / 'mine.py'}:build", here / "table.csv")
 
 
