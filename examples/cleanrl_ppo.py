@@ -51,7 +51,7 @@ def rows(observation: dict[str, np.ndarray], items: int) -> Tensor:
 
 def random_reward(envs: Any, masks: np.ndarray, steps: int = 64) -> float:
     """Plays random open items; returns the mean reward of an answer."""
-    rewards = []
+    rewards: list[float] = []
     for _ in range(steps):
         items = torch.multinomial(torch.tensor(masks, dtype=torch.float32), 1).squeeze(1)
         _, reward, ended, _, infos = envs.step(items.numpy())
@@ -104,7 +104,7 @@ def main() -> None:
     optimizer = torch.optim.Adam(network.parameters(), lr=2e-3, eps=1e-5)
     earned = []
     for _ in range(args.timesteps // (ENVS * STEPS)):
-        kept = []
+        kept: list[tuple[Tensor, ...]] = []
         for _ in range(STEPS):
             seen, masks = rows(observation, items), torch.tensor(infos["action_mask"], dtype=torch.bool)
             with torch.no_grad():
