@@ -30,7 +30,7 @@ from slot_rl.estimators.fitting import (
     with_categories,
 )
 from slot_rl.estimators.kept_fit import KeptFit
-from slot_rl.estimators.model_choice import FOLDS, ModelChoice, choose_model
+from slot_rl.estimators.model_choice import ModelChoice, choose_model, steps_to_choose
 from slot_rl.estimators.net import EstimatorNet
 from slot_rl.estimators.net_ensemble import EnsembleFit, NetEnsembleShape
 from slot_rl.estimators.row_scorer import RowScorer
@@ -340,7 +340,8 @@ def _chosen_model(
     """Compares models on all rows but the test rows, and says which one is chosen and why."""
     _refuse_fit(config)
     fit = EnsembleFit()
-    with fit_progress(FOLDS * fit.steps_for(len(rows) - len(rows) // FOLDS), "") as report:
+    steps = steps_to_choose(encoding, len(rows), fit, config.censored)
+    with fit_progress(steps, "") as report:
         choice = choose_model(rows, encoding, fit, generator, lambda step: report(step, None), config.censored, kept)
     say(f"model: {choice.reason}" if choice.model else f"model: net, because nothing else fits: {choice.reason}")
     return choice

@@ -8,6 +8,7 @@ from torch import nn
 from slot_rl.documents import as_declared
 from slot_rl.estimators.blend import Blend
 from slot_rl.estimators.drawn_functions import DrawnFunctions
+from slot_rl.estimators.motif_nets import MotifNets, MotifShape
 from slot_rl.estimators.net import EstimatorNet, EstimatorShape
 from slot_rl.estimators.net_ensemble import NetEnsemble, NetEnsembleShape
 from slot_rl.estimators.product_gp import ProductGP
@@ -34,6 +35,7 @@ def _blend(shape: Shape) -> Blend:
 _BUILDERS: dict[str, Callable[[Shape], Model]] = {
     "net": lambda shape: EstimatorNet(EstimatorShape.from_json(dict(shape))),
     "nets": lambda shape: NetEnsemble(NetEnsembleShape.from_json(dict(shape))),
+    "motifs": lambda shape: MotifNets(MotifShape.from_json(dict(shape))),
     "gp": lambda shape: ProductGP(*_sizes(shape, "rows")),
     "draws": lambda shape: DrawnFunctions(*_sizes(shape, "members")),
     "blend": _blend,
@@ -51,6 +53,8 @@ def shape_of(model: nn.Module) -> dict[str, Any]:
         return model.shape.to_json()
     if isinstance(model, NetEnsemble):
         return {_KIND: "nets", **model.shape.to_json()}
+    if isinstance(model, MotifNets):
+        return {_KIND: "motifs", **model.shape.to_json()}
     if isinstance(model, ProductGP | DrawnFunctions):
         sizes = {"sizes": list(model.sizes), "context_sizes": list(model.context_sizes)}
         if isinstance(model, ProductGP):

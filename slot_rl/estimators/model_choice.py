@@ -20,9 +20,8 @@ from slot_rl.estimators.seen_rows import error_at_top
 from slot_rl.estimators.table_models import RowModel, check_row_model, fit_row_model, score_rows
 
 FOLDS = 5
-CANDIDATES: tuple[RowModel, ...] = ("gp", "blend", "nets")
-"""The first one is taken unless another one is better by more than twice the standard error of the difference."""
-FITTED: tuple[RowModel, ...] = ("gp", "nets")
+NETWORKS: tuple[RowModel, ...] = ("nets", "motifs")
+"""The models that are fitted by gradient steps."""
 OFFERED_SHARE = 0.2
 FEWEST_CHOICE_ROWS, MOST_CHOICE_ROWS = 2 * FOLDS, 30_000
 """Rows that models are compared on: two a fold at least, and no more than take a few minutes."""
@@ -56,8 +55,9 @@ def choose_model(
 ) -> ModelChoice:
     """Compares the models of a table in five folds; None stands for one network.
 
-    Of a table that holds low scores only, held-out rows cannot tell which model finds high ones. There, networks are
-    taken: they go on rising beyond what was measured.
+    A Gaussian process is taken, unless another model is better by more than twice the standard error of the difference.
+    Of a table that holds low scores only, held-out rows cannot tell which model finds high ones. There, networks take
+    its place: they go on rising beyond what was measured. Motifs are looked for where the features are a sequence.
 
     Args:
         rows: The rows to fit on.
@@ -71,23 +71,44 @@ def choose_model(
     refusal = _refusal(rows, encoding)
     if refusal:
         return ModelChoice(None, refusal, {}, {})
-    if censored:
+    candidates = _candidates(encoding, len(rows), censored)
+    if candidates == ("nets",):
         return ModelChoice("nets", "nets, because the table holds low scores only", {}, {})
     order = torch.randperm(len(rows), generator=generator)
-    scores: dict[str, list[float]] = {name: [] for name in CANDIDATES}
-    unseen = {name: torch.zeros(len(rows)) for name in CANDIDATES}
+    scores: dict[RowModel, list[float]] = {name: [] for name in candidates}
+    unseen = {name: torch.zeros(len(rows)) for name in candidates}
+    done = 0
     for fold in range(FOLDS):
         held = order[fold::FOLDS]
         seen = torch.ones(len(rows), dtype=torch.bool).index_fill_(0, held, False)
-        part = rows[seen.nonzero().squeeze(1)]
-        progress = counted_from(fold * fit.steps_for(len(part)), report)
-        models = {name: fit_row_model(name, part, encoding, fit, generator, progress, kept=kept) for name in FITTED}
-        predicted = {str(name): score_rows(model, rows[held]) for name, model in models.items()}
-        predicted["blend"] = (predicted["gp"] + predicted["nets"]) / 2
-        for name in CANDIDATES:
+        part, predicted = rows[seen.nonzero().squeeze(1)], dict[RowModel, Tensor]()
+        for name in candidates:
+            if name == "blend":
+                predicted[name] = (predicted["gp"] + predicted["nets"]) / 2
+                continue
+            model = fit_row_model(name, part, encoding, fit, generator, counted_from(done, report), kept=kept)
+            predicted[name] = score_rows(model, rows[held])
+            done += fit.steps_for(len(part)) if name in NETWORKS else 0
+        for name in candidates:
             scores[name].append(score_of_choice(predicted[name], rows[held], float(rows.score.std())))
             unseen[name][held] = predicted[name]
     return _decided(scores, {name: error_at_top(estimates, rows) for name, estimates in unseen.items()})
+
+
+def steps_to_choose(encoding: TableEncoding, rows: int, fit: EnsembleFit, censored: bool) -> int:
+    """Returns how many gradient steps :func:`choose_model` reports, or a few less."""
+    networks = sum(name in NETWORKS for name in _candidates(encoding, rows, censored))
+    return FOLDS * fit.steps_for(rows - rows // FOLDS) * networks
+
+
+def _candidates(encoding: TableEncoding, rows: int, censored: bool) -> tuple[RowModel, ...]:
+    """Returns the models to compare; the first one is the one to beat."""
+    common: tuple[RowModel, ...] = ("nets",) if censored else ("gp", "nets", "blend")
+    try:
+        check_row_model("motifs", encoding, rows)
+    except ValueError:
+        return common
+    return (*common, "motifs")
 
 
 def score_of_choice(predicted: Tensor, rows: TableRows, unit: float) -> float:
@@ -130,18 +151,19 @@ def _refusal(rows: TableRows, encoding: TableEncoding) -> str:
     return ""
 
 
-def _decided(scores: dict[str, list[float]], errors: dict[str, float]) -> ModelChoice:
-    chosen: RowModel = CANDIDATES[0]
+def _decided(scores: Mapping[RowModel, list[float]], errors: dict[str, float]) -> ModelChoice:
+    first, *others = scores
+    chosen = first
     told = ", ".join(f"{name} {fmean(found):.3f}" for name, found in scores.items())
-    for name in CANDIDATES[1:]:
-        gains = [other - first for other, first in zip(scores[name], scores[CANDIDATES[0]], strict=True)]
-        better_than_chosen = chosen == CANDIDATES[0] or fmean(scores[name]) > fmean(scores[chosen])
+    for name in others:
+        gains = [other - usual for other, usual in zip(scores[name], scores[first], strict=True)]
+        better_than_chosen = chosen == first or fmean(scores[name]) > fmean(scores[chosen])
         if fmean(gains) > 2 * stdev(gains) / sqrt(FOLDS) and better_than_chosen:
             chosen = name
     why = (
         "no other is better by two standard errors"
-        if chosen == CANDIDATES[0]
-        else f"better than {CANDIDATES[0]} by two standard errors"
+        if chosen == first
+        else f"better than {first} by two standard errors"
     )
     reason = f"{chosen}, {why}: what their choices among held-out rows score, in standard deviations: {told}"
-    return ModelChoice(chosen, reason, scores, errors)
+    return ModelChoice(chosen, reason, dict(scores), errors)

@@ -7,9 +7,10 @@ Lakshminarayanan, Pritzel, Blundell, "Simple and Scalable Predictive Uncertainty
 (2017).
 """
 
-from collections.abc import Callable, Mapping
+from abc import abstractmethod
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from itertools import repeat
+from itertools import pairwise, repeat
 from math import ceil, cos, pi, sqrt
 from typing import Any
 
@@ -118,56 +119,50 @@ class Variation:
 NO_VARIATION = Variation()
 
 
-class NetEnsemble(MemberScorer):
-    """Networks of one shape, in the units of the score; a call asks all of them in one batch."""
+class MemberNets(MemberScorer):
+    """Networks of one shape, in the units of the score; a call asks all of them in one batch.
 
+    Attributes:
+        sizes: Categories of each feature.
+    """
+
+    sizes: tuple[int, ...]
     offset: Tensor
     spread: Tensor
 
-    def __init__(self, shape: NetEnsembleShape, generator: torch.Generator | None = None) -> None:
-        """Builds the networks with weights from a generator, the global one if None."""
+    def __init__(self, members: int, widths: Sequence[int], generator: torch.Generator | None = None) -> None:
+        """Builds the layers with weights from a generator, the global one if None.
+
+        Args:
+            members: Networks.
+            widths: How many numbers each network reads, and the widths of its hidden layers.
+            generator: Source of the weights.
+        """
         super().__init__()
-        self.shape, members = shape, shape.members
-        columns = (*shape.context_sizes, *shape.sizes)
-        self.embeddings = nn.ParameterList(
-            torch.randn(members, size, shape.dim, generator=generator) * EMBEDDING_SCALE for size in columns
-        )
-        widths = [len(columns) * shape.dim, *shape.hidden, 1]
+        self.members, self.widest = members, max(widths[1:])
         self.weights, self.biases = nn.ParameterList(), nn.ParameterList()
-        for width, following in zip(widths, widths[1:], strict=False):
+        for width, following in pairwise((*widths, 1)):
             for shapes, parts in (((members, width, following), self.weights), ((members, 1, following), self.biases)):
                 parts.append((2 * torch.rand(shapes, generator=generator) - 1) / sqrt(width))
         self.register_buffer("offset", torch.zeros(()))
         self.register_buffer("spread", torch.ones(()))
 
-    def member_scores(self, features: Tensor, context: Tensor | None = None) -> Tensor:
-        """Returns each member's scores; see :meth:`MemberScorer.member_scores`."""
-        flat, given, leading = flat_rows(features, context)
-        rows = max(1, CACHED_NUMBERS // (self.shape.members * max(self.shape.hidden)))
-        contexts = repeat(None) if given is None else given.split(rows)
-        parts = [self.of_vectors(self.vectors(*part)) for part in zip(flat.split(rows), contexts, strict=False)]
-        scores = torch.cat(parts, dim=1)
-        return (scores * self.spread + self.offset).view(self.shape.members, *leading)
-
+    @abstractmethod
     def vectors(self, features: Tensor, context: Tensor | None) -> Tensor:
         """Returns what the networks read, ``(members, batch, width)``, of indices or rows and contexts of a batch.
 
         Raises:
             ValueError: If a context is missing.
         """
-        contexts = len(self.shape.context_sizes)
-        if contexts and context is None:
-            raise ValueError(f"expected a context of {contexts} columns, got None")
-        parts = []
-        for column, table in enumerate(self.embeddings):
-            if column < contexts:
-                assert context is not None
-                parts.append(table[:, context[:, column]])
-            elif features.is_floating_point():
-                parts.append(features[:, column - contexts, : table.shape[1]] @ table)
-            else:
-                parts.append(table[:, features[:, column - contexts]])
-        return torch.cat(parts, dim=-1)
+
+    def member_scores(self, features: Tensor, context: Tensor | None = None) -> Tensor:
+        """Returns each member's scores; see :meth:`MemberScorer.member_scores`."""
+        flat, given, leading = flat_rows(features, context)
+        rows = max(1, CACHED_NUMBERS // (self.members * self.widest))
+        contexts = repeat(None) if given is None else given.split(rows)
+        parts = [self.of_vectors(self.vectors(*part)) for part in zip(flat.split(rows), contexts, strict=False)]
+        scores = torch.cat(parts, dim=1)
+        return (scores * self.spread + self.offset).view(self.members, *leading)
 
     def of_vectors(self, vectors: Tensor) -> Tensor:
         """Returns standardised scores ``(members, batch)`` of what :meth:`vectors` gave."""
@@ -188,8 +183,49 @@ class NetEnsemble(MemberScorer):
         return torch.cat([part.flatten(1) for part in self.parameters()], dim=1)
 
 
+class NetEnsemble(MemberNets):
+    """Networks that read an embedding of each column's category."""
+
+    def __init__(self, shape: NetEnsembleShape, generator: torch.Generator | None = None) -> None:
+        """Builds the networks with weights from a generator, the global one if None."""
+        columns = (*shape.context_sizes, *shape.sizes)
+        embeddings = embedding_tables(shape.members, columns, shape.dim, generator)
+        super().__init__(shape.members, (len(columns) * shape.dim, *shape.hidden), generator)
+        self.shape, self.sizes, self.embeddings = shape, shape.sizes, embeddings
+
+    def vectors(self, features: Tensor, context: Tensor | None) -> Tensor:
+        """Returns the embeddings; see :meth:`MemberNets.vectors`."""
+        contexts = len(self.shape.context_sizes)
+        tables = list(self.embeddings)
+        parts = embedded_contexts(tables[:contexts], context)
+        for column, table in enumerate(tables[contexts:]):
+            if features.is_floating_point():
+                parts.append(features[:, column, : table.shape[1]] @ table)
+            else:
+                parts.append(table[:, features[:, column]])
+        return torch.cat(parts, dim=-1)
+
+
+def embedding_tables(
+    members: int, sizes: Sequence[int], dim: int, generator: torch.Generator | None
+) -> nn.ParameterList:
+    """Returns a table of embeddings for each column, ``(members, categories, dim)``."""
+    return nn.ParameterList(torch.randn(members, size, dim, generator=generator) * EMBEDDING_SCALE for size in sizes)
+
+
+def embedded_contexts(tables: Sequence[Tensor], context: Tensor | None) -> list[Tensor]:
+    """Returns the embedding of each context column, ``(members, batch, dim)``.
+
+    Raises:
+        ValueError: If there are tables and no context.
+    """
+    if tables and context is None:
+        raise ValueError(f"expected a context of {len(tables)} columns, got None")
+    return [table[:, context[:, column]] for column, table in enumerate(tables) if context is not None]
+
+
 def fit_ensemble(
-    ensemble: NetEnsemble,
+    ensemble: MemberNets,
     features: Tensor,
     context: Tensor | None,
     score: Tensor,
@@ -235,7 +271,7 @@ def fit_ensemble(
 
 
 def _loss(
-    ensemble: NetEnsemble,
+    ensemble: MemberNets,
     features: Tensor,
     context: Tensor | None,
     target: Tensor,
@@ -248,7 +284,7 @@ def _loss(
     vectors = read = ensemble.vectors(features, context)
     share = None
     if swap_linearity:
-        swapped = swapped_rows(features, ensemble.shape.sizes, generator)
+        swapped = swapped_rows(features, ensemble.sizes, generator)
         share = torch.rand(len(features), generator=generator)
         others = ensemble.vectors(swapped, context)
         read = torch.cat([vectors, others, torch.lerp(vectors, others, share.unsqueeze(-1))], dim=1)

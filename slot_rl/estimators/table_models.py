@@ -12,12 +12,13 @@ from slot_rl.estimators.ensemble_kinds import INDEPENDENT, EnsembleMaking, make_
 from slot_rl.estimators.fitting import TableRows
 from slot_rl.estimators.grid_kernel import too_many
 from slot_rl.estimators.kept_fit import KeptFit
+from slot_rl.estimators.motif_nets import fit_motifs, letters_of
 from slot_rl.estimators.net_ensemble import EnsembleFit, NetEnsembleShape
 from slot_rl.estimators.product_gp import fit_gp
 from slot_rl.estimators.row_scorer import MemberScorer, RowScorer
 
-RowModel = Literal["gp", "nets", "blend"]
-"""A Gaussian process, the mean of five networks, and the mean of both."""
+RowModel = Literal["gp", "nets", "blend", "motifs"]
+"""A Gaussian process, the mean of five networks, the mean of both, and five networks that look for motifs."""
 StepReport = Callable[[int], None]
 
 
@@ -25,7 +26,8 @@ def check_row_model(model: RowModel, encoding: TableEncoding, rows: int, making:
     """Refuses a table that a model cannot be fitted to.
 
     Raises:
-        ValueError: If columns are numbers or are described by numbers, or a Gaussian process would have too many rows.
+        ValueError: If columns are numbers or are described by numbers, a Gaussian process would have too many rows, or
+            the features are no sequence to look for motifs in.
     """
     described = [*encoding.numbers, *encoding.descriptors]
     if described:
@@ -33,12 +35,10 @@ def check_row_model(model: RowModel, encoding: TableEncoding, rows: int, making:
             f"expected columns of categories alone for --model {model}, got numbers for {', '.join(described)}: "
             "--model net takes them"
         )
-    reason = (
-        ""
-        if model == "nets" and making.ensemble != "mixed"
-        else too_many(rows, [*_context_sizes(encoding), *_sizes(encoding)])
-    )
-    if reason:
+    if model == "motifs":
+        letters_of(encoding)
+    process = model in ("gp", "blend") or making.ensemble == "mixed"
+    if process and (reason := too_many(rows, [*_context_sizes(encoding), *_sizes(encoding)])):
         raise ValueError(f"{reason}: --model net or nets takes them")
 
 
@@ -65,6 +65,8 @@ def fit_row_model(
         kept: Where the states of the fit are kept; it goes on from those that are there.
     """
     sizes, context_sizes = _sizes(encoding), _context_sizes(encoding)
+    if model == "motifs":
+        return fit_motifs(letters_of(encoding), context_sizes, rows, fit, generator, report, kept)
     parts: list[RowScorer] = []
     if model in ("gp", "blend"):
         columns = rows.features if rows.contexts is None else torch.cat([rows.contexts, rows.features], dim=1)

@@ -1,0 +1,56 @@
+"""The mirror of a table of sequences: read backwards, each letter replaced by another one, a sequence scores the same.
+
+The two strands of DNA are an example: A stands for T and C for G. Such a table has the same score for two sequences.
+"""
+
+import torch
+from torch import Tensor
+
+FEWEST_PAIRS, EQUAL_SHARE = 20, 0.98
+"""Pairs of rows that prove a mirror, and how many of them must have the same score."""
+MOST_CHANCE = 0.5
+"""Where any two rows have the same score more often than that, equal scores prove nothing."""
+
+
+def mirror_of(sequences: Tensor, contexts: Tensor | None, score: Tensor, alphabet: int) -> tuple[int, ...] | None:
+    """Returns the letter that stands for each letter when a sequence is read backwards; None if there is no mirror.
+
+    Pairs of rows that alone share a score suggest which letters stand for each other; some share it by chance. Then the
+    rows whose mirrored sequence is in the table must have its score.
+
+    Args:
+        sequences: The letters, ``(rows, positions)``.
+        contexts: The rows' contexts ``(rows, columns)``; None without contexts.
+        score: Their scores, ``(rows,)``.
+        alphabet: How many letters there are.
+    """
+    context = torch.zeros(len(score), 1, dtype=torch.long) if contexts is None else contexts
+    group, sizes = _grouped(torch.cat([context.double(), score.double().unsqueeze(1)], dim=1))
+    order = group.argsort(stable=True)
+    pairs = order[sizes[group[order]] == 2].view(-1, 2)
+    votes = torch.zeros(alphabet, alphabet, dtype=torch.long)
+    for one, other in (pairs.unbind(dim=1), pairs.flip(1).unbind(dim=1)):
+        places = sequences[one].flip(1) * alphabet + sequences[other]
+        votes += places.flatten().bincount(minlength=alphabet**2).view(alphabet, alphabet)
+    mirror = votes.argmax(dim=1)
+    by_chance = float((sizes.double() / len(score)).square().sum())
+    if by_chance > MOST_CHANCE or not torch.equal(mirror[mirror], torch.arange(alphabet)):
+        return None
+    equal = _equal_scores(sequences, mirror[sequences.flip(1)], context, score)
+    proven = len(equal) >= 2 * FEWEST_PAIRS and float(equal.double().mean()) >= EQUAL_SHARE
+    return tuple(mirror.tolist()) if proven else None
+
+
+def _equal_scores(sequences: Tensor, reflected: Tensor, context: Tensor, score: Tensor) -> Tensor:
+    """Says of each row whose mirrored sequence is another row of the table whether both have the same score."""
+    group, _ = _grouped(torch.cat([torch.cat([context, each], dim=1) for each in (sequences, reflected)]))
+    own, mirrored = group[: len(score)], group[len(score) :]
+    scores = torch.full((len(group),), torch.nan, dtype=score.dtype).index_copy(0, own, score)
+    known = ~scores[mirrored].isnan() & (own != mirrored)
+    return scores[mirrored][known] == score[known]
+
+
+def _grouped(rows: Tensor) -> tuple[Tensor, Tensor]:
+    """Returns the number of the group of equal rows that each row is in, and how many rows each group has."""
+    _, group, sizes = torch.unique(rows, dim=0, return_inverse=True, return_counts=True)
+    return group, sizes
