@@ -13,6 +13,7 @@ from slot_rl.estimators.net import EstimatorNet, EstimatorShape
 from slot_rl.estimators.net_ensemble import NetEnsemble, NetEnsembleShape
 from slot_rl.estimators.product_gp import ProductGP
 from slot_rl.estimators.row_scorer import RowScorer
+from slot_rl.estimators.score_units import InScoreUnits, ScoreUnits
 
 _KIND = "kind"
 Shape = Mapping[str, Any]
@@ -32,6 +33,13 @@ def _blend(shape: Shape) -> Blend:
     return Blend(parts)
 
 
+def _in_score_units(shape: Shape) -> InScoreUnits:
+    model = model_of(shape["model"])
+    if not isinstance(model, RowScorer):
+        raise TypeError(f"a model in score units that is a {type(model).__name__}")
+    return InScoreUnits(model, ScoreUnits(as_declared(tuple[int, ...], shape["context_sizes"], "shape.context_sizes")))
+
+
 _BUILDERS: dict[str, Callable[[Shape], Model]] = {
     "net": lambda shape: EstimatorNet(EstimatorShape.from_json(dict(shape))),
     "nets": lambda shape: NetEnsemble(NetEnsembleShape.from_json(dict(shape))),
@@ -39,6 +47,7 @@ _BUILDERS: dict[str, Callable[[Shape], Model]] = {
     "gp": lambda shape: ProductGP(*_sizes(shape, "rows")),
     "draws": lambda shape: DrawnFunctions(*_sizes(shape, "members")),
     "blend": _blend,
+    "score_units": _in_score_units,
 }
 
 
@@ -62,6 +71,9 @@ def shape_of(model: nn.Module) -> dict[str, Any]:
         return {_KIND: "draws", **sizes, "members": model.functions.shape[-1]}
     if isinstance(model, Blend):
         return {_KIND: "blend", "parts": [shape_of(part) for part in model.parts]}
+    if isinstance(model, InScoreUnits):
+        sizes = {"context_sizes": list(model.units.context_sizes)}
+        return {_KIND: "score_units", **sizes, "model": shape_of(model.model)}
     raise TypeError(f"expected a model of one of the kinds {', '.join(_BUILDERS)}, got {type(model).__name__}")
 
 

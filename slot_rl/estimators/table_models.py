@@ -16,6 +16,7 @@ from slot_rl.estimators.motif_nets import fit_motifs, letters_of
 from slot_rl.estimators.net_ensemble import EnsembleFit, NetEnsembleShape
 from slot_rl.estimators.product_gp import fit_gp
 from slot_rl.estimators.row_scorer import MemberScorer, RowScorer
+from slot_rl.estimators.score_units import InScoreUnits, ScoreUnits
 
 RowModel = Literal["gp", "nets", "blend", "motifs"]
 """A Gaussian process, the mean of five networks, the mean of both, and five networks that look for motifs."""
@@ -70,7 +71,9 @@ def fit_row_model(
     parts: list[RowScorer] = []
     if model in ("gp", "blend"):
         columns = rows.features if rows.contexts is None else torch.cat([rows.contexts, rows.features], dim=1)
-        parts.append(fit_gp(columns, rows.score, sizes, context_sizes, generator, kept))
+        units = ScoreUnits.of(rows, context_sizes)
+        gp = fit_gp(columns, units.numbers_of(rows), sizes, context_sizes, generator, kept)
+        parts.append(InScoreUnits(gp, units))
     if model in ("nets", "blend"):
         shape = NetEnsembleShape(sizes, context_sizes)
         parts.append(make_members(making, shape, rows, fit, generator, report, kept))

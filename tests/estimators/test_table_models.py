@@ -66,5 +66,5 @@ def test_a_model_of_a_table_is_none_of_vectors(script: Command, table: Path, tmp
     assert code == 2 and "expected no --model with --problem, got gp" in error
     flags = ["--table", table, "--score", "y", "--features", "a", "b", "--model", "gp", "--out", tmp_path / "e"]
     assert script(SCRIPT, *flags)[0] == 0
-    with pytest.raises(ValueError, match="expected an estimator of vectors for SlotRL/Slots-v0, got ProductGP"):
+    with pytest.raises(ValueError, match="expected an estimator of vectors for SlotRL/Slots-v0, got InScoreUnits"):
         make_problem("SlotRL/Slots-v0", estimator=tmp_path / "e")
