@@ -30,7 +30,7 @@ from slot_rl.estimators.fitting import (
     read_rows,
     table_loss,
 )
-from slot_rl.estimators.model_choice import choose_model
+from slot_rl.estimators.model_choice import choose_model, models_to_compare
 from slot_rl.estimators.net import EstimatorNet
 from slot_rl.estimators.net_ensemble import EnsembleFit
 from slot_rl.estimators.seen_rows import error_at_top
@@ -46,7 +46,7 @@ from slot_rl.seeding import generator_from
 CENSORED_ROWS, TOP = 8_000, 128
 ON_ALL_ROWS = "net, all rows"
 """The network of net, fitted again to all rows for as many epochs as net was trained for."""
-MODELS = ("net", ON_ALL_ROWS, "gp", "nets", "blend", "auto")
+MODELS = ("net", ON_ALL_ROWS, "gp", "nets", "blend", "motifs", "auto")
 FIRST_SUBSET = 1_000
 """The subsets' seeds begin here: settings were chosen on others."""
 _Read = tuple[TableRows, TableEncoding, TruthTable]
@@ -194,6 +194,8 @@ def _fitted(
     _fit_all_rows(again, seen, landscape.fit, epochs, generator_from(seed))
     gp, nets = (fit_row_model(model, seen, encoding, EnsembleFit(), generator) for model in ("gp", "nets"))
     models = {"net": net, ON_ALL_ROWS: again, "gp": gp, "nets": nets, "blend": Blend([gp, nets])}
+    if "motifs" in models_to_compare(encoding, len(seen), censored=False):
+        models["motifs"] = fit_row_model("motifs", seen, encoding, EnsembleFit(), generator)
     return models, error_at_top(predict_rows(net, parts[1]), parts[1])
 
 
@@ -246,7 +248,7 @@ def _print(name: str, results: Sequence[SubsetResult]) -> None:
     seen = fmean(result.seen for result in results)
     lines = [["best seen", f"{seen:.3f}", "", "", ""]]
     today = [result.models["net"].best for result in results]
-    for model in MODELS:
+    for model in (each for each in MODELS if each in results[0].models):
         found = [result.models[model] for result in results]
         gains = [each.best - before for each, before in zip(found, today, strict=True)]
         lines.append(

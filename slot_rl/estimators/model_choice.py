@@ -6,10 +6,12 @@ their measured scores count: the expected score of its choice among a random fif
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from math import sqrt
 from statistics import fmean, stdev
 
 import torch
+from scipy import stats
 from torch import Tensor
 
 from slot_rl.estimators.encoding import TableEncoding
@@ -34,7 +36,8 @@ class ModelChoice:
     Attributes:
         model: The model.
         reason: Says why, in a sentence.
-        scores: What each candidate's choices scored in each fold, in standard deviations; empty without a comparison.
+        scores: What each candidate's choices scored in each fold, in standard deviations; of a table of low scores
+            their rank correlations. Empty without a comparison.
         errors: How wrong each candidate was about promising held-out rows; see ``seen_rows.error_at_top``.
     """
 
@@ -57,7 +60,8 @@ def choose_model(
 
     A Gaussian process is taken, unless another model is better by more than twice the standard error of the difference.
     Of a table that holds low scores only, held-out rows cannot tell which model finds high ones. There, networks take
-    its place: they go on rising beyond what was measured. Motifs are looked for where the features are a sequence.
+    its place, because they go on rising beyond what was measured, and are compared by the order that they give to
+    held-out rows. Motifs are looked for where the features are a sequence.
 
     Args:
         rows: The rows to fit on.
@@ -71,13 +75,13 @@ def choose_model(
     refusal = _refusal(rows, encoding)
     if refusal:
         return ModelChoice(None, refusal, {}, {})
-    candidates = _candidates(encoding, len(rows), censored)
+    candidates = models_to_compare(encoding, len(rows), censored)
     if candidates == ("nets",):
         return ModelChoice("nets", "nets, because the table holds low scores only", {}, {})
     order = torch.randperm(len(rows), generator=generator)
     scores: dict[RowModel, list[float]] = {name: [] for name in candidates}
     unseen = {name: torch.zeros(len(rows)) for name in candidates}
-    done = 0
+    judged, done = rank_correlation if censored else partial(score_of_choice, unit=float(rows.score.std())), 0
     for fold in range(FOLDS):
         held = order[fold::FOLDS]
         seen = torch.ones(len(rows), dtype=torch.bool).index_fill_(0, held, False)
@@ -90,19 +94,20 @@ def choose_model(
             predicted[name] = score_rows(model, rows[held])
             done += fit.steps_for(len(part)) if name in NETWORKS else 0
         for name in candidates:
-            scores[name].append(score_of_choice(predicted[name], rows[held], float(rows.score.std())))
+            scores[name].append(judged(predicted[name], rows[held]))
             unseen[name][held] = predicted[name]
-    return _decided(scores, {name: error_at_top(estimates, rows) for name, estimates in unseen.items()})
+    told = "rank correlations with" if censored else "in standard deviations, what their choices score among"
+    return _decided(scores, told, {name: error_at_top(estimates, rows) for name, estimates in unseen.items()})
 
 
 def steps_to_choose(encoding: TableEncoding, rows: int, fit: EnsembleFit, censored: bool) -> int:
     """Returns how many gradient steps :func:`choose_model` reports, or a few less."""
-    networks = sum(name in NETWORKS for name in _candidates(encoding, rows, censored))
+    networks = sum(name in NETWORKS for name in models_to_compare(encoding, rows, censored))
     return FOLDS * fit.steps_for(rows - rows // FOLDS) * networks
 
 
-def _candidates(encoding: TableEncoding, rows: int, censored: bool) -> tuple[RowModel, ...]:
-    """Returns the models to compare; the first one is the one to beat."""
+def models_to_compare(encoding: TableEncoding, rows: int, censored: bool) -> tuple[RowModel, ...]:
+    """Returns the models that serve such a table; the first one is the one to beat."""
     common: tuple[RowModel, ...] = ("nets",) if censored else ("gp", "nets", "blend")
     try:
         check_row_model("motifs", encoding, rows)
@@ -130,6 +135,11 @@ def score_of_choice(predicted: Tensor, rows: TableRows, unit: float) -> float:
     return fmean(gains)
 
 
+def rank_correlation(predicted: Tensor, rows: TableRows) -> float:
+    """Returns Spearman's correlation of what a model says of rows with their scores."""
+    return float(stats.spearmanr(predicted.numpy(), rows.score.numpy()).statistic)
+
+
 def chances_of_ranks(rows: int, draws: int) -> Tensor:
     """Returns how likely each rank is that of the best row of uniform draws with replacement, ``(rows,)``, float64.
 
@@ -151,7 +161,7 @@ def _refusal(rows: TableRows, encoding: TableEncoding) -> str:
     return ""
 
 
-def _decided(scores: Mapping[RowModel, list[float]], errors: dict[str, float]) -> ModelChoice:
+def _decided(scores: Mapping[RowModel, list[float]], measure: str, errors: dict[str, float]) -> ModelChoice:
     first, *others = scores
     chosen = first
     told = ", ".join(f"{name} {fmean(found):.3f}" for name, found in scores.items())
@@ -165,5 +175,5 @@ def _decided(scores: Mapping[RowModel, list[float]], errors: dict[str, float]) -
         if chosen == first
         else f"better than {first} by two standard errors"
     )
-    reason = f"{chosen}, {why}: what their choices among held-out rows score, in standard deviations: {told}"
-    return ModelChoice(chosen, reason, dict(scores), errors)
+    reason = f"{chosen}, {why}: {measure} held-out rows: {told}"
+    return ModelChoice(chosen, reason, {str(name): found for name, found in scores.items()}, errors)

@@ -59,7 +59,7 @@ def test_the_better_model_wins(gp: float, nets: float, model: str, monkeypatch: 
     pretend(monkeypatch, gp=noise(gp, 1), nets=noise(nets, 2))
     found = choose_model(rows(500), ENCODING, FIT, generator_from(3))
     assert found.model == model and found.reason.startswith(f"{model}, ") and "standard error" in found.reason
-    assert all(len(scores) == 5 for scores in found.scores.values()) and list(found.scores) == ["gp", "blend", "nets"]
+    assert all(len(scores) == 5 for scores in found.scores.values()) and list(found.scores) == ["gp", "nets", "blend"]
     # Of errors with deviation s, those of the highest estimates are up to 2.1 s: the mean of a normal's highest 5 %.
     assert gp / 2 <= found.errors["gp"] <= 2.5 * gp and nets / 2 <= found.errors["nets"] <= 2.5 * nets
 
