@@ -30,7 +30,7 @@ from slot_rl.estimators.fitting import (
     with_categories,
 )
 from slot_rl.estimators.kept_fit import KeptFit
-from slot_rl.estimators.model_choice import ModelChoice, choose_model, steps_to_choose
+from slot_rl.estimators.model_choice import NETWORKS, ModelChoice, choose_model, steps_to_choose
 from slot_rl.estimators.net import EstimatorNet
 from slot_rl.estimators.net_ensemble import EnsembleFit, NetEnsembleShape
 from slot_rl.estimators.row_scorer import RowScorer
@@ -87,8 +87,9 @@ class PretrainConfig:
             category, with a column of the same name. Categories of the file need not be in the table.
         categorical: Columns of numbers that are categories all the same, of a table, of items or of requests.
         model: What is fitted to a table: one network; a Gaussian process (gp), for few rows; the mean of five networks
-            (nets); the mean of both (blend); or the one of these three that is chosen by how its choices among held-out
-            rows score (auto), nets with --censored.
+            (nets); the mean of both (blend); five networks that look for motifs in a sequence, whose positions are the
+            features (motifs); or the one of these that is chosen by how its choices among held-out rows score (auto),
+            with --censored nets or motifs.
         out: Folder to write the estimator to.
         seed: Seeds weights, split and order.
         force: Replace an estimator that is already there.
@@ -376,7 +377,7 @@ def _fit_row_model(
             report(after, None)  # a Gaussian process tells of no steps
     first, whole = models
     predicted = score_rows(first, rows[held])
-    shown = model == "nets" and len(held) >= FEWEST_CHOSEN
+    shown = model in NETWORKS and len(held) >= FEWEST_CHOSEN
     return whole, predicted, Spread.of(score_members(first, rows[held]), rows[held].score) if shown else None
 
 

@@ -17,6 +17,7 @@ from slot_rl import pretraining
 from slot_rl.estimators.ensemble_kinds import EnsembleMaking, make_members
 from slot_rl.estimators.fitting import TableFit, TableRows, TruthFit, fit_on_table, fit_on_truth, network_for
 from slot_rl.estimators.kept_fit import DOCUMENT, KIND, KeptFit
+from slot_rl.estimators.motif_nets import fit_motifs
 from slot_rl.estimators.net import EstimatorNet, EstimatorShape
 from slot_rl.estimators.net_ensemble import EnsembleFit, NetEnsembleShape
 from slot_rl.io import read_bundle, write_bundle
@@ -62,6 +63,12 @@ def of_members(making: EnsembleMaking, kept: KeptFit | None) -> dict[str, Tensor
     return make_members(making, shape, rows(), NETS, generator_from(2), kept=kept).state_dict()
 
 
+def of_motifs(kept: KeptFit | None) -> dict[str, Tensor]:
+    positions = torch.randint(4, (60, 6), generator=generator_from(1))
+    sequences = TableRows(positions, None, positions[:, 2] + positions[:, 0] / 4)
+    return fit_motifs([range(4)] * 6, (), sequences, NETS, generator_from(2), kept=kept).state_dict()
+
+
 LOOPS: dict[str, tuple[Callable[[KeptFit | None], dict[str, Tensor]], int]] = {
     "table": (on_table, 9),
     "early best": (partial(on_table, validation=-1), 9),
@@ -73,6 +80,7 @@ LOOPS: dict[str, tuple[Callable[[KeptFit | None], dict[str, Tensor]], int]] = {
     "snapshot": (partial(of_members, EnsembleMaking("snapshot")), 9),
     "sequential": (partial(of_members, EnsembleMaking("sequential", "weight_distance")), 27),
     "mixed": (partial(of_members, EnsembleMaking("mixed")), 10),
+    "motifs": (of_motifs, 9),
 }
 """Fits, and how many steps they have."""
 

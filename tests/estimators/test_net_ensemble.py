@@ -129,7 +129,9 @@ def test_every_kind_comes_back_from_disk(kind: str, tmp_path: Path) -> None:
 
 
 def test_other_kinds_are_refused() -> None:
-    with pytest.raises(TypeError, match="one of the kinds net, nets, gp, draws, blend, score_units, got Linear"):
+    with pytest.raises(
+        TypeError, match="one of the kinds net, nets, motifs, gp, draws, blend, score_units, got Linear"
+    ):
         shape_of(nn.Linear(2, 3))
     with pytest.raises(TypeError, match="kind 'tree'"):
         model_of({"kind": "tree"})
