@@ -4,8 +4,8 @@ A motif is a short pattern of letters. It is compared with every window of the s
 count most; so what is learned at one position holds at all. A network reads how well each motif matches and the
 context. Windows may stick out at both ends, where there is no letter.
 
-A table may have a mirror: read backwards, with each letter replaced by another one, every sequence has the same score,
-as the two strands of DNA. It is found in the table, and then motifs are looked for in both readings.
+Where the table proves that a sequence has the score of its reverse complement, as the two strands of DNA have, motifs
+are looked for in both readings.
 
 Alipanahi, Delong, Weirauch, Frey, "Predicting the sequence specificities of DNA- and RNA-binding proteins by deep
 learning" (2015).
@@ -23,7 +23,6 @@ from slot_rl.documents import as_declared
 from slot_rl.estimators.encoding import TableEncoding
 from slot_rl.estimators.fitting import TableRows
 from slot_rl.estimators.kept_fit import KeptFit
-from slot_rl.estimators.mirrored import mirror_of
 from slot_rl.estimators.net_ensemble import (
     EnsembleFit,
     MemberNets,
@@ -32,6 +31,7 @@ from slot_rl.estimators.net_ensemble import (
     embedding_tables,
     fit_ensemble,
 )
+from slot_rl.estimators.reverse_complement import complement_of
 from slot_rl.selectors.categorical import one_hot
 
 WIDTH, OVERHANG = 6, 2
@@ -53,7 +53,8 @@ class MotifShape:
     Attributes:
         letters: For each feature, the number of each category's letter in the alphabet.
         context_sizes: Categories of each context column; empty without contexts.
-        mirror: The letter that stands for each letter when a sequence is read backwards; None without a mirror.
+        complement: The letter that stands for each letter when a sequence is read backwards; None where it
+            is read forwards alone.
         members: Networks.
         motifs: Motifs of each network.
         dim: Length of a context category's embedding.
@@ -62,7 +63,7 @@ class MotifShape:
 
     letters: tuple[tuple[int, ...], ...]
     context_sizes: tuple[int, ...] = ()
-    mirror: tuple[int, ...] | None = None
+    complement: tuple[int, ...] | None = None
     members: int = 5
     motifs: int = 64
     dim: int = 16
@@ -76,7 +77,7 @@ class MotifShape:
     @property
     def windows(self) -> int:
         """How many windows a motif is compared with."""
-        return (len(self.letters) + 2 * OVERHANG - WIDTH + 1) * (1 if self.mirror is None else 2)
+        return (len(self.letters) + 2 * OVERHANG - WIDTH + 1) * (1 if self.complement is None else 2)
 
     def to_json(self) -> dict[str, Any]:
         """Returns the shape as JSON-ready values."""
@@ -117,8 +118,8 @@ class MotifNets(MemberNets):
         # A row may be padded to the categories of a larger problem.
         letters = torch.einsum("bfc,fcl->bfl", rows[..., : max(self.sizes)], self.spelled)
         read = [letters]
-        if self.shape.mirror is not None:
-            read.append(letters.flip(1)[..., list(self.shape.mirror)])
+        if self.shape.complement is not None:
+            read.append(letters.flip(1)[..., list(self.shape.complement)])
         windows = torch.cat([_windows(each) for each in read], dim=1)
         flat = windows.flatten(0, 1).expand(self.members, -1, -1)
         found = torch.baddbmm(self.levels, flat, self.motifs).view(self.members, *windows.shape[:2], -1)
@@ -172,7 +173,7 @@ def fit_motifs(
     """
     shape = MotifShape(tuple(map(tuple, letters)), tuple(context_sizes))
     spelled = torch.stack([torch.tensor(each)[rows.features[:, at]] for at, each in enumerate(letters)], dim=1)
-    shape = replace(shape, mirror=mirror_of(spelled, rows.contexts, rows.score, shape.alphabet))
+    shape = replace(shape, complement=complement_of(spelled, rows.contexts, rows.score, shape.alphabet))
     nets = MotifNets(shape, generator)
     height = (rows.score - rows.score.mean()) / rows.score.std().clamp_min(1e-12)
     counted = (HEIGHT_WEIGHT * height.clamp_max(MOST_HEIGHT)).exp()

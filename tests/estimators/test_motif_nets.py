@@ -120,17 +120,17 @@ def test_motifs_learn_a_site_where_it_was_not_seen() -> None:
     assert errors[0] < 0.3 * errors[1], errors
 
 
-def test_a_mirror_in_the_table_is_read(tmp_path: Path) -> None:
+def test_both_readings_are_taken_where_the_table_proves_it() -> None:
     seen = sequences(4_000, 9).unique(dim=0)
     letters, quick = ((0, 1, 2, 3),) * 8, EnsembleFit(steps=2, most_steps=2)
     noise = 1e-3 * torch.randn(len(seen), generator=generator_from(1))
-    for score, mirror in ((site_score(seen) + _own_score(seen), STRANDS), (site_score(seen) + noise, None)):
+    for score, complement in ((site_score(seen) + _own_score(seen), STRANDS), (site_score(seen) + noise, None)):
         found = fit_motifs(letters, (), TableRows(seen, None, score), quick, generator_from(0))
-        assert found.shape.mirror == mirror
+        assert found.shape.complement == complement
 
 
 def _own_score(of: Tensor) -> Tensor:
-    """A small number that a sequence shares with its mirror image alone."""
+    """A small number that a sequence shares with its reverse complement alone."""
     places = 4 ** torch.arange(8)
     return torch.minimum((of * places).sum(1), (torch.tensor(STRANDS)[of.flip(1)] * places).sum(1)) / 4.0**8
 

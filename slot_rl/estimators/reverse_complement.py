@@ -1,22 +1,23 @@
-"""The mirror of a table of sequences: read backwards, each letter replaced by another one, a sequence scores the same.
+"""Finds out whether a table has the same score for a sequence and its reverse complement.
 
-The two strands of DNA are an example: A stands for T and C for G. Such a table has the same score for two sequences.
+That is the sequence read backwards, each letter replaced by another one. The two strands of DNA are an example: there A
+stands for T and C for G.
 """
 
 import torch
 from torch import Tensor
 
 FEWEST_PAIRS, EQUAL_SHARE = 20, 0.98
-"""Pairs of rows that prove a mirror, and how many of them must have the same score."""
+"""Pairs of rows that prove a rule, and how many of them must have the same score."""
 MOST_CHANCE = 0.5
 """Where any two rows have the same score more often than that, equal scores prove nothing."""
 
 
-def mirror_of(sequences: Tensor, contexts: Tensor | None, score: Tensor, alphabet: int) -> tuple[int, ...] | None:
-    """Returns the letter that stands for each letter when a sequence is read backwards; None if there is no mirror.
+def complement_of(sequences: Tensor, contexts: Tensor | None, score: Tensor, alphabet: int) -> tuple[int, ...] | None:
+    """Returns the letter that stands for each letter when a sequence is read backwards; None without proof.
 
     Pairs of rows that alone share a score suggest which letters stand for each other; some share it by chance. Then the
-    rows whose mirrored sequence is in the table must have its score.
+    rows whose reverse complement is in the table must have its score.
 
     Args:
         sequences: The letters, ``(rows, positions)``.
@@ -32,22 +33,22 @@ def mirror_of(sequences: Tensor, contexts: Tensor | None, score: Tensor, alphabe
     for one, other in (pairs.unbind(dim=1), pairs.flip(1).unbind(dim=1)):
         places = sequences[one].flip(1) * alphabet + sequences[other]
         votes += places.flatten().bincount(minlength=alphabet**2).view(alphabet, alphabet)
-    mirror = votes.argmax(dim=1)
+    complement = votes.argmax(dim=1)
     by_chance = float((sizes.double() / len(score)).square().sum())
-    if by_chance > MOST_CHANCE or not torch.equal(mirror[mirror], torch.arange(alphabet)):
+    if by_chance > MOST_CHANCE or not torch.equal(complement[complement], torch.arange(alphabet)):
         return None
-    equal = _equal_scores(sequences, mirror[sequences.flip(1)], context, score)
+    equal = _equal_scores(sequences, complement[sequences.flip(1)], context, score)
     proven = len(equal) >= 2 * FEWEST_PAIRS and float(equal.double().mean()) >= EQUAL_SHARE
-    return tuple(mirror.tolist()) if proven else None
+    return tuple(complement.tolist()) if proven else None
 
 
 def _equal_scores(sequences: Tensor, reflected: Tensor, context: Tensor, score: Tensor) -> Tensor:
-    """Says of each row whose mirrored sequence is another row of the table whether both have the same score."""
+    """Says of each row whose reverse complement is another row of the table whether both have the same score."""
     group, _ = _grouped(torch.cat([torch.cat([context, each], dim=1) for each in (sequences, reflected)]))
-    own, mirrored = group[: len(score)], group[len(score) :]
+    own, other = group[: len(score)], group[len(score) :]
     scores = torch.full((len(group),), torch.nan, dtype=score.dtype).index_copy(0, own, score)
-    known = ~scores[mirrored].isnan() & (own != mirrored)
-    return scores[mirrored][known] == score[known]
+    known = ~scores[other].isnan() & (own != other)
+    return scores[other][known] == score[known]
 
 
 def _grouped(rows: Tensor) -> tuple[Tensor, Tensor]:
