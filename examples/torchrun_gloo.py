@@ -57,7 +57,7 @@ def main() -> None:
     if rank == 0:
         last = sum(earned[-max(1, len(earned) // 10) :]) / max(1, len(earned) // 10)
         print(f"torchrun: mean reward {last:.3f}, where random choices get {-4 / 12:.3f}; {ranks} processes agree")
-    # Gloo's threads may hold the last tensors for a moment; where Python ends before, they abort (pytorch pull #179291).
+    # Gloo's threads may hold the last tensors for a moment. Where Python ends before, they abort: pytorch pull #179291.
     time.sleep(0.5)
     distributed.destroy_process_group()
 
