@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from functools import partialmethod
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ import stable_baselines3.common.logger as sb3_logger
 import wandb
 
 from slot_rl.metrics_file import read_metrics
+from slot_rl.mirror import Mirror
 from slot_rl.tracking import RunIdentity, Tracker, TrackerWriter, wandb_mode
 from slot_rl.wandb_labels import NO_FLAGS
 from tests.conftest import ROOT
@@ -46,7 +48,9 @@ def test_the_offline_run_carries_labels_config_and_metrics(tmp_path: Path) -> No
     assert any(item.key == "score" and json.loads(item.value_json) == 1.5 for s in summaries for item in s.update)
 
 
-def test_a_run_goes_on_behind_its_kept_points(tmp_path: Path) -> None:
+def test_a_run_goes_on_behind_its_kept_points(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # On a busy machine a mirror can take longer than a run waits for; then both runs are left, as promised.
+    monkeypatch.setattr(Mirror, "finish", partialmethod(Mirror.finish, patience=60.0))
     ids = set()
     for lines, steps in ((0, (10, 20, 30)), (2, (40, 50))):
         with Tracker(tmp_path, IDENTITY.labels, {}, "offline", lines=lines) as tracker:
