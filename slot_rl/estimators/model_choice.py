@@ -4,7 +4,7 @@ R2 on held-out rows does not tell which model's best row is good. So each model 
 their measured scores count: the expected score of its choice among a random fifth of a context's held-out rows.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from math import sqrt
@@ -59,9 +59,11 @@ def choose_model(
     """Compares the models of a table in five folds; None stands for one network.
 
     A Gaussian process is taken, unless another model is better by more than twice the standard error of the difference.
-    Of a table that holds low scores only, held-out rows cannot tell which model finds high ones. There, networks take
-    its place, because they go on rising beyond what was measured, and are compared by the order that they give to
-    held-out rows. Motifs are looked for where the features are a sequence.
+    Motifs are looked for where the features are a sequence; one that is too long for a process is left to networks.
+
+    Of a table that holds low scores only, held-out rows cannot tell which model finds high ones. There, networks are
+    taken, because they go on rising beyond what was measured, and are compared by the order that they give to
+    held-out rows.
 
     Args:
         rows: The rows to fit on.
@@ -72,10 +74,10 @@ def choose_model(
         censored: Whether the table holds low scores only.
         kept: Where the states of the fits are kept; they go on from those that are there.
     """
-    refusal = _refusal(rows, encoding)
+    candidates = models_to_compare(encoding, len(rows), censored)
+    refusal = _refusal(candidates, rows, encoding, censored)
     if refusal:
         return ModelChoice(None, refusal, {}, {})
-    candidates = models_to_compare(encoding, len(rows), censored)
     if candidates == ("nets",):
         return ModelChoice("nets", "nets, because the table holds low scores only", {}, {})
     order = torch.randperm(len(rows), generator=generator)
@@ -89,11 +91,10 @@ def choose_model(
         for name in candidates:
             if name == "blend":
                 predicted[name] = (predicted["gp"] + predicted["nets"]) / 2
-                continue
-            model = fit_row_model(name, part, encoding, fit, generator, counted_from(done, report), kept=kept)
-            predicted[name] = score_rows(model, rows[held])
-            done += fit.steps_for(len(part)) if name in NETWORKS else 0
-        for name in candidates:
+            else:
+                model = fit_row_model(name, part, encoding, fit, generator, counted_from(done, report), kept=kept)
+                predicted[name] = score_rows(model, rows[held])
+                done += fit.steps_for(len(part)) if name in NETWORKS else 0
             scores[name].append(judged(predicted[name], rows[held]))
             unseen[name][held] = predicted[name]
     told = "rank correlations with" if censored else "in standard deviations, what their choices score among"
@@ -107,13 +108,17 @@ def steps_to_choose(encoding: TableEncoding, rows: int, fit: EnsembleFit, censor
 
 
 def models_to_compare(encoding: TableEncoding, rows: int, censored: bool) -> tuple[RowModel, ...]:
-    """Returns the models that serve such a table; the first one is the one to beat."""
-    common: tuple[RowModel, ...] = ("nets",) if censored else ("gp", "nets", "blend")
+    """Returns the models that can be fitted to such a table and serve it; the first one is the one to beat."""
+    offered: tuple[RowModel, ...] = ("nets", "motifs") if censored else ("gp", "nets", "blend", "motifs")
+    return tuple(model for model in offered if not _misfit(model, encoding, rows))
+
+
+def _misfit(model: RowModel, encoding: TableEncoding, rows: int) -> str:
     try:
-        check_row_model("motifs", encoding, rows)
-    except ValueError:
-        return common
-    return (*common, "motifs")
+        check_row_model(model, encoding, rows)
+    except ValueError as error:
+        return str(error)
+    return ""
 
 
 def score_of_choice(predicted: Tensor, rows: TableRows, unit: float) -> float:
@@ -149,11 +154,9 @@ def chances_of_ranks(rows: int, draws: int) -> Tensor:
     return left[:-1] ** draws - left[1:] ** draws
 
 
-def _refusal(rows: TableRows, encoding: TableEncoding) -> str:
-    try:
-        check_row_model("gp", encoding, len(rows))
-    except ValueError as error:
-        return str(error)
+def _refusal(candidates: Sequence[RowModel], rows: TableRows, encoding: TableEncoding, censored: bool) -> str:
+    if not candidates or (len(candidates) == 1 and not censored):
+        return _misfit("gp", encoding, len(rows))
     if not FEWEST_CHOICE_ROWS <= len(rows) <= MOST_CHOICE_ROWS:
         return (
             f"expected from {FEWEST_CHOICE_ROWS} to {MOST_CHOICE_ROWS:,} rows to compare models on, got {len(rows):,}"

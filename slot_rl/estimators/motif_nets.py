@@ -141,12 +141,13 @@ def letters_of(encoding: TableEncoding) -> tuple[tuple[int, ...], ...]:
     categories = list(encoding.features.values())
     if len(categories) < WIDTH:
         raise ValueError(f"expected a sequence of {WIDTH} features or more for --model motifs, got {len(categories)}")
-    alphabet = max(categories, key=len)
+    longest = max(encoding.features, key=lambda name: len(encoding.features[name]))
+    alphabet = encoding.features[longest]
     for name, found in encoding.features.items():
         if strange := sorted(set(found) - set(alphabet)):
             raise ValueError(
-                f"expected features of one alphabet for --model motifs, got {strange[0]!r} in {name} alone of "
-                f"{len(categories)} features"
+                f"expected features of one alphabet for --model motifs, got {strange[0]!r} in {name}, which {longest} "
+                "has not"
             )
     return tuple(tuple(map(alphabet.index, found)) for found in categories)
 

@@ -124,6 +124,8 @@ class MemberNets(MemberScorer):
 
     Attributes:
         sizes: Categories of each feature.
+        members: Networks.
+        widest: Numbers that a network holds at most for a row at a time; large batches are split by it.
     """
 
     sizes: tuple[int, ...]

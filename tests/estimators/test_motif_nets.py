@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from slot_rl.estimators import load_estimator
+from slot_rl.estimators import grid_kernel, load_estimator
 from slot_rl.estimators.encoding import TableEncoding
 from slot_rl.estimators.fitting import TableRows
 from slot_rl.estimators.kinds import model_of, shape_of
@@ -76,7 +76,7 @@ def test_slopes_are_those_of_the_score() -> None:
     assert torch.autograd.gradcheck(lambda part: nets(part, torch.tensor([[0], [1]])), rows)
 
 
-def test_a_shape_is_stored_and_built_again(tmp_path: Path) -> None:
+def test_a_shape_is_stored_and_built_again() -> None:
     nets = MotifNets(SHAPE, generator_from(0))
     again = model_of(json.loads(json.dumps(shape_of(nets))))
     assert isinstance(again, MotifNets) and again.shape == SHAPE
@@ -90,7 +90,9 @@ def test_what_is_no_sequence_is_refused() -> None:
     few = {name: DNA for name in "abcde"}
     with pytest.raises(ValueError, match="expected a sequence of 6 features or more for --model motifs, got 5"):
         letters_of(TableEncoding("y", few, {}))
-    with pytest.raises(ValueError, match="expected features of one alphabet for --model motifs, got 'U' in p7"):
+    with pytest.raises(
+        ValueError, match="expected features of one alphabet for --model motifs, got 'U' in p7, which p0 has not"
+    ):
         letters_of(TableEncoding("y", {**ENCODING.features, "p7": ("A", "U")}, {}))
     # A position may lack letters.
     assert letters_of(TableEncoding("y", {**ENCODING.features, "p7": ("C", "T")}, {}))[7] == (1, 3)
@@ -101,6 +103,22 @@ def test_only_sequences_are_compared_with_motifs() -> None:
     assert models_to_compare(ENCODING, 100, False) == ("gp", "nets", "blend", "motifs")
     assert models_to_compare(ENCODING, 100, True) == ("nets", "motifs")
     assert models_to_compare(other, 100, False) == ("gp", "nets", "blend")
+    assert models_to_compare(other, 100, True) == ("nets",)
+
+
+def test_sequences_too_long_for_a_process_are_compared(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(grid_kernel, "MOST_EXACT", 50)
+    monkeypatch.setattr(grid_kernel, "MOST_GRID_CELLS", 1_000)
+    features = sequences(60, 13)
+    rows, quick = TableRows(features, None, site_score(features)), EnsembleFit(steps=2, most_steps=2)
+    found = choose_model(rows, ENCODING, quick, generator_from(0))
+    assert list(found.scores) == ["nets", "motifs"]
+    # No sequence: one network, as before; and networks where a table holds low scores only.
+    other = TableEncoding("y", {name: tuple("01234567") for name in "abcd"}, {})
+    rows = TableRows(features[:, :4], None, site_score(features))
+    assert "expected at most 50 rows" in choose_model(rows, other, quick, generator_from(0)).reason
+    assert choose_model(rows, other, quick, generator_from(0)).model is None
+    assert choose_model(rows, other, quick, generator_from(0), censored=True).model == "nets"
 
 
 def test_motifs_learn_a_site_where_it_was_not_seen() -> None:
@@ -148,14 +166,14 @@ def test_high_scores_count_more() -> None:
 
 
 def test_auto_looks_for_motifs_in_low_scores_too() -> None:
-    features = sequences(1_200, 11)
-    score = site_score(features) + 0.1 * torch.randn(1_200, generator=generator_from(1))
+    features = sequences(2_400, 11)
+    score = site_score(features) + 0.1 * torch.randn(2_400, generator=generator_from(1))
     low = (score < score.median()).nonzero().squeeze(1)
-    rows, fit = TableRows(features, None, score)[low], EnsembleFit(steps=200, most_steps=200)
+    rows, fit = TableRows(features, None, score)[low], EnsembleFit(steps=100, most_steps=100)
     steps: list[int] = []
     found = choose_model(rows, ENCODING, fit, generator_from(0), steps.append, censored=True)
     assert found.model == "motifs" and found.reason.startswith("motifs, better than nets by two standard errors")
-    assert steps[-1] == 5 * 2 * 200 and all(following == step + 1 for step, following in pairwise(steps))
+    assert steps[-1] == 5 * 2 * 100 and all(following == step + 1 for step, following in pairwise(steps))
 
 
 def test_a_fit_by_command_is_kept_and_served(script: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
